@@ -1,0 +1,3 @@
+//! The bochs format.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The cloop format.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The dmg format.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The luks format.
+#![no_std]
+#![forbid(unsafe_code)]

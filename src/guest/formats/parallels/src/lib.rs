@@ -1,0 +1,3 @@
+//! The parallels format.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The qcow format.
+#![no_std]
+#![forbid(unsafe_code)]

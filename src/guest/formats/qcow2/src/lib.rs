@@ -1,0 +1,3 @@
+//! The qcow2 format.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The qed format.
+#![no_std]
+#![forbid(unsafe_code)]

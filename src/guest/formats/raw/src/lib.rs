@@ -1,0 +1,3 @@
+//! The raw format.
+#![no_std]
+#![forbid(unsafe_code)]

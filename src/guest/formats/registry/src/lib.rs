@@ -1,0 +1,3 @@
+//! The list of formats.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The vdi format.
+#![no_std]
+#![forbid(unsafe_code)]

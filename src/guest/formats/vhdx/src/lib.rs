@@ -1,0 +1,3 @@
+//! The vhdx format.
+#![no_std]
+#![forbid(unsafe_code)]

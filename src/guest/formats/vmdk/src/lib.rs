@@ -1,0 +1,3 @@
+//! The vmdk format.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The vpc format.
+#![no_std]
+#![forbid(unsafe_code)]

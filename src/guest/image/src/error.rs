@@ -1,0 +1,93 @@
+//! What can go wrong in the guest half, in the words of the tool that is replaced.
+
+use alloc::string::String;
+use core::fmt;
+
+/// What kind of failure it is: it decides the exit status, never the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The host could not do what was asked; holds its errno.
+    Io(u32),
+    /// Not an image of this format, or nonsense in it.
+    Malformed,
+    /// A valid image that needs something instar or the format lacks.
+    Unsupported,
+    /// The image contradicts itself.
+    Corrupt,
+    /// Larger, deeper or longer than a limit allows.
+    Limit,
+    /// The policy said no.
+    Refused,
+    /// The caller asked for something that makes no sense.
+    Usage,
+}
+
+/// A failure: its kind and its text. The text is what follows `Could not open 'x': ` (or the like) in
+/// qemu-img's message, in qemu-img's words where it has any; it has no prefix, no newline at its end, and may
+/// hold bytes from the image only where qemu-img's does (the host escapes control characters).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// The kind.
+    pub kind: Kind,
+    /// The text.
+    pub message: String,
+    /// A further line that says what to do, shown only under the name `instar`.
+    pub hint: Option<String>,
+}
+
+impl Error {
+    /// An error with that text.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None }
+    }
+
+    /// See [`Kind::Malformed`].
+    pub fn malformed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Malformed, message)
+    }
+
+    /// See [`Kind::Unsupported`].
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unsupported, message)
+    }
+
+    /// See [`Kind::Corrupt`].
+    pub fn corrupt(message: impl Into<String>) -> Self {
+        Self::new(Kind::Corrupt, message)
+    }
+
+    /// See [`Kind::Limit`].
+    pub fn limit(message: impl Into<String>) -> Self {
+        Self::new(Kind::Limit, message)
+    }
+
+    /// See [`Kind::Usage`].
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, message)
+    }
+
+    /// The same error with a line that says what to do.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same error with `prefix` and `: ` before its text.
+    #[must_use]
+    pub fn context(mut self, prefix: impl fmt::Display) -> Self {
+        self.message = alloc::format!("{prefix}: {}", self.message);
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// The guest half's result.
+pub type Result<T> = core::result::Result<T, Error>;

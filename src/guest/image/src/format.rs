@@ -1,0 +1,184 @@
+//! What a format implements.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::options::OptionSpec;
+use crate::{Creator, DeviceId, Error, Extent, Machine, Packed, Result, Source, Value, Version};
+
+/// What probing may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe<'a> {
+    /// The first bytes of the file, up to [`crate::limits::PROBE_HEAD`].
+    pub head: &'a [u8],
+    /// The last 512 bytes of the file (the whole file if it is shorter).
+    pub tail: &'a [u8],
+    /// Length of the file in bytes.
+    pub len: u64,
+    /// Its name, as the user or the image gave it.
+    pub name: &'a [u8],
+}
+
+/// A check that keeps an image from reaching outside itself, by name: each format lists its own, or says
+/// that it needs none. A test asserts that no format leaves the question open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SafetyCheck {
+    /// The format names no other file and has no table: nothing to check. The reason.
+    NoneNeeded(&'static str),
+    /// What is checked, in a few words.
+    Checked(&'static str),
+    /// Images of this format are refused. The reason.
+    Banned(&'static str),
+}
+
+/// What an image is opened with.
+#[derive(Clone, Copy)]
+pub struct OpenContext<'a> {
+    /// All devices, to read.
+    pub source: &'a dyn Source,
+    /// Opens what the image names besides its backing file (data file, extents); `None` where the command
+    /// looks at this file only.
+    pub opener: Option<&'a dyn Machine>,
+    /// The device that the image is on.
+    pub device: DeviceId,
+    /// The file's name as the user or the referring image gave it.
+    pub name: &'a [u8],
+    /// Whose behaviour.
+    pub version: Version,
+    /// Opened for writing in place.
+    pub write: bool,
+    /// Driver options of `--image-opts` below the format level (`data-file.filename=..`), key and value.
+    pub options: &'a [(String, String)],
+}
+
+/// A backing file as the image names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// The name's bytes as stored.
+    pub name: Vec<u8>,
+    /// The format that the image says it has; absent: to be probed.
+    pub format: Option<String>,
+}
+
+/// One internal snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Identifier, as stored.
+    pub id: Vec<u8>,
+    /// Name, as stored.
+    pub name: Vec<u8>,
+    /// Size of the saved machine state in bytes.
+    pub vm_state_size: u64,
+    /// When it was taken, seconds since 1970.
+    pub date_sec: u32,
+    /// And nanoseconds.
+    pub date_nsec: u32,
+    /// Nanoseconds that the machine had run.
+    pub vm_clock_nsec: u64,
+    /// Instruction count, if recorded.
+    pub icount: Option<u64>,
+}
+
+/// What `info` shows of an image beyond what the other methods of [`Image`] tell.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// `cluster-size`, for formats that report one.
+    pub cluster_size: Option<u64>,
+    /// `encrypted: yes`.
+    pub encrypted: bool,
+    /// `cleanly shut down: no`.
+    pub dirty: bool,
+    /// The snapshot list.
+    pub snapshots: Vec<Snapshot>,
+    /// `format-specific`: the map under `data`; its `type` is the format's name.
+    pub specific: Option<Value>,
+    /// Further child nodes (name, device) beside `file`, in qemu's order.
+    pub children: Vec<(String, DeviceId)>,
+}
+
+/// An open image, read-only by type. `'a` is the devices' lifetime.
+pub trait Image: Sync {
+    /// Virtual size in bytes.
+    fn virtual_size(&self) -> u64;
+
+    /// The extent that begins at `at` and is as long as it can be told cheaply, at most `max` bytes. `at` is
+    /// below the virtual size; the extent never reaches past it. Adjacent extents in the same place are merged
+    /// as far as one table goes.
+    fn extent(&self, at: u64, max: u64) -> Result<Extent>;
+
+    /// The backing file, if the image names one.
+    fn backing(&self) -> Option<Backing> {
+        None
+    }
+
+    /// What `info` shows.
+    fn describe(&self) -> Result<Description>;
+
+    /// Decompresses and decrypts this image's extents; one for each worker. `None`: it has only plain ones.
+    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
+        None
+    }
+
+    /// Shows the disk as it was in the internal snapshot with that id or name (`convert -l`).
+    fn select_snapshot(&mut self, _id_or_name: &SnapshotSelector) -> Result<()> {
+        Err(Error::usage("Failed to load snapshot: Operation not supported"))
+    }
+
+    /// What `measure`, `check` and the planners need of a concrete format is reached by it, not by name.
+    fn cluster_size(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// Which snapshot `-l` asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotSelector {
+    /// `-l NAME`: its id first, then its name.
+    IdOrName(Vec<u8>),
+    /// `-l snapshot.id=..,snapshot.name=..`: every given part must match.
+    Exact {
+        /// The id, if given.
+        id: Option<Vec<u8>>,
+        /// The name, if given.
+        name: Option<Vec<u8>>,
+    },
+}
+
+/// Turns stored bytes into disk bytes. Holds a worker's own codec state.
+pub trait Unpacker {
+    /// Decompresses the unit `packed` whose stored bytes are `stored` (at least as long as they are, at most
+    /// `packed.len`) into `out`, which is `packed.unit` bytes long.
+    fn unpack(&mut self, packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()>;
+    /// Decrypts `data` in place; it begins at `at` in the virtual disk and at `offset` in its device.
+    fn decrypt(&mut self, _at: u64, _offset: u64, _data: &mut [u8]) -> Result<()> {
+        Err(Error::unsupported("encrypted data cannot be read"))
+    }
+}
+
+/// A format: one crate, one static, one line in the registry.
+pub trait Format: Sync {
+    /// Its name, as qemu-img spells it.
+    fn name(&self) -> &'static str;
+
+    /// How surely the file is of this format: 0 no, 100 yes, as qemu-img scores.
+    fn probe(&self, probe: &Probe<'_>) -> u32;
+
+    /// Parses and validates.
+    fn open<'a>(&self, _cx: OpenContext<'a>) -> Result<Box<dyn Image + 'a>> {
+        Err(Error::unsupported(alloc::format!("instar cannot read the {} format", self.name())))
+    }
+
+    /// The checks that keep its images in their place. Never empty.
+    fn safety(&self) -> &'static [SafetyCheck];
+
+    /// The options of `create -o` and `convert -o`, in the order of `-o help`.
+    fn create_options(&self) -> &'static [OptionSpec] {
+        &[]
+    }
+
+    /// Makes images of this format. `None`: it is only read.
+    fn creator(&self) -> Option<&dyn Creator> {
+        None
+    }
+}

@@ -1,0 +1,28 @@
+//! The vocabulary of the guest half: devices, extents, steps, and the traits that a format implements.
+//!
+//! Nothing here touches the machine or knows a format. Formats implement [`Format`], [`Image`] and, if they
+//! can be written, [`Creator`] and [`Writer`]; operations are written once against them; the entry crate
+//! (in the sandbox) and the simulator (in tests) implement [`Machine`].
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod chain;
+pub mod error;
+pub mod extent;
+pub mod format;
+pub mod limits;
+pub mod machine;
+pub mod options;
+pub mod reader;
+pub mod version;
+pub mod write;
+
+pub use error::{Error, Kind, Result};
+pub use extent::{Extent, Packed, Place};
+pub use format::{Backing, Description, Format, Image, OpenContext, Probe, SafetyCheck, Snapshot, Unpacker};
+pub use instar_abi::record::Value;
+pub use machine::{DeviceId, Machine, Read, Role, Run, Sink, Source, Stat, Step};
+pub use version::Version;
+pub use write::{CreateContext, Creator, Packer, Piece, Target, Writer};

@@ -1,0 +1,11 @@
+//! Every bound in one table. "spec": the format's specification says so; "QEMU": qemu-img refuses more;
+//! "instar": ours, beyond anything legitimate.
+
+/// Deepest backing chain, in images (instar; qemu-img has none and overflows its stack).
+pub const CHAIN_DEPTH_MAX: usize = 200;
+/// Most devices open at once: images, data files, extents, targets (instar).
+pub const DEVICES_MAX: usize = 1024;
+/// Longest backing file name in bytes (QEMU and spec for qcow2: 1023).
+pub const BACKING_NAME_MAX: usize = 1023;
+/// Bytes of the start of a file that probing may look at (QEMU: 2048; more for cloop, ISO 9660 and GPT).
+pub const PROBE_HEAD: usize = 64 * 1024;

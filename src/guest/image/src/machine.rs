@@ -1,0 +1,135 @@
+//! What the guest can do to the world: a few devices by index, and nothing else.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::{Result, Value};
+
+/// Index of an open device (a file or block device of the host).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceId(pub u32);
+
+pub use instar_abi::ring::Role;
+
+/// What is known of a device without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Length in bytes.
+    pub len: u64,
+    /// Allocated bytes (`st_blocks * 512`).
+    pub allocated: u64,
+    /// It is a host block device.
+    pub block_device: bool,
+    /// It may be written.
+    pub writable: bool,
+    /// The host made it empty for this run, so all of it reads as zeroes.
+    pub fresh: bool,
+    /// Alignment in bytes that requests must have (1 unless opened with `O_DIRECT`; the host aligns by itself,
+    /// this only tells what is efficient).
+    pub alignment: u32,
+}
+
+/// One read of a batch; what lies past the end of the device reads as zeroes.
+#[derive(Debug)]
+pub struct Read<'a> {
+    /// The device.
+    pub device: DeviceId,
+    /// Byte offset.
+    pub offset: u64,
+    /// Where to.
+    pub buf: &'a mut [u8],
+}
+
+/// A run of data or hole, as the host's file system tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Length in bytes.
+    pub len: u64,
+    /// Data; else a hole, which reads as zeroes.
+    pub data: bool,
+}
+
+/// Reading: what an image parser gets, and all that it gets.
+pub trait Source: Sync {
+    /// What is known of a device.
+    fn stat(&self, device: DeviceId) -> Result<Stat>;
+    /// Reads, as few crossings to the host as possible.
+    fn read_many(&self, reads: &mut [Read<'_>]) -> Result<()>;
+    /// Reads once; zeroes past the end of the device.
+    fn read(&self, device: DeviceId, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.read_many(&mut [Read { device, offset, buf }])
+    }
+    /// Data and holes from `offset` on for at most `len` bytes; returns the offset that `runs` (appended to,
+    /// a bounded number) reaches.
+    fn runs(&self, device: DeviceId, offset: u64, len: u64, runs: &mut Vec<Run>) -> Result<u64>;
+    /// Which blocks of `block` bytes hold anything but zeroes: bit set, least significant first.
+    fn zero_map(&self, device: DeviceId, offset: u64, len: u64, block: u32, bits: &mut [u8]) -> Result<()>;
+    /// Length of the equal beginning of two ranges (`len` where all of it is).
+    fn equal_prefix(&self, a: (DeviceId, u64), b: (DeviceId, u64), len: u64) -> Result<u64>;
+}
+
+/// One change. Offsets and lengths are in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// Writes bytes.
+    Write { device: DeviceId, offset: u64, data: &'a [u8] },
+    /// Copies on the host's side. `skip_zero`: runs of zeroes in units of so many bytes are left out (the
+    /// target reads as zeroes there already); 0: everything is written.
+    Copy { from: DeviceId, from_offset: u64, to: DeviceId, to_offset: u64, len: u64, skip_zero: u32 },
+    /// Makes a range read as zeroes; `unmap`: it may become a hole.
+    Zero { device: DeviceId, offset: u64, len: u64, unmap: bool },
+    /// The range is no longer needed.
+    Discard { device: DeviceId, offset: u64, len: u64 },
+    /// Reserves blocks; `full`: by writing zeroes.
+    Allocate { device: DeviceId, offset: u64, len: u64, full: bool },
+    /// Sets the length of the device.
+    SetLength { device: DeviceId, len: u64 },
+    /// Everything before is stable before anything after begins. The only ordering there is: steps between
+    /// two barriers may happen in any order.
+    Barrier { device: DeviceId },
+}
+
+/// Writing: the only way to change anything.
+pub trait Sink: Source {
+    /// Carries out the steps. Steps of one call without a [`Step::Barrier`] between them may happen in any order.
+    fn submit(&self, steps: &[Step<'_>]) -> Result<()>;
+}
+
+/// All that a command has. Implemented by the entry crate over the ring, and by the simulator in memory.
+pub trait Machine: Sink {
+    /// This trait object as its readable half.
+    fn source(&self) -> &dyn Source;
+    /// This trait object as its writable half.
+    fn sink(&self) -> &dyn Sink;
+
+    /// Opens what the image on `from` names. The host's policy decides; its refusal is [`crate::Kind::Refused`].
+    fn open_named(&self, from: DeviceId, name: &[u8], role: Role, write: bool) -> Result<DeviceId>;
+    /// No name will be opened any more.
+    fn seal(&self) -> Result<()>;
+
+    /// How many workers run [`Machine::broadcast`]'s body.
+    fn workers(&self) -> usize;
+    /// Runs `body(worker)` on every worker at the same time (this one is number 0), returns when all are done.
+    fn broadcast(&self, body: &(dyn Fn(usize) + Sync));
+    /// Called again and again by a worker that waits for another; `spins` starts at 0. Spins first, then
+    /// gives the processor away.
+    fn relax(&self, spins: &mut u32);
+
+    /// `done` of `total` bytes of work are done. Cheap: rate-limited by the implementation.
+    fn progress(&self, done: u64, total: u64);
+    /// A line for `-v`.
+    fn log(&self, text: &str);
+    /// Adds to the result that the host renders.
+    fn emit(&self, key: &str, value: &Value) -> Result<()>;
+
+    /// Seconds since 1970 at the start of the command.
+    fn now_seconds(&self) -> u64;
+    /// Random bytes, new ones at every call, for identifiers.
+    fn random_id(&self) -> [u8; 16];
+}
+
+/// A user-visible name of a file, as bytes: names are not always UTF-8.
+#[must_use]
+pub fn display_name(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}

@@ -1,0 +1,131 @@
+//! Making images: what a format that can be written implements, and what convert drives.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::options::Options;
+use crate::{Backing, DeviceId, Machine, Result, Step, Version};
+
+/// What an image is made with.
+pub struct CreateContext<'a> {
+    /// The world.
+    pub machine: &'a dyn Machine,
+    /// The (empty) target.
+    pub device: DeviceId,
+    /// The (empty) external data file, where `data_file` is among the options: the host opened it.
+    pub data_device: Option<DeviceId>,
+    /// Virtual size in bytes.
+    pub size: u64,
+    /// What `-o` said, checked against [`crate::Format::create_options`].
+    pub options: &'a Options,
+    /// The backing file to record.
+    pub backing: Option<Backing>,
+    /// The clusters will be written compressed.
+    pub compressed: bool,
+    /// Whose behaviour.
+    pub version: Version,
+}
+
+/// Makes images.
+pub trait Creator: Sync {
+    /// Checks the options and the size, and makes an image that reads as zeroes (or as its backing file).
+    /// What makes the file recognisable (header) is written last, by [`Writer::finish`]: a target whose
+    /// conversion broke off is never mistaken for a whole one.
+    fn create<'a>(&self, cx: CreateContext<'a>) -> Result<Box<dyn Writer + 'a>>;
+
+    /// Opens an existing image to be written into (`convert -n`).
+    fn reopen<'a>(&self, _cx: CreateContext<'a>) -> Result<Box<dyn Writer + 'a>> {
+        Err(crate::Error::unsupported("writing into an existing image of this format is not supported"))
+    }
+}
+
+/// How disk bytes reach the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Byte `n` of the disk is byte `base + n` of `device`: plain bytes are copied there by the host, and
+    /// [`Writer::place`] is not called for them.
+    Linear {
+        /// The device.
+        device: DeviceId,
+        /// Where the disk begins in it, in bytes.
+        base: u64,
+        /// The target reads as zeroes wherever nothing was written.
+        zeroed: bool,
+    },
+    /// The writer allocates: [`Writer::place`] is called for whole units in ascending order.
+    Allocated {
+        /// Bytes of a unit (cluster, grain, block); pieces begin on and are made of whole units, but for the
+        /// end of the disk.
+        unit: u64,
+        /// Bytes in whose multiples zeroes are worth detecting (a unit, or a subcluster of it).
+        zero_unit: u64,
+        /// The target reads as zeroes wherever nothing was placed (false: over a backing file, or an existing image).
+        zeroed: bool,
+    },
+}
+
+/// What is to be placed, all of it at one spot of the virtual disk.
+#[derive(Clone, Copy, Debug)]
+pub enum Piece<'p> {
+    /// Plain bytes: whole units (the disk's last one may be short). No byte of a unit is undefined.
+    Data(&'p [u8]),
+    /// Plain bytes that the host copies: device, byte offset, length.
+    Copy(DeviceId, u64, u64),
+    /// One unit, compressed by this writer's [`Packer`].
+    Packed(&'p [u8]),
+    /// So many bytes must read as zeroes.
+    Zero(u64),
+}
+
+/// Compresses one unit at a time. Holds a worker's own codec state.
+pub trait Packer {
+    /// Compresses `unit` into `out` (cleared first). False: it does not get smaller and is to be placed as
+    /// [`Piece::Data`].
+    fn pack(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<bool>;
+}
+
+/// An image in the making. `place` is called by one worker at a time, in ascending order of `at`; everything
+/// that it decides is bookkeeping in memory, so that the bytes can be written by all workers at once.
+pub trait Writer: Sync {
+    /// How bytes reach it.
+    fn target(&self) -> Target;
+
+    /// Finds a place for `piece` at byte `at` of the virtual disk, and adds the steps that put it there. Steps may
+    /// borrow the piece's bytes.
+    fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()>;
+
+    /// A packer for one worker; `None`: the format has no compression.
+    fn packer(&self) -> Option<Box<dyn Packer + '_>> {
+        None
+    }
+
+    /// Writes what is left: tables, and the header last, with a barrier before it.
+    fn finish(&self) -> Result<()>;
+}
+
+/// A step of [`Writer::place`]: it borrows the piece, or owns metadata that it made.
+#[derive(Clone, Debug)]
+pub enum Placed<'p> {
+    /// Borrowed bytes.
+    Step(Step<'p>),
+    /// Owned bytes to write.
+    Owned {
+        /// The device.
+        device: DeviceId,
+        /// Byte offset.
+        offset: u64,
+        /// The bytes.
+        data: Vec<u8>,
+    },
+}
+
+impl Placed<'_> {
+    /// As a plain step.
+    #[must_use]
+    pub fn as_step(&self) -> Step<'_> {
+        match self {
+            Self::Step(step) => *step,
+            Self::Owned { device, offset, data } => Step::Write { device: *device, offset: *offset, data },
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Devices: open files that the guest knows by index.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+/// What the guest may do with a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Read only.
+    Read,
+    /// Read and write, and grow up to so many bytes.
+    Write {
+        /// The device may not become longer than this.
+        growth_limit_bytes: u64,
+    },
+}
+
+/// An open file with what the server must know of it.
+#[derive(Debug)]
+pub struct Device {
+    /// The file.
+    pub file: File,
+    /// The name that it was opened by, made absolute: names in its image are relative to its directory.
+    pub path: PathBuf,
+    /// What the guest may do.
+    pub mode: Mode,
+    /// The host made it empty for this run.
+    pub fresh: bool,
+    /// Opened with `O_DIRECT`: the server aligns what it moves.
+    pub direct: bool,
+    /// `Flush` does nothing (`-t unsafe`).
+    pub ignore_flush: bool,
+}

@@ -1,0 +1,73 @@
+//! What is run, and what comes of it.
+
+use crate::{Device, Limits, Policy};
+
+/// Where the guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// KVM if it can be had, else a process.
+    Auto,
+    /// KVM or failure.
+    Kvm,
+    /// A process under seccomp.
+    Process,
+}
+
+/// What is told while a guest runs. Called from the worker's thread, after lock-down: it may write to
+/// standard output and error and nothing else.
+pub trait Observer: Sync {
+    /// `done` of `total` units.
+    fn progress(&self, done: u64, total: u64);
+    /// A line for `-v`; bytes as the guest sent them.
+    fn log(&self, level: u32, text: &[u8]);
+}
+
+/// One run.
+pub struct Job<'a> {
+    /// The guest program: `None` is instar's own, embedded; tests bring another.
+    pub guest: Option<&'a [u8]>,
+    /// Where.
+    pub isolation: Isolation,
+    /// Workers wanted (at least 1).
+    pub workers: u32,
+    /// The devices, by index.
+    pub devices: Vec<Device>,
+    /// The parameters (an [`instar_abi::record`] stream).
+    pub params: Vec<u8>,
+    /// For names that images name.
+    pub policy: Policy,
+    /// The limits.
+    pub limits: Limits,
+    /// Who is told.
+    pub observer: &'a dyn Observer,
+    /// Lock the host half down first. Only debug builds can say no.
+    pub lock_down: bool,
+}
+
+/// The guest finished.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its exit status.
+    pub status: u8,
+    /// Its results (an [`instar_abi::record`] stream, not decoded, not trusted).
+    pub results: Vec<u8>,
+    /// Where it ran: never `Auto`.
+    pub isolation: Isolation,
+    /// Why `Auto` did not choose KVM, if so.
+    pub fallback: Option<String>,
+    /// The devices, those that images named behind the job's own.
+    pub devices: Vec<Device>,
+}
+
+/// The guest did not finish. Each has a text of its own; the host is unaffected by all of them.
+#[derive(Debug)]
+pub enum Failure {
+    /// `Kvm` was asked for and cannot be had: why, and what to do.
+    NoKvm(String),
+    /// The guest broke a rule, faulted or panicked: what happened.
+    Guest(String),
+    /// A limit was reached: its name, its flag, its value.
+    Limit { name: &'static str, flag: &'static str, value: String },
+    /// The host could not set the sandbox up.
+    Host(String),
+}

@@ -1,0 +1,14 @@
+//! The host half: it opens files, runs the guest, checks every request, and moves bytes. It never looks
+//! at what the bytes of an image mean, and nothing under `src/guest` is linked into it (a test asserts that).
+//!
+//! [`run`] is the whole interface: a [`Job`] in, an [`Outcome`] or a [`Failure`] out.
+
+pub mod device;
+pub mod job;
+pub mod limits;
+pub mod policy;
+
+pub use device::{Device, Mode};
+pub use job::{Failure, Isolation, Job, Observer, Outcome};
+pub use limits::Limits;
+pub use policy::Policy;

@@ -1,0 +1,18 @@
+//! Limits on one run, each far beyond what a legitimate image needs, each with a flag.
+
+use std::time::Duration;
+
+/// The limits. `None` is no limit.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Processor time of the guest, all workers together (`--max-cpu-seconds`).
+    pub cpu: Option<Duration>,
+    /// Wall-clock time (`--max-seconds`).
+    pub wall: Option<Duration>,
+    /// Guest memory in bytes (`--max-guest-memory`).
+    pub guest_memory_bytes: u64,
+    /// Requests (`--max-requests`).
+    pub requests: Option<u64>,
+    /// Bytes of results (records) that the guest may emit.
+    pub result_bytes: u64,
+}

@@ -1,1 +1,308 @@
+//! A [`Machine`] in memory: operations and formats are tested in-process, without a sandbox, at full speed.
 
+mod disk;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use instar_image::{DeviceId, Error, Kind, Machine as Api, Read, Result, Role, Run, Sink, Source, Stat, Step, Value};
+
+pub use disk::Disk;
+
+const ENOENT: u32 = 2;
+const EBADF: u32 = 9;
+
+#[derive(Debug)]
+struct Device {
+    disk: Disk,
+    writable: bool,
+    fresh: bool,
+}
+
+/// Devices in memory, and real threads as workers.
+#[derive(Debug, Default)]
+pub struct Machine {
+    devices: Mutex<Vec<Device>>,
+    named: Mutex<HashMap<Vec<u8>, DeviceId>>,
+    emitted: Mutex<Vec<(String, Value)>>,
+    workers: usize,
+    ids: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Machine {
+    /// No devices, two workers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { workers: 2, ..Self::default() }
+    }
+
+    /// The same with another number of workers.
+    #[must_use]
+    pub fn with_workers(mut self, workers: usize) -> Self {
+        self.workers = workers.max(1);
+        self
+    }
+
+    fn push(&self, device: Device) -> DeviceId {
+        let mut devices = lock(&self.devices);
+        devices.push(device);
+        DeviceId(u32::try_from(devices.len() - 1).expect("a test has few devices"))
+    }
+
+    /// A read-only device.
+    pub fn add(&self, content: impl AsRef<[u8]>) -> DeviceId {
+        self.push(Device { disk: Disk::from_bytes(content.as_ref()), writable: false, fresh: false })
+    }
+
+    /// A read-only device made elsewhere (a sparse one, say).
+    pub fn add_disk(&self, disk: Disk) -> DeviceId {
+        self.push(Device { disk, writable: false, fresh: false })
+    }
+
+    /// A writable device. Fresh (made empty for this run) if `content` is empty.
+    pub fn add_writable(&self, content: impl AsRef<[u8]>) -> DeviceId {
+        let content = content.as_ref();
+        self.push(Device { disk: Disk::from_bytes(content), writable: true, fresh: content.is_empty() })
+    }
+
+    /// Lets images name a device.
+    pub fn name(&self, name: impl AsRef<[u8]>, device: DeviceId) {
+        lock(&self.named).insert(name.as_ref().to_vec(), device);
+    }
+
+    /// A copy of a device's content.
+    #[must_use]
+    pub fn disk(&self, device: DeviceId) -> Disk {
+        lock(&self.devices)[device.0 as usize].disk.clone()
+    }
+
+    /// What was emitted so far.
+    #[must_use]
+    pub fn emitted(&self) -> Vec<(String, Value)> {
+        lock(&self.emitted).clone()
+    }
+
+    fn with<T>(&self, device: DeviceId, act: impl FnOnce(&mut Device) -> Result<T>) -> Result<T> {
+        match lock(&self.devices).get_mut(device.0 as usize) {
+            Some(device) => act(device),
+            None => Err(Error::new(Kind::Io(EBADF), "no such device")),
+        }
+    }
+
+    fn change(&self, device: DeviceId, act: impl FnOnce(&mut Disk)) -> Result<()> {
+        self.with(device, |d| {
+            if !d.writable {
+                return Err(Error::new(Kind::Io(EBADF), "the device is read-only"));
+            }
+            act(&mut d.disk);
+            Ok(())
+        })
+    }
+
+    fn copy(&self, from: (DeviceId, u64), to: (DeviceId, u64), len: u64, skip_zero: u32) -> Result<()> {
+        const CHUNK: u64 = 1 << 20;
+        let unit = if skip_zero == 0 { CHUNK as usize } else { skip_zero as usize };
+        let mut done = 0;
+        while done < len {
+            let run = self.with(from.0, |d| Ok(d.disk.run(from.1 + done, len - done)))?;
+            if skip_zero != 0 && !run.data {
+                done += run.len;
+                continue;
+            }
+            let mut bytes = vec![0; CHUNK.min(len - done) as usize];
+            self.read(from.0, from.1 + done, &mut bytes)?;
+            for (i, part) in bytes.chunks(unit).enumerate() {
+                if skip_zero == 0 || !instar_image::reader::is_zero(part) {
+                    self.change(to.0, |disk| disk.write(to.1 + done + (i * unit) as u64, part))?;
+                }
+            }
+            done += bytes.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Source for Machine {
+    fn stat(&self, device: DeviceId) -> Result<Stat> {
+        self.with(device, |d| {
+            Ok(Stat {
+                len: d.disk.len(),
+                allocated: d.disk.allocated(),
+                block_device: false,
+                writable: d.writable,
+                fresh: d.fresh,
+                alignment: 1,
+            })
+        })
+    }
+
+    fn read_many(&self, reads: &mut [Read<'_>]) -> Result<()> {
+        for read in reads {
+            self.with(read.device, |d| {
+                d.disk.read(read.offset, read.buf);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn runs(&self, device: DeviceId, offset: u64, len: u64, runs: &mut Vec<Run>) -> Result<u64> {
+        const RUNS_MAX: usize = 64;
+        self.with(device, |d| {
+            let end = offset.saturating_add(len).min(d.disk.len());
+            let mut at = offset;
+            for _ in 0..RUNS_MAX {
+                if at >= end {
+                    break;
+                }
+                let run = d.disk.run(at, end - at);
+                at += run.len;
+                runs.push(run);
+            }
+            Ok(at)
+        })
+    }
+
+    fn zero_map(&self, device: DeviceId, offset: u64, len: u64, block: u32, bits: &mut [u8]) -> Result<()> {
+        let mut bytes = vec![0; usize::try_from(len).expect("a test maps little")];
+        self.read(device, offset, &mut bytes)?;
+        bits.fill(0);
+        for (i, part) in bytes.chunks(block as usize).enumerate() {
+            if !instar_image::reader::is_zero(part) {
+                bits[i / 8] |= 1 << (i % 8);
+            }
+        }
+        Ok(())
+    }
+
+    fn equal_prefix(&self, a: (DeviceId, u64), b: (DeviceId, u64), len: u64) -> Result<u64> {
+        let len_bytes = usize::try_from(len).expect("a test compares little");
+        let (mut left, mut right) = (vec![0; len_bytes], vec![0; len_bytes]);
+        self.read(a.0, a.1, &mut left)?;
+        self.read(b.0, b.1, &mut right)?;
+        Ok(left.iter().zip(&right).take_while(|(l, r)| l == r).count() as u64)
+    }
+}
+
+impl Sink for Machine {
+    fn submit(&self, steps: &[Step<'_>]) -> Result<()> {
+        for step in steps {
+            match *step {
+                Step::Write { device, offset, data } => self.change(device, |d| d.write(offset, data))?,
+                Step::Copy { from, from_offset, to, to_offset, len, skip_zero } => {
+                    self.copy((from, from_offset), (to, to_offset), len, skip_zero)?;
+                }
+                Step::Zero { device, offset, len, .. } => self.change(device, |d| d.zero(offset, len))?,
+                Step::Allocate { device, offset, len, .. } => {
+                    self.change(device, |d| d.set_len(d.len().max(offset + len)))?;
+                }
+                Step::SetLength { device, len } => self.change(device, |d| d.set_len(len))?,
+                Step::Discard { .. } | Step::Barrier { .. } => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Api for Machine {
+    fn source(&self) -> &dyn Source {
+        self
+    }
+
+    fn sink(&self) -> &dyn Sink {
+        self
+    }
+
+    fn open_named(&self, _from: DeviceId, name: &[u8], _role: Role, _write: bool) -> Result<DeviceId> {
+        lock(&self.named).get(name).copied().ok_or_else(|| Error::new(Kind::Io(ENOENT), "No such file or directory"))
+    }
+
+    fn seal(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn workers(&self) -> usize {
+        self.workers.max(1)
+    }
+
+    fn broadcast(&self, body: &(dyn Fn(usize) + Sync)) {
+        std::thread::scope(|scope| {
+            for worker in 1..Api::workers(self) {
+                scope.spawn(move || body(worker));
+            }
+            body(0);
+        });
+    }
+
+    fn relax(&self, spins: &mut u32) {
+        *spins += 1;
+        std::thread::yield_now();
+    }
+
+    fn progress(&self, _done: u64, _total: u64) {}
+
+    fn log(&self, _text: &str) {}
+
+    fn emit(&self, key: &str, value: &Value) -> Result<()> {
+        lock(&self.emitted).push((key.to_string(), value.clone()));
+        Ok(())
+    }
+
+    fn now_seconds(&self) -> u64 {
+        1_000_000_000
+    }
+
+    fn random_id(&self) -> [u8; 16] {
+        let n = self.ids.fetch_add(1, Ordering::Relaxed);
+        let mut id = [0x5a; 16];
+        id[..8].copy_from_slice(&n.to_le_bytes());
+        id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sparse_tebibyte_costs_nothing() {
+        let machine = Machine::new();
+        let device = machine.add_writable([]);
+        machine
+            .submit(&[
+                Step::SetLength { device, len: 1 << 40 },
+                Step::Write { device, offset: (1 << 40) - 3, data: b"end" },
+            ])
+            .expect("the steps are valid");
+        assert_eq!(machine.stat(device).expect("it exists").allocated, 4096);
+        let mut runs = Vec::new();
+        let reached = machine.runs(device, 0, 1 << 40, &mut runs).expect("it exists");
+        assert_eq!((reached, runs.len(), runs[0].data, runs[1].len), (1 << 40, 2, false, 4096));
+    }
+
+    #[test]
+    fn zeroing_keeps_what_lies_around() {
+        let mut disk = Disk::from_bytes(&[7; 10_000]);
+        disk.zero(100, 9000);
+        let bytes = disk.to_bytes();
+        assert!(bytes[..100].iter().chain(&bytes[9100..]).all(|b| *b == 7));
+        assert!(bytes[100..9100].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn copy_skips_zeroes_in_units() {
+        let machine = Machine::new();
+        let mut content = vec![1u8; 3 * 4096];
+        content[4096..8192].fill(0);
+        let (from, to) = (machine.add(&content), machine.add_writable([]));
+        let copy = Step::Copy { from, from_offset: 0, to, to_offset: 0, len: content.len() as u64, skip_zero: 4096 };
+        machine.submit(&[Step::SetLength { device: to, len: content.len() as u64 }, copy]).expect("valid");
+        assert_eq!(machine.disk(to).to_bytes(), content);
+        assert_eq!(machine.disk(to).allocated(), 2 * 4096);
+    }
+}

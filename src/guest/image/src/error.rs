@@ -18,6 +18,8 @@ pub enum Kind {
     Limit,
     /// The policy said no.
     Refused,
+    /// A file of the chain is in it already.
+    Loop,
     /// The caller asked for something that makes no sense.
     Usage,
 }

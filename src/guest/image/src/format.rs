@@ -32,9 +32,9 @@ pub enum SafetyCheck {
     Banned(&'static str),
 }
 
-/// What an image is opened with.
+/// What an image is opened with. `'a` is the machine's lifetime; what has `'n` must be copied to be kept.
 #[derive(Clone, Copy)]
-pub struct OpenContext<'a> {
+pub struct OpenContext<'a, 'n> {
     /// All devices, to read.
     pub source: &'a dyn Source,
     /// Opens what the image names besides its backing file (data file, extents); `None` where the command
@@ -43,13 +43,13 @@ pub struct OpenContext<'a> {
     /// The device that the image is on.
     pub device: DeviceId,
     /// The file's name as the user or the referring image gave it.
-    pub name: &'a [u8],
+    pub name: &'n [u8],
     /// Whose behaviour.
     pub version: Version,
     /// Opened for writing in place.
     pub write: bool,
     /// Driver options of `--image-opts` below the format level (`data-file.filename=..`), key and value.
-    pub options: &'a [(String, String)],
+    pub options: &'n [(String, String)],
 }
 
 /// A backing file as the image names it.
@@ -165,7 +165,7 @@ pub trait Format: Sync {
     fn probe(&self, probe: &Probe<'_>) -> u32;
 
     /// Parses and validates.
-    fn open<'a>(&self, _cx: OpenContext<'a>) -> Result<Box<dyn Image + 'a>> {
+    fn open<'a>(&self, _cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         Err(Error::unsupported(alloc::format!("instar cannot read the {} format", self.name())))
     }
 

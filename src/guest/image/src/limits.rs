@@ -7,5 +7,6 @@ pub const CHAIN_DEPTH_MAX: usize = 200;
 pub const DEVICES_MAX: usize = 1024;
 /// Longest backing file name in bytes (QEMU and spec for qcow2: 1023).
 pub const BACKING_NAME_MAX: usize = 1023;
-/// Bytes of the start of a file that probing may look at (QEMU: 2048; more for cloop, ISO 9660 and GPT).
-pub const PROBE_HEAD: usize = 64 * 1024;
+/// Bytes of the start of a file that probing looks at (QEMU: 2048). What lies further in (ISO 9660, GPT) is no
+/// format to qemu-img, and is looked for only where `info --extra-detail` asks.
+pub const PROBE_HEAD: usize = 4096;

@@ -1,1 +1,60 @@
+//! The operations, each written once against the traits of `instar_image`.
+//!
+//! [`run`] is the whole interface: the command's parameters in, records and an exit status out. An operation is
+//! a module here with a `run` of its own, and one line in [`OPERATIONS`].
 #![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod info;
+pub mod open;
+
+use instar_image::{Error, Kind, Machine, Result, Value, Version};
+
+/// An operation: parameters in, exit status out; what it finds it emits.
+type Operation = fn(&dyn Machine, &Value, Version) -> Result<u8>;
+
+const OPERATIONS: &[(&str, Operation)] = &[("info", info::run)];
+
+/// Runs the operation that `params` names. Failures are emitted as the record `error` and give exit status 1.
+pub fn run(machine: &dyn Machine, params: &Value) -> u8 {
+    dispatch(machine, params).unwrap_or_else(|error| {
+        // Where even this cannot be said, the exit status alone has to tell.
+        let _ = machine.emit("error", &report(&error));
+        1
+    })
+}
+
+fn dispatch(machine: &dyn Machine, params: &Value) -> Result<u8> {
+    let version = |key| params.u64(key).and_then(|n| u32::try_from(n).ok());
+    let version = match (version("version-major"), version("version-minor")) {
+        (Some(major), Some(minor)) => Version::of(major, minor),
+        _ => Version::default(),
+    };
+    let name = params.text("op").unwrap_or_default();
+    let (_, operation) = OPERATIONS
+        .iter()
+        .find(|(n, _)| *n == name)
+        .ok_or_else(|| Error::usage(alloc::format!("no such operation in the guest: '{name}'")))?;
+    operation(machine, params, version)
+}
+
+fn report(error: &Error) -> Value {
+    let kind = match error.kind {
+        Kind::Io(_) => "io",
+        Kind::Malformed => "malformed",
+        Kind::Unsupported => "unsupported",
+        Kind::Corrupt => "corrupt",
+        Kind::Limit => "limit",
+        Kind::Refused => "refused",
+        Kind::Loop => "loop",
+        Kind::Usage => "usage",
+    };
+    let mut record = Value::map();
+    record.set("message", error.message.as_str()).set("kind", kind);
+    if let Some(hint) = &error.hint {
+        record.set("hint", hint.as_str());
+    }
+    record
+}

@@ -1,0 +1,115 @@
+//! `info`: what an image, or every image of a chain, says of itself.
+//!
+//! The result is QEMU's own `ImageInfo` tree (QAPI, block-core.json), so that the host can print it without
+//! knowing any format.
+
+use alloc::vec::Vec;
+
+use instar_image::{Description, DeviceId, Error, Format, Image, Machine, Result, Snapshot, Source, Value, Version};
+
+use crate::open::{ImageSpec, Opening, combine, open_backing};
+
+const SECTOR: u64 = 512;
+
+/// Emits `images`: one map an image, the top first; just one without `backing-chain`.
+pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
+    let image = params.get("image").ok_or_else(|| Error::usage("info without an image"))?;
+    let mut spec = ImageSpec::from_value(image)?;
+    let follow = params.flag("backing-chain");
+    if !follow {
+        machine.seal()?;
+    }
+    let mut images: Vec<Value> = Vec::new();
+    loop {
+        let opening = Opening { machine, version, data: false };
+        let below = {
+            let (image, format) = opening.image(&spec).map_err(|e| spec.could_not_open(e))?;
+            images.push(image_info(machine.source(), image.as_ref(), format, &spec)?);
+            image.backing().filter(|_| follow)
+        };
+        let Some(backing) = below else { break };
+        if images.len() >= instar_image::limits::CHAIN_DEPTH_MAX {
+            return Err(Error::limit(alloc::format!("the backing chain has more than {} images", images.len())));
+        }
+        let (device, name) = open_backing(machine, spec.device, &spec.name, &backing.name)?;
+        spec = ImageSpec { device, name, format: backing.format, options: Vec::new() };
+    }
+    machine.emit("images", &Value::List(images))?;
+    Ok(0)
+}
+
+fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec: &ImageSpec) -> Result<Value> {
+    let Description { cluster_size, encrypted, dirty, snapshots, specific, children } = image.describe()?;
+    let mut child_list = Vec::new();
+    let mut actual = 0u64;
+    for (name, device) in children.into_iter().chain([("file".into(), spec.device)]) {
+        let stat = source.stat(device)?;
+        actual = actual.saturating_add(stat.allocated);
+        let mut child = Value::map();
+        child.set("name", name).set("info", protocol_info(source, device, &spec.name)?);
+        child_list.push(child);
+    }
+    let mut info = Value::map();
+    info.set("children", child_list)
+        .set("filename", spec.name.as_slice())
+        .set("format", format.name())
+        .set("virtual-size", image.virtual_size())
+        .set("actual-size", actual);
+    if let Some(bytes) = cluster_size {
+        info.set("cluster-size", bytes);
+    }
+    if encrypted {
+        info.set("encrypted", true);
+    }
+    info.set("dirty-flag", dirty);
+    if let Some(backing) = image.backing() {
+        info.set("full-backing-filename", combine(&spec.name, &backing.name));
+        info.set("backing-filename", backing.name);
+        if let Some(format) = backing.format {
+            info.set("backing-filename-format", format);
+        }
+    }
+    if !snapshots.is_empty() {
+        info.set("snapshots", snapshots.iter().map(snapshot_info).collect::<Vec<_>>());
+    }
+    if let Some(data) = specific {
+        let mut map = Value::map();
+        map.set("type", format.name()).set("data", data);
+        info.set("format-specific", map);
+    }
+    Ok(info)
+}
+
+/// The child node: the file that an image is in, as QEMU's protocol layer sees it (its length in sectors).
+fn protocol_info(source: &dyn Source, device: DeviceId, name: &[u8]) -> Result<Value> {
+    let stat = source.stat(device)?;
+    let len = stat.len.checked_next_multiple_of(SECTOR).ok_or_else(|| Error::limit("File too large"))?;
+    let protocol = if stat.block_device { "host_device" } else { "file" };
+    let mut specific = Value::map();
+    specific.set("type", "file").set("data", Value::map());
+    let mut info = Value::map();
+    info.set("children", Value::List(Vec::new()))
+        .set("virtual-size", len)
+        .set("filename", name)
+        .set("format", protocol)
+        .set("actual-size", stat.allocated)
+        .set("format-specific", specific)
+        .set("dirty-flag", false);
+    Ok(info)
+}
+
+fn snapshot_info(snapshot: &Snapshot) -> Value {
+    const NANOSECONDS: u64 = 1_000_000_000;
+    let mut info = Value::map();
+    info.set("id", snapshot.id.as_slice())
+        .set("name", snapshot.name.as_slice())
+        .set("vm-state-size", snapshot.vm_state_size)
+        .set("date-sec", u64::from(snapshot.date_sec))
+        .set("date-nsec", u64::from(snapshot.date_nsec))
+        .set("vm-clock-sec", snapshot.vm_clock_nsec / NANOSECONDS)
+        .set("vm-clock-nsec", snapshot.vm_clock_nsec % NANOSECONDS);
+    if let Some(icount) = snapshot.icount {
+        info.set("icount", icount);
+    }
+    info
+}

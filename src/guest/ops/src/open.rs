@@ -1,0 +1,188 @@
+//! Opening images and chains, with qemu-img's words for what goes wrong.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::chain::{Chain, Layer};
+use instar_image::limits::{CHAIN_DEPTH_MAX, PROBE_HEAD};
+use instar_image::machine::display_name;
+use instar_image::{
+    DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Read, Result, Role, Source, Value, Version,
+};
+
+/// An image as a parameter names it.
+#[derive(Clone, Debug)]
+pub struct ImageSpec {
+    /// The device.
+    pub device: DeviceId,
+    /// The name to show and to resolve relative names by.
+    pub name: Vec<u8>,
+    /// The format said by the user or by the image above; absent: to be probed.
+    pub format: Option<String>,
+    /// Driver options of `--image-opts`.
+    pub options: Vec<(String, String)>,
+}
+
+impl ImageSpec {
+    /// From the parameter map that the command line made.
+    pub fn from_value(value: &Value) -> Result<Self> {
+        let device = value.u64("device").and_then(|n| u32::try_from(n).ok());
+        Ok(Self {
+            device: DeviceId(device.ok_or_else(|| Error::usage("an image without a device"))?),
+            name: value.bytes("filename").unwrap_or_default().to_vec(),
+            format: value.text("format").map(ToString::to_string),
+            options: value
+                .list("options")
+                .iter()
+                .filter_map(|o| Some((o.text("key")?.to_string(), o.text("value")?.to_string())))
+                .collect(),
+        })
+    }
+
+    /// `Could not open 'name': ` before the error's text.
+    pub fn could_not_open(&self, error: Error) -> Error {
+        error.context(format!("Could not open '{}'", display_name(&self.name)))
+    }
+}
+
+/// The format called `name`.
+pub fn format_by_name(name: &str) -> Result<&'static dyn Format> {
+    instar_registry::by_name(name).ok_or_else(|| Error::usage(format!("Unknown driver '{name}'")))
+}
+
+/// Finds out the format from the content.
+pub fn probe(source: &dyn Source, device: DeviceId, name: &[u8]) -> Result<&'static dyn Format> {
+    const TAIL: u64 = 512;
+    let len = source.stat(device)?.len;
+    // A file never has more bytes than its length: no need to bound further.
+    let mut head = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(PROBE_HEAD)];
+    let tail_len = len.min(TAIL);
+    let mut tail = vec![0; usize::try_from(tail_len).unwrap_or_default()];
+    source.read_many(&mut [
+        Read { device, offset: 0, buf: &mut head },
+        Read { device, offset: len - tail_len, buf: &mut tail },
+    ])?;
+    Ok(instar_registry::probe(&Probe { head: &head, tail: &tail, len, name }))
+}
+
+/// An open image and its format.
+pub type Opened<'a> = (Box<dyn Image + 'a>, &'static dyn Format);
+
+/// How far an open goes.
+#[derive(Clone, Copy)]
+pub struct Opening<'a> {
+    /// The world.
+    pub machine: &'a dyn Machine,
+    /// Whose behaviour.
+    pub version: Version,
+    /// Data will be read: the image's data file and extents are opened too.
+    pub data: bool,
+}
+
+impl<'a> Opening<'a> {
+    /// Opens one image, without its backing file. The error has no `Could not open`.
+    pub fn image(self, spec: &ImageSpec) -> Result<Opened<'a>> {
+        self.image_at(spec.device, &spec.name, spec.format.as_deref(), &spec.options)
+    }
+
+    fn image_at(
+        self,
+        device: DeviceId,
+        name: &[u8],
+        format: Option<&str>,
+        options: &[(String, String)],
+    ) -> Result<Opened<'a>> {
+        let source = self.machine.source();
+        let format = match format {
+            Some(name) => format_by_name(name)?,
+            None => probe(source, device, name)?,
+        };
+        let image = format.open(OpenContext {
+            source,
+            opener: self.data.then_some(self.machine),
+            device,
+            name,
+            version: self.version,
+            write: false,
+            options,
+        })?;
+        Ok((image, format))
+    }
+
+    /// Opens an image and all that it stands on, and then gives up the right to open more.
+    pub fn chain(self, spec: &ImageSpec) -> Result<Chain<'a>> {
+        let (image, format) = self.image(spec).map_err(|e| spec.could_not_open(e))?;
+        let mut layers = vec![Layer { image, format, device: spec.device, name: spec.name.clone() }];
+        while let Some(below) = self.next_layer(&layers).map_err(|error| {
+            let error = (0..layers.len()).fold(error, |e, _| e.context("Could not open backing file"));
+            spec.could_not_open(error)
+        })? {
+            layers.push(below);
+        }
+        Ok(Chain { layers })
+    }
+
+    fn next_layer(self, layers: &[Layer<'a>]) -> Result<Option<Layer<'a>>> {
+        let Some((layer, backing)) = layers.last().and_then(|l| Some((l, l.image.backing()?))) else {
+            return Ok(None);
+        };
+        if layers.len() >= CHAIN_DEPTH_MAX {
+            return Err(Error::limit(format!("the backing chain has more than {CHAIN_DEPTH_MAX} images")));
+        }
+        let (device, name) = open_backing(self.machine, layer.device, &layer.name, &backing.name)?;
+        let (image, format) = self.image_at(device, &name, backing.format.as_deref(), &[])?;
+        Ok(Some(Layer { image, format, device, name }))
+    }
+}
+
+/// Opens the backing file `stored` of the image called `above`; returns its device and its full name.
+pub fn open_backing(
+    machine: &dyn Machine,
+    device: DeviceId,
+    above: &[u8],
+    stored: &[u8],
+) -> Result<(DeviceId, Vec<u8>)> {
+    let name = combine(above, stored);
+    match machine.open_named(device, stored, Role::Backing, false) {
+        Ok(device) => Ok((device, name)),
+        Err(error) if error.kind == Kind::Loop => {
+            let text = format!("Backing file '{}' creates an infinite loop.", display_name(&name));
+            Err(Error::new(Kind::Loop, text))
+        }
+        Err(error) => Err(error.context(format!("Could not open '{}'", display_name(&name)))),
+    }
+}
+
+/// The full name of a file that the image called `base` names: a relative one is relative to that image's
+/// directory; an absolute one, or one with a protocol, stands as it is.
+#[must_use]
+pub fn combine(base: &[u8], name: &[u8]) -> Vec<u8> {
+    let directory = base.iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
+    if name.starts_with(b"/") || has_protocol(name) || name.is_empty() {
+        return name.to_vec();
+    }
+    [&base[..directory], name].concat()
+}
+
+/// A colon before any slash makes what is before it a protocol, as QEMU reads names.
+#[must_use]
+pub fn has_protocol(name: &[u8]) -> bool {
+    name.iter().find(|b| matches!(b, b':' | b'/')) == Some(&b':')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_relative_to_the_image_that_has_them() {
+        assert_eq!(combine(b"dir/a.qcow2", b"b.raw"), b"dir/b.raw");
+        assert_eq!(combine(b"a.qcow2", b"b.raw"), b"b.raw");
+        assert_eq!(combine(b"dir/a.qcow2", b"/b.raw"), b"/b.raw");
+        assert_eq!(combine(b"dir/a.qcow2", b"nbd:x"), b"nbd:x");
+        assert_eq!(combine(b"dir/a.qcow2", b"./b:c"), b"dir/./b:c");
+    }
+}

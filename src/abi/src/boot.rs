@@ -45,6 +45,11 @@ pub struct BootInfo {
     pub rings: u64,
     /// Distance between two rings.
     pub ring_stride: u64,
+    /// Address of the lowest byte of the stack area: worker `n`'s stack lies in `n * stack_stride` to
+    /// `(n + 1) * stack_stride` of it, the guard page included, so a worker knows itself by its stack pointer.
+    pub stacks: u64,
+    /// Distance between two stacks.
+    pub stack_stride: u64,
     /// The heap, which is also the I/O area: the buffer of every request must lie wholly inside it.
     pub heap: u64,
     /// Length of the heap.
@@ -61,4 +66,4 @@ pub struct BootInfo {
     pub entropy: [u8; 32],
 }
 
-const _: () = assert!(core::mem::size_of::<BootInfo>() == 120);
+const _: () = assert!(core::mem::size_of::<BootInfo>() == 136);

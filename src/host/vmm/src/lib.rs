@@ -3,12 +3,22 @@
 //!
 //! [`run`] is the whole interface: a [`Job`] in, an [`Outcome`] or a [`Failure`] out.
 
+mod backend;
 pub mod device;
+mod elf;
+mod guest;
 pub mod job;
+mod layout;
 pub mod limits;
+mod lockdown;
+mod memory;
+mod page_tables;
 pub mod policy;
+mod run;
+mod server;
 
 pub use device::{Device, Mode};
 pub use job::{Failure, Isolation, Job, Observer, Outcome};
 pub use limits::Limits;
 pub use policy::Policy;
+pub use run::run;

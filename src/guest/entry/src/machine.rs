@@ -1,0 +1,362 @@
+//! [`instar_image::Machine`] over the ring.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use instar_abi::boot::{BootInfo, MAX_WORKERS};
+use instar_abi::record;
+use instar_abi::ring::{
+    BATCH_MAX, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Request, Role,
+    STAT_BLOCK_DEVICE, STAT_FRESH, STAT_WRITABLE,
+};
+use instar_image::{DeviceId, Machine, Read, Result, Run, Sink, Source, Stat, Step, Value};
+use zerocopy::FromBytes;
+
+use crate::failure;
+use crate::ring::Client;
+use crate::workers::Workers;
+
+/// Runs of one [`Op::Extents`] request.
+const RUNS_PER_REQUEST: usize = 512;
+/// A progress report is worth a crossing only when so many parts of the whole have been done since the last.
+const PROGRESS_PARTS: u64 = 200;
+
+/// The sandboxed machine.
+pub struct RingMachine {
+    clients: Vec<Client>,
+    heap: core::ops::Range<u64>,
+    stacks: u64,
+    stack_stride: u64,
+    workers: Workers,
+    reported: AtomicU64,
+    now: u64,
+    entropy: [u8; 32],
+    ids: AtomicU64,
+}
+
+const fn request(op: Op) -> Request {
+    Request {
+        op: op as u16,
+        flags: 0,
+        dev: 0,
+        offset: 0,
+        len: 0,
+        buf: 0,
+        buf_len: 0,
+        dev2: 0,
+        arg: 0,
+        offset2: 0,
+        reserved: 0,
+    }
+}
+
+impl RingMachine {
+    /// The machine that `boot` describes.
+    ///
+    /// # Safety
+    /// `boot` is the host's boot page, and there is one machine only.
+    #[must_use]
+    pub unsafe fn new(boot: &BootInfo) -> Self {
+        let count = boot.workers.clamp(1, MAX_WORKERS) as usize;
+        Self {
+            // SAFETY: one client a worker; `client` hands each to its own worker.
+            clients: (0..count).map(|w| unsafe { Client::new(boot, w) }).collect(),
+            heap: boot.heap..boot.heap.saturating_add(boot.heap_len),
+            stacks: boot.stacks,
+            stack_stride: boot.stack_stride.max(1),
+            workers: Workers::new(),
+            reported: AtomicU64::new(0),
+            now: boot.now_seconds,
+            entropy: boot.entropy,
+            ids: AtomicU64::new(0),
+        }
+    }
+
+    fn client(&self) -> &Client {
+        &self.clients[self.current()]
+    }
+
+    /// Which worker runs this: each has a stack of its own.
+    fn current(&self) -> usize {
+        let here = 0u8;
+        let inside = (&raw const here as u64).saturating_sub(self.stacks);
+        usize::try_from(inside / self.stack_stride).unwrap_or(0).min(self.clients.len() - 1)
+    }
+
+    /// The other workers' life: wait, work, report.
+    pub fn serve_worker(&self, worker: usize) -> ! {
+        loop {
+            self.client().one(request(Op::Wait));
+            self.workers.take_part(worker);
+        }
+    }
+
+    /// Ends the run.
+    pub fn finish(&self, status: u8) -> ! {
+        loop {
+            self.client().one(Request { arg: u32::from(status), ..request(Op::Finish) });
+        }
+    }
+
+    /// One request as it is, whatever the answer: for the panic handler.
+    pub fn raw_call(&self, request: Request) {
+        self.client().one(request);
+    }
+
+    fn in_heap(&self, bytes: &[u8]) -> bool {
+        let at = bytes.as_ptr() as u64;
+        bytes.is_empty() || (at >= self.heap.start && at + bytes.len() as u64 <= self.heap.end)
+    }
+
+    /// Gives `act` the bytes at a place that the host can reach.
+    fn reachable<T>(&self, bytes: &[u8], act: impl FnOnce(&[u8]) -> T) -> T {
+        if self.in_heap(bytes) { act(bytes) } else { act(&Vec::from(bytes)) }
+    }
+
+    fn call(&self, request: Request) -> Result<Reply> {
+        failure::check(self.client().one(request))
+    }
+
+    fn run_batch(&self, batch: &mut Vec<Request>) -> Result<()> {
+        let mut result = Ok(());
+        self.client().batch(batch, |_, reply| {
+            if let (Ok(()), Err(error)) = (&result, failure::check(reply)) {
+                result = Err(error);
+            }
+        });
+        batch.clear();
+        result
+    }
+}
+
+impl Source for RingMachine {
+    fn stat(&self, device: DeviceId) -> Result<Stat> {
+        let reply = self.call(Request { dev: device.0, ..request(Op::Stat) })?;
+        Ok(Stat {
+            len: reply.value,
+            allocated: reply.value2,
+            block_device: reply.value3 & STAT_BLOCK_DEVICE != 0,
+            writable: reply.value3 & STAT_WRITABLE != 0,
+            fresh: reply.value3 & STAT_FRESH != 0,
+            alignment: (reply.value3 >> 32) as u32,
+        })
+    }
+
+    fn read_many(&self, reads: &mut [Read<'_>]) -> Result<()> {
+        for part in reads.chunks_mut(BATCH_MAX) {
+            let mut bounce: Vec<(usize, Vec<u8>)> = Vec::new();
+            let mut batch = Vec::with_capacity(part.len());
+            for (i, read) in part.iter_mut().enumerate() {
+                let buf = if self.in_heap(read.buf) {
+                    read.buf.as_mut_ptr() as u64
+                } else {
+                    bounce.push((i, alloc::vec![0; read.buf.len()]));
+                    bounce.last_mut().map_or(0, |(_, b)| b.as_mut_ptr() as u64)
+                };
+                batch.push(Request {
+                    dev: read.device.0,
+                    offset: read.offset,
+                    len: read.buf.len() as u64,
+                    buf,
+                    ..request(Op::Read)
+                });
+            }
+            self.run_batch(&mut batch)?;
+            for (i, bytes) in bounce {
+                part[i].buf.copy_from_slice(&bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn runs(&self, device: DeviceId, offset: u64, len: u64, runs: &mut Vec<Run>) -> Result<u64> {
+        let bytes = alloc::vec![0u8; RUNS_PER_REQUEST * size_of::<ExtentEntry>()];
+        let reply = self.call(Request {
+            dev: device.0,
+            offset,
+            len,
+            buf: bytes.as_ptr() as u64,
+            buf_len: bytes.len() as u64,
+            ..request(Op::Extents)
+        })?;
+        let entries = bytes.chunks_exact(size_of::<ExtentEntry>()).take(reply.value as usize);
+        for entry in entries.filter_map(|b| ExtentEntry::read_from_bytes(b).ok()) {
+            runs.push(Run { len: entry.len, data: entry.data != 0 });
+        }
+        Ok(reply.value2)
+    }
+
+    fn zero_map(&self, device: DeviceId, offset: u64, len: u64, block: u32, bits: &mut [u8]) -> Result<()> {
+        let map = alloc::vec![0u8; bits.len()];
+        self.call(Request {
+            dev: device.0,
+            offset,
+            len,
+            arg: block,
+            buf: map.as_ptr() as u64,
+            buf_len: map.len() as u64,
+            ..request(Op::ZeroMap)
+        })?;
+        bits.copy_from_slice(&map);
+        Ok(())
+    }
+
+    fn equal_prefix(&self, a: (DeviceId, u64), b: (DeviceId, u64), len: u64) -> Result<u64> {
+        let compare = Request { dev: a.0.0, offset: a.1, dev2: b.0.0, offset2: b.1, len, ..request(Op::Compare) };
+        Ok(self.call(compare)?.value)
+    }
+}
+
+impl Sink for RingMachine {
+    fn submit(&self, steps: &[Step<'_>]) -> Result<()> {
+        let mut batch: Vec<Request> = Vec::with_capacity(steps.len().min(BATCH_MAX));
+        // What is not in the heap is copied there, and stays until its batch has been served.
+        let mut bounce: Vec<Vec<u8>> = Vec::new();
+        for step in steps {
+            let next = match *step {
+                Step::Write { device, offset, data } => {
+                    let buf = if self.in_heap(data) {
+                        data.as_ptr() as u64
+                    } else {
+                        bounce.push(data.to_vec());
+                        bounce.last().map_or(0, |b| b.as_ptr() as u64)
+                    };
+                    Request { dev: device.0, offset, len: data.len() as u64, buf, ..request(Op::Write) }
+                }
+                Step::Copy { from, from_offset, to, to_offset, len, skip_zero } => Request {
+                    dev: from.0,
+                    offset: from_offset,
+                    len,
+                    dev2: to.0,
+                    offset2: to_offset,
+                    flags: if skip_zero == 0 { 0 } else { FLAG_SKIP_ZERO },
+                    arg: skip_zero,
+                    ..request(Op::Copy)
+                },
+                Step::Zero { device, offset, len, unmap } => {
+                    let flags = if unmap { FLAG_UNMAP } else { FLAG_ALLOCATE };
+                    Request { dev: device.0, offset, len, flags, ..request(Op::WriteZeroes) }
+                }
+                Step::Discard { device, offset, len } => Request { dev: device.0, offset, len, ..request(Op::Discard) },
+                Step::Allocate { device, offset, len, full } => Request {
+                    dev: device.0,
+                    offset,
+                    len,
+                    flags: if full { FLAG_FULL } else { 0 },
+                    ..request(Op::Allocate)
+                },
+                Step::SetLength { device, len } => Request { dev: device.0, len, ..request(Op::SetLength) },
+                Step::Barrier { device } => Request { dev: device.0, ..request(Op::Flush) },
+            };
+            let alone = matches!(step, Step::Barrier { .. } | Step::SetLength { .. });
+            if (alone && !batch.is_empty()) || batch.len() == BATCH_MAX {
+                self.run_batch(&mut batch)?;
+            }
+            batch.push(next);
+            if alone {
+                self.run_batch(&mut batch)?;
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { self.run_batch(&mut batch) }
+    }
+}
+
+impl Machine for RingMachine {
+    fn source(&self) -> &dyn Source {
+        self
+    }
+
+    fn sink(&self) -> &dyn Sink {
+        self
+    }
+
+    fn open_named(&self, from: DeviceId, name: &[u8], role: Role, write: bool) -> Result<DeviceId> {
+        let reply = self.reachable(name, |name| {
+            self.call(Request {
+                dev: from.0,
+                buf: name.as_ptr() as u64,
+                buf_len: name.len() as u64,
+                arg: role as u32,
+                flags: if write { FLAG_WRITE } else { 0 },
+                ..request(Op::OpenNamed)
+            })
+        })?;
+        Ok(DeviceId(reply.value as u32))
+    }
+
+    fn seal(&self) -> Result<()> {
+        self.call(request(Op::Seal)).map(|_| ())
+    }
+
+    fn workers(&self) -> usize {
+        self.clients.len()
+    }
+
+    fn broadcast(&self, body: &(dyn Fn(usize) + Sync)) {
+        let others = self.clients.len() - 1;
+        if others == 0 {
+            return body(0);
+        }
+        self.workers.publish(body, others, || {
+            let wakes: Vec<Request> = (1..=others).map(|w| Request { arg: w as u32, ..request(Op::Wake) }).collect();
+            self.client().batch(&wakes, |_, _| {});
+        });
+        body(0);
+        let mut spins = 0;
+        while !self.workers.all_done() {
+            self.relax(&mut spins);
+        }
+    }
+
+    fn relax(&self, spins: &mut u32) {
+        const SPINS: u32 = 2000;
+        const NAP_MICROSECONDS: u64 = 50;
+        *spins += 1;
+        if *spins < SPINS {
+            core::hint::spin_loop();
+        } else {
+            self.client().one(Request { len: NAP_MICROSECONDS, ..request(Op::Wait) });
+        }
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        let step = (total / PROGRESS_PARTS).max(1);
+        let last = self.reported.load(Ordering::Relaxed);
+        if done >= total || done >= last.saturating_add(step) {
+            self.reported.store(done, Ordering::Relaxed);
+            self.client().one(Request { offset: done, len: total, ..request(Op::Progress) });
+        }
+    }
+
+    fn log(&self, text: &str) {
+        self.reachable(text.as_bytes(), |bytes| {
+            let log = Request { buf: bytes.as_ptr() as u64, buf_len: bytes.len() as u64, ..request(Op::Log) };
+            self.client().one(log);
+        });
+    }
+
+    fn emit(&self, key: &str, value: &Value) -> Result<()> {
+        let mut bytes = Vec::new();
+        record::encode(&mut bytes, key, value);
+        let emit = Request { buf: bytes.as_ptr() as u64, buf_len: bytes.len() as u64, ..request(Op::Emit) };
+        self.call(emit).map(|_| ())
+    }
+
+    fn now_seconds(&self) -> u64 {
+        self.now
+    }
+
+    fn random_id(&self) -> [u8; 16] {
+        // splitmix64 over the host's entropy: identifiers have to differ, not to be secret.
+        let n = self.ids.fetch_add(1, Ordering::Relaxed);
+        let mut id = [0; 16];
+        for (i, half) in id.chunks_exact_mut(8).enumerate() {
+            let seed = self.entropy.as_chunks::<8>().0[i];
+            let mut z = u64::from_le_bytes(seed).wrapping_add((n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            half.copy_from_slice(&(z ^ (z >> 31)).to_le_bytes());
+        }
+        id
+    }
+}

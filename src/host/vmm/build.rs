@@ -1,0 +1,42 @@
+//! Builds the guest ELF, once for x86-64-v2 and once for v3, and tells the crate where they are.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn main() {
+    let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let root = here.ancestors().nth(3).expect("the crate lies three folders below the root");
+    for folder in ["src/abi", "src/guest", "Cargo.toml", "Cargo.lock"] {
+        println!("cargo:rerun-if-changed={}", root.join(folder).display());
+    }
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
+    // target/<profile>/build/<crate>/out: one guest build serves every profile.
+    let target = out.ancestors().nth(4).expect("cargo's layout").join("guest");
+    for level in ["v2", "v3"] {
+        let elf = build(root, &target.join(level), level);
+        println!("cargo:rustc-env=INSTAR_GUEST_{}={}", level.to_uppercase(), elf.display());
+    }
+}
+
+fn build(root: &Path, target: &Path, level: &str) -> PathBuf {
+    const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+    let status = Command::new(env::var_os("CARGO").expect("cargo sets it"))
+        .current_dir(root)
+        .args(["build", "--locked", "-p", "instar-entry", "--features", "elf", "--profile", "guest"])
+        .args(["--target", TRIPLE, "--target-dir"])
+        .arg(target)
+        .env("CARGO_ENCODED_RUSTFLAGS", format!("-Crelocation-model=static\x1f-Ctarget-cpu=x86-64-{level}"))
+        .env(
+            "CFLAGS",
+            format!("-march=x86-64-{level} -O3 -fno-stack-protector -U_FORTIFY_SOURCE -fno-pic -fcf-protection=none"),
+        )
+        // clippy and the like wrap the compiler; the guest is built by the plain one.
+        .env_remove("RUSTC_WRAPPER")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .env_remove("CARGO_MAKEFLAGS")
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "the guest does not build");
+    target.join(TRIPLE).join("guest").join("instar-guest")
+}

@@ -1,0 +1,25 @@
+//! The two places where a guest can run. Each gives the same guest the same address space and the same ring;
+//! only the doorbell differs.
+
+pub mod kvm;
+pub mod process;
+mod stub;
+
+/// How a worker stopped asking for service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The server said so: it knows why.
+    Served,
+    /// The guest did what it may not: what is known of it.
+    Fault(String),
+    /// The run was ended from outside (limit, another worker's end).
+    Ended,
+}
+
+/// What a worker's thread does at each doorbell and each tick of the clock; `false` ends the worker.
+pub trait Attend: Sync {
+    /// The worker rang.
+    fn rang(&self, worker: u32) -> bool;
+    /// Time has passed.
+    fn ticked(&self) -> bool;
+}

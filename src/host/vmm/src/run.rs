@@ -1,0 +1,276 @@
+//! One run from end to end: build the sandbox, lock down, let the workers run, watch the limits, take it apart.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use instar_abi::ABI_VERSION;
+use instar_abi::boot::{BOOT_MAGIC, BootInfo, DOORBELL_PORT_IO, DOORBELL_SYSCALL, MAX_WORKERS};
+use zerocopy::IntoBytes;
+
+use crate::backend::kvm::Machine;
+use crate::backend::process::Child;
+use crate::backend::{Attend, Stop, kvm, process};
+use crate::elf::Program;
+use crate::layout::{Layout, PAGE};
+use crate::memory::{Backing, Shared};
+use crate::server::{Served, Server};
+use crate::{Failure, Isolation, Job, Limits, Outcome};
+
+/// How often the limits are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// How often a thread that has to stop is reminded.
+const REMIND: Duration = Duration::from_millis(5);
+
+/// Where the guest will run, built but not started.
+enum Sandbox {
+    Kvm(Machine),
+    Process(Vec<Child>),
+}
+
+/// Runs the guest.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn run(job: Job<'_>) -> Result<Outcome, Failure> {
+    let host = |what: &str| Failure::Host(what.to_string());
+    let file = job.guest.unwrap_or_else(|| crate::guest::program());
+    let program = Program::parse(file).ok_or_else(|| host("the guest program is damaged"))?;
+    let workers = job.workers.clamp(1, MAX_WORKERS);
+    let data_len = program.data.len.next_multiple_of(PAGE);
+    let layout = Layout::new(workers, job.params.len() as u64, data_len, job.limits.guest_memory_bytes)
+        .ok_or_else(|| limit("guest memory", "--max-guest-memory", job.limits.guest_memory_bytes, "bytes"))?;
+
+    let mut fallback = None;
+    let machine = match job.isolation {
+        Isolation::Process => None,
+        wanted => match build_kvm(&program, &layout, &job) {
+            Ok(built) => Some(built),
+            Err(why) if wanted == Isolation::Kvm => return Err(Failure::NoKvm(why)),
+            Err(why) => {
+                fallback = Some(why);
+                None
+            }
+        },
+    };
+    let (sandbox, memory) = match machine {
+        Some((machine, memory)) => (Sandbox::Kvm(machine), memory),
+        None => {
+            build_process(&program, &layout, &job).map_err(|e| Failure::Host(format!("no sandbox process: {e}")))?
+        }
+    };
+    let isolation = if matches!(sandbox, Sandbox::Kvm(_)) { Isolation::Kvm } else { Isolation::Process };
+    let server = Server::new(job.devices, job.policy, job.limits.clone(), job.observer, workers);
+    let session = Session::new(&server, &memory, &job.limits);
+    let end = session.run(sandbox);
+    let (devices, results) = server.into_parts();
+    match end {
+        End::Served(Served::Finished(status)) => Ok(Outcome { status, results, isolation, fallback, devices }),
+        End::Served(Served::Panicked(text)) => Err(Failure::Guest(text)),
+        End::Served(Served::Broke(text)) => Err(Failure::Guest(format!("it broke the protocol: {text}"))),
+        End::Served(Served::Limit { name, flag, value }) => Err(Failure::Limit { name, flag, value }),
+        End::Fault(text) => Err(Failure::Guest(text)),
+        End::Served(Served::Continue | Served::Aborted) => Err(host("the guest ended without a word")),
+    }
+}
+
+fn limit(name: &'static str, flag: &'static str, value: u64, unit: &str) -> Failure {
+    Failure::Limit { name, flag, value: format!("{value} {unit}") }
+}
+
+fn build_kvm(program: &Program<'_>, layout: &Layout, job: &Job<'_>) -> Result<(Machine, Shared), String> {
+    let kvm = kvm::open().map_err(|e| e.0)?;
+    let memory = Shared::new(layout.clone(), Backing::Anonymous).map_err(|e| format!("no memory: {e}"))?;
+    fill(&memory, program, job, DOORBELL_PORT_IO);
+    let machine = Machine::new(&kvm, program, &memory).map_err(|e| e.0)?;
+    Ok((machine, memory))
+}
+
+fn build_process(program: &Program<'_>, layout: &Layout, job: &Job<'_>) -> io::Result<(Sandbox, Shared)> {
+    let memory = Shared::new(layout.clone(), Backing::File)?;
+    fill(&memory, program, job, DOORBELL_SYSCALL);
+    let children = process::spawn(program, &memory, job.limits.cpu.map(|d| d.as_secs()))?;
+    Ok((Sandbox::Process(children), memory))
+}
+
+fn fill(memory: &Shared, program: &Program<'_>, job: &Job<'_>, doorbell: u32) {
+    let layout = memory.layout();
+    let mut entropy = [0; 32];
+    // Identifiers want to differ; where the kernel gives nothing, the clock has to do.
+    if rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty()).is_err() {
+        entropy[..16].copy_from_slice(&Instant::now().elapsed().as_nanos().to_le_bytes());
+    }
+    let info = BootInfo {
+        magic: BOOT_MAGIC,
+        abi_version: ABI_VERSION,
+        doorbell,
+        workers: layout.workers,
+        devices: job.devices.len() as u32,
+        rings: layout.rings,
+        ring_stride: layout.ring_stride,
+        stacks: layout.stacks,
+        stack_stride: layout.stack_stride,
+        heap: layout.heap,
+        heap_len: layout.heap_len,
+        params: layout.params,
+        params_len: layout.params_len,
+        cpu: kvm::cpu_bits(),
+        now_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        entropy,
+    };
+    memory.fill(layout.boot, info.as_bytes());
+    memory.fill(layout.params, &job.params);
+    memory.fill(layout.data, program.data_bytes());
+}
+
+/// How it ended: the first end counts.
+enum End {
+    Served(Served),
+    Fault(String),
+}
+
+struct Session<'a> {
+    server: &'a Server<'a>,
+    memory: &'a Shared,
+    limits: &'a Limits,
+    ended: AtomicBool,
+    end: Mutex<Option<End>>,
+    started: Instant,
+}
+
+impl Attend for Session<'_> {
+    fn rang(&self, worker: u32) -> bool {
+        match self.server.serve(worker, self.memory) {
+            Served::Continue => true,
+            Served::Aborted => false,
+            served => {
+                self.finish(End::Served(served));
+                false
+            }
+        }
+    }
+
+    fn ticked(&self) -> bool {
+        !self.ended.load(Ordering::Relaxed)
+    }
+}
+
+/// A worker's thread as the watchdog sees it: 0 before it runs and after.
+type ThreadId = AtomicI32;
+
+impl<'a> Session<'a> {
+    fn new(server: &'a Server<'a>, memory: &'a Shared, limits: &'a Limits) -> Self {
+        Self { server, memory, limits, ended: AtomicBool::new(false), end: Mutex::new(None), started: Instant::now() }
+    }
+
+    fn finish(&self, end: End) {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end);
+        self.ended.store(true, Ordering::Relaxed);
+        self.server.abort();
+    }
+
+    fn stopped(&self, stop: Stop) {
+        match stop {
+            Stop::Fault(text) => self.finish(End::Fault(text)),
+            Stop::Served | Stop::Ended => {}
+        }
+    }
+
+    fn run(&self, sandbox: Sandbox) -> End {
+        prepare_signal();
+        let children: Vec<libc::pid_t> = match &sandbox {
+            Sandbox::Kvm(_) => Vec::new(),
+            Sandbox::Process(children) => children.iter().map(Child::pid).collect(),
+        };
+        let threads: Vec<ThreadId> = (0..self.memory.layout().workers).map(|_| ThreadId::new(0)).collect();
+        let watchdog = std::thread::current();
+        // The machine itself stays here until all its processors are back.
+        let mut machine = None;
+        let bodies: Vec<Box<dyn FnOnce() -> Stop + Send + '_>> = match sandbox {
+            Sandbox::Kvm(built) => {
+                let vcpus = machine.insert(built).take_vcpus();
+                vcpus
+                    .into_iter()
+                    .map(|vcpu| Box::new(move || vcpu.run(self)) as Box<dyn FnOnce() -> Stop + Send>)
+                    .collect()
+            }
+            Sandbox::Process(children) => children
+                .into_iter()
+                .map(|mut child| Box::new(move || child.run(self)) as Box<dyn FnOnce() -> Stop + Send>)
+                .collect(),
+        };
+        std::thread::scope(|scope| {
+            for (body, thread) in bodies.into_iter().zip(&threads) {
+                let watchdog = watchdog.clone();
+                scope.spawn(move || {
+                    // SAFETY: takes nothing, gives a number.
+                    thread.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+                    let stop = body();
+                    self.stopped(stop);
+                    thread.store(-1, Ordering::SeqCst);
+                    watchdog.unpark();
+                });
+            }
+            self.watch(&threads, &children);
+        });
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner).take();
+        end.unwrap_or(End::Served(Served::Aborted))
+    }
+
+    /// Looks at the limits until every worker is back; once the end is there, reminds those that are not.
+    fn watch(&self, threads: &[ThreadId], children: &[libc::pid_t]) {
+        loop {
+            let ended = self.ended.load(Ordering::Relaxed);
+            if threads.iter().all(|t| t.load(Ordering::SeqCst) == -1) {
+                return;
+            }
+            if ended {
+                for thread in threads.iter().map(|t| t.load(Ordering::SeqCst)).filter(|t| *t > 0) {
+                    // SAFETY: a signal with a handler that does nothing, to a thread of this process.
+                    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGNAL) };
+                }
+            } else if let Some(end) = self.over_limit(children) {
+                self.finish(End::Served(end));
+                continue;
+            }
+            std::thread::park_timeout(if ended { REMIND } else { TICK });
+        }
+    }
+
+    fn over_limit(&self, children: &[libc::pid_t]) -> Option<Served> {
+        let seconds = |d: Duration| format!("{} seconds", d.as_secs_f64());
+        if let Some(max) = self.limits.wall.filter(|max| self.started.elapsed() > *max) {
+            return Some(Served::Limit { name: "wall-clock time", flag: "--max-seconds", value: seconds(max) });
+        }
+        let used = || cpu_time(0) + children.iter().map(|pid| cpu_time(*pid)).sum::<Duration>();
+        if let Some(max) = self.limits.cpu.filter(|max| used() > *max) {
+            return Some(Served::Limit { name: "processor time", flag: "--max-cpu-seconds", value: seconds(max) });
+        }
+        None
+    }
+}
+
+/// Processor time of a process (0: this one).
+fn cpu_time(pid: libc::pid_t) -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut clock = 0;
+    // SAFETY: both get valid pointers; a process that is gone gives an error and no time.
+    let ok = unsafe {
+        libc::clock_getcpuclockid(pid, &raw mut clock) == 0 && libc::clock_gettime(clock, &raw mut time) == 0
+    };
+    if ok { Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32) } else { Duration::ZERO }
+}
+
+/// What interrupts a thread's KVM_RUN or read.
+const SIGNAL: i32 = libc::SIGUSR2;
+
+fn prepare_signal() {
+    extern "C" fn nothing(_: i32) {}
+    // SAFETY: the handler does nothing; no restart flag, because system calls are meant to be interrupted.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as usize;
+        libc::sigaction(SIGNAL, &raw const action, std::ptr::null_mut());
+    }
+}

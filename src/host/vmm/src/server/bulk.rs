@@ -1,0 +1,303 @@
+//! Moving and scanning bulk data on the host's side. It sees that a block is all zeroes, or that two ranges
+//! are equal; never what they mean.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+
+use instar_abi::ring::Reply;
+
+use super::check::Checked;
+use super::exec::run_at;
+use super::table::Slot;
+use crate::memory::HeapSlice;
+
+/// What `O_DIRECT` needs everywhere.
+pub const DIRECT_ALIGNMENT: usize = 4096;
+/// Small enough to stay in a second-level cache between the read and the write.
+const CHUNK: usize = 512 * 1024;
+/// `copy_file_range` at once: a run of this length can be interrupted soon enough.
+const RANGE_MAX: u64 = 64 << 20;
+
+/// A worker's own buffer, made when it is first used.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Buffer {
+    /// Two chunks, aligned for `O_DIRECT`.
+    fn pair(&mut self) -> (&mut [u8], &mut [u8]) {
+        if self.bytes.is_empty() {
+            self.bytes = vec![0; 2 * CHUNK + DIRECT_ALIGNMENT];
+            self.start = self.bytes.as_ptr().align_offset(DIRECT_ALIGNMENT);
+        }
+        self.bytes[self.start..self.start + 2 * CHUNK].split_at_mut(CHUNK)
+    }
+}
+
+/// Whether all bytes are zero.
+fn is_zero(bytes: &[u8]) -> bool {
+    // A block with anything in it mostly has it near the start.
+    let (first, rest) = bytes.split_at(bytes.len().min(64));
+    first.iter().all(|b| *b == 0) && {
+        let (chunks, tail) = rest.as_chunks::<256>();
+        chunks.iter().all(|c| c.iter().fold(0, |acc, b| acc | b) == 0) && tail.iter().all(|b| *b == 0)
+    }
+}
+
+/// Reads all of `buf`; past the end of the device is zeroes.
+fn fill(slot: &Slot, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match slot.device.file.read_at(&mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    buf[done..].fill(0);
+    Ok(())
+}
+
+fn put(slot: &Slot, bytes: &[u8], offset: u64) -> io::Result<()> {
+    if slot.device.direct { write_direct(slot, offset, bytes) } else { slot.device.file.write_all_at(bytes, offset) }
+}
+
+/// Copies; returns how many bytes were written. `skip_zero`: units of so many bytes that are all zeroes are not.
+pub fn copy(
+    buffer: &mut Buffer,
+    from: (&Slot, u64),
+    to: (&Slot, u64),
+    len: u64,
+    skip_zero: Option<usize>,
+) -> io::Result<u64> {
+    let source_len = from.0.len.load(Ordering::Relaxed);
+    let mut written = 0;
+    let mut done = 0;
+    if clone_range(from, to, len, source_len) {
+        to.0.grew(to.1 + len);
+        return Ok(len);
+    }
+    while done < len {
+        let at = from.1 + done;
+        let mut piece = len - done;
+        if at >= source_len || skip_zero.is_some() {
+            let (data, until) = if at >= source_len { (false, at + piece) } else { run_at(from.0, at, source_len) };
+            piece = piece.min(until.max(at + 1) - at);
+            if !data && skip_zero.is_some() {
+                done += piece;
+                continue;
+            }
+        }
+        let moved = if skip_zero.is_none() { copy_range(from, to, done, piece.min(RANGE_MAX), source_len) } else { 0 };
+        if moved > 0 {
+            (done, written) = (done + moved, written + moved);
+            continue;
+        }
+        let chunk = buffer.pair().0;
+        let chunk_len = (piece.min(CHUNK as u64)) as usize;
+        let chunk = &mut chunk[..chunk_len];
+        fill(from.0, chunk, at)?;
+        written += write_sparse(to, done, chunk, skip_zero)?;
+        done += chunk_len as u64;
+    }
+    if written > 0 {
+        to.0.grew((to.1 + len).min(to.0.device.file.metadata().map_or(u64::MAX, |m| m.len())));
+    }
+    Ok(written)
+}
+
+/// Writes the runs of `chunk` that are not zeroes.
+fn write_sparse(to: (&Slot, u64), done: u64, chunk: &[u8], skip_zero: Option<usize>) -> io::Result<u64> {
+    let base = to.1 + done;
+    let Some(unit) = skip_zero else {
+        put(to.0, chunk, base)?;
+        return Ok(chunk.len() as u64);
+    };
+    // Units are the target's, so that whole blocks of it stay holes.
+    let first = unit - (base % unit as u64) as usize;
+    let mut written = 0;
+    let mut run: Option<usize> = None;
+    let mut at = 0;
+    while at < chunk.len() {
+        let end = if at == 0 { first.min(chunk.len()) } else { (at + unit).min(chunk.len()) };
+        match (run, is_zero(&chunk[at..end])) {
+            (None, false) => run = Some(at),
+            (Some(start), true) => {
+                put(to.0, &chunk[start..at], base + start as u64)?;
+                written += (at - start) as u64;
+                run = None;
+            }
+            _ => {}
+        }
+        at = end;
+    }
+    if let Some(start) = run {
+        put(to.0, &chunk[start..], base + start as u64)?;
+        written += (chunk.len() - start) as u64;
+    }
+    Ok(written)
+}
+
+/// Shares the blocks where the file system can and the range is aligned.
+fn clone_range(from: (&Slot, u64), to: (&Slot, u64), len: u64, source_len: u64) -> bool {
+    const BLOCK: u64 = 4096;
+    let mut refused = to.0.no_clone.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let fits = from.1.is_multiple_of(BLOCK)
+        && to.1.is_multiple_of(BLOCK)
+        && len.is_multiple_of(BLOCK)
+        && from.1 + len <= source_len;
+    if *refused || from.0.block || to.0.block || !fits {
+        return false;
+    }
+    let range = FileCloneRange {
+        src_fd: i64::from(std::os::fd::AsRawFd::as_raw_fd(&from.0.device.file)),
+        src_offset: from.1,
+        src_length: len,
+        dest_offset: to.1,
+    };
+    let done = clone_file_range(&to.0.device.file, &range);
+    // One refusal stands for all: file systems that cannot do it never can.
+    *refused = !done;
+    done
+}
+
+/// `struct file_clone_range` of ioctl_ficlonerange(2).
+#[repr(C)]
+struct FileCloneRange {
+    src_fd: i64,
+    src_offset: u64,
+    src_length: u64,
+    dest_offset: u64,
+}
+
+fn clone_file_range(to: &File, range: &FileCloneRange) -> bool {
+    const FICLONERANGE: libc::c_ulong = 0x4020_940d;
+    // SAFETY: the descriptor is open, and the structure is the one that this request takes.
+    unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(to), FICLONERANGE, std::ptr::from_ref(range)) == 0 }
+}
+
+/// Copies inside the kernel as far as it will; 0 where it will not.
+fn copy_range(from: (&Slot, u64), to: (&Slot, u64), done: u64, len: u64, source_len: u64) -> u64 {
+    if from.0.block || to.0.block || to.0.device.direct || from.0.device.direct {
+        return 0;
+    }
+    let (mut read_at, mut write_at) = (from.1 + done, to.1 + done);
+    let len = len.min(source_len.saturating_sub(read_at)) as usize;
+    rustix::fs::copy_file_range(&from.0.device.file, Some(&mut read_at), &to.0.device.file, Some(&mut write_at), len)
+        .map_or(0, |n| n as u64)
+}
+
+/// Writes zeroes the plain way.
+pub fn write_plain_zeroes(slot: &Slot, offset: u64, len: u64) -> io::Result<()> {
+    static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
+    let mut done = 0;
+    while done < len {
+        let n = (len - done).min(ZEROES.len() as u64);
+        put(slot, &ZEROES[..n as usize], offset + done)?;
+        done += n;
+    }
+    slot.grew(offset + len);
+    Ok(())
+}
+
+/// One bit a block: set where anything is not zero.
+pub fn zero_map(buffer: &mut Buffer, slot: &Slot, request: &Checked<'_>) -> io::Result<Reply> {
+    let unit = request.arg as usize;
+    let source_len = slot.len.load(Ordering::Relaxed);
+    let mut bits = vec![0u8; request.buf.len()];
+    let mut set = 0;
+    let mut done = 0;
+    while done < request.len {
+        let at = request.offset + done;
+        let (data, until) = if at >= source_len { (false, u64::MAX) } else { run_at(slot, at, source_len) };
+        let whole = |n: u64| n / unit as u64 * unit as u64;
+        if !data && whole(until - at) > 0 {
+            done += whole(until - at).min(whole(request.len - done).max(unit as u64));
+            continue;
+        }
+        let chunk = buffer.pair().0;
+        let len = (request.len - done).min((CHUNK / unit).max(1) as u64 * unit as u64).min(CHUNK as u64) as usize;
+        let chunk = &mut chunk[..len];
+        fill(slot, chunk, at)?;
+        for (i, block) in chunk.chunks(unit).enumerate() {
+            let bit = done as usize / unit + i;
+            if !is_zero(block) && bits[bit / 8] & (1 << (bit % 8)) == 0 {
+                bits[bit / 8] |= 1 << (bit % 8);
+                set += 1;
+            }
+        }
+        done += len as u64;
+    }
+    request.buf.copy_from(&bits);
+    Ok(Reply { value: set, ..Reply::default() })
+}
+
+/// How many leading bytes of two ranges are equal.
+pub fn compare(buffer: &mut Buffer, slot: &Slot, other: &Slot, request: &Checked<'_>) -> io::Result<Reply> {
+    let (left, right) = buffer.pair();
+    let mut done = 0;
+    while done < request.len {
+        let len = (request.len - done).min(CHUNK as u64) as usize;
+        fill(slot, &mut left[..len], request.offset + done)?;
+        fill(other, &mut right[..len], request.offset2 + done)?;
+        if left[..len] != right[..len] {
+            done += left.iter().zip(right.iter()).take_while(|(l, r)| l == r).count() as u64;
+            break;
+        }
+        done += len as u64;
+    }
+    Ok(Reply { value: done, ..Reply::default() })
+}
+
+/// The aligned range around `len` bytes at `offset`.
+fn around(offset: u64, len: usize) -> (u64, usize) {
+    let start = offset / DIRECT_ALIGNMENT as u64 * DIRECT_ALIGNMENT as u64;
+    (start, (offset - start + len as u64).next_multiple_of(DIRECT_ALIGNMENT as u64) as usize)
+}
+
+fn aligned(len: usize) -> (Vec<u8>, usize) {
+    let bytes = vec![0; len + DIRECT_ALIGNMENT];
+    let start = bytes.as_ptr().align_offset(DIRECT_ALIGNMENT);
+    (bytes, start)
+}
+
+/// A read of any alignment from an `O_DIRECT` file, through an aligned buffer.
+pub fn read_direct(slot: &Slot, offset: u64, to: HeapSlice<'_>) -> io::Result<usize> {
+    let want = to.len().min(CHUNK);
+    let (start, len) = around(offset, want);
+    let (mut bytes, at) = aligned(len);
+    let got = slot.device.file.read_at(&mut bytes[at..at + len], start)?;
+    let skip = (offset - start) as usize;
+    let n = got.saturating_sub(skip).min(want);
+    to.copy_from(&bytes[at + skip..at + skip + n]);
+    Ok(n)
+}
+
+/// A write of any alignment to an `O_DIRECT` file: the blocks at its ends are read first where they are not whole.
+pub fn write_direct(slot: &Slot, offset: u64, from: &[u8]) -> io::Result<()> {
+    for (i, part) in from.chunks(CHUNK).enumerate() {
+        let offset = offset + (i * CHUNK) as u64;
+        let (start, len) = around(offset, part.len());
+        let (mut bytes, at) = aligned(len);
+        let bytes = &mut bytes[at..at + len];
+        let whole = start == offset && len == part.len();
+        if !whole {
+            fill(slot, bytes, start)?;
+        }
+        let skip = (offset - start) as usize;
+        bytes[skip..skip + part.len()].copy_from_slice(part);
+        slot.device.file.write_all_at(bytes, start)?;
+        let end = offset + part.len() as u64;
+        if !whole && !slot.block && start + len as u64 > slot.len.load(Ordering::Relaxed).max(end) {
+            // The padding made the file longer than it is.
+            rustix::fs::ftruncate(&slot.device.file, slot.len.load(Ordering::Relaxed).max(end))?;
+        }
+        slot.grew(end);
+    }
+    Ok(())
+}

@@ -1,0 +1,253 @@
+//! Carrying out checked requests.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use instar_abi::ring::{
+    ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Role, STAT_BLOCK_DEVICE,
+    STAT_FRESH, STAT_WRITABLE, Status,
+};
+use rustix::fs::{FallocateFlags, SeekFrom};
+use zerocopy::IntoBytes;
+
+use super::Server;
+use super::check::Checked;
+use super::table::Slot;
+
+pub(super) fn refused(status: Status) -> Reply {
+    Reply { status: status as u32, ..Reply::default() }
+}
+
+pub(super) fn failed(error: &io::Error) -> Reply {
+    let errno = error.raw_os_error().unwrap_or(libc::EIO).cast_unsigned();
+    Reply { status: Status::Io as u32, errno, ..Reply::default() }
+}
+
+fn value(value: u64) -> Reply {
+    Reply { value, ..Reply::default() }
+}
+
+/// The outcome of one request: a reply either way.
+pub(super) type Outcome = Result<Reply, Reply>;
+
+impl Server<'_> {
+    pub(super) fn execute(&self, worker: u32, request: &Checked<'_>) -> Outcome {
+        let Some(slot) = request.slot.as_deref() else { return self.without_device(request) };
+        match request.op {
+            Op::Read => read(slot, request),
+            Op::Write => write(slot, request),
+            Op::Copy => {
+                let to = request.slot2.as_deref().ok_or_else(|| refused(Status::BadDevice))?;
+                let mut buffer = self.buffer(worker);
+                let unit = (request.flags & FLAG_SKIP_ZERO != 0).then(|| request.arg.max(512) as usize);
+                let unit = if request.flags & FLAG_SKIP_ZERO != 0 && request.arg == 0 { Some(4096) } else { unit };
+                super::bulk::copy(&mut buffer, (slot, request.offset), (to, request.offset2), request.len, unit)
+                    .map(value)
+                    .map_err(|e| failed(&e))
+            }
+            Op::WriteZeroes => write_zeroes(slot, request).map(value).map_err(|e| failed(&e)),
+            Op::Discard => {
+                punch(slot, request.offset, request.len).ok();
+                Ok(Reply::default())
+            }
+            Op::Flush if slot.device.ignore_flush => Ok(Reply::default()),
+            Op::Flush => rustix::fs::fdatasync(&slot.device.file).map(|()| value(0)).map_err(|e| failed(&e.into())),
+            Op::SetLength => set_length(slot, request.len).map(value).map_err(|e| failed(&e)),
+            Op::Allocate => allocate(slot, request).map(value).map_err(|e| failed(&e)),
+            Op::Extents => extents(slot, request),
+            Op::ZeroMap => super::bulk::zero_map(&mut self.buffer(worker), slot, request).map_err(|e| failed(&e)),
+            Op::Compare => {
+                let other = request.slot2.as_deref().ok_or_else(|| refused(Status::BadDevice))?;
+                super::bulk::compare(&mut self.buffer(worker), slot, other, request).map_err(|e| failed(&e))
+            }
+            Op::OpenNamed => self.open_named(request),
+            Op::Stat => Ok(stat(slot)),
+            _ => Err(refused(Status::BadRequest)),
+        }
+    }
+
+    fn without_device(&self, request: &Checked<'_>) -> Outcome {
+        match request.op {
+            Op::Progress => self.observer.progress(request.offset, request.len),
+            Op::Log => self.observer.log(request.arg, &request.buf.to_vec()),
+            Op::Seal => {
+                if !self.sealed.swap(true, Ordering::Relaxed) {
+                    crate::lockdown::seal();
+                }
+            }
+            _ => return Err(refused(Status::BadRequest)),
+        }
+        Ok(Reply::default())
+    }
+
+    fn buffer(&self, worker: u32) -> std::sync::MutexGuard<'_, super::bulk::Buffer> {
+        self.buffers[worker as usize].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn open_named(&self, request: &Checked<'_>) -> Outcome {
+        if self.sealed.load(Ordering::Relaxed) {
+            return Err(refused(Status::Sealed));
+        }
+        let role = Role::from_wire(request.arg).ok_or_else(|| refused(Status::BadRequest))?;
+        let write = request.flags & FLAG_WRITE != 0;
+        let chain = self.ancestry(request.dev);
+        let device = self
+            .policy
+            .open(&request.buf.to_vec(), role, write, &chain)
+            .map_err(|no| Reply { errno: no.errno, ..refused(no.status) })?;
+        let index = self.table.push(device, request.dev).ok_or_else(|| refused(Status::TooMany))?;
+        Ok(value(u64::from(index)))
+    }
+
+    /// The device and those whose images led to it, nearest first.
+    fn ancestry(&self, dev: u32) -> Vec<std::sync::Arc<Slot>> {
+        let mut chain = Vec::new();
+        let mut next = Some(dev);
+        while let Some(slot) = next.and_then(|index| self.table.get(index)) {
+            next = slot.parent;
+            chain.push(slot);
+        }
+        chain
+    }
+}
+
+fn stat(slot: &Slot) -> Reply {
+    use std::os::unix::fs::MetadataExt;
+    const SECTOR: u64 = 512;
+    let allocated = slot.device.file.metadata().map_or(0, |m| m.blocks() * SECTOR);
+    let bit = |is: bool, bit: u64| if is { bit } else { 0 };
+    let alignment = if slot.device.direct { super::bulk::DIRECT_ALIGNMENT as u64 } else { 1 };
+    let bits = bit(slot.block, STAT_BLOCK_DEVICE)
+        | bit(slot.growth_limit().is_some(), STAT_WRITABLE)
+        | bit(slot.device.fresh, STAT_FRESH);
+    Reply {
+        value: slot.len.load(Ordering::Relaxed),
+        value2: allocated,
+        value3: bits | alignment << 32,
+        ..Reply::default()
+    }
+}
+
+fn read(slot: &Slot, request: &Checked<'_>) -> Outcome {
+    let mut done = 0;
+    while done < request.buf.len() {
+        let rest = request.buf.skip(done);
+        let got = if slot.device.direct {
+            super::bulk::read_direct(slot, request.offset + done as u64, rest)
+        } else {
+            rest.read_at(&slot.device.file, request.offset + done as u64)
+        };
+        match got {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(&error)),
+        }
+    }
+    request.buf.skip(done).fill_zero();
+    Ok(value(done as u64))
+}
+
+fn write(slot: &Slot, request: &Checked<'_>) -> Outcome {
+    let mut done = 0;
+    while done < request.buf.len() {
+        let rest = request.buf.skip(done);
+        let got = if slot.device.direct {
+            super::bulk::write_direct(slot, request.offset + done as u64, &rest.to_vec()).map(|()| rest.len())
+        } else {
+            rest.write_at(&slot.device.file, request.offset + done as u64)
+        };
+        match got {
+            Ok(0) => return Err(failed(&io::Error::from_raw_os_error(libc::ENOSPC))),
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(&error)),
+        }
+    }
+    slot.grew(request.offset + request.len);
+    Ok(Reply::default())
+}
+
+fn set_length(slot: &Slot, len: u64) -> io::Result<u64> {
+    if !slot.block {
+        rustix::fs::ftruncate(&slot.device.file, len)?;
+        slot.len.store(len, Ordering::Relaxed);
+    }
+    Ok(0)
+}
+
+fn punch(slot: &Slot, offset: u64, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    Ok(rustix::fs::fallocate(&slot.device.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?)
+}
+
+fn write_zeroes(slot: &Slot, request: &Checked<'_>) -> io::Result<u64> {
+    let (offset, len) = (request.offset, request.len);
+    if len == 0 {
+        return Ok(0);
+    }
+    let end = offset + len;
+    let old = slot.len.load(Ordering::Relaxed);
+    if end > old && !slot.block {
+        // What is past the old end reads as zeroes as soon as it exists.
+        set_length(slot, end)?;
+        if offset >= old && request.flags & FLAG_ALLOCATE == 0 {
+            return Ok(0);
+        }
+    }
+    let quick = if request.flags & FLAG_UNMAP != 0 {
+        punch(slot, offset, len)
+    } else {
+        rustix::fs::fallocate(&slot.device.file, FallocateFlags::ZERO_RANGE, offset, len).map_err(Into::into)
+    };
+    match quick {
+        Ok(()) => Ok(0),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EIO)) => Err(error),
+        Err(_) => super::bulk::write_plain_zeroes(slot, offset, len).map(|()| 0),
+    }
+}
+
+fn allocate(slot: &Slot, request: &Checked<'_>) -> io::Result<u64> {
+    if request.len == 0 {
+        return Ok(0);
+    }
+    if request.flags & FLAG_FULL != 0 {
+        super::bulk::write_plain_zeroes(slot, request.offset, request.len)?;
+    } else {
+        rustix::fs::fallocate(&slot.device.file, FallocateFlags::empty(), request.offset, request.len)?;
+    }
+    slot.grew(request.offset + request.len);
+    Ok(0)
+}
+
+/// Data and holes. Where the file system cannot tell, all is data.
+fn extents(slot: &Slot, request: &Checked<'_>) -> Outcome {
+    let room = request.buf.len() / size_of::<ExtentEntry>();
+    let len = slot.len.load(Ordering::Relaxed);
+    let end = (request.offset + request.len).min(len);
+    let mut entries: Vec<ExtentEntry> = Vec::new();
+    let mut at = request.offset;
+    while at < end && entries.len() < room {
+        let (data, until) = run_at(slot, at, len);
+        let until = until.clamp(at + 1, end);
+        entries.push(ExtentEntry { len: until - at, data: u64::from(data) });
+        at = until;
+    }
+    request.buf.copy_from(entries.as_bytes());
+    Ok(Reply { value: entries.len() as u64, value2: at, ..Reply::default() })
+}
+
+/// Whether there is data at `at`, and where that ends.
+pub(super) fn run_at(slot: &Slot, at: u64, len: u64) -> (bool, u64) {
+    if slot.block {
+        return (true, len);
+    }
+    match rustix::fs::seek(&slot.device.file, SeekFrom::Data(at)) {
+        Ok(data) if data > at => (false, data),
+        Ok(_) => (true, rustix::fs::seek(&slot.device.file, SeekFrom::Hole(at)).unwrap_or(len)),
+        Err(rustix::io::Errno::NXIO) => (false, len),
+        Err(_) => (true, len),
+    }
+}

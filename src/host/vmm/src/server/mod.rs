@@ -1,0 +1,153 @@
+//! The server: the only code that meets what a guest sends.
+//!
+//! A worker's thread calls [`Server::serve`] at each doorbell. Each request is copied out of shared memory once,
+//! checked whole (`check`), and only then carried out (`exec`), on the same thread.
+
+mod bulk;
+mod check;
+mod exec;
+mod table;
+pub use table::Slot;
+mod wait;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use instar_abi::ring::{BATCH_MAX, Op, Reply, Status};
+
+use crate::memory::Shared;
+use crate::{Device, Limits, Observer, Policy};
+use table::Table;
+use wait::Semaphore;
+
+/// What a doorbell came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// The replies are there.
+    Continue,
+    /// The command is over, with that exit status.
+    Finished(u8),
+    /// The guest panicked, and said that.
+    Panicked(String),
+    /// The guest broke the protocol in a way that no bug of a parser explains.
+    Broke(String),
+    /// A limit: its name, its flag, its value.
+    Limit {
+        /// Name.
+        name: &'static str,
+        /// Flag that raises it.
+        flag: &'static str,
+        /// Value in force.
+        value: String,
+    },
+    /// The run was ended by somebody else.
+    Aborted,
+}
+
+/// The state of one run.
+pub struct Server<'a> {
+    table: Table,
+    policy: crate::policy::Gate,
+    limits: Limits,
+    observer: &'a dyn Observer,
+    results: Mutex<Vec<u8>>,
+    requests: AtomicU64,
+    sleepers: Vec<Semaphore>,
+    buffers: Vec<Mutex<bulk::Buffer>>,
+    sealed: AtomicBool,
+    aborted: AtomicBool,
+}
+
+impl<'a> Server<'a> {
+    /// A server for these devices.
+    #[must_use]
+    pub fn new(devices: Vec<Device>, policy: Policy, limits: Limits, observer: &'a dyn Observer, workers: u32) -> Self {
+        let gate = crate::policy::Gate::new(policy, &devices);
+        Self {
+            table: Table::new(devices),
+            policy: gate,
+            limits,
+            observer,
+            results: Mutex::default(),
+            requests: AtomicU64::new(0),
+            sleepers: (0..workers).map(|_| Semaphore::default()).collect(),
+            buffers: (0..workers).map(|_| Mutex::default()).collect(),
+            sealed: AtomicBool::new(false),
+            aborted: AtomicBool::new(false),
+        }
+    }
+
+    /// Serves worker `worker`'s batch.
+    pub fn serve(&self, worker: u32, memory: &Shared) -> Served {
+        if self.aborted.load(Ordering::Relaxed) {
+            return Served::Aborted;
+        }
+        let count = memory.ring_count(worker) as usize;
+        if count == 0 || count > BATCH_MAX {
+            return Served::Broke(format!("a batch of {count} requests"));
+        }
+        let before = self.requests.fetch_add(count as u64, Ordering::Relaxed);
+        if let Some(max) = self.limits.requests.filter(|max| before + count as u64 > *max) {
+            return Served::Limit { name: "number of requests", flag: "--max-requests", value: max.to_string() };
+        }
+        for slot in 0..count {
+            match self.one(worker, memory, slot) {
+                Ok(reply) => memory.set_reply(worker, slot, reply),
+                Err(end) => return end,
+            }
+        }
+        if self.aborted.load(Ordering::Relaxed) { Served::Aborted } else { Served::Continue }
+    }
+
+    fn one(&self, worker: u32, memory: &Shared, slot: usize) -> Result<Reply, Served> {
+        let request = memory.request(worker, slot);
+        let refused = |status: Status| Reply { status: status as u32, ..Reply::default() };
+        let checked = match check::check(&request, &self.table, memory) {
+            Ok(checked) => checked,
+            Err(status) => return Ok(refused(status)),
+        };
+        match checked.op {
+            Op::Finish => Err(Served::Finished(checked.arg as u8)),
+            Op::Panic => Err(Served::Panicked(String::from_utf8_lossy(&checked.buf.to_vec()).into_owned())),
+            Op::Wait => {
+                let max = (checked.len != 0).then(|| Duration::from_micros(checked.len));
+                self.sleepers[worker as usize].wait(max, &self.aborted);
+                Ok(Reply::default())
+            }
+            Op::Wake => Ok(match self.sleepers.get(checked.arg as usize) {
+                Some(sleeper) => {
+                    sleeper.wake();
+                    Reply::default()
+                }
+                None => refused(Status::BadRequest),
+            }),
+            Op::Emit => self.emit(&checked),
+            _ => Ok(self.execute(worker, &checked).unwrap_or_else(|no| no)),
+        }
+    }
+
+    fn emit(&self, checked: &check::Checked<'_>) -> Result<Reply, Served> {
+        let mut results = self.results.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if results.len() as u64 + checked.buf.len() as u64 > self.limits.result_bytes {
+            let value = format!("{} bytes", self.limits.result_bytes);
+            return Err(Served::Limit { name: "size of the results", flag: "--max-guest-memory", value });
+        }
+        results.extend_from_slice(&checked.buf.to_vec());
+        Ok(Reply::default())
+    }
+
+    /// Ends the run: every waiting worker wakes, every `serve` says so.
+    pub fn abort(&self) {
+        self.aborted.store(true, Ordering::Relaxed);
+        for sleeper in &self.sleepers {
+            sleeper.wake();
+        }
+    }
+
+    /// The devices, with those that images named, and the results.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<Device>, Vec<u8>) {
+        (self.table.into_devices(), self.results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}

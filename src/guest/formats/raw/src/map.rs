@@ -1,0 +1,71 @@
+//! Where a device has data and where holes, asked for in large pieces and remembered.
+
+use alloc::vec::Vec;
+
+use instar_image::{DeviceId, Result, Run, Source};
+use spin::Mutex;
+
+/// The runs of one device. One answer of the host is kept, so that a walk from front to back costs one
+/// crossing for every few hundred runs.
+pub struct RunMap<'a> {
+    source: &'a dyn Source,
+    device: DeviceId,
+    /// Length of the device in bytes; behind it everything is a hole.
+    len: u64,
+    known: Mutex<Known>,
+}
+
+/// Adjacent runs from byte `start` on, up to byte `end`.
+#[derive(Default)]
+struct Known {
+    start: u64,
+    end: u64,
+    runs: Vec<Run>,
+    /// The run that was found last and the byte that it begins at: the next is likely to be the one behind it.
+    last: (usize, u64),
+}
+
+impl Known {
+    fn find(&mut self, at: u64) -> Option<Run> {
+        if at < self.start || at >= self.end {
+            return None;
+        }
+        let (mut index, mut begin) = if self.last.1 <= at { self.last } else { (0, self.start) };
+        loop {
+            let run = self.runs.get(index)?;
+            let end = begin.saturating_add(run.len);
+            if at < end {
+                self.last = (index, begin);
+                return Some(Run { len: end.saturating_sub(at), data: run.data });
+            }
+            index = index.saturating_add(1);
+            begin = end;
+        }
+    }
+}
+
+impl<'a> RunMap<'a> {
+    /// Nothing is known yet.
+    pub const fn new(source: &'a dyn Source, device: DeviceId, len: u64) -> Self {
+        let known = Known { start: 0, end: 0, runs: Vec::new(), last: (0, 0) };
+        Self { source, device, len, known: Mutex::new(known) }
+    }
+
+    /// The run that begins at byte `at`; never empty.
+    pub fn run(&self, at: u64) -> Result<Run> {
+        if at >= self.len {
+            return Ok(Run { len: u64::MAX.saturating_sub(at), data: false });
+        }
+        let mut known = self.known.lock();
+        if let Some(run) = known.find(at) {
+            return Ok(run);
+        }
+        let mut runs = core::mem::take(&mut known.runs);
+        runs.clear();
+        let left = self.len.saturating_sub(at);
+        let end = self.source.runs(self.device, at, left, &mut runs)?;
+        *known = Known { start: at, end, runs, last: (0, at) };
+        // No answer (the file shrank meanwhile): reading will tell.
+        Ok(known.find(at).filter(|r| r.len > 0).unwrap_or(Run { len: left, data: true }))
+    }
+}

@@ -11,9 +11,11 @@ pub mod job;
 mod layout;
 pub mod limits;
 mod lockdown;
+pub mod locks;
 mod memory;
 mod page_tables;
 pub mod policy;
+mod probe;
 mod run;
 mod server;
 
@@ -21,4 +23,5 @@ pub use device::{Device, Mode};
 pub use job::{Failure, Isolation, Job, Observer, Outcome};
 pub use limits::Limits;
 pub use policy::Policy;
+pub use probe::{Capabilities, probe};
 pub use run::run;

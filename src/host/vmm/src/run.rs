@@ -61,7 +61,11 @@ pub fn run(job: Job<'_>) -> Result<Outcome, Failure> {
         }
     };
     let isolation = if matches!(sandbox, Sandbox::Kvm(_)) { Isolation::Kvm } else { Isolation::Process };
+    prepare_signal();
     let server = Server::new(job.devices, job.policy, job.limits.clone(), job.observer, workers);
+    if job.lock_down || cfg!(not(debug_assertions)) {
+        crate::lockdown::apply(server.directories()).map_err(Failure::Host)?;
+    }
     let session = Session::new(&server, &memory, &job.limits);
     let end = session.run(sandbox);
     let (devices, results) = server.into_parts();
@@ -178,7 +182,6 @@ impl<'a> Session<'a> {
     }
 
     fn run(&self, sandbox: Sandbox) -> End {
-        prepare_signal();
         let children: Vec<libc::pid_t> = match &sandbox {
             Sandbox::Kvm(_) => Vec::new(),
             Sandbox::Process(children) => children.iter().map(Child::pid).collect(),

@@ -78,6 +78,11 @@ impl<'a> Server<'a> {
         }
     }
 
+    /// The directories that the policy may open files below.
+    pub fn directories(&self) -> impl Iterator<Item = &std::os::fd::OwnedFd> {
+        self.policy.directories()
+    }
+
     /// Serves worker `worker`'s batch.
     pub fn serve(&self, worker: u32, memory: &Shared) -> Served {
         if self.aborted.load(Ordering::Relaxed) {

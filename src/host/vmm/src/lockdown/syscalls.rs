@@ -1,0 +1,173 @@
+//! The system call filter: the table of what the host half may still do, and why.
+//!
+//! What is not in the table fails with EPERM rather than killing: the C library's own needs differ from version to
+//! version, and a call that fails gives an attacker no more than one that kills.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+
+/// What a call's argument must be for the call to pass.
+enum When {
+    Always,
+    /// Argument `.0`, masked with `.1`, equals `.2`.
+    Masked(u8, u64, u64),
+    /// Argument `.0` is one of `.1`.
+    OneOf(u8, &'static [u64]),
+}
+
+const KVM_RUN: u64 = 0xae80;
+const FICLONERANGE: u64 = 0x4020_940d;
+const FCNTL: &[u64] = &[libc::F_GETFL as u64, libc::F_GETFD as u64, libc::F_OFD_GETLK as u64, libc::F_OFD_SETLK as u64];
+const PRCTL: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_SET_NO_NEW_PRIVS as u64, libc::PR_CAP_AMBIENT as u64];
+const EXECUTE: u64 = libc::PROT_EXEC as u64;
+const THREAD: u64 = libc::CLONE_THREAD as u64;
+
+/// Call, condition, reason.
+const TABLE: &[(i64, When, &str)] = &[
+    (libc::SYS_read, When::Always, "inputs; the doorbell of a child"),
+    (libc::SYS_write, When::Always, "standard output; the doorbell of a child; the committer's pipe"),
+    (libc::SYS_writev, When::Always, "standard output"),
+    (libc::SYS_pread64, When::Always, "the server reads"),
+    (libc::SYS_pwrite64, When::Always, "the server writes"),
+    (libc::SYS_lseek, When::Always, "data and holes; a block device's length"),
+    (libc::SYS_copy_file_range, When::Always, "the server copies"),
+    (libc::SYS_fallocate, When::Always, "preallocation, zeroes, holes"),
+    (libc::SYS_ftruncate, When::Always, "the target's length"),
+    (libc::SYS_fsync, When::Always, "barriers"),
+    (libc::SYS_fdatasync, When::Always, "barriers"),
+    (libc::SYS_fstat, When::Always, "allocated size"),
+    (libc::SYS_newfstatat, When::Always, "the same, as some C libraries ask it"),
+    (libc::SYS_statx, When::Always, "the same, as the Rust library asks it"),
+    (libc::SYS_fstatfs, When::Always, "no /proc and /sys in a chain"),
+    (libc::SYS_fcntl, When::OneOf(1, FCNTL), "locks of QEMU's kind"),
+    (libc::SYS_ioctl, When::OneOf(1, &[KVM_RUN, FICLONERANGE]), "the processor runs; reflinks"),
+    (libc::SYS_close, When::Always, "files are closed at the end"),
+    (libc::SYS_mmap, When::Masked(2, EXECUTE, 0), "the allocator, stacks of threads; never executable"),
+    (libc::SYS_mprotect, When::Masked(2, EXECUTE, 0), "the same"),
+    (libc::SYS_munmap, When::Always, "the allocator"),
+    (libc::SYS_mremap, When::Always, "the allocator"),
+    (libc::SYS_madvise, When::Always, "the allocator"),
+    (libc::SYS_brk, When::Always, "the allocator"),
+    (libc::SYS_futex, When::Always, "locks between threads"),
+    (libc::SYS_clone, When::Masked(0, THREAD, THREAD), "threads, never processes"),
+    (libc::SYS_set_robust_list, When::Always, "a thread begins"),
+    (libc::SYS_rseq, When::Always, "a thread begins"),
+    (libc::SYS_sigaltstack, When::Always, "a thread begins and ends"),
+    (libc::SYS_rt_sigprocmask, When::Always, "a thread begins and ends"),
+    (libc::SYS_rt_sigreturn, When::Always, "a handler returns"),
+    (libc::SYS_rt_sigaction, When::Always, "signals are given back at the end"),
+    (libc::SYS_gettid, When::Always, "the watchdog knows the threads"),
+    (libc::SYS_getpid, When::Always, "the watchdog wakes the threads"),
+    (libc::SYS_tgkill, When::Always, "the watchdog wakes the threads"),
+    (libc::SYS_kill, When::Always, "a child is ended"),
+    (libc::SYS_wait4, When::Always, "a child is buried"),
+    (libc::SYS_prctl, When::OneOf(0, PRCTL), "threads have names; the second filter; capabilities"),
+    (libc::SYS_seccomp, When::Always, "the second filter"),
+    (libc::SYS_capget, When::Always, "the last capabilities are dropped"),
+    (libc::SYS_capset, When::Always, "the last capabilities are dropped"),
+    (libc::SYS_recvfrom, When::Always, "the doorbell of a child"),
+    (libc::SYS_sendto, When::Always, "the doorbell of a child; the committer's pipe"),
+    (libc::SYS_clock_gettime, When::Always, "limits"),
+    (libc::SYS_clock_nanosleep, When::Always, "rate limits"),
+    (libc::SYS_nanosleep, When::Always, "rate limits"),
+    (libc::SYS_sched_yield, When::Always, "locks between threads"),
+    (libc::SYS_sched_getaffinity, When::Always, "a thread begins"),
+    (libc::SYS_getrandom, When::Always, "hash tables"),
+    (libc::SYS_restart_syscall, When::Always, "the kernel's own, after a stop"),
+    (libc::SYS_exit, When::Always, "a thread ends"),
+    (libc::SYS_exit_group, When::Always, "the end"),
+];
+
+fn rules(when: &When) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let rule = |argument, operator, value| {
+        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value)?;
+        SeccompRule::new(vec![condition])
+    };
+    match *when {
+        When::Always => Ok(Vec::new()),
+        When::Masked(argument, mask, value) => Ok(vec![rule(argument, SeccompCmpOp::MaskedEq(mask), value)?]),
+        When::OneOf(argument, values) => values.iter().map(|v| rule(argument, SeccompCmpOp::Eq, *v)).collect(),
+    }
+}
+
+fn program(
+    allowed: BTreeMap<i64, Vec<SeccompRule>>,
+    mismatch: SeccompAction,
+    matched: SeccompAction,
+) -> Result<BpfProgram, seccompiler::BackendError> {
+    SeccompFilter::new(allowed, mismatch, matched, TargetArch::x86_64)?.try_into()
+}
+
+fn denied() -> SeccompAction {
+    SeccompAction::Errno(libc::EPERM.cast_unsigned())
+}
+
+/// Installs the filter for this thread and all that it makes.
+pub fn install(opening: bool) -> Result<(), String> {
+    let mut table = BTreeMap::new();
+    for (call, when, _reason) in TABLE {
+        table.insert(*call, rules(when).map_err(|e| e.to_string())?);
+    }
+    if opening {
+        table.insert(libc::SYS_openat2, Vec::new());
+    }
+    let filter = program(table, denied(), SeccompAction::Allow).map_err(|e| e.to_string())?;
+    // The C library falls back from clone3, whose flags no filter can see, to clone where it does not exist.
+    let clone3 = program(
+        BTreeMap::from([(libc::SYS_clone3, Vec::new())]),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS.cast_unsigned()),
+    )
+    .map_err(|e| e.to_string())?;
+    // Of two filters' errors the newer one's counts.
+    seccompiler::apply_filter(&filter).and_then(|()| seccompiler::apply_filter(&clone3)).map_err(|e| e.to_string())
+}
+
+/// A second filter, for all threads: no opening any more.
+pub fn forbid_opening() {
+    let filter = program(BTreeMap::from([(libc::SYS_openat2, Vec::new())]), SeccompAction::Allow, denied());
+    // If it cannot be installed, the open policy still refuses: the server is sealed.
+    let _ = filter.map(|filter| seccompiler::apply_filter_all_threads(&filter));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_the_table_opens_connects_or_starts_a_program() {
+        let forbidden = [
+            libc::SYS_open,
+            libc::SYS_openat,
+            libc::SYS_openat2,
+            libc::SYS_creat,
+            libc::SYS_socket,
+            libc::SYS_connect,
+            libc::SYS_execve,
+            libc::SYS_execveat,
+            libc::SYS_fork,
+            libc::SYS_vfork,
+            libc::SYS_ptrace,
+            libc::SYS_process_vm_writev,
+            libc::SYS_mount,
+            libc::SYS_unlink,
+            libc::SYS_renameat2,
+            libc::SYS_bpf,
+            libc::SYS_io_uring_setup,
+        ];
+        for (call, _, reason) in TABLE {
+            assert!(!forbidden.contains(call), "{call}: {reason}");
+        }
+    }
+
+    #[test]
+    fn every_call_is_there_once() {
+        let mut calls: Vec<i64> = TABLE.iter().map(|(call, ..)| *call).collect();
+        calls.sort_unstable();
+        calls.dedup();
+        assert_eq!(calls.len(), TABLE.len());
+    }
+}

@@ -30,14 +30,14 @@ use instar_image::machine::display_name;
 use instar_image::reader::Reader;
 use instar_image::{
     Backing, Description, DeviceId, Error, Extent, Format, Image, OpenContext, Probe, Result, Role, SafetyCheck,
-    Unpacker, Value, limits,
+    Unpacker, Value, Version, limits,
 };
 
 use crate::bitmaps::Bitmap;
 use crate::entry::Geometry;
 use crate::extensions::{Extensions, text};
 use crate::header::{Compression, Encryption, Header};
-use crate::layout::{MAGIC, field, incompatible};
+use crate::layout::{AUTOCLEAR_DATA_FILE_RAW, MAGIC, field, incompatible};
 use crate::map::{L1, Map};
 use crate::packed::{ZlibUnpacker, ZstdUnpacker};
 use crate::window::Window;
@@ -82,9 +82,10 @@ impl Format for Qcow2 {
             encrypted: header.encryption != Encryption::None,
             data,
         };
+        let shows_dirty = cx.version > Version::V5_2;
         let l1 = L1 { offset: header.l1_offset, size: u64::from(header.l1_size) };
         let map = Map::new(cx.source, cx.device, geometry, header.size, l1);
-        Ok(Box::new(Qcow2Image { header, extensions, luks, backing, snapshots, bitmaps, map }))
+        Ok(Box::new(Qcow2Image { header, extensions, luks, backing, snapshots, bitmaps, shows_dirty, map }))
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
@@ -100,7 +101,11 @@ impl Format for Qcow2 {
 /// The device that the clusters are on. Where no data is wanted, a data file is not opened, as with
 /// `qemu-img info`; the image's own device stands in for it.
 fn data_device(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) -> Result<DeviceId> {
-    let (true, Some(opener)) = (header.has(incompatible::DATA_FILE), cx.opener) else {
+    let external = header.has(incompatible::DATA_FILE);
+    if !external && header.autoclear & AUTOCLEAR_DATA_FILE_RAW != 0 && cx.version <= Version::V5_2 {
+        return Err(Error::malformed("data-file-raw requires a data file"));
+    }
+    let (true, Some(opener)) = (external, cx.opener) else {
         return Ok(cx.device);
     };
     let said = cx.options.iter().rev().find(|(key, _)| key == "data-file.filename").map(|(_, name)| name.as_bytes());
@@ -153,6 +158,8 @@ struct Qcow2Image<'a> {
     backing: Option<Backing>,
     snapshots: Vec<snapshots::Entry>,
     bitmaps: Vec<Bitmap>,
+    /// Old releases do not tell that an image was not closed.
+    shows_dirty: bool,
     map: Map<'a>,
 }
 
@@ -173,7 +180,7 @@ impl Image for Qcow2Image<'_> {
         Ok(Description {
             cluster_size: Some(self.header.cluster_size()),
             encrypted: self.header.encryption != Encryption::None,
-            dirty: self.header.has(incompatible::DIRTY),
+            dirty: self.shows_dirty && self.header.has(incompatible::DIRTY),
             snapshots: self.snapshots.iter().map(|s| s.shown.clone()).collect(),
             specific: Some(info::specific(self)),
             children: Vec::new(),

@@ -115,6 +115,11 @@ pub trait Image: Sync {
     /// What `info` shows.
     fn describe(&self) -> Result<Description>;
 
+    /// What the user is to be warned of (without `warning: `), as the stock tool does when it opens such an image.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Decompresses and decrypts this image's extents; one for each worker. `None`: it has only plain ones.
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
         None

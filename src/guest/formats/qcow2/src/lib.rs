@@ -1,11 +1,47 @@
 //! The qcow2 format, versions 2 and 3.
+//!
+//! [`header`] and [`extensions`] parse the first cluster once, into checked values; [`map`] and [`entry`] turn
+//! ranges of the virtual disk into places in the file; [`packed`] decompresses. Files that the image names
+//! are opened by the host's policy, never here. What is encrypted is described but not read.
 #![no_std]
 #![forbid(unsafe_code)]
 
-use instar_image::reader::Reader;
-use instar_image::{Format, Probe, SafetyCheck};
+extern crate alloc;
 
-const MAGIC: &[u8] = b"QFI\xfb";
+mod bitmaps;
+mod entry;
+mod extensions;
+mod header;
+mod info;
+pub mod layout;
+mod luks;
+mod map;
+mod packed;
+mod snapshots;
+mod window;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use instar_image::format::SnapshotSelector;
+use instar_image::machine::display_name;
+use instar_image::reader::Reader;
+use instar_image::{
+    Backing, Description, DeviceId, Error, Extent, Format, Image, OpenContext, Probe, Result, Role, SafetyCheck,
+    Unpacker, Value, limits,
+};
+
+use crate::bitmaps::Bitmap;
+use crate::entry::Geometry;
+use crate::extensions::{Extensions, text};
+use crate::header::{Compression, Encryption, Header};
+use crate::layout::{MAGIC, field, incompatible};
+use crate::map::{L1, Map};
+use crate::packed::{ZlibUnpacker, ZstdUnpacker};
+use crate::window::Window;
+
 const VERSION_MIN: u32 = 2;
 
 /// The format.
@@ -18,11 +54,150 @@ impl Format for Qcow2 {
 
     /// Versions after 3 are qcow2 too: they are refused when opened, not taken for raw.
     fn probe(&self, probe: &Probe<'_>) -> u32 {
-        let version = Reader::new(probe.head).be32(MAGIC.len());
-        if probe.head.starts_with(MAGIC) && version.is_ok_and(|v| v >= VERSION_MIN) { 100 } else { 0 }
+        let version = Reader::new(probe.head).be32(field::VERSION);
+        if probe.head.starts_with(&MAGIC) && version.is_ok_and(|v| v >= VERSION_MIN) { 100 } else { 0 }
+    }
+
+    fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        let mut window = Window::new(cx.source, cx.device);
+        let header = Header::parse(&mut window, cx.version)?;
+        let extensions = Extensions::read(&mut window, &header)?;
+        let data = data_device(&cx, &header, &extensions)?;
+        let luks = luks(&mut window, &cx, &header, &extensions)?;
+        if header.encryption != Encryption::None && cx.opener.is_some() {
+            return Err(Error::unsupported("Parameter 'encrypt.key-secret' is required for cipher")
+                .with_hint("instar cannot decrypt qcow2 images yet"));
+        }
+        let backing = backing(&mut window, &header, &extensions)?;
+        let snapshots = snapshots::read(&mut window, &header)?;
+        let bitmaps = match extensions.bitmaps {
+            Some(directory) => bitmaps::read(&mut window, directory, &header)?,
+            None => Vec::new(),
+        };
+        let geometry = Geometry {
+            cluster_bits: header.cluster_bits,
+            entry_bits: header.l2_entry_bits(),
+            version: header.version,
+            external: header.has(incompatible::DATA_FILE),
+            encrypted: header.encryption != Encryption::None,
+            data,
+        };
+        let l1 = L1 { offset: header.l1_offset, size: u64::from(header.l1_size) };
+        let map = Map::new(cx.source, cx.device, geometry, header.size, l1);
+        Ok(Box::new(Qcow2Image { header, extensions, luks, backing, snapshots, bitmaps, map }))
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
-        &[SafetyCheck::Checked("the backing file and the data file are opened by the host's policy only")]
+        &[
+            SafetyCheck::Checked("a backing file is opened by the host's policy"),
+            SafetyCheck::Checked("a data file is opened by the host's policy, and only where its bytes are wanted"),
+            SafetyCheck::Checked("unknown incompatible features are refused"),
+            SafetyCheck::Checked("tables and names are bounded before they are read"),
+        ]
+    }
+}
+
+/// The device that the clusters are on. Where no data is wanted, a data file is not opened, as with
+/// `qemu-img info`; the image's own device stands in for it.
+fn data_device(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) -> Result<DeviceId> {
+    let (true, Some(opener)) = (header.has(incompatible::DATA_FILE), cx.opener) else {
+        return Ok(cx.device);
+    };
+    let said = cx.options.iter().rev().find(|(key, _)| key == "data-file.filename").map(|(_, name)| name.as_bytes());
+    let name = said
+        .or(extensions.data_file.as_deref())
+        .ok_or_else(|| Error::malformed("'data-file' is required for this image"))?;
+    if name.is_empty() {
+        return Err(Error::malformed("The 'file' block driver requires a file name"));
+    }
+    let opened = opener.open_named(cx.device, name, Role::DataFile, cx.write);
+    opened.map_err(|e| e.context(format!("Could not open '{}'", display_name(name))))
+}
+
+fn luks(
+    window: &mut Window<'_>,
+    cx: &OpenContext<'_, '_>,
+    header: &Header,
+    extensions: &Extensions,
+) -> Result<Option<Value>> {
+    if header.encryption != Encryption::Luks {
+        return Ok(None);
+    }
+    let missing = || Error::malformed("Missing CRYPTO header for crypt method 2");
+    luks::describe(window, extensions.crypto_header.ok_or_else(missing)?, cx.version).map(Some)
+}
+
+fn backing(window: &mut Window<'_>, header: &Header, extensions: &Extensions) -> Result<Option<Backing>> {
+    let (offset, len) = header.backing;
+    if offset == 0 {
+        return Ok(None);
+    }
+    let room = header.cluster_size().saturating_sub(offset).min(limits::BACKING_NAME_MAX as u64);
+    if u64::from(len) > room {
+        return Err(Error::malformed("Backing file name too long"));
+    }
+    let name = text(window.bytes(offset, len as usize)?);
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let format = extensions.backing_format.as_deref().filter(|f| !f.is_empty());
+    Ok(Some(Backing { name, format: format.map(|f| String::from_utf8_lossy(f).into_owned()) }))
+}
+
+/// An open image.
+struct Qcow2Image<'a> {
+    header: Header,
+    extensions: Extensions,
+    /// What `info` shows of the LUKS header.
+    luks: Option<Value>,
+    backing: Option<Backing>,
+    snapshots: Vec<snapshots::Entry>,
+    bitmaps: Vec<Bitmap>,
+    map: Map<'a>,
+}
+
+impl Image for Qcow2Image<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.header.size
+    }
+
+    fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        self.map.extent(at, max)
+    }
+
+    fn backing(&self) -> Option<Backing> {
+        self.backing.clone()
+    }
+
+    fn describe(&self) -> Result<Description> {
+        Ok(Description {
+            cluster_size: Some(self.header.cluster_size()),
+            encrypted: self.header.encryption != Encryption::None,
+            dirty: self.header.has(incompatible::DIRTY),
+            snapshots: self.snapshots.iter().map(|s| s.shown.clone()).collect(),
+            specific: Some(info::specific(self)),
+            children: Vec::new(),
+        })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.extensions.warning.iter().map(|w| String::from(*w)).collect()
+    }
+
+    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
+        Some(match self.header.compression {
+            Compression::Zlib => Box::new(ZlibUnpacker::default()),
+            Compression::Zstd => Box::new(ZstdUnpacker::default()),
+        })
+    }
+
+    fn select_snapshot(&mut self, wanted: &SnapshotSelector) -> Result<()> {
+        let l1 = snapshots::select(&self.snapshots, wanted, &self.header)?;
+        self.map.set_l1(l1);
+        Ok(())
+    }
+
+    fn cluster_size(&self) -> Option<u64> {
+        Some(self.header.cluster_size())
     }
 }

@@ -1,0 +1,222 @@
+//! The bitmap directory, as far as `info` shows it.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use instar_image::reader::Reader;
+use instar_image::{Error, Result, Value};
+
+use crate::extensions::text;
+use crate::header::Header;
+use crate::layout::{AUTOCLEAR_BITMAPS, FILE_OFFSET_MAX};
+use crate::window::Window;
+
+/// Most bitmaps (QEMU).
+const COUNT_MAX: u32 = 65535;
+/// Largest directory in bytes (QEMU).
+const DIRECTORY_MAX: u64 = 1024 * COUNT_MAX as u64;
+/// Bytes of all names together (instar: what is kept in memory).
+const NAMES_MAX: usize = 8 << 20;
+/// Fixed part of an entry in bytes.
+const ENTRY: usize = 24;
+/// Longest name in bytes (QEMU).
+const NAME_MAX: usize = 1023;
+/// Largest bitmap in bytes (QEMU).
+const BITMAP_MAX: u64 = 512 << 20;
+/// Largest bitmap table in entries (QEMU).
+const TABLE_MAX: u32 = 0x800_0000;
+const GRANULARITY_BITS: core::ops::RangeInclusive<u8> = 9..=31;
+/// The only type there is.
+const DIRTY_TRACKING: u8 = 1;
+const FLAG_IN_USE: u32 = 1;
+const FLAG_AUTO: u32 = 1 << 1;
+/// Shown after both warnings.
+const WARNING_LOST: &str = "a program lacking bitmap support modified this file, so all bitmaps are now considered \
+                            inconsistent\nSome clusters may be leaked, run 'qemu-img check -r' on the image file to \
+                            fix.";
+const WARNING_V2: &str = "This qcow2 v2 image contains bitmaps, but they may have been modified by a program without \
+                          persistent bitmap support; so now they must all be considered inconsistent\nSome clusters \
+                          may be leaked, run 'qemu-img check -r' on the image file to fix.";
+
+/// The header extension: where the directory is.
+#[derive(Clone, Copy, Debug)]
+pub struct Directory {
+    offset: u64,
+    /// In bytes.
+    size: u64,
+    count: u32,
+}
+
+impl Directory {
+    /// From the extension's content; or a warning: the bitmaps are stale and are not looked at.
+    pub fn parse(content: &[u8], header: &Header) -> Result<core::result::Result<Self, &'static str>> {
+        if content.len() != ENTRY {
+            return Err(Error::malformed("bitmaps_ext: Invalid extension length"));
+        }
+        if header.autoclear & AUTOCLEAR_BITMAPS == 0 {
+            return Ok(Err(if header.version < 3 { WARNING_V2 } else { WARNING_LOST }));
+        }
+        let r = Reader::new(content);
+        let (count, reserved, size, offset) = (r.be32(0)?, r.be32(4)?, r.be64(8)?, r.be64(16)?);
+        if reserved != 0 {
+            return Err(Error::malformed("bitmaps_ext: Reserved field is not zero"));
+        }
+        if count > COUNT_MAX {
+            return Err(Error::limit(format!(
+                "bitmaps_ext: Image has {count} bitmaps, exceeding the QEMU supported maximum of {COUNT_MAX}"
+            )));
+        }
+        if count == 0 {
+            return Err(Error::malformed("found bitmaps extension with zero bitmaps"));
+        }
+        if !offset.is_multiple_of(header.cluster_size()) {
+            return Err(Error::malformed("bitmaps_ext: invalid bitmap directory offset"));
+        }
+        if size > DIRECTORY_MAX {
+            return Err(Error::limit(format!(
+                "bitmaps_ext: bitmap directory size ({size}) exceeds the maximum supported size ({DIRECTORY_MAX})"
+            )));
+        }
+        Ok(Ok(Self { offset, size, count }))
+    }
+}
+
+/// One bitmap.
+#[derive(Clone, Debug)]
+pub struct Bitmap {
+    name: Vec<u8>,
+    flags: u32,
+    granularity_bits: u8,
+}
+
+impl Bitmap {
+    /// As `info` shows it.
+    pub fn describe(&self) -> Value {
+        let known = [(FLAG_IN_USE, "in-use"), (FLAG_AUTO, "auto")];
+        let flags = known.into_iter().filter(|(bit, _)| self.flags & bit != 0).map(|(_, name)| Value::from(name));
+        let mut map = Value::map();
+        map.set("flags", flags.collect::<Vec<_>>())
+            .set("name", self.name.as_slice())
+            .set("granularity", 1u64.unbounded_shl(u32::from(self.granularity_bits)));
+        map
+    }
+}
+
+/// Reads the whole directory.
+pub fn read(window: &mut Window<'_>, directory: Directory, header: &Header) -> Result<Vec<Bitmap>> {
+    let Directory { offset, size, count } = directory;
+    if size == 0 {
+        return Err(Error::malformed("Requested bitmap directory size is zero"));
+    }
+    if offset.checked_add(size).is_none_or(|end| end > FILE_OFFSET_MAX) {
+        return Err(Error::malformed("Failed to read bitmap directory: Input/output error"));
+    }
+    let mut bitmaps: Vec<Bitmap> = Vec::new();
+    let (mut at, mut names) = (0u64, 0usize);
+    while at < size {
+        let left = size.saturating_sub(at);
+        let head = take(window, offset.saturating_add(at), left, ENTRY)?.first_chunk::<ENTRY>().copied();
+        let head = head.ok_or_else(broken)?;
+        let entry = Entry::parse(&Reader::new(&head))?;
+        let body = entry.extra_len.saturating_add(entry.name_len);
+        let len = (ENTRY as u64).saturating_add(body as u64).next_multiple_of(8);
+        if len > left {
+            return Err(broken());
+        }
+        if entry.extra_len != 0 {
+            return Err(Error::unsupported("Bitmap extra data is not supported"));
+        }
+        if bitmaps.len() >= count as usize {
+            return Err(Error::malformed("More bitmaps found than specified in header extension"));
+        }
+        let start = offset.saturating_add(at).saturating_add(ENTRY as u64);
+        let name = text(take(window, start, left, entry.name_len)?);
+        entry.check(&name, header)?;
+        names = names.saturating_add(name.len());
+        if names > NAMES_MAX {
+            return Err(Error::limit("the names of the bitmaps are too long"));
+        }
+        bitmaps.push(Bitmap { name, flags: entry.flags, granularity_bits: entry.granularity_bits });
+        at = at.saturating_add(len);
+    }
+    if bitmaps.len() < count as usize {
+        return Err(Error::malformed("Less bitmaps found than specified in header extension"));
+    }
+    check_names(&bitmaps)?;
+    Ok(bitmaps)
+}
+
+fn broken() -> Error {
+    Error::malformed("Broken bitmap directory")
+}
+
+/// `len` bytes of the directory at `at`, of which `left` bytes are left.
+fn take<'w>(window: &'w mut Window<'_>, at: u64, left: u64, len: usize) -> Result<&'w [u8]> {
+    if len as u64 > left {
+        return Err(broken());
+    }
+    window.bytes(at, len)
+}
+
+fn check_names(bitmaps: &[Bitmap]) -> Result<()> {
+    let mut names: Vec<&[u8]> = bitmaps.iter().map(|b| b.name.as_slice()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair.first() == pair.last()).and_then(<[&[u8]]>::first) {
+        Some(name) => Err(Error::malformed(format!("Bitmap already exists: {}", String::from_utf8_lossy(name)))),
+        None => Ok(()),
+    }
+}
+
+struct Entry {
+    table_offset: u64,
+    table_size: u32,
+    flags: u32,
+    kind: u8,
+    granularity_bits: u8,
+    name_len: usize,
+    extra_len: usize,
+}
+
+impl Entry {
+    fn parse(r: &Reader<'_>) -> Result<Self> {
+        Ok(Self {
+            table_offset: r.be64(0)?,
+            table_size: r.be32(8)?,
+            flags: r.be32(12)?,
+            kind: r.u8(16)?,
+            granularity_bits: r.u8(17)?,
+            name_len: usize::from(r.be16(18)?),
+            extra_len: r.be32(20)? as usize,
+        })
+    }
+
+    fn check(&self, name: &[u8], header: &Header) -> Result<()> {
+        let cluster = header.cluster_size();
+        let bytes = u64::from(self.table_size).saturating_mul(cluster);
+        let in_use = self.flags & FLAG_IN_USE != 0;
+        let covered = u128::from(bytes).saturating_mul(8).unbounded_shl(u32::from(self.granularity_bits));
+        let fine = self.table_size != 0
+            && self.table_size <= TABLE_MAX
+            && self.table_offset != 0
+            && self.table_offset.is_multiple_of(cluster)
+            && GRANULARITY_BITS.contains(&self.granularity_bits)
+            && self.flags & !(FLAG_IN_USE | FLAG_AUTO) == 0
+            && self.name_len <= NAME_MAX
+            && self.kind == DIRTY_TRACKING
+            && bytes <= BITMAP_MAX
+            && (in_use || u128::from(header.size) <= covered);
+        let shown = || String::from_utf8_lossy(name);
+        if !fine {
+            return Err(Error::malformed(format!("Bitmap '{}' doesn't satisfy the constraints", shown())));
+        }
+        // One bit a granule, in whole clusters. A bitmap in use is not loaded, so its table is not looked at.
+        let bits = header.size.div_ceil(1u64.unbounded_shl(u32::from(self.granularity_bits)));
+        let needed = bits.div_ceil(8).div_ceil(cluster);
+        if !in_use && u64::from(self.table_size) != needed {
+            let name = shown();
+            return Err(Error::malformed(format!("Could not read bitmap '{name}' from image: Invalid argument")));
+        }
+        Ok(())
+    }
+}

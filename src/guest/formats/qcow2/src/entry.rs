@@ -1,0 +1,203 @@
+//! What an entry of an L2 table means.
+
+use instar_image::reader::Reader;
+use instar_image::{DeviceId, Error, Result};
+
+use crate::layout::{COMPRESSED_SECTOR, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS};
+use crate::map::{Hex, corrupt};
+
+/// The numbers that the meaning depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    /// Log2 of the cluster size, 9 to 21.
+    pub cluster_bits: u32,
+    /// Log2 of the bytes of an entry: 3, or 4 with subclusters.
+    pub entry_bits: u32,
+    /// Version 2 has no zero flag.
+    pub version: u32,
+    /// The clusters are in a file of their own, each at its own virtual offset.
+    pub external: bool,
+    /// Plain clusters are encrypted.
+    pub encrypted: bool,
+    /// Where the clusters are.
+    pub data: DeviceId,
+}
+
+impl Geometry {
+    /// Bytes of a cluster.
+    pub const fn cluster_size(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// Log2 of the entries of an L2 table; 5 to 18.
+    pub const fn table_bits(&self) -> u32 {
+        self.cluster_bits.wrapping_sub(self.entry_bits)
+    }
+
+    /// Which entry of its table a cluster has.
+    pub const fn index_in_table(&self, cluster: u64) -> u64 {
+        cluster & (1u64 << self.table_bits()).wrapping_sub(1)
+    }
+
+    const fn subclusters(&self) -> bool {
+        self.entry_bits == 4
+    }
+
+    /// Units of a cluster: what has a state of its own is the subcluster where there are any, else the cluster.
+    const fn units(&self) -> u32 {
+        if self.subclusters() { SUBCLUSTERS } else { 1 }
+    }
+
+    /// Log2 of the bytes of a unit.
+    pub const fn unit_bits(&self) -> u32 {
+        if self.subclusters() { self.cluster_bits.wrapping_sub(SUBCLUSTERS.ilog2()) } else { self.cluster_bits }
+    }
+
+    /// Bytes of a unit.
+    pub const fn unit_size(&self) -> u64 {
+        1 << self.unit_bits()
+    }
+}
+
+/// One unit of the virtual disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Spot {
+    /// Number of the cluster.
+    pub cluster: u64,
+    /// Number of the unit in it.
+    pub unit: u32,
+}
+
+impl Spot {
+    /// The unit that byte `at` is in.
+    pub const fn of(g: &Geometry, at: u64) -> Self {
+        let inside = (at & g.cluster_size().wrapping_sub(1)) >> g.unit_bits();
+        Self { cluster: at >> g.cluster_bits, unit: inside as u32 }
+    }
+
+    /// So many units further; they do not pass the end of the cluster.
+    pub const fn advanced(self, g: &Geometry, units: u32) -> Self {
+        let unit = self.unit.saturating_add(units);
+        if unit >= g.units() {
+            Self { cluster: self.cluster.saturating_add(1), unit: 0 }
+        } else {
+            Self { cluster: self.cluster, unit }
+        }
+    }
+}
+
+/// What a unit holds; offsets in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Bytes, at that offset.
+    Data(u64),
+    /// Zeroes, perhaps with room reserved at that offset.
+    Zero(Option<u64>),
+    /// Part of a compressed cluster: where it is, and how long it is at most.
+    Packed { offset: u64, len: u64 },
+    /// Nothing.
+    Unallocated,
+}
+
+impl Content {
+    /// What comes `bytes` further, if it is the same run.
+    pub const fn advanced(self, bytes: u64) -> Self {
+        match self {
+            Self::Data(offset) => Self::Data(offset.saturating_add(bytes)),
+            Self::Zero(Some(offset)) => Self::Zero(Some(offset.saturating_add(bytes))),
+            other => other,
+        }
+    }
+}
+
+/// Entries of one table (and its neighbours) in memory.
+pub struct Entries<'t> {
+    /// The entries' bytes.
+    pub reader: Reader<'t>,
+    /// The cluster that the first entry is of.
+    pub first: u64,
+    /// Where the table is in the file; for messages.
+    pub table: u64,
+    /// See there.
+    pub geometry: &'t Geometry,
+}
+
+impl Entries<'_> {
+    /// The content at `spot`, and how many units of that cluster from there on are of the same kind.
+    pub fn content(&self, spot: Spot) -> Result<(Content, u32)> {
+        let g = self.geometry;
+        let inside = usize::try_from(spot.cluster.saturating_sub(self.first) << g.entry_bits).unwrap_or(usize::MAX);
+        let entry = self.reader.be64(inside)?;
+        let rest = g.units().saturating_sub(spot.unit);
+        if entry & OFLAG_COMPRESSED != 0 {
+            if g.external {
+                return Err(self.bad(spot, "Compressed cluster entry found in image with external data file"));
+            }
+            return Ok((packed(g, entry), rest));
+        }
+        let host = entry & L2_OFFSET_MASK;
+        // In a data file, offset 0 is a place like any other.
+        let allocated = host != 0 || (g.external && entry & OFLAG_COPIED != 0);
+        if !g.subclusters() {
+            let content = match (entry & OFLAG_ZERO != 0, allocated) {
+                (true, _) if g.version < 3 => {
+                    return Err(self.bad(spot, "Zero cluster entry found in pre-v3 image"));
+                }
+                (true, true) => Content::Zero(Some(self.host(spot, host)?)),
+                (true, false) => Content::Zero(None),
+                (false, true) => Content::Data(self.host(spot, host)?),
+                (false, false) => Content::Unallocated,
+            };
+            return Ok((content, 1));
+        }
+        let bitmap = self.reader.be64(inside.saturating_add(8))?;
+        let (data, zero) = (bitmap as u32, (bitmap >> 32) as u32);
+        if data & (if allocated { zero } else { u32::MAX }) != 0 {
+            // Two spaces: the word between them is missing in QEMU too.
+            return Err(self.bad(spot, "Invalid cluster entry found "));
+        }
+        let from = |bits: u32| bits.unbounded_shr(spot.unit).trailing_ones().min(rest);
+        let host = if allocated { Some(self.host(spot, host)?) } else { None };
+        Ok(match (from(data), from(zero), host) {
+            (units @ 1.., _, Some(host)) => (Content::Data(host), units),
+            (_, units @ 1.., host) => (Content::Zero(host), units),
+            _ => (Content::Unallocated, from(!(data | zero)).max(1)),
+        })
+    }
+
+    /// The offset of the unit in a cluster that is at `host`, if a cluster can be there.
+    fn host(&self, spot: Spot, host: u64) -> Result<u64> {
+        let g = self.geometry;
+        if !host.is_multiple_of(g.cluster_size()) {
+            let text = alloc::format!("Cluster allocation offset {} unaligned", Hex(host));
+            return Err(self.bad(spot, &text));
+        }
+        let guest = spot.cluster << g.cluster_bits;
+        let inside = u64::from(spot.unit) << g.unit_bits();
+        if g.external && host != guest {
+            let (host, guest) = (Hex(host.saturating_add(inside)), Hex(guest.saturating_add(inside)));
+            return Err(corrupt(format_args!(
+                "External data file host cluster offset {host} does not match guest cluster offset: {guest}, L2 \
+                 index: {})",
+                Hex(g.index_in_table(spot.cluster))
+            )));
+        }
+        Ok(host.saturating_add(inside))
+    }
+
+    fn bad(&self, spot: Spot, what: &str) -> Error {
+        let (table, index) = (Hex(self.table), Hex(self.geometry.index_in_table(spot.cluster)));
+        corrupt(format_args!("{what} (L2 offset: {table}, L2 index: {index})"))
+    }
+}
+
+/// A compressed cluster's entry: the offset in the lower bits, above it one less than the number of sectors that
+/// the compressed bytes touch.
+fn packed(g: &Geometry, entry: u64) -> Content {
+    let size_bits = g.cluster_bits.saturating_sub(8);
+    let shift = 62u32.saturating_sub(size_bits);
+    let offset = entry & 1u64.unbounded_shl(shift).wrapping_sub(1);
+    let sectors = entry.unbounded_shr(shift) & 1u64.unbounded_shl(size_bits).wrapping_sub(1);
+    let bytes = sectors.saturating_add(1).saturating_mul(COMPRESSED_SECTOR);
+    Content::Packed { offset, len: bytes.saturating_sub(offset % COMPRESSED_SECTOR) }
+}

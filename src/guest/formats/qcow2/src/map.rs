@@ -1,0 +1,243 @@
+//! From the virtual disk to the file: the L1 table, the L2 tables, and what their entries mean.
+//!
+//! Both are read in large aligned pieces and a few pieces are kept, so a walk from front to back crosses to the
+//! host once for every [`PIECE`] bytes of tables; small neighbouring L2 tables are fetched together. Nothing
+//! depends on the size of the image but the numbers.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::reader::Reader;
+use instar_image::{DeviceId, Error, Extent, Packed, Place, Read, Result, Source};
+use spin::Mutex;
+
+use crate::entry::{Content, Entries, Geometry, Spot};
+use crate::layout::{L1_ENTRY, L1_OFFSET_MASK};
+
+/// Bytes of L2 tables fetched at once.
+const PIECE: usize = 65536;
+/// Entries of the L1 table fetched at once.
+const L1_PIECE: u64 = 2048;
+/// Pieces of L2 tables that are kept for each image. More do not help a walk, and a chain may have many images.
+const PIECES: usize = 2;
+
+/// Where an L1 table is.
+#[derive(Clone, Copy, Debug)]
+pub struct L1 {
+    /// Byte offset.
+    pub offset: u64,
+    /// Entries.
+    pub size: u64,
+}
+
+/// The mapping of one image, or of one of its snapshots.
+pub struct Map<'a> {
+    source: &'a dyn Source,
+    device: DeviceId,
+    geometry: Geometry,
+    /// Virtual size in bytes.
+    size: u64,
+    l1: L1,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    l1: L1Piece,
+    l2: [L2Piece; PIECES],
+    /// Which of `l2` was used last.
+    latest: usize,
+}
+
+/// Entries of the L1 table from number `first` on.
+#[derive(Default)]
+struct L1Piece {
+    first: u64,
+    entries: Vec<u64>,
+}
+
+/// L2 entries of the clusters from number `first` on. A table that the L1 does not have is zeroes here: both
+/// mean that nothing is allocated.
+#[derive(Default)]
+struct L2Piece {
+    first: u64,
+    /// Clusters; 0: nothing is held.
+    count: u64,
+    bytes: Vec<u8>,
+}
+
+impl L2Piece {
+    const fn holds(&self, cluster: u64) -> bool {
+        cluster >= self.first && cluster.wrapping_sub(self.first) < self.count
+    }
+}
+
+impl<'a> Map<'a> {
+    /// Nothing is read yet.
+    pub fn new(source: &'a dyn Source, device: DeviceId, geometry: Geometry, size: u64, l1: L1) -> Self {
+        Self { source, device, geometry, size, l1, tables: Mutex::default() }
+    }
+
+    /// Shows another L1 table.
+    pub fn set_l1(&mut self, l1: L1) {
+        self.l1 = l1;
+        self.tables = Mutex::default();
+    }
+
+    /// The extent at `at`, at most `max` bytes.
+    pub fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        let left = self.size.saturating_sub(at).min(max);
+        if left == 0 {
+            return Err(Error::usage("read past the end of the disk"));
+        }
+        let mut tables = self.tables.lock();
+        let cluster = at >> self.geometry.cluster_bits;
+        let index = cluster >> self.geometry.table_bits();
+        let table = self.l1_entry(&mut tables.l1, index)? & L1_OFFSET_MASK;
+        if table == 0 {
+            let end = self.hole_end(&mut tables.l1, index, at.saturating_add(left))?;
+            return Ok(Extent { at, len: end.saturating_sub(at), place: Place::Unallocated });
+        }
+        if !table.is_multiple_of(self.geometry.cluster_size()) {
+            return Err(corrupt(format_args!("L2 table offset {table:#x} unaligned (L1 index: {})", Hex(index))));
+        }
+        let piece = self.l2_piece(&mut tables, cluster)?;
+        self.merged(piece, table, at, left)
+    }
+
+    /// Entry `index` of the L1 table; 0 behind its end.
+    fn l1_entry(&self, piece: &mut L1Piece, index: u64) -> Result<u64> {
+        let first = index & !L1_PIECE.wrapping_sub(1);
+        if piece.first != first || piece.entries.is_empty() {
+            let count = self.l1.size.saturating_sub(first).min(L1_PIECE);
+            let mut bytes = vec![0; usize::try_from(count.saturating_mul(L1_ENTRY)).unwrap_or_default()];
+            let offset = self.l1.offset.saturating_add(first.saturating_mul(L1_ENTRY));
+            if count > 0 {
+                self.source.read(self.device, offset, &mut bytes)?;
+            }
+            piece.entries = bytes.as_chunks::<8>().0.iter().map(|e| u64::from_be_bytes(*e)).collect();
+            piece.first = first;
+        }
+        let inside = usize::try_from(index.saturating_sub(first)).unwrap_or(usize::MAX);
+        Ok(piece.entries.get(inside).copied().unwrap_or(0))
+    }
+
+    /// The byte of the virtual disk at which the run of absent L2 tables ends that `index` is in; at most `end`.
+    fn hole_end(&self, piece: &mut L1Piece, index: u64, end: u64) -> Result<u64> {
+        let bits = self.geometry.cluster_bits.saturating_add(self.geometry.table_bits());
+        let mut next = index.saturating_add(1);
+        while next < self.l1.size && next << bits < end {
+            if self.l1_entry(piece, next)? & L1_OFFSET_MASK != 0 {
+                return Ok((next << bits).min(end));
+            }
+            next = next.saturating_add(1);
+        }
+        Ok(end)
+    }
+
+    /// The piece of L2 tables that has `cluster`.
+    fn l2_piece<'t>(&self, tables: &'t mut Tables, cluster: u64) -> Result<&'t L2Piece> {
+        if let Some(found) = tables.l2.iter().position(|p| p.holds(cluster)) {
+            tables.latest = found;
+        } else {
+            let victim = tables.latest.saturating_add(1) % PIECES;
+            let Tables { l1, l2, latest } = tables;
+            if let Some(piece) = l2.get_mut(victim) {
+                piece.count = 0;
+                self.fill(l1, piece, cluster)?;
+            }
+            *latest = victim;
+        }
+        let latest = tables.latest;
+        tables.l2.get(latest).ok_or_else(|| Error::malformed("no such table"))
+    }
+
+    fn fill(&self, l1: &mut L1Piece, piece: &mut L2Piece, cluster: u64) -> Result<()> {
+        let g = &self.geometry;
+        let wanted = (PIECE as u64) >> g.entry_bits;
+        let clusters = self.size.div_ceil(g.cluster_size());
+        let first = cluster & !wanted.wrapping_sub(1);
+        let count = clusters.saturating_sub(first).min(wanted);
+        piece.bytes.clear();
+        piece.bytes.resize(usize::try_from(count << g.entry_bits).unwrap_or_default(), 0);
+        // A piece is a part of one table, or several whole ones.
+        let run = wanted.min(1 << g.table_bits());
+        let run_bytes = usize::try_from(run << g.entry_bits).unwrap_or(PIECE).max(1);
+        let mut reads = Vec::new();
+        let mut at = first;
+        for buf in piece.bytes.chunks_mut(run_bytes) {
+            let table = self.l1_entry(l1, at >> g.table_bits())? & L1_OFFSET_MASK;
+            if table != 0 && table.is_multiple_of(g.cluster_size()) {
+                let offset = table.saturating_add(g.index_in_table(at) << g.entry_bits);
+                reads.push(Read { device: self.device, offset, buf });
+            }
+            at = at.saturating_add(run);
+        }
+        self.source.read_many(&mut reads)?;
+        piece.first = first;
+        piece.count = count;
+        Ok(())
+    }
+
+    /// The longest run from `at` on that lies in one place, as far as this piece and this table go.
+    fn merged(&self, piece: &L2Piece, table: u64, at: u64, left: u64) -> Result<Extent> {
+        let g = &self.geometry;
+        let entries = Entries { reader: Reader::new(&piece.bytes), first: piece.first, table, geometry: g };
+        let mut spot = Spot::of(g, at);
+        let (first, mut units) = entries.content(spot)?;
+        let skip = at & g.unit_size().wrapping_sub(1);
+        let mut len = (u64::from(units) << g.unit_bits()).saturating_sub(skip);
+        let place = self.place(first, spot, skip, at);
+        let mut expected = first;
+        while len < left && !matches!(first, Content::Packed { .. }) {
+            expected = expected.advanced(u64::from(units) << g.unit_bits());
+            spot = spot.advanced(g, units);
+            if spot.unit == 0 && (g.index_in_table(spot.cluster) == 0 || !piece.holds(spot.cluster)) {
+                break;
+            }
+            // A bad entry is reported when it is its turn.
+            let Ok((content, more)) = entries.content(spot) else { break };
+            if content != expected {
+                break;
+            }
+            units = more;
+            len = len.saturating_add(u64::from(units) << g.unit_bits());
+        }
+        Ok(Extent { at, len: len.min(left), place })
+    }
+
+    fn place(&self, content: Content, spot: Spot, skip: u64, at: u64) -> Place {
+        let g = &self.geometry;
+        match content {
+            Content::Data(offset) if g.encrypted => {
+                Place::Encrypted { device: g.data, offset: offset.saturating_add(skip) }
+            }
+            Content::Data(offset) => Place::Data { device: g.data, offset: offset.saturating_add(skip) },
+            Content::Zero(offset) => Place::Zero { at: offset.map(|o| (g.data, o.saturating_add(skip))) },
+            Content::Packed { offset, len } => Place::Packed(Packed {
+                device: self.device,
+                offset,
+                len,
+                unit: g.cluster_size(),
+                skip: at.saturating_sub(spot.cluster << g.cluster_bits),
+            }),
+            Content::Unallocated => Place::Unallocated,
+        }
+    }
+}
+
+/// What QEMU prints (on a line of its own) when it meets a table that cannot be.
+pub fn corrupt(what: core::fmt::Arguments<'_>) -> Error {
+    Error::corrupt(alloc::format!(
+        "qcow2: Image is corrupt: {what}; further non-fatal corruption events will be suppressed"
+    ))
+}
+
+/// A number as C's `%#x` prints it: zero has no prefix.
+pub struct Hex(pub u64);
+
+impl core::fmt::Display for Hex {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        if self.0 == 0 { f.write_str("0") } else { write!(f, "{:#x}", self.0) }
+    }
+}

@@ -1,0 +1,110 @@
+//! The snapshot table.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use instar_image::format::SnapshotSelector;
+use instar_image::reader::Reader;
+use instar_image::{Error, Result, Snapshot};
+
+use crate::extensions::text;
+use crate::header::{Header, l1_table};
+use crate::layout::{
+    FILE_OFFSET_MAX, SNAPSHOT_EXTRA_MAX, SNAPSHOT_HEADER, SNAPSHOT_NAMES_MAX, SNAPSHOT_TABLE_BYTES_MAX,
+};
+use crate::map::L1;
+use crate::window::Window;
+
+/// One snapshot: what is shown of it, and its own L1 table (not checked before it is used).
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What is shown.
+    pub shown: Snapshot,
+    /// Byte offset of its L1 table.
+    l1_offset: u64,
+    /// Entries of its L1 table.
+    l1_size: u32,
+}
+
+/// Reads all of the table.
+pub fn read(window: &mut Window<'_>, header: &Header) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    let mut names = 0usize;
+    let mut at = header.snapshot_offset;
+    for index in 0..header.snapshot_count {
+        at = at.saturating_add(7) & !7;
+        if at.saturating_add(SNAPSHOT_HEADER as u64) > FILE_OFFSET_MAX {
+            return Err(Error::malformed("Failed to read snapshot table: Input/output error"));
+        }
+        let (entry, len) = one(window, at, index)?;
+        names = names.saturating_add(entry.shown.id.len()).saturating_add(entry.shown.name.len());
+        at = at.saturating_add(len);
+        if at.saturating_sub(header.snapshot_offset) > SNAPSHOT_TABLE_BYTES_MAX {
+            let more = header.snapshot_count.saturating_sub(index);
+            return Err(Error::limit(format!(
+                "Snapshot table is too big\nYou can force-remove all {more} overhanging snapshots with qemu-img \
+                 check -r all"
+            )));
+        }
+        if names > SNAPSHOT_NAMES_MAX {
+            return Err(Error::limit("Snapshot table is too big"));
+        }
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+/// The entry at `at`, and its length in bytes.
+fn one(window: &mut Window<'_>, at: u64, index: u32) -> Result<(Entry, u64)> {
+    let head = window.bytes(at, SNAPSHOT_HEADER)?.first_chunk::<SNAPSHOT_HEADER>().copied();
+    let head = head.ok_or_else(|| Error::malformed("structure is cut short"))?;
+    let r = Reader::new(&head);
+    let (id_len, name_len) = (usize::from(r.be16(12)?), usize::from(r.be16(14)?));
+    let extra_len = r.be32(36)?;
+    if extra_len > SNAPSHOT_EXTRA_MAX {
+        return Err(Error::malformed(format!(
+            "Too much extra metadata in snapshot table entry {index}\nYou can force-remove this extra metadata with \
+             qemu-img check -r all"
+        )));
+    }
+    let extra_len = extra_len as usize;
+    let rest_len = extra_len.saturating_add(id_len).saturating_add(name_len);
+    let rest = Reader::new(window.bytes(at.saturating_add(SNAPSHOT_HEADER as u64), rest_len)?);
+    // The extra data grew field by field: a field is there if it is there wholly.
+    let extra = Reader::new(rest.bytes(0, extra_len)?);
+    let small_state = u64::from(r.be32(32)?);
+    let shown = Snapshot {
+        id: text(rest.bytes(extra_len, id_len)?),
+        name: text(rest.bytes(extra_len.saturating_add(id_len), name_len)?),
+        vm_state_size: extra.be64(0).unwrap_or(small_state),
+        date_sec: r.be32(16)?,
+        date_nsec: r.be32(20)?,
+        vm_clock_nsec: r.be64(24)?,
+        icount: extra.be64(16).ok().filter(|n| *n != u64::MAX),
+    };
+    let entry = Entry { shown, l1_offset: r.be64(0)?, l1_size: r.be32(8)? };
+    Ok((entry, (SNAPSHOT_HEADER as u64).saturating_add(rest_len as u64)))
+}
+
+/// The L1 table of the snapshot that `wanted` asks for.
+pub fn select(entries: &[Entry], wanted: &SnapshotSelector, header: &Header) -> Result<L1> {
+    let by_id = |id: &[u8]| entries.iter().find(|e| e.shown.id == id);
+    let by_name = |name: &[u8]| entries.iter().find(|e| e.shown.name == name);
+    let found = match wanted {
+        SnapshotSelector::IdOrName(text) => by_id(text).or_else(|| by_name(text)),
+        SnapshotSelector::Exact { id: Some(id), name: Some(name) } => {
+            entries.iter().find(|e| e.shown.id == *id && e.shown.name == *name)
+        }
+        SnapshotSelector::Exact { id: Some(id), name: None } => by_id(id),
+        SnapshotSelector::Exact { id: None, name: Some(name) } => by_name(name),
+        SnapshotSelector::Exact { id: None, name: None } => None,
+    };
+    let prefix = "Failed to load snapshot";
+    let entry = found.ok_or_else(|| Error::usage(format!("{prefix}: Can't find snapshot")))?;
+    let table = l1_table("Snapshot L1 table");
+    let end = table.check(entry.l1_offset, u64::from(entry.l1_size), header.cluster_size());
+    if end.map_err(|e| e.context(prefix))? > FILE_OFFSET_MAX {
+        return Err(Error::malformed(format!("{prefix}: Failed to read l1 table for snapshot")));
+    }
+    Ok(L1 { offset: entry.l1_offset, size: u64::from(entry.l1_size) })
+}

@@ -1,1 +1,15 @@
+//! Records to text and JSON, as each version of qemu-img prints them. Knows the shapes of QEMU's own result types, and
+//! no format: what is specific to one is a tree that is printed as it comes.
+#![forbid(unsafe_code)]
 
+pub mod escape;
+mod human;
+mod json;
+pub mod order;
+pub mod size;
+mod snapshots;
+pub mod version;
+
+pub use human::{LocalTime, info as info_human};
+pub use json::{info as info_json, print as json};
+pub use version::QemuVersion;

@@ -18,6 +18,7 @@ pub mod policy;
 mod probe;
 mod run;
 mod server;
+pub mod target;
 
 pub use device::{Device, Mode};
 pub use job::{Failure, Isolation, Job, Observer, Outcome};

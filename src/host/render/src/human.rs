@@ -1,0 +1,122 @@
+//! `info` for people.
+
+use instar_abi::record::Value;
+
+use crate::escape::terminal;
+use crate::order::sorted;
+use crate::size::human;
+use crate::snapshots;
+use crate::version::QemuVersion;
+
+/// Turns seconds since 1970 into `YYYY-MM-DD hh:mm:ss` of this place. What it needs was read before the lock-down.
+pub trait LocalTime {
+    /// The text.
+    fn format(&self, seconds: u64) -> String;
+}
+
+/// What `info` prints of one image, or of each of a chain with an empty line between.
+#[must_use]
+pub fn info(images: &[Value], version: QemuVersion, time: &dyn LocalTime) -> String {
+    let texts: Vec<String> = images
+        .iter()
+        .map(|image| {
+            let mut page = Page { lines: Vec::new(), version, time };
+            page.node(image, "", 0);
+            page.lines.iter().map(|line| format!("{line}\n")).collect()
+        })
+        .collect();
+    texts.join("\n")
+}
+
+struct Page<'a> {
+    lines: Vec<String>,
+    version: QemuVersion,
+    time: &'a dyn LocalTime,
+}
+
+impl Page<'_> {
+    fn line(&mut self, depth: usize, text: &str) {
+        self.lines.push(format!("{:indent$}{text}", "", indent = depth * 4));
+    }
+
+    fn node(&mut self, info: &Value, path: &str, depth: usize) {
+        let root = path.is_empty();
+        let text = |key| info.bytes(key).map(terminal);
+        let sized = |bytes: u64| format!("{} ({bytes} bytes)", human(bytes));
+        let labels =
+            if root { ["image", "file format", "virtual size"] } else { ["filename", "protocol type", "file length"] };
+        let virtual_size = info.u64("virtual-size").unwrap_or(0);
+        self.line(depth, &format!("{}: {}", labels[0], text("filename").unwrap_or_default()));
+        self.line(depth, &format!("{}: {}", labels[1], text("format").unwrap_or_default()));
+        self.line(depth, &format!("{}: {}", labels[2], sized(virtual_size)));
+        let disk = info.u64("actual-size").map_or_else(|| "unavailable".to_string(), human);
+        self.line(depth, &format!("disk size: {disk}"));
+        if info.flag("encrypted") {
+            self.line(depth, "encrypted: yes");
+        }
+        if let Some(bytes) = info.u64("cluster-size") {
+            self.line(depth, &format!("cluster_size: {bytes}"));
+        }
+        if info.flag("dirty-flag") {
+            self.line(depth, "cleanly shut down: no");
+        }
+        if let Some(name) = text("backing-filename") {
+            let actual = match text("full-backing-filename") {
+                None => " (cannot determine actual path)".to_string(),
+                Some(full) if full != name => format!(" (actual path: {full})"),
+                Some(_) => String::new(),
+            };
+            self.line(depth, &format!("backing file: {name}{actual}"));
+            if let Some(format) = text("backing-filename-format") {
+                self.line(depth, &format!("backing file format: {format}"));
+            }
+        }
+        let list = info.list("snapshots");
+        if !list.is_empty() {
+            self.line(depth, "Snapshot list:");
+            for row in snapshots::table(list, self.version, self.time) {
+                self.line(depth, &row);
+            }
+        }
+        if let Some(Value::Map(entries)) = info.get("format-specific").and_then(|s| s.get("data"))
+            && !entries.is_empty()
+        {
+            self.line(depth, "Format specific information:");
+            self.map(entries, depth + 1);
+        }
+        if self.version.has_children() {
+            for child in info.list("children") {
+                let path = format!("{path}/{}", terminal(child.bytes("name").unwrap_or_default()));
+                self.line(depth, &format!("Child node '{path}':"));
+                if let Some(info) = child.get("info") {
+                    self.node(info, &path, depth + 1);
+                }
+            }
+        }
+    }
+
+    fn map(&mut self, entries: &[(String, Value)], depth: usize) {
+        for (key, value) in sorted(entries) {
+            self.entry(&key.replace('-', " "), value, depth);
+        }
+    }
+
+    fn entry(&mut self, label: &str, value: &Value, depth: usize) {
+        match value {
+            Value::Map(entries) => {
+                self.line(depth, &format!("{label}:"));
+                self.map(entries, depth + 1);
+            }
+            Value::List(items) => {
+                self.line(depth, &format!("{label}:"));
+                for (i, item) in items.iter().enumerate() {
+                    self.entry(&format!("[{i}]"), item, depth + 1);
+                }
+            }
+            Value::U64(n) => self.line(depth, &format!("{label}: {n}")),
+            Value::I64(n) => self.line(depth, &format!("{label}: {n}")),
+            Value::Bool(b) => self.line(depth, &format!("{label}: {b}")),
+            Value::Bytes(bytes) => self.line(depth, &format!("{label}: {}", terminal(bytes))),
+        }
+    }
+}

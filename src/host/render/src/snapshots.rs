@@ -1,0 +1,73 @@
+//! The snapshot table of `info` and `snapshot -l`.
+
+use instar_abi::record::Value;
+
+use crate::escape::terminal;
+use crate::human::LocalTime;
+use crate::size::human;
+use crate::version::{QemuVersion, SnapshotTable};
+
+fn line(style: SnapshotTable, [id, tag, size, date, clock, icount]: [&str; 6]) -> String {
+    match style {
+        SnapshotTable::Touching => format!("{id:<10}{tag:<18}{size:>7}{date:>20}{clock:>13}{icount:>11}"),
+        SnapshotTable::Spaced => format!("{id:<9} {tag:<16} {size:>8}{date:>20}{clock:>13}{icount:>11}"),
+        SnapshotTable::Underscored => format!("{id:<7} {tag:<16} {size:>8} {date:>19} {clock:>15} {icount:>10}"),
+    }
+}
+
+/// The lines of the table, header first.
+pub fn table(snapshots: &[Value], version: QemuVersion, time: &dyn LocalTime) -> Vec<String> {
+    let style = version.snapshot_table();
+    let header = match style {
+        SnapshotTable::Underscored => ["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"],
+        _ => ["ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT"],
+    };
+    let mut lines = vec![line(style, header)];
+    for snapshot in snapshots {
+        let number = |key| snapshot.u64(key).unwrap_or(0);
+        let text = |key| terminal(snapshot.bytes(key).unwrap_or_default());
+        let seconds = number("vm-clock-sec");
+        let (hours, minutes, secs) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        let millis = number("vm-clock-nsec") / 1_000_000;
+        let clock = match style {
+            SnapshotTable::Underscored => format!("{hours:04}:{minutes:02}:{secs:02}.{millis:03}"),
+            _ => format!("{hours:02}:{minutes:02}:{secs:02}.{millis:03}"),
+        };
+        let icount = snapshot.u64("icount").map_or_else(String::new, |n| n.to_string());
+        let date = time.format(number("date-sec"));
+        let columns = [&text("id"), &text("name"), &human(number("vm-state-size")), &date, &clock, &icount];
+        lines.push(line(style, columns.map(|c: &String| c.as_str())));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+    impl LocalTime for Fixed {
+        fn format(&self, _: u64) -> String {
+            "2026-11-23 05:03:44".to_string()
+        }
+    }
+
+    /// `qemu-img snapshot -l` of 5.2.0 / 7.2.22 and of 10.0.2.
+    #[test]
+    fn tables_look_as_the_stock_tools_look() {
+        let mut snapshot = Value::map();
+        snapshot.set("id", "1").set("name", "first").set("vm-state-size", 0u64).set("icount", 0u64);
+        let old = [
+            "ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT",
+            "1         first                 0 B 2026-11-23 05:03:44 00:00:00.000          0",
+        ];
+        let new = [
+            "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT",
+            "1       first                 0 B 2026-11-23 05:03:44  0000:00:00.000          0",
+        ];
+        let of = |v: &str| table(std::slice::from_ref(&snapshot), v.parse().expect("a version"), &Fixed);
+        assert_eq!(of("5.2"), old);
+        assert_eq!(of("7.2"), old);
+        assert_eq!(of("10.0"), new);
+    }
+}

@@ -1,0 +1,170 @@
+//! Which qemu-img is imitated, and everything in the host half that depends on it, in one table.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A release of qemu-img.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QemuVersion {
+    /// 11 of 11.1.3.
+    pub major: u32,
+    /// 1 of 11.1.3.
+    pub minor: u32,
+    /// 3 of 11.1.3.
+    pub patch: u32,
+}
+
+impl Default for QemuVersion {
+    /// The newest that is known.
+    fn default() -> Self {
+        Self { major: 11, minor: 1, patch: 3 }
+    }
+}
+
+impl fmt::Display for QemuVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+impl FromStr for QemuVersion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is no qemu-img version: X.Y or X.Y.Z is");
+        let numbers: Vec<u32> =
+            text.split('.').map(|part| part.parse().map_err(|_| wrong())).collect::<Result<_, _>>()?;
+        match numbers[..] {
+            [major, minor] => Ok(Self { major, minor, patch: 0 }),
+            [major, minor, patch] => Ok(Self { major, minor, patch }),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// How a snapshot table looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotTable {
+    /// Up to 6.0: columns may touch.
+    Touching,
+    /// Up to 8.2: `VM SIZE`, two-digit hours.
+    Spaced,
+    /// From 9.0: `VM_SIZE`, four-digit hours.
+    Underscored,
+}
+
+/// How a usage error looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsageStyle {
+    /// `qemu-img: unrecognized option '--x'` / `Try 'qemu-img --help' for more information`
+    General,
+    /// `qemu-img info: ...` / `Try 'qemu-img info --help' for more info`
+    CommandInfo,
+    /// `qemu-img info: ...` / `Try 'qemu-img info --help' for more information`
+    CommandInformation,
+}
+
+impl QemuVersion {
+    const fn at_least(self, major: u32, minor: u32) -> bool {
+        self.major > major || (self.major == major && self.minor >= minor)
+    }
+
+    /// `info` shows child nodes.
+    #[must_use]
+    pub const fn has_children(self) -> bool {
+        self.at_least(8, 0)
+    }
+
+    /// See [`SnapshotTable`].
+    #[must_use]
+    pub const fn snapshot_table(self) -> SnapshotTable {
+        match self.major {
+            0..=5 => SnapshotTable::Touching,
+            6..=8 => SnapshotTable::Spaced,
+            _ => SnapshotTable::Underscored,
+        }
+    }
+
+    /// See [`UsageStyle`].
+    #[must_use]
+    pub const fn usage(self) -> UsageStyle {
+        match self.major {
+            0..=9 => UsageStyle::General,
+            10 => UsageStyle::CommandInfo,
+            _ => UsageStyle::CommandInformation,
+        }
+    }
+
+    /// `info` has `--limits` and `--cache`.
+    #[must_use]
+    pub const fn has_limits(self) -> bool {
+        self.at_least(11, 0)
+    }
+
+    /// The year in the copyright line.
+    #[must_use]
+    pub const fn copyright_year(self) -> u32 {
+        match self.major {
+            0..=5 => 2020,
+            6 => 2021,
+            7 => 2022,
+            8 => 2023,
+            9 => 2024,
+            10 => 2025,
+            _ => 2026,
+        }
+    }
+
+    /// What follows `--output` with something else than `human` or `json`.
+    #[must_use]
+    pub fn bad_output(self, given: &str) -> String {
+        match self.usage() {
+            UsageStyle::General => "--output must be used with human or json as argument.".to_string(),
+            UsageStyle::CommandInfo => format!("--output expects 'human' or 'json' not '{given}'"),
+            UsageStyle::CommandInformation => format!("--output expects 'human' or 'json', not '{given}'"),
+        }
+    }
+
+    /// What is said of a number that is no size; `what` is `buffer size for sparse output` or the like.
+    #[must_use]
+    pub fn bad_size(self, what: &str, given: &str) -> String {
+        match self.usage() {
+            UsageStyle::General => format!(
+                "Invalid {what} specified. You may use k, M, G, T, P or E suffixes for\n\
+                 qemu-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."
+            ),
+            UsageStyle::CommandInfo => format!("Invalid {what} specified: '{given}'."),
+            UsageStyle::CommandInformation => format!("Invalid {what} specified: '{given}'"),
+        }
+    }
+
+    /// What is said of a folder where a file should be.
+    #[must_use]
+    pub fn folder(self, name: &str) -> String {
+        if self.at_least(6, 1) {
+            format!("'file' driver requires '{name}' to be a regular file")
+        } else {
+            "A regular file was expected by the 'file' driver, but something else was given".to_string()
+        }
+    }
+
+    /// `convert -B` needs `-F`.
+    #[must_use]
+    pub const fn needs_backing_format(self) -> bool {
+        self.at_least(6, 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_two_or_three_numbers() {
+        assert_eq!("10.0".parse(), Ok(QemuVersion { major: 10, minor: 0, patch: 0 }));
+        assert_eq!("7.2.22".parse(), Ok(QemuVersion { major: 7, minor: 2, patch: 22 }));
+        for wrong in ["", "10", "10.x", "1.2.3.4", "-1.0"] {
+            assert!(wrong.parse::<QemuVersion>().is_err(), "{wrong}");
+        }
+    }
+}

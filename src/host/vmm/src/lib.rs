@@ -4,6 +4,7 @@
 //! [`run`] is the whole interface: a [`Job`] in, an [`Outcome`] or a [`Failure`] out.
 
 mod backend;
+pub mod clock;
 pub mod device;
 mod elf;
 mod guest;

@@ -1,0 +1,116 @@
+//! `info`
+
+use instar_abi::record::Value;
+use instar_render::LocalTime;
+use instar_vmm::target::Cache;
+
+use super::Command;
+use crate::getopt::{Opt, Parsed};
+use crate::image_name::ImageName;
+use crate::program::{Defaults, Exit, Program, Silent, image_params};
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "info",
+    about: "Display information about the image.",
+    operands: "FILE",
+    options: &[
+        Opt {
+            long: "format",
+            short: Some('f'),
+            argument: Some("FMT"),
+            help: "the image's format; found out if not given",
+        },
+        Opt {
+            long: "image-opts",
+            short: None,
+            argument: None,
+            help: "FILE is a list of options: driver=..,file.filename=..",
+        },
+        Opt { long: "backing-chain", short: None, argument: None, help: "show every image of the chain" },
+        Opt { long: "force-share", short: Some('U'), argument: None, help: "also while another program writes to it" },
+        Opt { long: "limits", short: None, argument: None, help: "show what the block driver is limited to" },
+        Opt { long: "cache", short: Some('t'), argument: Some("MODE"), help: "how the file is opened" },
+        Opt { long: "output", short: None, argument: Some("human|json"), help: "how it is shown" },
+        Opt { long: "object", short: None, argument: Some("OBJECT"), help: "a secret" },
+        Opt { long: "extra-detail", short: None, argument: None, help: "show partition tables and the like, too" },
+    ],
+    stock: true,
+    run,
+};
+
+struct Local;
+
+impl LocalTime for Local {
+    fn format(&self, seconds: u64) -> String {
+        instar_vmm::clock::local(seconds)
+    }
+}
+
+/// What `--output` asks for: true for JSON.
+pub fn wants_json(program: &Program, parsed: &Parsed) -> Result<bool, Exit> {
+    match parsed.text("output").as_deref() {
+        None | Some("human") => Ok(false),
+        Some("json") => Ok(true),
+        Some(other) => {
+            let text = program.version.bad_output(other);
+            Err(if program.version.major >= 10 { program.usage(&text) } else { program.fail(&text) })
+        }
+    }
+}
+
+/// The image that an operand names, with `-f` or `--image-opts`.
+pub fn named(program: &Program, operand: &std::ffi::OsStr, parsed: &Parsed) -> Result<ImageName, Exit> {
+    let image = if parsed.has("image-opts") {
+        ImageName::from_options(operand)
+    } else {
+        ImageName::plain(operand, parsed.text("format"))
+    };
+    image.map_err(|e| {
+        let shown = instar_render::escape::terminal(operand.as_encoded_bytes());
+        program.fail(&format!("Could not open '{shown}': {e}"))
+    })
+}
+
+/// There are no secrets yet: an image that needs one is refused by the guest, an object given is refused here.
+pub fn refuse_objects(program: &Program, parsed: &Parsed) -> Result<(), Exit> {
+    match parsed.text("object") {
+        Some(_) => Err(program.fail("instar cannot decrypt images yet, so --object is of no use")),
+        None => Ok(()),
+    }
+}
+
+fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
+    for option in ["limits", "cache"] {
+        if parsed.has(option) && !program.version.has_limits() {
+            return Err(program.wrong(&crate::getopt::Wrong::Unknown(format!("--{option}"))));
+        }
+    }
+    let json = wants_json(program, parsed)?;
+    let [operand] = &parsed.operands[..] else { return Err(program.usage("Expecting one image file name")) };
+    refuse_objects(program, parsed)?;
+    let cache = match parsed.text("cache") {
+        Some(name) => Cache::by_name(&name).ok_or_else(|| program.fail(&format!("Invalid cache option: {name}")))?,
+        None => Cache::default(),
+    };
+    let image = named(program, operand, parsed)?;
+    let device = program.open_source(&image, cache, parsed.has("force-share"))?;
+    let chain = parsed.has("backing-chain");
+    let mut params = program.params("info");
+    params
+        .set("image", image_params(&image, 0))
+        .set("backing-chain", chain)
+        .set("limits", parsed.has("limits"))
+        .set("extra-detail", parsed.has("extra-detail"));
+    let subject = image.path.to_string_lossy();
+    let (status, results) = program.run(&params, vec![device], 1, &Defaults::METADATA, &subject, &Silent)?;
+    let images: &[Value] = results.list("images");
+    if status == 0 && !images.is_empty() {
+        program.print(&if json {
+            instar_render::info_json(images, chain, program.version)
+        } else {
+            instar_render::info_human(images, program.version, &Local)
+        })?;
+    }
+    Ok(status)
+}

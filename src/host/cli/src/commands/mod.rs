@@ -1,0 +1,42 @@
+//! The commands: one file each, one line each in [`COMMANDS`].
+
+pub mod config;
+pub mod convert;
+pub mod doctor;
+pub mod generate;
+pub mod info;
+
+use crate::getopt::{Opt, Parsed};
+use crate::program::{Exit, Program};
+
+/// A command.
+pub struct Command {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
+    /// What follows the options.
+    pub operands: &'static str,
+    /// Its own options.
+    pub options: &'static [Opt],
+    /// qemu-img has it.
+    pub stock: bool,
+    /// Does it.
+    pub run: fn(&Program, &Parsed) -> Result<u8, Exit>,
+}
+
+/// All commands.
+pub const COMMANDS: &[&Command] =
+    &[&convert::COMMAND, &info::COMMAND, &config::COMMAND, &doctor::COMMAND, &generate::COMMAND];
+
+/// qemu-img's commands that are not there yet.
+pub const MISSING: &[&str] = &[
+    "amend", "bench", "bitmap", "check", "commit", "compare", "create", "dd", "map", "measure", "rebase", "resize",
+    "snapshot",
+];
+
+/// Options of every command.
+pub const COMMON: &[Opt] = &[
+    Opt { long: "help", short: Some('h'), argument: None, help: "print this help and exit" },
+    Opt { long: "verbose", short: None, argument: None, help: "say on standard error where the image was read" },
+];

@@ -1,0 +1,186 @@
+//! Arguments as GNU `getopt_long` reads them: options after file names, `-fraw`, `-pq`, `--opt=value`, unambiguous
+//! beginnings of long names, `--`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// One option. Everything else about options (help, man page, completions) derives from lists of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opt {
+    /// `--long`; empty for none.
+    pub long: &'static str,
+    /// `-s`.
+    pub short: Option<char>,
+    /// What the argument is called; none for a switch.
+    pub argument: Option<&'static str>,
+    /// What it does.
+    pub help: &'static str,
+}
+
+impl Opt {
+    /// The name by which the program asks for it.
+    #[must_use]
+    pub fn key(&self) -> String {
+        if self.long.is_empty() { self.short.map_or_else(String::new, String::from) } else { self.long.to_string() }
+    }
+}
+
+/// What was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parsed {
+    options: Vec<(String, OsString)>,
+    /// File names and the like, in order.
+    pub operands: Vec<OsString>,
+}
+
+impl Parsed {
+    /// The option was given.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.options.iter().any(|(k, _)| k == key)
+    }
+
+    /// The last argument given for it.
+    #[must_use]
+    pub fn last(&self, key: &str) -> Option<&OsStr> {
+        self.options.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_os_str())
+    }
+
+    /// The same as text.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.last(key).map(|v| v.to_string_lossy().into_owned())
+    }
+
+    /// All arguments given for it, in order.
+    pub fn all(&self, key: &str) -> impl Iterator<Item = &OsStr> {
+        self.options.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_os_str())
+    }
+}
+
+/// What is wrong with the arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// No such option: as typed, with its dashes.
+    Unknown(String),
+    /// Several long names begin like that.
+    Ambiguous(String, Vec<&'static str>),
+    /// Its argument is missing: `-f` or `--format`.
+    Missing(String),
+    /// A switch was given an argument.
+    Unwanted(String, String),
+}
+
+/// Reads `arguments` by `options`.
+///
+/// # Errors
+/// The first thing wrong.
+pub fn parse(arguments: &[OsString], options: &[&Opt]) -> Result<Parsed, Wrong> {
+    let mut parsed = Parsed::default();
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let bytes = argument.as_bytes();
+        if bytes == b"--" {
+            parsed.operands.extend(rest.cloned());
+            break;
+        }
+        if let Some(long) = bytes.strip_prefix(b"--") {
+            let (name, value) = match long.iter().position(|b| *b == b'=') {
+                Some(at) => (&long[..at], Some(OsString::from_vec(long[at + 1..].to_vec()))),
+                None => (long, None),
+            };
+            let typed = String::from_utf8_lossy(bytes).into_owned();
+            let option = find_long(&String::from_utf8_lossy(name), typed, options)?;
+            let value = match (option.argument, value) {
+                (None, None) => OsString::new(),
+                (None, Some(_)) => {
+                    let typed = format!("--{}", String::from_utf8_lossy(long));
+                    return Err(Wrong::Unwanted(format!("--{}", option.long), typed));
+                }
+                (Some(_), Some(value)) => value,
+                (Some(_), None) => rest.next().cloned().ok_or_else(|| Wrong::Missing(format!("--{}", option.long)))?,
+            };
+            parsed.options.push((option.key(), value));
+        } else if bytes.len() > 1 && bytes[0] == b'-' {
+            cluster(&bytes[1..], &mut rest, options, &mut parsed)?;
+        } else {
+            parsed.operands.push(argument.clone());
+        }
+    }
+    Ok(parsed)
+}
+
+fn cluster<'a>(
+    letters: &[u8],
+    rest: &mut impl Iterator<Item = &'a OsString>,
+    options: &[&Opt],
+    parsed: &mut Parsed,
+) -> Result<(), Wrong> {
+    for (i, letter) in letters.iter().enumerate() {
+        let letter = char::from(*letter);
+        let option =
+            options.iter().find(|o| o.short == Some(letter)).ok_or_else(|| Wrong::Unknown(format!("-{letter}")))?;
+        if option.argument.is_none() {
+            parsed.options.push((option.key(), OsString::new()));
+            continue;
+        }
+        let value = match &letters[i + 1..] {
+            [] => rest.next().cloned().ok_or_else(|| Wrong::Missing(format!("-{letter}")))?,
+            attached => OsString::from_vec(attached.to_vec()),
+        };
+        parsed.options.push((option.key(), value));
+        break;
+    }
+    Ok(())
+}
+
+fn find_long<'o>(name: &str, typed: String, options: &[&'o Opt]) -> Result<&'o Opt, Wrong> {
+    if let Some(exact) = options.iter().find(|o| !o.long.is_empty() && o.long == name) {
+        return Ok(exact);
+    }
+    let begun: Vec<&Opt> = options.iter().copied().filter(|o| o.long.starts_with(name) && !name.is_empty()).collect();
+    match begun[..] {
+        [] => Err(Wrong::Unknown(typed)),
+        [one] => Ok(one),
+        _ => Err(Wrong::Ambiguous(typed, begun.iter().map(|o| o.long).collect())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORMAT: Opt = Opt { long: "format", short: Some('f'), argument: Some("FMT"), help: "" };
+    const FORCE: Opt = Opt { long: "force-share", short: Some('U'), argument: None, help: "" };
+    const PROGRESS: Opt = Opt { long: "", short: Some('p'), argument: None, help: "" };
+    const QUIET: Opt = Opt { long: "quiet", short: Some('q'), argument: None, help: "" };
+
+    fn go(arguments: &[&str]) -> Result<Parsed, Wrong> {
+        let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        parse(&arguments, &[&FORMAT, &FORCE, &PROGRESS, &QUIET])
+    }
+
+    #[test]
+    fn options_may_follow_operands_and_values_may_be_attached() {
+        let parsed = go(&["x", "-fraw", "y", "-pq", "--force-s", "--format=a", "-f", "b", "--", "-z"]).expect("valid");
+        assert_eq!(parsed.operands, ["x", "y", "-z"]);
+        assert!(parsed.has("p") && parsed.has("quiet") && parsed.has("force-share"));
+        assert_eq!(parsed.text("format").as_deref(), Some("b"));
+        assert_eq!(parsed.all("format").count(), 3);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_as_typed() {
+        assert_eq!(go(&["--nosuch=1"]), Err(Wrong::Unknown("--nosuch=1".into())));
+        assert_eq!(go(&["-pZ"]), Err(Wrong::Unknown("-Z".into())));
+        assert_eq!(go(&["-f"]), Err(Wrong::Missing("-f".into())));
+        assert_eq!(go(&["--form"]), Err(Wrong::Missing("--format".into())));
+        assert_eq!(go(&["--fo"]), Err(Wrong::Ambiguous("--fo".into(), vec!["format", "force-share"])));
+        assert_eq!(go(&["--quiet=x"]), Err(Wrong::Unwanted("--quiet".into(), "--quiet=x".into())));
+    }
+
+    #[test]
+    fn a_lone_dash_is_an_operand() {
+        assert_eq!(go(&["-"]).expect("valid").operands, ["-"]);
+    }
+}

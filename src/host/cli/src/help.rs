@@ -1,0 +1,55 @@
+//! `--help` and `--version`.
+
+use crate::commands::generate::{options_of, spelled};
+use crate::commands::{COMMANDS, Command};
+use crate::config::SETTINGS;
+use crate::getopt::Opt;
+use crate::program::Program;
+
+/// `--version`. As `qemu-img` the first line begins as that tool's does: programs read it.
+pub fn version(program: &Program) -> String {
+    let (version, year) = (program.version, program.version.copyright_year());
+    if program.is_stock() {
+        return format!(
+            "qemu-img version {version} (instar {})\n\
+             Copyright (c) 2003-{year} Fabrice Bellard and the QEMU Project developers\n",
+            env!("CARGO_PKG_VERSION")
+        );
+    }
+    format!("instar {}\nimitates qemu-img {version}\n", env!("CARGO_PKG_VERSION"))
+}
+
+fn list<'a>(options: impl Iterator<Item = &'a Opt>) -> String {
+    options.map(|o| format!("  {:<34} {}\n", spelled(o), o.help)).collect()
+}
+
+/// `--help` without a command.
+pub fn general(program: &Program) -> String {
+    let commands: String = COMMANDS
+        .iter()
+        .filter(|c| c.stock || !program.is_stock())
+        .map(|c| {
+            let options: Vec<String> = c.options.iter().map(|o| format!("[{}]", spelled(o))).collect();
+            format!("  {} {} {}\n      {}\n", c.name, options.join(" "), c.operands, c.about)
+        })
+        .collect();
+    let name = program.name;
+    format!(
+        "{}usage: {name} COMMAND [OPTION...] [FILE...]\n\nCommands:\n{commands}\nOptions of every command:\n{}\n\
+         '{name} COMMAND --help' tells more.\n",
+        version(program),
+        list(SETTINGS.iter().map(|s| &s.flag)),
+    )
+}
+
+/// `COMMAND --help`.
+pub fn command(program: &Program, command: &Command) -> String {
+    format!(
+        "Usage:\n\n  {} {} [OPTION...] {}\n\n{}\n\nOptions:\n{}",
+        program.name,
+        command.name,
+        command.operands,
+        command.about,
+        list(options_of(command).into_iter()),
+    )
+}

@@ -1,0 +1,277 @@
+//! What every command shares: the name it was called by, the messages, running the guest.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use instar_abi::record::{self, Value};
+use instar_render::escape;
+use instar_render::version::{QemuVersion, UsageStyle};
+use instar_vmm::target::{self, Cache};
+use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Policy, locks};
+
+use crate::config::Config;
+use crate::getopt::Wrong;
+use crate::image_name::ImageName;
+
+/// A command's way out: what it said is said.
+#[derive(Debug)]
+pub struct Exit(pub u8);
+
+/// The program as it was called.
+pub struct Program {
+    /// `qemu-img` or `instar`: what messages begin with.
+    pub name: &'static str,
+    /// The command, once it is known.
+    pub command: &'static str,
+    /// Whose output.
+    pub version: QemuVersion,
+    /// The configuration.
+    pub config: Config,
+    /// `--verbose`.
+    pub verbose: bool,
+}
+
+/// How long a command may take and how much it may ask for, unless said otherwise: far beyond what any legitimate
+/// image needs.
+pub struct Defaults {
+    /// Processor time.
+    pub cpu: Duration,
+    /// Wall-clock time.
+    pub wall: Duration,
+    /// Requests.
+    pub requests: u64,
+}
+
+impl Defaults {
+    /// Commands that only read metadata.
+    pub const METADATA: Self =
+        Self { cpu: Duration::from_secs(120), wall: Duration::from_secs(600), requests: 10_000_000 };
+    /// Commands that move data.
+    pub const DATA: Self =
+        Self { cpu: Duration::from_secs(30 * 86_400), wall: Duration::from_secs(30 * 86_400), requests: 1 << 40 };
+}
+
+const GUEST_MEMORY: u64 = 64 << 20;
+const RESULT_BYTES: u64 = 64 << 20;
+
+impl Program {
+    /// Whether everything has to look as the stock tool's.
+    pub fn is_stock(&self) -> bool {
+        self.name == "qemu-img"
+    }
+
+    /// A message on standard error; the lines after the first as they are.
+    pub fn say(&self, message: &str) {
+        eprintln!("{}: {message}", self.name);
+    }
+
+    /// A message, and exit status 1.
+    pub fn fail(&self, message: &str) -> Exit {
+        self.say(message);
+        Exit(1)
+    }
+
+    /// The line that says where help is to be had; `command` empty before there is one.
+    fn hint(&self) {
+        let target = match self.version.usage() {
+            UsageStyle::General => self.name.to_string(),
+            _ if self.command.is_empty() => self.name.to_string(),
+            _ => format!("{} {}", self.name, self.command),
+        };
+        let end = if self.version.usage() == UsageStyle::CommandInfo { "info" } else { "information" };
+        eprintln!("Try '{target} --help' for more {end}");
+    }
+
+    /// Arguments that make no sense.
+    pub fn usage(&self, message: &str) -> Exit {
+        self.say(message);
+        self.hint();
+        Exit(1)
+    }
+
+    /// Options that do not parse.
+    pub fn wrong(&self, wrong: &Wrong) -> Exit {
+        if self.version.usage() == UsageStyle::General {
+            return self.usage(&match wrong {
+                Wrong::Missing(option) => format!("missing argument for option '{option}'"),
+                Wrong::Unknown(typed) | Wrong::Ambiguous(typed, _) | Wrong::Unwanted(_, typed) => {
+                    format!("unrecognized option '{typed}'")
+                }
+            });
+        }
+        let text = match wrong {
+            Wrong::Unknown(typed) if typed.starts_with("--") => format!("unrecognized option '{typed}'"),
+            Wrong::Unknown(typed) => format!("invalid option -- '{}'", typed.trim_start_matches('-')),
+            Wrong::Missing(option) if option.starts_with("--") => format!("option '{option}' requires an argument"),
+            Wrong::Missing(option) => format!("option requires an argument -- '{}'", option.trim_start_matches('-')),
+            Wrong::Unwanted(option, _) => format!("option '{option}' doesn't allow an argument"),
+            Wrong::Ambiguous(typed, names) => {
+                let names: Vec<String> = names.iter().map(|n| format!("'--{n}'")).collect();
+                format!("option '{typed}' is ambiguous; possibilities: {}", names.join(" "))
+            }
+        };
+        eprintln!("{} {}: {text}", self.name, self.command);
+        self.hint();
+        Exit(1)
+    }
+
+    /// Standard output, all at once. A reader that went away is no error of ours.
+    pub fn print(&self, text: &str) -> Result<(), Exit> {
+        let mut out = io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Exit(1)),
+            Err(error) => Err(self.fail(&format!("cannot write to standard output: {}", plain(&error)))),
+        }
+    }
+
+    /// Opens an image to be read.
+    pub fn open_source(&self, image: &ImageName, cache: Cache, share: bool) -> Result<Device, Exit> {
+        let could_not = |text: &str| {
+            self.fail(&format!("Could not open '{}': {text}", escape::terminal(image.written.as_encoded_bytes())))
+        };
+        let shown = escape::terminal(image.path.as_os_str().as_encoded_bytes());
+        let file = target::open(&image.path, false, cache)
+            .map_err(|e| could_not(&format!("Could not open '{shown}': {}", plain(&e))))?;
+        let kind = file.metadata().map_err(|e| could_not(&plain(&e)))?.file_type();
+        if kind.is_dir() || !is_data(&file) {
+            return Err(could_not(&self.version.folder(&shown)));
+        }
+        if !share {
+            locks::lock_for_read(&file)
+                .map_err(|locked| could_not(&format!("{}\nIs another process using the image [{shown}]?", locked.0)))?;
+        }
+        Ok(device(file, &image.path, Mode::Read))
+    }
+
+    /// Runs the guest on these devices and decodes what it found.
+    pub fn run(
+        &self,
+        params: &Value,
+        devices: Vec<Device>,
+        workers: u32,
+        defaults: &Defaults,
+        subject: &str,
+        observer: &dyn Observer,
+    ) -> Result<(u8, Value), Exit> {
+        let limits = self.limits(defaults).map_err(|e| self.fail(&e))?;
+        let isolation = self.config.isolation().map_err(|e| self.fail(&e))?;
+        let no_backing = self.config.flag("backing.none").map_err(|e| self.fail(&e))?;
+        let policy = Policy { deny_all: no_backing, allowed: self.config.allowed(), force_share: false };
+        let mut stream = Vec::new();
+        if let Value::Map(entries) = params {
+            for (key, value) in entries {
+                record::encode(&mut stream, key, value);
+            }
+        }
+        instar_vmm::clock::prepare();
+        let lock_down = !cfg!(debug_assertions) || std::env::var_os("INSTAR_NO_LOCKDOWN").is_none();
+        let job = Job { guest: None, isolation, workers, devices, params: stream, policy, limits, observer, lock_down };
+        let outcome = instar_vmm::run(job).map_err(|failure| self.failed(&failure, subject))?;
+        if self.verbose {
+            let place = if outcome.isolation == Isolation::Kvm { "a virtual machine (KVM)" } else { "a bare process" };
+            eprintln!("{}: the image was read in {place}", self.name);
+            if let Some(why) = outcome.fallback {
+                eprintln!("{}: not in a virtual machine: {why}", self.name);
+            }
+        }
+        let results = record::decode(&outcome.results)
+            .map_err(|_| self.failed(&Failure::Guest("its results do not decode".into()), subject))?;
+        if let Some(error) = results.get("error") {
+            self.report(error);
+        }
+        Ok((outcome.status, results))
+    }
+
+    /// Prints an error record.
+    fn report(&self, error: &Value) {
+        self.say(&escape::lines(error.bytes("message").unwrap_or(b"unknown error")));
+        if let (Some(hint), false) = (error.bytes("hint"), self.is_stock()) {
+            eprintln!("{}: {}", self.name, escape::lines(hint));
+        }
+    }
+
+    fn failed(&self, failure: &Failure, subject: &str) -> Exit {
+        let subject = escape::terminal(subject.as_bytes());
+        self.fail(&match failure {
+            Failure::NoKvm(why) => format!("no virtual machine, but --isolation kvm asks for one: {why}"),
+            Failure::Guest(what) => format!(
+                "internal error in the sandbox while reading '{subject}': {}; the host is unaffected",
+                escape::terminal(what.as_bytes())
+            ),
+            Failure::Limit { name, flag, value } => {
+                format!("'{subject}': the limit on {name} was reached ({value}); {flag} raises it")
+            }
+            Failure::Host(what) => format!("cannot set the sandbox up: {what}"),
+        })
+    }
+
+    fn limits(&self, defaults: &Defaults) -> Result<Limits, String> {
+        Ok(Limits {
+            cpu: Some(self.config.seconds("limits.cpu-seconds")?.unwrap_or(defaults.cpu)),
+            wall: Some(self.config.seconds("limits.seconds")?.unwrap_or(defaults.wall)),
+            guest_memory_bytes: self.config.size("limits.guest-memory")?.unwrap_or(GUEST_MEMORY),
+            requests: Some(self.config.number("limits.requests")?.unwrap_or(defaults.requests)),
+            result_bytes: RESULT_BYTES,
+        })
+    }
+
+    /// Parameters that every operation gets.
+    pub fn params(&self, operation: &str) -> Value {
+        let mut params = Value::map();
+        params
+            .set("op", operation)
+            .set("program", self.name)
+            .set("version-major", u64::from(self.version.major))
+            .set("version-minor", u64::from(self.version.minor));
+        params
+    }
+}
+
+/// A device for a file opened by the name `path`.
+pub fn device(file: File, path: &Path, mode: Mode) -> Device {
+    let direct = target::is_direct(&file);
+    Device { file, path: target::absolute(path), mode, fresh: false, direct, ignore_flush: false }
+}
+
+/// A regular file or a block device.
+fn is_data(file: &File) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    file.metadata().is_ok_and(|meta| meta.is_file() || meta.file_type().is_block_device())
+}
+
+/// The system's text for an error, without Rust's number behind it.
+pub fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_string()
+}
+
+/// The image's parameter map.
+pub fn image_params(image: &ImageName, device: u64) -> Value {
+    let mut map = Value::map();
+    map.set("device", device).set("filename", image.path.as_os_str().as_encoded_bytes());
+    if let Some(format) = &image.format {
+        map.set("format", format.as_str());
+    }
+    let options: Vec<Value> = image
+        .options
+        .iter()
+        .map(|(key, value)| {
+            let mut pair = Value::map();
+            pair.set("key", key.as_str()).set("value", value.as_str());
+            pair
+        })
+        .collect();
+    map.set("options", options);
+    map
+}
+
+/// Nobody is told.
+pub struct Silent;
+
+impl Observer for Silent {
+    fn progress(&self, _done: u64, _total: u64) {}
+    fn log(&self, _level: u32, _text: &[u8]) {}
+}

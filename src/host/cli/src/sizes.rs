@@ -1,0 +1,59 @@
+//! Sizes on the command line, as QEMU reads them: bytes, or a number with one of the suffixes b k M G T P E (of 1024, in
+//! either case; `b` is bytes), or hexadecimal bytes.
+
+/// The size in bytes; `None` for what is no size or has more than 64 bits.
+#[must_use]
+pub fn parse(text: &str) -> Option<u64> {
+    if let Some(hexadecimal) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        return u64::from_str_radix(hexadecimal, 16).ok();
+    }
+    let (number, shift) = match text.char_indices().next_back()? {
+        (at, 'b' | 'B') => (&text[..at], 0),
+        (at, 'k' | 'K') => (&text[..at], 10),
+        (at, 'm' | 'M') => (&text[..at], 20),
+        (at, 'g' | 'G') => (&text[..at], 30),
+        (at, 't' | 'T') => (&text[..at], 40),
+        (at, 'p' | 'P') => (&text[..at], 50),
+        (at, 'e' | 'E') => (&text[..at], 60),
+        _ => (text, 0),
+    };
+    let Some((whole, fraction)) = number.split_once('.') else {
+        return digits(number)?.parse::<u64>().ok()?.checked_mul(1 << shift);
+    };
+    if shift == 0 || (whole.is_empty() && fraction.is_empty()) {
+        return None;
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { digits(whole)?.parse().ok()? };
+    let part: f64 = format!("0.{}", if fraction.is_empty() { "0" } else { digits(fraction)? }).parse().ok()?;
+    let part = (part * (1u64 << shift) as f64 + 0.5) as u64;
+    whole.checked_mul(1 << shift)?.checked_add(part)
+}
+
+fn digits(text: &str) -> Option<&str> {
+    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn sizes_read_as_qemu_reads_them() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("33554432b", 33_554_432),
+            ("4k", 4096),
+            ("65536K", 67_108_864),
+            ("1.5G", 1_610_612_736),
+            ("1.M", 1_048_576),
+            (".5k", 512),
+            ("0x10", 16),
+            ("7E", 7 << 60),
+        ] {
+            assert_eq!(parse(text), Some(bytes), "{text}");
+        }
+        for text in ["", "k", "1x", "1GiB", "1.5", "-1", "+1", "16E", "1e3", " 1", "99999999999999999999"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+}

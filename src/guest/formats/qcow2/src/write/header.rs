@@ -1,0 +1,107 @@
+//! The first cluster: header, extensions, name of the backing file.
+
+use alloc::vec::Vec;
+
+use instar_image::{Error, Result};
+
+use super::spec::{Codec, Spec};
+use crate::layout::{
+    AUTOCLEAR_DATA_FILE_RAW, COMPATIBLE_LAZY_REFCOUNTS, HEADER_LENGTH_V2, MAGIC, extension, field, incompatible,
+};
+
+/// Length of a version 3 header with the compression type, in bytes.
+const HEADER_LENGTH: usize = 112;
+
+/// Where the tables are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tables {
+    /// Byte offset of the L1 table.
+    pub l1: u64,
+    /// Byte offset of the refcount table.
+    pub refcounts: u64,
+    /// Its clusters.
+    pub refcount_clusters: u32,
+}
+
+/// The names of the feature bits: kind (0 incompatible, 1 compatible, 2 autoclear), bit, name.
+const FEATURES: &[(u8, u8, &str)] = &[
+    (0, 0, "dirty bit"),
+    (0, 1, "corrupt bit"),
+    (0, 2, "external data file"),
+    (0, 3, "compression type"),
+    (0, 4, "extended L2 entries"),
+    (1, 0, "lazy refcounts"),
+    (2, 0, "bitmaps"),
+    (2, 1, "raw external data"),
+];
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at.saturating_add(value.len())) {
+        place.copy_from_slice(value);
+    }
+}
+
+fn add_extension(bytes: &mut Vec<u8>, kind: u32, data: &[u8]) {
+    bytes.extend_from_slice(&kind.to_be_bytes());
+    bytes.extend_from_slice(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
+    bytes.extend_from_slice(data);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+}
+
+/// The first cluster's bytes.
+pub fn encode(spec: &Spec, tables: Tables) -> Result<Vec<u8>> {
+    let cluster = usize::try_from(spec.cluster()).unwrap_or(usize::MAX);
+    let mut bytes = alloc::vec![0; if spec.version == 2 { HEADER_LENGTH_V2 as usize } else { HEADER_LENGTH }];
+    let flag = |is: bool, bit: u64| if is { bit } else { 0 };
+    put(&mut bytes, 0, &MAGIC);
+    put(&mut bytes, field::VERSION, &spec.version.to_be_bytes());
+    put(&mut bytes, field::CLUSTER_BITS, &spec.cluster_bits.to_be_bytes());
+    put(&mut bytes, field::SIZE, &spec.size.to_be_bytes());
+    put(&mut bytes, field::L1_SIZE, &u32::try_from(spec.l1_entries).unwrap_or(u32::MAX).to_be_bytes());
+    put(&mut bytes, field::L1_OFFSET, &tables.l1.to_be_bytes());
+    put(&mut bytes, field::REFCOUNT_OFFSET, &tables.refcounts.to_be_bytes());
+    put(&mut bytes, field::REFCOUNT_CLUSTERS, &tables.refcount_clusters.to_be_bytes());
+    if spec.version > 2 {
+        let features = flag(spec.data_file.is_some(), incompatible::DATA_FILE)
+            | flag(spec.codec == Codec::Zstd, incompatible::COMPRESSION)
+            | flag(spec.extended_l2, incompatible::EXTENDED_L2);
+        put(&mut bytes, field::INCOMPATIBLE, &features.to_be_bytes());
+        put(&mut bytes, field::COMPATIBLE, &flag(spec.lazy_refcounts, COMPATIBLE_LAZY_REFCOUNTS).to_be_bytes());
+        put(&mut bytes, field::AUTOCLEAR, &flag(spec.data_file_raw, AUTOCLEAR_DATA_FILE_RAW).to_be_bytes());
+        put(&mut bytes, field::REFCOUNT_ORDER, &spec.refcount_order.to_be_bytes());
+        put(&mut bytes, field::HEADER_LENGTH, &(HEADER_LENGTH as u32).to_be_bytes());
+        put(&mut bytes, field::COMPRESSION_TYPE, &[u8::from(spec.codec == Codec::Zstd)]);
+    }
+    if let Some((_, Some(format))) = &spec.backing {
+        add_extension(&mut bytes, extension::BACKING_FORMAT, format.as_bytes());
+    }
+    if let Some(name) = &spec.data_file {
+        add_extension(&mut bytes, extension::DATA_FILE, name.as_bytes());
+    }
+    let name = spec.backing.as_ref().map_or(&[][..], |(name, _)| name);
+    if spec.version > 2 {
+        let mut names = Vec::new();
+        for (kind, bit, text) in FEATURES {
+            names.extend_from_slice(&[*kind, *bit]);
+            names.extend_from_slice(text.as_bytes());
+            names.resize(names.len().next_multiple_of(48), 0);
+        }
+        // Of use to people only: in the smallest clusters the backing file's name may need the room.
+        if bytes.len() + 8 + names.len() + 8 + name.len() <= cluster {
+            add_extension(&mut bytes, extension::FEATURE_NAMES, &names);
+        }
+    }
+    add_extension(&mut bytes, extension::END, &[]);
+    let backing = (bytes.len() as u64, u32::try_from(name.len()).unwrap_or(u32::MAX));
+    if !name.is_empty() {
+        put(&mut bytes, field::BACKING_OFFSET, &backing.0.to_be_bytes());
+        put(&mut bytes, field::BACKING_SIZE, &backing.1.to_be_bytes());
+        bytes.extend_from_slice(name);
+    }
+    if bytes.len() > cluster {
+        return Err(Error::limit("Could not assign backing file: No space left on device")
+            .with_hint("the name does not fit into the first cluster: use a larger cluster_size or a shorter name"));
+    }
+    bytes.resize(cluster, 0);
+    Ok(bytes)
+}

@@ -1,0 +1,96 @@
+//! Making qcow2 images.
+//!
+//! What the options mean is in [`spec`], what the header looks like in [`header`], who counts references in
+//! [`refcounts`]. Two kinds of writers: [`clusters`] allocates as data comes, [`linear`] has every cluster in its
+//! place from the start (preallocation, raw data file).
+
+mod clusters;
+mod header;
+mod linear;
+mod refcounts;
+mod spec;
+
+use alloc::boxed::Box;
+
+use instar_image::options::{OptionKind, OptionSpec};
+use instar_image::{CreateContext, Creator, DeviceId, Machine, Result, Writer};
+
+use crate::layout::{L1_ENTRY, OFLAG_COPIED};
+use spec::{Preallocation, Spec};
+
+const fn option(name: &'static str, kind: OptionKind, help: &'static str) -> OptionSpec {
+    OptionSpec { name, kind, help }
+}
+
+/// The options, in the order of `-o help`.
+pub const OPTIONS: &[OptionSpec] = &[
+    option("backing_file", OptionKind::Text, "File name of a base image"),
+    option("backing_fmt", OptionKind::Text, "Image format of the base image"),
+    option("cluster_size", OptionKind::Size, "qcow2 cluster size"),
+    option("compat", OptionKind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
+    option("compression_type", OptionKind::Text, "Compression method used for image cluster compression"),
+    option("data_file", OptionKind::Text, "File name of an external data file"),
+    option("data_file_raw", OptionKind::Bool, "The external data file must stay valid as a raw image"),
+    option("encrypt.cipher-alg", OptionKind::Text, "Name of encryption cipher algorithm"),
+    option("encrypt.cipher-mode", OptionKind::Text, "Name of encryption cipher mode"),
+    option("encrypt.format", OptionKind::Text, "Encrypt the image, format choices: 'aes', 'luks'"),
+    option("encrypt.hash-alg", OptionKind::Text, "Name of encryption hash algorithm"),
+    option("encrypt.iter-time", OptionKind::Number, "Time to spend in PBKDF in milliseconds"),
+    option("encrypt.ivgen-alg", OptionKind::Text, "Name of IV generator algorithm"),
+    option("encrypt.ivgen-hash-alg", OptionKind::Text, "Name of IV generator hash algorithm"),
+    option("encrypt.key-secret", OptionKind::Text, "ID of secret providing qcow AES key or LUKS passphrase"),
+    option(
+        "encryption",
+        OptionKind::Bool,
+        "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
+    ),
+    option("extended_l2", OptionKind::Bool, "Extended L2 tables"),
+    option("extent_size_hint", OptionKind::Size, "Extent size hint for the image file, 0 to disable"),
+    option("lazy_refcounts", OptionKind::Bool, "Postpone refcount updates"),
+    option("nocow", OptionKind::Bool, "Turn off copy-on-write (valid only on btrfs)"),
+    option("preallocation", OptionKind::Text, "Preallocation mode (allowed values: off, metadata, falloc, full)"),
+    option("refcount_bits", OptionKind::Number, "Width of a reference count entry in bits"),
+    option("size", OptionKind::Size, "Virtual disk size"),
+];
+
+/// Makes them.
+pub struct Qcow2Creator;
+
+impl Creator for Qcow2Creator {
+    fn can_back(&self) -> bool {
+        true
+    }
+
+    fn can_compress(&self) -> bool {
+        true
+    }
+
+    fn create<'a>(&self, cx: CreateContext<'a>) -> Result<Box<dyn Writer + 'a>> {
+        let spec = Spec::read(&cx)?;
+        let image = NewImage { machine: cx.machine, device: cx.device, data: cx.data_device, spec };
+        if image.spec.preallocation == Preallocation::Off {
+            Ok(Box::new(clusters::Clusters::new(image)))
+        } else {
+            Ok(Box::new(linear::Linear::new(image)?))
+        }
+    }
+}
+
+/// An image in the making.
+struct NewImage<'a> {
+    machine: &'a dyn Machine,
+    device: DeviceId,
+    /// The external data file.
+    data: Option<DeviceId>,
+    spec: Spec,
+}
+
+/// An L1 entry for a table at byte `offset`.
+const fn l1_entry(offset: u64) -> u64 {
+    offset | OFLAG_COPIED
+}
+
+/// Bytes of the L1 table in the file.
+fn l1_bytes(spec: &Spec) -> u64 {
+    spec.l1_entries.saturating_mul(L1_ENTRY)
+}

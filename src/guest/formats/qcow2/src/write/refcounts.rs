@@ -1,0 +1,168 @@
+//! Counting references while clusters are handed out in ascending order: a block of counts is written as soon as no
+//! cluster of it can change any more, so memory does not grow with the image.
+
+use alloc::collections::BTreeMap;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::write::Placed;
+use instar_image::{DeviceId, Error, Result};
+
+use super::spec::Spec;
+use crate::layout::{FILE_OFFSET_MAX, REFCOUNT_TABLE_BYTES_MAX};
+
+/// Hands out clusters and counts them.
+pub struct Refcounts {
+    device: DeviceId,
+    cluster_bits: u32,
+    order: u32,
+    /// First cluster that is free; all after it are.
+    next: u64,
+    /// Blocks that still change, by number.
+    open: BTreeMap<u64, Vec<u8>>,
+    /// Byte offsets of the blocks written so far: the refcount table.
+    table: Vec<u64>,
+}
+
+impl Refcounts {
+    /// Nothing is handed out yet.
+    pub fn new(device: DeviceId, spec: &Spec) -> Self {
+        Self {
+            device,
+            cluster_bits: spec.cluster_bits,
+            order: spec.refcount_order,
+            next: 0,
+            open: BTreeMap::new(),
+            table: Vec::new(),
+        }
+    }
+
+    /// Clusters that one block counts.
+    const fn reach(&self) -> u64 {
+        (8 << self.cluster_bits) >> self.order
+    }
+
+    /// First free byte.
+    pub const fn end(&self) -> u64 {
+        self.next << self.cluster_bits
+    }
+
+    /// The largest count.
+    pub const fn max(&self) -> u64 {
+        if self.order >= 6 { u64::MAX } else { (1 << (1 << self.order)) - 1 }
+    }
+
+    /// Hands out `count` adjacent clusters; returns the byte offset of the first.
+    pub fn allocate(&mut self, count: u64) -> Result<u64> {
+        let first = self.next;
+        let end = first.saturating_add(count);
+        if end > FILE_OFFSET_MAX >> self.cluster_bits {
+            return Err(Error::limit("File too large"));
+        }
+        self.next = end;
+        self.add_range(first, end);
+        Ok(first << self.cluster_bits)
+    }
+
+    /// Counts every cluster of a range once, whole bytes of ones at a time where the width lets it.
+    fn add_range(&mut self, first: u64, end: u64) {
+        for cluster in first..end {
+            self.set(cluster, 1);
+        }
+    }
+
+    fn place(&self, cluster: u64) -> (u64, usize) {
+        // The index is below the reach, which is 16 Mi at most.
+        (cluster / self.reach(), (cluster % self.reach()) as usize)
+    }
+
+    /// The count of a cluster whose block is still open.
+    pub fn get(&self, cluster: u64) -> u64 {
+        let (block, index) = self.place(cluster);
+        let Some(bytes) = self.open.get(&block) else { return 0 };
+        if self.order < 3 {
+            let per_byte = 8 >> self.order;
+            let shift = (index % per_byte) << self.order;
+            let byte = bytes.get(index / per_byte).copied().unwrap_or(0);
+            return u64::from(byte >> shift) & self.max();
+        }
+        let width = 1usize << (self.order - 3);
+        let field = bytes.get(index * width..(index + 1) * width).unwrap_or_default();
+        field.iter().fold(0, |n, b| n << 8 | u64::from(*b))
+    }
+
+    /// Sets the count of a cluster whose block is still open.
+    pub fn set(&mut self, cluster: u64, count: u64) {
+        let (block, index) = self.place(cluster);
+        let (order, max) = (self.order, self.max());
+        let size = 1usize << self.cluster_bits;
+        let bytes = self.open.entry(block).or_insert_with(|| vec![0; size]);
+        if order < 3 {
+            // Narrow counts fill a byte from its least significant bit on.
+            let per_byte = 8 >> order;
+            let shift = (index % per_byte) << order;
+            if let Some(byte) = bytes.get_mut(index / per_byte) {
+                let mask = (max as u8) << shift;
+                *byte = (*byte & !mask) | ((count as u8) << shift & mask);
+            }
+            return;
+        }
+        let width = 1usize << (order - 3);
+        if let Some(field) = bytes.get_mut(index * width..(index + 1) * width) {
+            field.copy_from_slice(&count.to_be_bytes()[8 - width..]);
+        }
+    }
+
+    /// Writes the blocks that count only clusters below byte `settled`.
+    pub fn flush(&mut self, settled: u64, steps: &mut Vec<Placed<'_>>) -> Result<()> {
+        let limit = (settled >> self.cluster_bits) / self.reach();
+        while let Some(block) = self.open.keys().next().copied().filter(|block| *block < limit) {
+            self.write(block, steps)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, block: u64, steps: &mut Vec<Placed<'_>>) -> Result<()> {
+        // The block's own cluster may be counted in the block itself: it is taken before the block is closed.
+        let offset = self.allocate(1)?;
+        if let Some(data) = self.open.remove(&block) {
+            self.table.push(offset);
+            steps.push(Placed::Owned { device: self.device, offset, data });
+        }
+        Ok(())
+    }
+
+    /// Writes all blocks and the table; returns the table's byte offset and clusters.
+    pub fn finish(&mut self, steps: &mut Vec<Placed<'_>>) -> Result<(u64, u32)> {
+        let size = 1u64 << self.cluster_bits;
+        let mut blocks: u64;
+        let mut table_clusters;
+        // The table and the blocks count themselves: look for the numbers that fit.
+        let used = self.next;
+        let (mut total, done) = (used, self.table.len() as u64);
+        loop {
+            blocks = total.div_ceil(self.reach()).max(1);
+            table_clusters = (blocks * 8).div_ceil(size);
+            let wanted = used + (blocks - done) + table_clusters;
+            if wanted == total {
+                break;
+            }
+            total = wanted;
+        }
+        if table_clusters * size > REFCOUNT_TABLE_BYTES_MAX {
+            return Err(Error::limit("File too large"));
+        }
+        let table = self.allocate(table_clusters)?;
+        let first = self.allocate(blocks - done)?;
+        for block in done..blocks {
+            let offset = first + ((block - done) << self.cluster_bits);
+            let data = self.open.remove(&block).unwrap_or_else(|| vec![0; 1 << self.cluster_bits]);
+            self.table.push(offset);
+            steps.push(Placed::Owned { device: self.device, offset, data });
+        }
+        let mut data: Vec<u8> = self.table.iter().flat_map(|offset| offset.to_be_bytes()).collect();
+        data.resize((table_clusters << self.cluster_bits) as usize, 0);
+        steps.push(Placed::Owned { device: self.device, offset: table, data });
+        Ok((table, table_clusters as u32))
+    }
+}

@@ -27,6 +27,7 @@ use alloc::vec::Vec;
 
 use instar_image::format::SnapshotSelector;
 use instar_image::machine::display_name;
+use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::{
     Backing, Description, DeviceId, Error, Extent, Format, Image, OpenContext, Probe, Result, Role, SafetyCheck,
@@ -44,6 +45,23 @@ use crate::window::Window;
 
 const VERSION_MIN: u32 = 2;
 
+/// Options of `--image-opts` that are known: those of the data file, and those that tune QEMU's own doing.
+const DRIVER_OPTIONS: &[&str] = &[
+    "data-file.",
+    "lazy-refcounts",
+    "pass-discard-request",
+    "pass-discard-snapshot",
+    "pass-discard-other",
+    "discard-no-unref",
+    "overlap-check",
+    "overlap-check.",
+    "cache-size",
+    "l2-cache-size",
+    "l2-cache-entry-size",
+    "refcount-cache-size",
+    "cache-clean-interval",
+];
+
 /// The format.
 pub struct Qcow2;
 
@@ -59,6 +77,7 @@ impl Format for Qcow2 {
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        check_driver_options("qcow2", cx.options, DRIVER_OPTIONS)?;
         let mut window = Window::new(cx.source, cx.device);
         let header = Header::parse(&mut window, cx.version)?;
         let extensions = Extensions::read(&mut window, &header)?;

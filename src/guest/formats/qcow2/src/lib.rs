@@ -38,7 +38,7 @@ use crate::bitmaps::Bitmap;
 use crate::entry::Geometry;
 use crate::extensions::{Extensions, text};
 use crate::header::{Compression, Encryption, Header};
-use crate::layout::{AUTOCLEAR_DATA_FILE_RAW, MAGIC, field, incompatible};
+use crate::layout::{AUTOCLEAR_DATA_FILE_RAW, MAGIC, SHOWN_MAX, field, incompatible};
 use crate::map::{L1, Map};
 use crate::packed::{ZlibUnpacker, ZstdUnpacker};
 use crate::window::Window;
@@ -196,6 +196,11 @@ impl Image for Qcow2Image<'_> {
     }
 
     fn describe(&self) -> Result<Description> {
+        for (what, count) in [("snapshots", self.snapshots.len()), ("bitmaps", self.bitmaps.len())] {
+            if count > SHOWN_MAX {
+                return Err(Error::limit(format!("the image has {count} {what}; instar shows at most {SHOWN_MAX}")));
+            }
+        }
         Ok(Description {
             cluster_size: Some(self.header.cluster_size()),
             encrypted: self.header.encryption != Encryption::None,

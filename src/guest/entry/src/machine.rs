@@ -119,6 +119,9 @@ impl RingMachine {
 
     fn run_batch(&self, batch: &mut Vec<Request>) -> Result<()> {
         let mut result = Ok(());
+        if batch.is_empty() {
+            return result;
+        }
         self.client().batch(batch, |_, reply| {
             if let (Ok(()), Err(error)) = (&result, failure::check(reply)) {
                 result = Err(error);
@@ -146,7 +149,8 @@ impl Source for RingMachine {
         for part in reads.chunks_mut(BATCH_MAX) {
             let mut bounce: Vec<(usize, Vec<u8>)> = Vec::new();
             let mut batch = Vec::with_capacity(part.len());
-            for (i, read) in part.iter_mut().enumerate() {
+            // An empty buffer has no place that the host would accept.
+            for (i, read) in part.iter_mut().enumerate().filter(|(_, read)| !read.buf.is_empty()) {
                 let buf = if self.in_heap(read.buf) {
                     read.buf.as_mut_ptr() as u64
                 } else {

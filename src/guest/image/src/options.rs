@@ -90,3 +90,47 @@ impl Options {
         self.entries.push((name.to_string(), value.to_string()));
     }
 }
+
+/// Options of every open image, whatever its format: how it is cached, locked and called. They change nothing of
+/// what is read.
+const OF_EVERY_IMAGE: [&str; 8] = [
+    "read-only",
+    "auto-read-only",
+    "force-share",
+    "node-name",
+    "discard",
+    "detect-zeroes",
+    "cache.direct",
+    "cache.no-flush",
+];
+
+/// Checks the names of driver options (`--image-opts`): what a format does not know is refused, never passed over.
+/// A name in `known` that ends with a dot stands for all that begin with it.
+///
+/// # Errors
+/// `Block format 'x' does not support the option 'y'`.
+pub fn check_driver_options(format: &str, options: &[(String, String)], known: &[&str]) -> Result<()> {
+    let knows = |key: &str| {
+        known.iter().any(|k| *k == key || (k.ends_with('.') && key.starts_with(k))) || OF_EVERY_IMAGE.contains(&key)
+    };
+    match options.iter().find(|(key, _)| !knows(key)) {
+        Some((key, _)) => {
+            Err(Error::usage(alloc::format!("Block format '{format}' does not support the option '{key}'")))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_driver_options_are_refused() {
+        let check = |key: &str| check_driver_options("raw", &[(key.to_string(), "1".to_string())], &["size", "file."]);
+        assert!(["size", "file.x", "read-only", "cache.direct"].into_iter().all(|k| check(k).is_ok()));
+        let error = check("foo").expect_err("it is unknown");
+        assert_eq!(error.message, "Block format 'raw' does not support the option 'foo'");
+        assert!(check("file").is_err() && check("sizes").is_err());
+    }
+}

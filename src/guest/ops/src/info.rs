@@ -20,11 +20,13 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         machine.seal()?;
     }
     let mut images: Vec<Value> = Vec::new();
+    let mut warnings: Vec<Value> = Vec::new();
     loop {
         let opening = Opening { machine, version, data: false };
         let below = {
             let (image, format) = opening.image(&spec).map_err(|e| spec.could_not_open(e))?;
             images.push(image_info(machine.source(), image.as_ref(), format, &spec)?);
+            warnings.extend(image.warnings().into_iter().map(Value::from));
             image.backing().filter(|_| follow)
         };
         let Some(backing) = below else { break };
@@ -33,6 +35,9 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         }
         let (device, name) = open_backing(machine, spec.device, &spec.name, &backing.name)?;
         spec = ImageSpec { device, name, format: backing.format, options: Vec::new() };
+    }
+    if !warnings.is_empty() {
+        machine.emit("warnings", &Value::List(warnings))?;
     }
     machine.emit("images", &Value::List(images))?;
     Ok(0)
@@ -50,8 +55,7 @@ fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec:
         child_list.push(child);
     }
     let mut info = Value::map();
-    info.set("children", child_list)
-        .set("filename", spec.name.as_slice())
+    info.set("filename", spec.name.as_slice())
         .set("format", format.name())
         .set("virtual-size", image.virtual_size())
         .set("actual-size", actual);
@@ -77,6 +81,7 @@ fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec:
         map.set("type", format.name()).set("data", data);
         info.set("format-specific", map);
     }
+    info.set("children", child_list);
     Ok(info)
 }
 

@@ -179,6 +179,11 @@ impl Program {
         }
         let results = record::decode(&outcome.results)
             .map_err(|_| self.failed(&Failure::Guest("its results do not decode".into()), subject))?;
+        for warning in results.list("warnings") {
+            if let Value::Bytes(text) = warning {
+                self.say(&format!("warning: {}", escape::lines(text)));
+            }
+        }
         if let Some(error) = results.get("error") {
             self.report(error);
         }

@@ -33,7 +33,8 @@ pub fn table(snapshots: &[Value], version: QemuVersion, time: &dyn LocalTime) ->
             SnapshotTable::Underscored => format!("{hours:04}:{minutes:02}:{secs:02}.{millis:03}"),
             _ => format!("{hours:02}:{minutes:02}:{secs:02}.{millis:03}"),
         };
-        let icount = snapshot.u64("icount").map_or_else(String::new, |n| n.to_string());
+        let absent = if style == SnapshotTable::Underscored { "--" } else { "" };
+        let icount = snapshot.u64("icount").map_or_else(|| absent.to_string(), |n| n.to_string());
         let date = time.format(number("date-sec"));
         let columns = [&text("id"), &text("name"), &human(number("vm-state-size")), &date, &clock, &icount];
         lines.push(line(style, columns.map(|c: &String| c.as_str())));

@@ -90,6 +90,8 @@ pub const SNAPSHOTS_MAX: u64 = 65536;
 pub const SNAPSHOT_TABLE_BYTES_MAX: u64 = 1024 * SNAPSHOTS_MAX;
 /// Bytes of the names of all snapshots together (instar: what is kept in memory).
 pub const SNAPSHOT_NAMES_MAX: usize = 8 << 20;
+/// Most snapshots, and most bitmaps, that are described (instar: a description takes memory).
+pub const SHOWN_MAX: usize = 16384;
 /// Largest unknown part of a snapshot's entry in bytes (QEMU).
 pub const SNAPSHOT_EXTRA_MAX: u32 = 1024;
 /// Fixed part of a snapshot's entry in bytes.

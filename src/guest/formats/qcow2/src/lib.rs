@@ -27,6 +27,7 @@ use alloc::vec::Vec;
 
 use instar_image::format::SnapshotSelector;
 use instar_image::machine::display_name;
+use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::{
     Backing, Description, DeviceId, Error, Extent, Format, Image, OpenContext, Probe, Result, Role, SafetyCheck,
@@ -37,12 +38,29 @@ use crate::bitmaps::Bitmap;
 use crate::entry::Geometry;
 use crate::extensions::{Extensions, text};
 use crate::header::{Compression, Encryption, Header};
-use crate::layout::{AUTOCLEAR_DATA_FILE_RAW, MAGIC, field, incompatible};
+use crate::layout::{AUTOCLEAR_DATA_FILE_RAW, MAGIC, SHOWN_MAX, field, incompatible};
 use crate::map::{L1, Map};
 use crate::packed::{ZlibUnpacker, ZstdUnpacker};
 use crate::window::Window;
 
 const VERSION_MIN: u32 = 2;
+
+/// Options of `--image-opts` that are known: those of the data file, and those that tune QEMU's own doing.
+const DRIVER_OPTIONS: &[&str] = &[
+    "data-file.",
+    "lazy-refcounts",
+    "pass-discard-request",
+    "pass-discard-snapshot",
+    "pass-discard-other",
+    "discard-no-unref",
+    "overlap-check",
+    "overlap-check.",
+    "cache-size",
+    "l2-cache-size",
+    "l2-cache-entry-size",
+    "refcount-cache-size",
+    "cache-clean-interval",
+];
 
 /// The format.
 pub struct Qcow2;
@@ -59,6 +77,7 @@ impl Format for Qcow2 {
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        check_driver_options("qcow2", cx.options, DRIVER_OPTIONS)?;
         let mut window = Window::new(cx.source, cx.device);
         let header = Header::parse(&mut window, cx.version)?;
         let extensions = Extensions::read(&mut window, &header)?;
@@ -177,6 +196,11 @@ impl Image for Qcow2Image<'_> {
     }
 
     fn describe(&self) -> Result<Description> {
+        for (what, count) in [("snapshots", self.snapshots.len()), ("bitmaps", self.bitmaps.len())] {
+            if count > SHOWN_MAX {
+                return Err(Error::limit(format!("the image has {count} {what}; instar shows at most {SHOWN_MAX}")));
+            }
+        }
         Ok(Description {
             cluster_size: Some(self.header.cluster_size()),
             encrypted: self.header.encryption != Encryption::None,

@@ -9,14 +9,14 @@ extern crate alloc;
 
 pub mod content;
 mod map;
+mod part;
 
 use alloc::boxed::Box;
 
-use instar_image::{
-    Description, DeviceId, Error, Extent, Format, Image, OpenContext, Place, Probe, Result, SafetyCheck,
-};
+use instar_image::{Description, DeviceId, Extent, Format, Image, OpenContext, Place, Probe, Result, SafetyCheck};
 
 use crate::map::RunMap;
+use crate::part::Part;
 
 /// QEMU counts files in sectors of this many bytes: a shorter last one is filled up with zeroes.
 const SECTOR: u64 = 512;
@@ -36,9 +36,8 @@ impl Format for Raw {
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         let stat = cx.source.stat(cx.device)?;
-        let size = stat.len.checked_next_multiple_of(SECTOR).filter(|n| i64::try_from(*n).is_ok());
-        let size = size.ok_or_else(|| Error::limit("File too large"))?;
-        Ok(Box::new(RawImage { device: cx.device, size, map: RunMap::new(cx.source, cx.device, stat.len) }))
+        let part = Part::of(stat.len, cx.options)?;
+        Ok(Box::new(RawImage { device: cx.device, part, map: RunMap::new(cx.source, cx.device, stat.len) }))
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
@@ -48,23 +47,23 @@ impl Format for Raw {
 
 struct RawImage<'a> {
     device: DeviceId,
-    /// Bytes, whole sectors.
-    size: u64,
+    part: Part,
     map: RunMap<'a>,
 }
 
 impl Image for RawImage<'_> {
     fn virtual_size(&self) -> u64 {
-        self.size
+        self.part.size
     }
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
-        let run = self.map.run(at)?;
-        let left = self.size.saturating_sub(at);
+        let offset = self.part.offset.saturating_add(at);
+        let run = self.map.run(offset)?;
+        let left = self.part.size.saturating_sub(at);
         let place = if run.data {
-            Place::Data { device: self.device, offset: at }
+            Place::Data { device: self.device, offset }
         } else {
-            Place::Zero { at: Some((self.device, at)) }
+            Place::Zero { at: Some((self.device, offset)) }
         };
         Ok(Extent { at, len: run.len.min(left).min(max), place })
     }

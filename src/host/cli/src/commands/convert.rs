@@ -233,12 +233,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let progress = Progress::new(parsed.has("progress") && !parsed.has("quiet"), request.rate);
     progress.show(0.0);
     let subject = sources.iter().map(|s| s.to_string_lossy()).collect::<Vec<_>>().join(", ");
-    let (status, results) = program.run(&params, devices, workers, &Defaults::DATA, &subject, &progress)?;
-    for warning in results.list("warnings") {
-        if let Value::Bytes(text) = warning {
-            program.say(&format!("warning: {}", terminal(text)));
-        }
-    }
+    let (status, _) = program.run(&params, devices, workers, &Defaults::DATA, &subject, &progress)?;
     if status != 0 {
         return Ok(status);
     }

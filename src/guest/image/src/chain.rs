@@ -31,6 +31,14 @@ impl Chain<'_> {
         self.layers.first().map_or(0, |l| l.image.virtual_size())
     }
 
+    /// The extent of the top image alone.
+    pub fn top_extent(&self, at: u64, max: u64) -> Result<Extent> {
+        match self.layers.first() {
+            Some(layer) => layer.image.extent(at, max),
+            None => Ok(Extent { at, len: max, place: Place::Unallocated }),
+        }
+    }
+
     /// The extent that begins at `at`, at most `max` bytes, and the depth of the layer that it lies in.
     /// Unallocated in every layer, or past the end of a shorter backing file, is [`Place::Unallocated`] at
     /// the depth of the last layer asked.

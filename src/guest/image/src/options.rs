@@ -121,6 +121,31 @@ pub fn check_driver_options(format: &str, options: &[(String, String)], known: &
     }
 }
 
+/// Reads a size: bytes, or a number with one of the suffixes b k M G T P E.
+///
+/// # Errors
+/// In qemu-img's words, naming the parameter.
+pub fn size(name: &str, text: &str) -> Result<u64> {
+    let wrong = || {
+        Error::usage(alloc::format!(
+            "Parameter '{name}' expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or E means \
+             kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
+        ))
+    };
+    let (number, shift) = match text.char_indices().next_back().ok_or_else(wrong)? {
+        (at, 'b' | 'B') => (text.get(..at), 0),
+        (at, 'k' | 'K') => (text.get(..at), 10),
+        (at, 'm' | 'M') => (text.get(..at), 20),
+        (at, 'g' | 'G') => (text.get(..at), 30),
+        (at, 't' | 'T') => (text.get(..at), 40),
+        (at, 'p' | 'P') => (text.get(..at), 50),
+        (at, 'e' | 'E') => (text.get(..at), 60),
+        _ => (Some(text), 0),
+    };
+    let digits = number.filter(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())).ok_or_else(wrong)?;
+    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

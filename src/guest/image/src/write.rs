@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use crate::options::Options;
 use crate::{Backing, DeviceId, Machine, Result, Step, Version};
 
-/// What an image is made with.
-pub struct CreateContext<'a> {
+/// What an image is made with. `'a` is the machine's lifetime; what has `'n` must be copied to be kept.
+pub struct CreateContext<'a, 'n> {
     /// The world.
     pub machine: &'a dyn Machine,
     /// The (empty) target.
@@ -17,7 +17,7 @@ pub struct CreateContext<'a> {
     /// Virtual size in bytes.
     pub size: u64,
     /// What `-o` said, checked against [`crate::Format::create_options`].
-    pub options: &'a Options,
+    pub options: &'n Options,
     /// The backing file to record.
     pub backing: Option<Backing>,
     /// The clusters will be written compressed.
@@ -28,13 +28,23 @@ pub struct CreateContext<'a> {
 
 /// Makes images.
 pub trait Creator: Sync {
+    /// Images of this format can have a backing file.
+    fn can_back(&self) -> bool {
+        false
+    }
+
+    /// Images of this format can hold compressed units.
+    fn can_compress(&self) -> bool {
+        false
+    }
+
     /// Checks the options and the size, and makes an image that reads as zeroes (or as its backing file).
     /// What makes the file recognisable (header) is written last, by [`Writer::finish`]: a target whose
     /// conversion broke off is never mistaken for a whole one.
-    fn create<'a>(&self, cx: CreateContext<'a>) -> Result<Box<dyn Writer + 'a>>;
+    fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>>;
 
     /// Opens an existing image to be written into (`convert -n`).
-    fn reopen<'a>(&self, _cx: CreateContext<'a>) -> Result<Box<dyn Writer + 'a>> {
+    fn reopen<'a>(&self, _cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
         Err(crate::Error::unsupported("writing into an existing image of this format is not supported"))
     }
 }

@@ -19,6 +19,7 @@ mod map;
 mod packed;
 mod snapshots;
 mod window;
+mod write;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -27,11 +28,12 @@ use alloc::vec::Vec;
 
 use instar_image::format::SnapshotSelector;
 use instar_image::machine::display_name;
+use instar_image::options::OptionSpec;
 use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::{
-    Backing, Description, DeviceId, Error, Extent, Format, Image, OpenContext, Probe, Result, Role, SafetyCheck,
-    Unpacker, Value, Version, limits,
+    Backing, Creator, Description, DeviceId, Error, Extent, Format, Image, OpenContext, Probe, Result, Role,
+    SafetyCheck, Unpacker, Value, Version, limits,
 };
 
 use crate::bitmaps::Bitmap;
@@ -105,6 +107,14 @@ impl Format for Qcow2 {
         let l1 = L1 { offset: header.l1_offset, size: u64::from(header.l1_size) };
         let map = Map::new(cx.source, cx.device, geometry, header.size, l1);
         Ok(Box::new(Qcow2Image { header, extensions, luks, backing, snapshots, bitmaps, shows_dirty, map }))
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        write::OPTIONS
+    }
+
+    fn creator(&self) -> Option<&dyn Creator> {
+        Some(&write::Qcow2Creator)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -10,10 +10,14 @@ extern crate alloc;
 pub mod content;
 mod map;
 mod part;
+mod write;
 
 use alloc::boxed::Box;
 
-use instar_image::{Description, DeviceId, Extent, Format, Image, OpenContext, Place, Probe, Result, SafetyCheck};
+use instar_image::options::OptionSpec;
+use instar_image::{
+    Creator, Description, DeviceId, Extent, Format, Image, OpenContext, Place, Probe, Result, SafetyCheck,
+};
 
 use crate::map::RunMap;
 use crate::part::Part;
@@ -38,6 +42,14 @@ impl Format for Raw {
         let stat = cx.source.stat(cx.device)?;
         let part = Part::of(stat.len, cx.options)?;
         Ok(Box::new(RawImage { device: cx.device, part, map: RunMap::new(cx.source, cx.device, stat.len) }))
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        write::OPTIONS
+    }
+
+    fn creator(&self) -> Option<&dyn Creator> {
+        Some(&write::RawCreator)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

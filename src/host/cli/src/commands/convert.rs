@@ -344,7 +344,7 @@ fn option_help(program: &Program, request: &Request) -> Result<u8, Exit> {
             .iter()
             .map(|option| {
                 let head = format!("  {}=<{}>", option.text("name").unwrap_or(""), option.text("kind").unwrap_or(""));
-                format!("{head:<23}- {}\n", option.text("help").unwrap_or(""))
+                format!("{head:<24} - {}\n", option.text("help").unwrap_or(""))
             })
             .collect();
         program.print(&format!("Supported options:\n{lines}"))?;

@@ -67,14 +67,7 @@ impl<'a> Clusters<'a> {
     }
 
     /// Sets the entry (and bitmap) of the cluster at byte `at` of the disk.
-    fn map(
-        &self,
-        state: &mut State,
-        at: u64,
-        entry: u64,
-        bitmap: u64,
-        steps: &mut Vec<Placed<'_>>,
-    ) -> Result<()> {
+    fn map(&self, state: &mut State, at: u64, entry: u64, bitmap: u64, steps: &mut Vec<Placed<'_>>) -> Result<()> {
         let spec = &self.image.spec;
         let table = usize::try_from(at / spec.l2_reach()).unwrap_or(usize::MAX);
         if state.l2_index != Some(table) {
@@ -132,13 +125,13 @@ impl<'a> Clusters<'a> {
         for touched in offset >> bits..=last >> bits {
             if touched << bits >= state.refcounts.end() {
                 state.refcounts.allocate(1)?;
-            } else if offset % cluster != 0 && touched == offset >> bits {
+            } else if !offset.is_multiple_of(cluster) && touched == offset >> bits {
                 let count = state.refcounts.get(touched);
                 state.refcounts.set(touched, count + 1);
             }
         }
         let end = offset + len;
-        state.packed_at = (end % cluster != 0).then_some(end);
+        state.packed_at = (!end.is_multiple_of(cluster)).then_some(end);
         let sectors = last / COMPRESSED_SECTOR - offset / COMPRESSED_SECTOR;
         let entry = OFLAG_COMPRESSED | sectors << (62 - (bits - 8)) | offset;
         self.map(state, at, entry, 0, steps)?;

@@ -66,8 +66,7 @@ impl<'a> Linear<'a> {
             machine.submit(&[Step::Write { device, offset: self.l2 + table * cluster, data: &bytes }])?;
             table += count;
         }
-        let l1: Vec<u8> =
-            (0..spec.l1_entries).flat_map(|i| l1_entry(self.l2 + i * cluster).to_be_bytes()).collect();
+        let l1: Vec<u8> = (0..spec.l1_entries).flat_map(|i| l1_entry(self.l2 + i * cluster).to_be_bytes()).collect();
         machine.submit(&[Step::Write { device, offset: self.l1, data: &l1 }])
     }
 }

@@ -65,7 +65,7 @@ impl Creator for Qcow2Creator {
         true
     }
 
-    fn create<'a>(&self, cx: CreateContext<'a>) -> Result<Box<dyn Writer + 'a>> {
+    fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
         let spec = Spec::read(&cx)?;
         let image = NewImage { machine: cx.machine, device: cx.device, data: cx.data_device, spec };
         if image.spec.preallocation == Preallocation::Off {

@@ -71,7 +71,7 @@ fn boolean(options: &Options, name: &str) -> Result<bool> {
 
 impl Spec {
     /// Reads the options, and refuses what qemu-img refuses, in its words.
-    pub fn read(cx: &CreateContext<'_>) -> Result<Self> {
+    pub fn read(cx: &CreateContext<'_, '_>) -> Result<Self> {
         let options = cx.options;
         let version = match options.get("compat") {
             None | Some("1.1" | "v3") => 3,

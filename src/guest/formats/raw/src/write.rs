@@ -1,0 +1,82 @@
+//! Making raw images: a length, and whatever is written.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec::Vec;
+
+use instar_image::options::{OptionKind, OptionSpec};
+use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::{CreateContext, Creator, DeviceId, Error, Machine, Result, Step};
+
+/// The options, in the order of `-o help`.
+pub const OPTIONS: &[OptionSpec] = &[
+    OptionSpec {
+        name: "extent_size_hint",
+        kind: OptionKind::Size,
+        help: "Extent size hint for the image file, 0 to disable",
+    },
+    OptionSpec { name: "nocow", kind: OptionKind::Bool, help: "Turn off copy-on-write (valid only on btrfs)" },
+    OptionSpec {
+        name: "preallocation",
+        kind: OptionKind::Text,
+        help: "Preallocation mode (allowed values: off, falloc, full)",
+    },
+    OptionSpec { name: "size", kind: OptionKind::Size, help: "Virtual disk size" },
+];
+
+/// Makes them.
+pub struct RawCreator;
+
+impl Creator for RawCreator {
+    fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
+        let stat = cx.machine.stat(cx.device)?;
+        if stat.block_device {
+            if stat.len < cx.size {
+                return Err(Error::usage("output file is smaller than input file"));
+            }
+            return Ok(Box::new(RawWriter { machine: cx.machine, device: cx.device, zeroed: false }));
+        }
+        let (allocate, full) = match cx.options.get("preallocation") {
+            None | Some("off") => (false, false),
+            Some("falloc") => (true, false),
+            Some("full") => (true, true),
+            Some("metadata") => return Err(Error::unsupported("Unsupported preallocation mode 'metadata'")),
+            Some(other) => {
+                return Err(Error::usage(format!("Parameter 'preallocation' does not accept value '{other}'")));
+            }
+        };
+        let device = cx.device;
+        cx.machine.submit(&[Step::SetLength { device, len: cx.size }])?;
+        if allocate {
+            cx.machine.submit(&[Step::Allocate { device, offset: 0, len: cx.size, full }])?;
+        }
+        Ok(Box::new(RawWriter { machine: cx.machine, device, zeroed: stat.fresh }))
+    }
+
+    fn reopen<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
+        if cx.machine.stat(cx.device)?.len < cx.size {
+            return Err(Error::usage("output file is smaller than input file"));
+        }
+        Ok(Box::new(RawWriter { machine: cx.machine, device: cx.device, zeroed: false }))
+    }
+}
+
+struct RawWriter<'a> {
+    machine: &'a dyn Machine,
+    device: DeviceId,
+    zeroed: bool,
+}
+
+impl Writer for RawWriter<'_> {
+    fn target(&self) -> Target {
+        Target::Linear { device: self.device, base: 0, zeroed: self.zeroed }
+    }
+
+    fn place<'p>(&self, _at: u64, _piece: Piece<'p>, _steps: &mut Vec<Placed<'p>>) -> Result<()> {
+        Err(Error::corrupt("the bytes of a raw image have their places"))
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.machine.submit(&[Step::Barrier { device: self.device }])
+    }
+}

@@ -1,0 +1,217 @@
+//! Into targets that allocate: every worker reads, looks for zeroes and compresses by itself; places are given in the order
+//! of the jobs, so that the result does not depend on the number of workers; writing is everybody's own again.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use instar_image::chain::Chain;
+use instar_image::reader::is_zero;
+use instar_image::write::{Packer, Piece, Placed, Target, Writer};
+use instar_image::{Error, Machine, Place, Result, Step};
+
+use super::fill::Filler;
+use super::params::Params;
+use super::plan::{Job, Planner};
+use super::progress::Progress;
+
+/// What a job shares with the others.
+struct Shared<'a> {
+    machine: &'a dyn Machine,
+    writer: &'a dyn Writer,
+    planner: &'a Planner<'a>,
+    /// The ticket whose turn it is.
+    turn: AtomicU64,
+    unit: usize,
+    /// Bytes in which zeroes are looked for: a unit, or what `-S` asks for.
+    zero_unit: usize,
+    /// Zeroes need not be placed.
+    zeroed: bool,
+    /// Zeroes are looked for.
+    sparse: bool,
+}
+
+/// Runs all jobs on all workers.
+pub fn run(
+    machine: &dyn Machine,
+    chains: &[Chain<'_>],
+    writer: &dyn Writer,
+    planner: &Planner<'_>,
+    params: &Params,
+    progress: &Progress<'_>,
+) -> Result<()> {
+    let Target::Allocated { unit, zero_unit, zeroed } = writer.target() else {
+        return Err(Error::corrupt("a target with an order"));
+    };
+    let shared = Shared {
+        machine,
+        writer,
+        planner,
+        turn: AtomicU64::new(0),
+        unit: unit as usize,
+        zero_unit: zero_unit.max(params.sparse.next_power_of_two().min(1 << 21)) as usize,
+        zeroed: zeroed || params.zeroed,
+        sparse: params.sparse != 0,
+    };
+    machine.broadcast(&|_| {
+        let mut worker = Worker {
+            shared: &shared,
+            filler: Filler::new(chains, machine.source(), params.salvage),
+            packer: if params.compress { writer.packer() } else { None },
+            buf: Vec::new(),
+            packed: Vec::new(),
+        };
+        while let Some(job) = planner.next() {
+            match worker.work(&job) {
+                Ok(()) => progress.add(job.advance),
+                Err(error) => planner.fail(error),
+            }
+        }
+    });
+    planner.outcome()
+}
+
+/// What becomes of a run of units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// The target's backing file has it, or nothing needs to be there.
+    Leave,
+    Zero,
+    Data,
+}
+
+struct Worker<'a> {
+    shared: &'a Shared<'a>,
+    filler: Filler<'a>,
+    packer: Option<Box<dyn Packer + 'a>>,
+    buf: Vec<u8>,
+    /// One compressed unit each; the buffers are used again.
+    packed: Vec<Vec<u8>>,
+}
+
+impl Worker<'_> {
+    fn work(&mut self, job: &Job) -> Result<()> {
+        let shared = self.shared;
+        let prepared = self.prepare(job);
+        // The turn must come and go even after an error: the others wait for it.
+        let mut spins = 0;
+        while shared.turn.load(Ordering::Acquire) != job.ticket && !shared.planner.has_failed() {
+            shared.machine.relax(&mut spins);
+        }
+        if let Err(error) = prepared {
+            shared.planner.fail(error);
+            shared.turn.store(job.ticket + 1, Ordering::Release);
+            return Ok(());
+        }
+        let mut steps = Vec::new();
+        let placed = self.place(job, &mut steps);
+        shared.turn.store(job.ticket + 1, Ordering::Release);
+        placed?;
+        let steps: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
+        let written = shared.machine.submit(&steps);
+        written.map_err(|e| Error::new(e.kind, format!("error while writing at byte {}: {}", job.at, e.message)))
+    }
+
+    /// Reads and compresses.
+    fn prepare(&mut self, job: &Job) -> Result<()> {
+        let unit = self.shared.unit;
+        let len = (job.len as usize).next_multiple_of(unit);
+        if self.buf.len() < len {
+            self.buf = vec![0; len];
+        }
+        let buf = self.buf.get_mut(..len).unwrap_or_default();
+        buf.get_mut(job.len as usize..).unwrap_or_default().fill(0);
+        if self.shared.planner.leaves_unallocated() {
+            let parts = self.shared.planner.resolve(&job.parts)?;
+            self.filler.fill(&parts, job.at, buf)?;
+        } else {
+            self.filler.fill(&job.parts, job.at, buf)?;
+        }
+        let fates = self.shared.fates(job, self.buf.get(..len).unwrap_or_default());
+        let Some(packer) = self.packer.as_mut() else { return Ok(()) };
+        self.packed.resize_with(self.packed.len().max(fates.len()), Vec::new);
+        for ((fate, bytes), out) in fates.iter().zip(self.buf.chunks(unit)).zip(&mut self.packed) {
+            let smaller = *fate == Fate::Data && packer.pack(bytes, out)?;
+            if !smaller {
+                out.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Has every run placed, in its turn.
+    fn place<'p>(&'p self, job: &Job, steps: &mut Vec<Placed<'p>>) -> Result<()> {
+        let Shared { unit, writer, .. } = *self.shared;
+        let len = (job.len as usize).next_multiple_of(unit);
+        let buf = self.buf.get(..len).unwrap_or_default();
+        let fates = self.shared.fates(job, buf);
+        let is_packed = |i: usize| self.packer.is_some() && self.packed.get(i).is_some_and(|bytes| !bytes.is_empty());
+        let mut i = 0;
+        while let Some(fate) = fates.get(i) {
+            let at = job.at + (i * unit) as u64;
+            if *fate == Fate::Data && is_packed(i) {
+                writer.place(at, Piece::Packed(self.packed.get(i).map_or(&[][..], Vec::as_slice)), steps)?;
+                i += 1;
+                continue;
+            }
+            let same = fates
+                .iter()
+                .enumerate()
+                .skip(i)
+                .take_while(|(k, f)| *f == fate && !(*fate == Fate::Data && is_packed(*k)));
+            let count = same.count();
+            let (start, end) = (i * unit, (i + count) * unit);
+            match fate {
+                Fate::Leave => {}
+                Fate::Zero => writer.place(at, Piece::Zero((end - start) as u64), steps)?,
+                Fate::Data => writer.place(at, Piece::Data(buf.get(start..end).unwrap_or_default()), steps)?,
+            }
+            i += count;
+        }
+        Ok(())
+    }
+}
+
+impl Shared<'_> {
+    /// What becomes of each unit of the job.
+    fn fates(&self, job: &Job, buf: &[u8]) -> Vec<Fate> {
+        let units = buf.len() / self.unit;
+        let mut fates = vec![Fate::Data; units];
+        if self.sparse {
+            let group = (self.zero_unit / self.unit).max(1);
+            // Groups are the disk's own, so that a job's beginning makes no difference.
+            let first = (job.at as usize / self.unit) % group;
+            let mut from = 0;
+            while from < units {
+                let end = (from + group - if from == 0 { first } else { 0 }).min(units);
+                let zero = buf.get(from * self.unit..end * self.unit).is_some_and(is_zero);
+                if zero {
+                    let fate = if self.zeroed { Fate::Leave } else { Fate::Zero };
+                    fates.get_mut(from..end).unwrap_or_default().fill(fate);
+                }
+                from = end;
+            }
+        }
+        if self.planner.leaves_unallocated() {
+            self.leave(job, &mut fates);
+        }
+        fates
+    }
+
+    /// Over a backing file: units of which the top image holds nothing stay the backing file's.
+    fn leave(&self, job: &Job, fates: &mut [Fate]) {
+        let mut held = vec![false; fates.len()];
+        for part in job.parts.iter().filter(|p| p.extent.place != Place::Unallocated) {
+            let first = (part.at - job.at) as usize / self.unit;
+            let last = (part.at + part.extent.len - 1 - job.at) as usize / self.unit;
+            held.get_mut(first..=last).unwrap_or_default().fill(true);
+        }
+        for (fate, held) in fates.iter_mut().zip(held) {
+            if !held {
+                *fate = Fate::Leave;
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Reading a job's parts into memory: plain extents straight to their place, compressed ones by way of their stored
+//! bytes, all in one crossing.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::chain::Chain;
+use instar_image::{Error, Kind, Packed, Place, Read, Result, Source, Unpacker};
+
+use super::plan::Part;
+
+/// Bytes that are given up together when a source cannot be read (`--salvage`).
+const SALVAGE_UNIT: usize = 4096;
+const EIO: u32 = 5;
+
+/// One worker's buffers and decompressors, used again for every job.
+pub struct Filler<'a> {
+    chains: &'a [Chain<'a>],
+    source: &'a dyn Source,
+    unpackers: Vec<Vec<Option<Box<dyn Unpacker + 'a>>>>,
+    stored: Vec<u8>,
+    unit: Vec<u8>,
+    salvage: bool,
+}
+
+fn unreadable(at: u64, error: &Error) -> Error {
+    // Whatever is wrong with compressed data, qemu-img calls it an input/output error.
+    let text = if matches!(error.kind, Kind::Io(_)) { error.message.as_str() } else { "Input/output error" };
+    Error::new(Kind::Io(EIO), format!("error while reading at byte {at}: {text}"))
+}
+
+impl<'a> Filler<'a> {
+    /// Nothing is allocated yet.
+    pub fn new(chains: &'a [Chain<'a>], source: &'a dyn Source, salvage: bool) -> Self {
+        let unpackers = chains.iter().map(|c| c.layers.iter().map(|_| None).collect()).collect();
+        Self { chains, source, unpackers, stored: Vec::new(), unit: Vec::new(), salvage }
+    }
+
+    /// Fills `buf`, which stands for the target's bytes from `base` on, from `parts`.
+    pub fn fill(&mut self, parts: &[Part], base: u64, buf: &mut [u8]) -> Result<()> {
+        let stored_len: usize = packed(parts).map(|(_, p)| p.len as usize).sum();
+        if self.stored.len() < stored_len {
+            self.stored.resize(stored_len, 0);
+        }
+        let result = self.read(parts, base, buf);
+        if let Err(error) = result {
+            let at = parts.first().map_or(base, |p| p.at);
+            if !self.salvage {
+                return Err(unreadable(at, &error));
+            }
+            self.read_what_can_be(parts, base, buf);
+        }
+        self.unpack(parts, base, buf)
+    }
+
+    fn read(&mut self, parts: &[Part], base: u64, buf: &mut [u8]) -> Result<()> {
+        let mut reads = Vec::with_capacity(parts.len());
+        let mut rest = buf;
+        let mut at = base;
+        let mut stored = self.stored.as_mut_slice();
+        for part in parts {
+            let (gap, len) = ((part.at - at) as usize, part.extent.len as usize);
+            let (_, after) = rest.split_at_mut(gap.min(rest.len()));
+            let (here, after) = after.split_at_mut(len.min(after.len()));
+            (rest, at) = (after, part.at + part.extent.len);
+            match part.extent.place {
+                Place::Data { device, offset } => reads.push(Read { device, offset, buf: here }),
+                Place::Packed(packed) => {
+                    let (bytes, after) = stored.split_at_mut(packed.len as usize);
+                    stored = after;
+                    reads.push(Read { device: packed.device, offset: packed.offset, buf: bytes });
+                }
+                Place::Zero { .. } | Place::Unallocated => here.fill(0),
+                Place::Encrypted { .. } => return Err(Error::unsupported("encrypted data cannot be read")),
+            }
+        }
+        if reads.is_empty() { Ok(()) } else { self.source.read_many(&mut reads) }
+    }
+
+    /// `--salvage`: a little at a time, zeroes where nothing comes.
+    fn read_what_can_be(&mut self, parts: &[Part], base: u64, buf: &mut [u8]) {
+        for part in parts {
+            let Place::Data { device, offset } = part.extent.place else { continue };
+            let start = (part.at - base) as usize;
+            let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
+            for (i, piece) in here.chunks_mut(SALVAGE_UNIT).enumerate() {
+                if self.source.read(device, offset + (i * SALVAGE_UNIT) as u64, piece).is_err() {
+                    piece.fill(0);
+                }
+            }
+        }
+        let mut at = 0;
+        for (_, unit) in packed(parts) {
+            let bytes = self.stored.get_mut(at..at + unit.len as usize).unwrap_or_default();
+            if self.source.read(unit.device, unit.offset, bytes).is_err() {
+                bytes.fill(0);
+            }
+            at += unit.len as usize;
+        }
+    }
+
+    fn unpack(&mut self, parts: &[Part], base: u64, buf: &mut [u8]) -> Result<()> {
+        let mut at = 0;
+        for (part, unit) in packed(parts) {
+            let stored = self.stored.get(at..at + unit.len as usize).unwrap_or_default();
+            at += unit.len as usize;
+            let start = (part.at - base) as usize;
+            let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
+            let slot = self.unpackers.get_mut(part.source).and_then(|layers| layers.get_mut(part.depth));
+            let layer = self.chains.get(part.source).and_then(|chain| chain.layers.get(part.depth));
+            let (Some(slot), Some(layer)) = (slot, layer) else { continue };
+            if slot.is_none() {
+                *slot = layer.image.unpacker();
+            }
+            let Some(unpacker) = slot else {
+                return Err(Error::corrupt("compressed data in a format that has none"));
+            };
+            let result = if unit.skip == 0 && here.len() as u64 == unit.unit {
+                unpacker.unpack(&unit, stored, here)
+            } else {
+                if self.unit.len() != unit.unit as usize {
+                    self.unit = vec![0; unit.unit as usize];
+                }
+                unpacker.unpack(&unit, stored, &mut self.unit).map(|()| {
+                    let from = unit.skip as usize;
+                    here.copy_from_slice(self.unit.get(from..from + here.len()).unwrap_or_default());
+                })
+            };
+            match result {
+                Err(error) if !self.salvage => return Err(unreadable(part.at, &error)),
+                Err(_) => here.fill(0),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The compressed parts with their units.
+fn packed(parts: &[Part]) -> impl Iterator<Item = (&Part, Packed)> {
+    parts.iter().filter_map(|part| match part.extent.place {
+        Place::Packed(unit) => Some((part, unit)),
+        _ => None,
+    })
+}

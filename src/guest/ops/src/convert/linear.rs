@@ -1,0 +1,188 @@
+//! Into targets where every byte has its place: plain extents go from file to file on the host's side.
+
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::chain::Chain;
+use instar_image::reader::is_zero;
+use instar_image::write::Target;
+use instar_image::{DeviceId, Error, Kind, Machine, Place, Result, Step};
+
+use super::fill::Filler;
+use super::params::Params;
+use super::plan::{Job, Part, Planner};
+use super::progress::Progress;
+
+/// Bytes that are decompressed before they are written.
+const BUFFER: u64 = 2 << 20;
+/// Smallest and largest unit in which the host looks for zeroes.
+const UNIT_MIN: u64 = 512;
+const UNIT_MAX: u64 = 2 << 20;
+
+#[derive(Clone, Copy)]
+struct Output {
+    device: DeviceId,
+    base: u64,
+    /// It reads as zeroes where nothing was written, and may stay so.
+    sparse: bool,
+    /// Unit in which runs of zeroes are looked for, in bytes.
+    unit: usize,
+    unmap: bool,
+}
+
+/// Runs all jobs on all workers.
+pub fn run(
+    machine: &dyn Machine,
+    chains: &[Chain<'_>],
+    target: Target,
+    planner: &Planner<'_>,
+    params: &Params,
+    progress: &Progress<'_>,
+) -> Result<()> {
+    let Target::Linear { device, base, zeroed } = target else {
+        return Err(Error::corrupt("a target without an order"));
+    };
+    let output = Output {
+        device,
+        base,
+        sparse: (zeroed || params.zeroed) && params.sparse != 0,
+        unit: params.sparse.next_power_of_two().clamp(UNIT_MIN, UNIT_MAX) as usize,
+        unmap: params.sparse != 0,
+    };
+    machine.broadcast(&|_| {
+        let mut worker =
+            Worker { machine, output, filler: Filler::new(chains, machine.source(), params.salvage), buf: Vec::new() };
+        while let Some(job) = planner.next() {
+            match worker.work(&job) {
+                Ok(()) => progress.add(job.advance),
+                Err(error) => planner.fail(error),
+            }
+        }
+    });
+    planner.outcome()
+}
+
+fn unwritable(at: u64, error: &Error) -> Error {
+    Error::new(error.kind, format!("error while writing at byte {at}: {}", error.message))
+}
+
+struct Worker<'a> {
+    machine: &'a dyn Machine,
+    output: Output,
+    filler: Filler<'a>,
+    buf: Vec<u8>,
+}
+
+impl Worker<'_> {
+    fn work(&mut self, job: &Job) -> Result<()> {
+        let Output { device, base, sparse, unit, unmap } = self.output;
+        let mut steps = Vec::new();
+        let mut from = 0;
+        while let Some(part) = job.parts.get(from) {
+            let len = part.extent.len;
+            match part.extent.place {
+                Place::Data { device: source, offset } => steps.push(Step::Copy {
+                    from: source,
+                    from_offset: offset,
+                    to: device,
+                    to_offset: base + part.at,
+                    len,
+                    skip_zero: if sparse { unit as u32 } else { 0 },
+                }),
+                Place::Zero { .. } | Place::Unallocated if sparse => {}
+                Place::Zero { .. } | Place::Unallocated => {
+                    steps.push(Step::Zero { device, offset: base + part.at, len, unmap });
+                }
+                Place::Packed(_) | Place::Encrypted { .. } => {
+                    let run = packed_run(job.parts.get(from..).unwrap_or_default());
+                    self.unpack(run)?;
+                    from += run.len();
+                    continue;
+                }
+            }
+            from += 1;
+        }
+        if steps.is_empty() {
+            return Ok(());
+        }
+        self.machine.submit(&steps).map_err(|e| match e.kind {
+            // A copy does not say which side failed; what fills up or goes over a limit is the target.
+            Kind::Io(5) => Error::new(e.kind, format!("error while reading at byte {}: {}", job.at, e.message)),
+            _ => unwritable(job.at, &e),
+        })
+    }
+
+    /// Decompresses a run of parts and writes what is not zeroes.
+    fn unpack(&mut self, parts: &[Part]) -> Result<()> {
+        let Output { device, base, sparse, unit, .. } = self.output;
+        let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(()) };
+        let len = (last.at + last.extent.len - first.at) as usize;
+        if self.buf.len() < len {
+            self.buf = vec![0; len.max(BUFFER as usize)];
+        }
+        let buf = self.buf.get_mut(..len).unwrap_or_default();
+        self.filler.fill(parts, first.at, buf)?;
+        let mut steps = Vec::new();
+        let start = base + first.at;
+        for (offset, data) in runs(buf, first.at, if sparse { unit } else { len.max(1) }, sparse) {
+            steps.push(Step::Write { device, offset: start + offset as u64, data });
+        }
+        self.machine.submit(&steps).map_err(|e| unwritable(first.at, &e))
+    }
+}
+
+/// As many parts from the first on as are compressed and fit into the buffer; at least one.
+fn packed_run(parts: &[Part]) -> &[Part] {
+    let mut len = 0;
+    let fits = parts.iter().take_while(|part| {
+        len += part.extent.len;
+        matches!(part.extent.place, Place::Packed(_) | Place::Encrypted { .. }) && len <= BUFFER
+    });
+    let count = fits.count().max(1);
+    parts.get(..count).unwrap_or_default()
+}
+
+/// The runs of `buf` (which stands for bytes from `at` on) that are to be written: offset and bytes. Units are the
+/// target's own.
+fn runs(buf: &[u8], at: u64, unit: usize, skip_zero: bool) -> Vec<(usize, &[u8])> {
+    if !skip_zero {
+        return vec![(0, buf)];
+    }
+    let mut found: Vec<(usize, &[u8])> = Vec::new();
+    let mut start = None;
+    let mut from = 0;
+    while from < buf.len() {
+        let next = ((at as usize + from) / unit + 1) * unit - at as usize;
+        let end = next.min(buf.len());
+        let zero = buf.get(from..end).is_some_and(is_zero);
+        match (start, zero) {
+            (None, false) => start = Some(from),
+            (Some(begin), true) => {
+                found.push((begin, buf.get(begin..from).unwrap_or_default()));
+                start = None;
+            }
+            _ => {}
+        }
+        from = end;
+    }
+    if let Some(begin) = start {
+        found.push((begin, buf.get(begin..).unwrap_or_default()));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_zeroes_are_cut_out_on_the_targets_units() {
+        let mut buf = vec![1u8; 10_000];
+        buf[1096..5192].fill(0);
+        let found: Vec<(usize, usize)> = runs(&buf, 3000, 4096, true).iter().map(|(o, d)| (*o, d.len())).collect();
+        assert_eq!(found, [(0, 1096), (5192, 4808)]);
+        assert_eq!(runs(&buf, 3000, 4096, false).len(), 1);
+        assert!(runs(&[0; 100], 5, 512, true).is_empty());
+    }
+}

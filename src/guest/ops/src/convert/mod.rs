@@ -1,0 +1,132 @@
+//! `convert`: one or more images, chains flattened, into a new or an existing one.
+//!
+//! A planner walks the sources' extents and hands out jobs in ascending order ([`plan`]); every worker takes jobs
+//! until there are none ([`linear`] for targets in which every byte has its place, [`allocated`] for those that hand
+//! out clusters).
+
+mod allocated;
+mod fill;
+mod linear;
+mod params;
+mod plan;
+mod progress;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec::Vec;
+
+use instar_image::chain::Chain;
+use instar_image::options::{OptionKind, Options};
+use instar_image::write::{Target, Writer};
+use instar_image::{Backing, CreateContext, Error, Format, Machine, Result, Value, Version};
+
+use crate::open::Opening;
+use params::Params;
+use plan::Planner;
+use progress::Progress;
+
+/// Converts; exit status 0.
+pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
+    let params = Params::read(params)?;
+    if params.option_help {
+        return option_help(machine, &params);
+    }
+    let opening = Opening { machine, version, data: true };
+    let mut chains = Vec::new();
+    for source in &params.sources {
+        let mut chain = opening.chain(source)?;
+        if let (Some(wanted), Some(top)) = (&params.snapshot, chain.layers.first_mut()) {
+            top.image.select_snapshot(wanted).map_err(|e| e.context("Failed to load snapshot"))?;
+        }
+        chains.push(chain);
+    }
+    machine.seal()?;
+    let format = output_format(&params)?;
+    let size: u64 = chains.iter().map(Chain::virtual_size).sum();
+    let writer = writer(machine, &params, format, size, version)?;
+    let planner = Planner::new(&chains, writer.target(), &params, size);
+    let progress = Progress::new(machine, size);
+    match writer.target() {
+        target @ Target::Linear { .. } => linear::run(machine, &chains, target, &planner, &params, &progress)?,
+        Target::Allocated { .. } => allocated::run(machine, &chains, writer.as_ref(), &planner, &params, &progress)?,
+    }
+    let finished = writer.finish();
+    finished.map_err(|e| e.context("error while writing the image's metadata"))?;
+    Ok(0)
+}
+
+fn output_format(params: &Params) -> Result<&'static dyn Format> {
+    let name = &params.target.format;
+    let name = name.as_deref().unwrap_or("raw");
+    instar_registry::by_name(name).ok_or_else(|| Error::usage(format!("Unknown file format '{name}'")))
+}
+
+/// What qemu-img says of an option's kind.
+const fn kind_text(kind: OptionKind) -> &'static str {
+    match kind {
+        OptionKind::Text => "str",
+        OptionKind::Size => "size",
+        OptionKind::Number => "num",
+        OptionKind::Bool => "bool (on/off)",
+    }
+}
+
+fn option_help(machine: &dyn Machine, params: &Params) -> Result<u8> {
+    let rows: Vec<Value> = output_format(params)?
+        .create_options()
+        .iter()
+        .map(|option| {
+            let mut row = Value::map();
+            row.set("name", option.name).set("kind", kind_text(option.kind)).set("help", option.help);
+            row
+        })
+        .collect();
+    machine.emit("help", &Value::List(rows))?;
+    Ok(0)
+}
+
+fn writer<'a>(
+    machine: &'a dyn Machine,
+    params: &'a Params,
+    format: &'static dyn Format,
+    size: u64,
+    version: Version,
+) -> Result<Box<dyn Writer + 'a>> {
+    let name = format.name();
+    let creator = format.creator().ok_or_else(|| {
+        Error::unsupported(format!("Format driver '{name}' does not support image creation"))
+            .with_hint(format!("instar cannot write the {name} format yet"))
+    })?;
+    let texts: Vec<&str> = params.options.iter().map(alloc::string::String::as_str).collect();
+    let options = Options::parse(&texts, format.create_options())?;
+    let backing = params.backing(&options);
+    if backing.is_some() && !creator.can_back() {
+        return Err(Error::usage(format!("Backing file not supported for file format '{name}'")));
+    }
+    if params.compress && !creator.can_compress() {
+        return Err(Error::usage("Compression not supported for this file format"));
+    }
+    if params.compress && options.get("preallocation").is_some_and(|v| v != "off") {
+        return Err(Error::usage("Compression and preallocation not supported at the same time"));
+    }
+    if let Some(Backing { format: None, .. }) = backing
+        && version > Version::V5_2
+    {
+        return Err(Error::usage("Use of backing file requires explicit backing format"));
+    }
+    let cx = CreateContext {
+        machine,
+        device: params.target.device,
+        data_device: params.data_device,
+        size,
+        options: &options,
+        backing,
+        compressed: params.compress,
+        version,
+    };
+    let shown = instar_image::machine::display_name(&params.target.name);
+    if params.existing {
+        return creator.reopen(cx);
+    }
+    creator.create(cx).map_err(|e| e.context(format!("{shown}: error while converting {name}")))
+}

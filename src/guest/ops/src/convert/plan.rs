@@ -1,0 +1,262 @@
+//! Dividing the work: jobs of a few MiB in ascending order, holes skipped however large.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use instar_image::chain::Chain;
+use instar_image::write::Target;
+use instar_image::{Error, Extent, Place, Result};
+use spin::Mutex;
+
+use super::params::Params;
+
+/// Bytes of a job whose data passes through the guest.
+const JOB_BYTES: u64 = 2 << 20;
+/// Bytes of a job that the host copies by itself.
+const COPY_JOB_BYTES: u64 = 16 << 20;
+/// Most extents of a job.
+const EXTENTS_MAX: usize = 4096;
+
+/// Part of a job: where the bytes from `at` of the target on come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Which source.
+    pub source: usize,
+    /// Which layer of its chain.
+    pub depth: usize,
+    /// First byte, in the target's disk.
+    pub at: u64,
+    /// The extent in the source.
+    pub extent: Extent,
+}
+
+/// One worker's next task.
+#[derive(Debug)]
+pub struct Job {
+    /// Jobs are numbered from 0 on without a gap.
+    pub ticket: u64,
+    /// First byte.
+    pub at: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// What it consists of, ascending and without a gap.
+    pub parts: Vec<Part>,
+    /// Bytes since the job before, holes between included: for progress.
+    pub advance: u64,
+}
+
+struct Position {
+    next: u64,
+    ticket: u64,
+    reported: u64,
+}
+
+/// Hands out jobs. The first error anywhere ends it.
+pub struct Planner<'a> {
+    chains: &'a [Chain<'a>],
+    /// First byte of each source in the target.
+    starts: Vec<u64>,
+    total: u64,
+    unit: u64,
+    job_bytes: u64,
+    /// Holes need no work: the target reads as zeroes.
+    skip_holes: bool,
+    /// What the top image leaves to its backing file is left to the target's.
+    skip_unallocated: bool,
+    position: Mutex<Position>,
+    failed: AtomicBool,
+    failure: Mutex<Option<Error>>,
+}
+
+impl<'a> Planner<'a> {
+    /// At the beginning.
+    pub fn new(chains: &'a [Chain<'a>], target: Target, params: &Params, total: u64) -> Self {
+        let (unit, zeroed, job_bytes) = match target {
+            Target::Linear { zeroed, .. } => (1, zeroed || params.zeroed, COPY_JOB_BYTES),
+            Target::Allocated { unit, zeroed, .. } => (unit, zeroed || params.zeroed, JOB_BYTES),
+        };
+        let starts = chains
+            .iter()
+            .scan(0u64, |next, chain| {
+                let start = *next;
+                *next = next.saturating_add(chain.virtual_size());
+                Some(start)
+            })
+            .collect();
+        let backed = matches!(target, Target::Allocated { zeroed: false, .. }) && !params.existing;
+        Self {
+            chains,
+            starts,
+            total,
+            unit,
+            job_bytes,
+            skip_holes: zeroed && params.sparse != 0,
+            skip_unallocated: backed,
+            position: Mutex::new(Position { next: 0, ticket: 0, reported: 0 }),
+            failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        }
+    }
+
+    /// Remembers the first error, and ends the handing out.
+    pub fn fail(&self, error: Error) {
+        self.failure.lock().get_or_insert(error);
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// An error was seen.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// The first error, if there was one.
+    pub fn outcome(&self) -> Result<()> {
+        self.failure.lock().take().map_or(Ok(()), Err)
+    }
+
+    /// What the top image does not hold stays with the target's backing file.
+    pub const fn leaves_unallocated(&self) -> bool {
+        self.skip_unallocated
+    }
+
+    /// The parts with what the top image leaves to others resolved through the whole chain: for units that are
+    /// held only partly.
+    pub fn resolve(&self, parts: &[Part]) -> Result<Vec<Part>> {
+        let mut resolved = Vec::with_capacity(parts.len());
+        for part in parts {
+            let Some(chain) = self.chains.get(part.source).filter(|_| part.extent.place == Place::Unallocated) else {
+                resolved.push(*part);
+                continue;
+            };
+            let mut done = 0;
+            while done < part.extent.len {
+                let (depth, extent) = chain.extent(part.extent.at + done, part.extent.len - done)?;
+                if extent.len == 0 {
+                    return Err(Error::corrupt("an extent without a byte"));
+                }
+                resolved.push(Part { source: part.source, depth, at: part.at + done, extent });
+                done += extent.len;
+            }
+        }
+        Ok(resolved)
+    }
+
+    /// The next job; `None` when there is no more, or after an error.
+    pub fn next(&self) -> Option<Job> {
+        let mut position = self.position.lock();
+        if self.has_failed() {
+            return None;
+        }
+        match self.plan(&mut position) {
+            Ok(job) => job,
+            Err(error) => {
+                self.fail(error);
+                None
+            }
+        }
+    }
+
+    /// The part at byte `at` of the target.
+    fn part(&self, at: u64, max: u64) -> Result<Part> {
+        let source = self.starts.partition_point(|start| *start <= at).saturating_sub(1);
+        // Sources without a byte begin where the next begins, which is the later of the two.
+        let (Some(start), Some(chain)) = (self.starts.get(source), self.chains.get(source)) else {
+            return Err(Error::corrupt("a byte beyond the last source"));
+        };
+        let inside = at.saturating_sub(*start);
+        let max = max.min(chain.virtual_size().saturating_sub(inside));
+        let error = |e: Error| e.context(alloc::format!("error while reading block status at offset {at}"));
+        let (depth, extent) = if self.skip_unallocated {
+            // Only what the top image itself holds is copied.
+            (0, chain.top_extent(inside, max).map_err(error)?)
+        } else {
+            chain.extent(inside, max).map_err(error)?
+        };
+        if extent.len == 0 {
+            return Err(Error::corrupt("an extent without a byte"));
+        }
+        Ok(Part { source, depth, at, extent })
+    }
+
+    fn is_work(&self, part: &Part) -> bool {
+        match part.extent.place {
+            Place::Unallocated => !self.skip_unallocated && !self.skip_holes,
+            Place::Zero { .. } => !self.skip_holes,
+            _ => true,
+        }
+    }
+
+    fn plan(&self, position: &mut Position) -> Result<Option<Job>> {
+        // Past what needs no work.
+        let mut at = position.next;
+        let first = loop {
+            if at >= self.total {
+                position.next = at;
+                return Ok(None);
+            }
+            let part = self.part(at, self.total - at)?;
+            if self.is_work(&part) {
+                break part;
+            }
+            at = at.saturating_add(part.extent.len);
+        };
+        // Whole units: what lies before the first work in its unit belongs to the job.
+        let start = (at / self.unit * self.unit).max(position.next);
+        let end = start.saturating_add(self.job_bytes).next_multiple_of(self.unit).min(self.total);
+        let mut parts = Vec::new();
+        let mut at = start;
+        let mut work_end = start;
+        while at < end && parts.len() < EXTENTS_MAX {
+            let part = if at == first.at {
+                Part { extent: first.extent.slice(first.extent.at, end - at), ..first }
+            } else {
+                self.part(at, end - at)?
+            };
+            let next = at.saturating_add(part.extent.len);
+            if self.is_work(&part) {
+                work_end = next;
+            } else if at >= work_end.next_multiple_of(self.unit) && part.extent.len >= self.unit {
+                // A hole of whole units ends the job.
+                break;
+            }
+            parts.push(part);
+            at = next;
+        }
+        let end = work_end.next_multiple_of(self.unit).min(self.total);
+        let end = if at < end { self.cut(&mut parts, at, start) } else { self.trim(&mut parts, end) };
+        let ticket = position.ticket;
+        position.ticket += 1;
+        position.next = end;
+        let advance = end.saturating_sub(position.reported);
+        position.reported = end;
+        Ok(Some(Job { ticket, at: start, len: end - start, parts, advance }))
+    }
+
+    /// The job stopped in the middle of a unit (too many extents): back to the last whole one, or on to the end of the
+    /// first.
+    fn cut(&self, parts: &mut Vec<Part>, at: u64, start: u64) -> u64 {
+        let whole = at / self.unit * self.unit;
+        if whole > start {
+            return self.trim(parts, whole);
+        }
+        let end = (start + self.unit).min(self.total);
+        let mut at = at;
+        while at < end {
+            let Ok(part) = self.part(at, end - at) else { break };
+            at = at.saturating_add(part.extent.len);
+            parts.push(part);
+        }
+        end
+    }
+
+    /// Drops what lies behind `end`.
+    fn trim(&self, parts: &mut Vec<Part>, end: u64) -> u64 {
+        while parts.last().is_some_and(|p| p.at >= end) {
+            parts.pop();
+        }
+        if let Some(last) = parts.last_mut() {
+            last.extent = last.extent.slice(last.extent.at, end - last.at);
+        }
+        end
+    }
+}

@@ -25,7 +25,13 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         let opening = Opening { machine, version, data: false };
         let below = {
             let (image, format) = opening.image(&spec).map_err(|e| spec.could_not_open(e))?;
-            images.push(image_info(machine.source(), image.as_ref(), format, &spec)?);
+            let mut info = image_info(machine.source(), image.as_ref(), format, &spec)?;
+            if params.flag("extra-detail")
+                && let Some(content) = instar_registry::content::recognise(machine.source(), spec.device)?
+            {
+                info.set("content", content.name());
+            }
+            images.push(info);
             warnings.extend(image.warnings().into_iter().map(Value::from));
             image.backing().filter(|_| follow)
         };

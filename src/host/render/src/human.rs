@@ -51,6 +51,9 @@ impl Page<'_> {
         self.line(depth, &format!("{}: {}", labels[2], sized(virtual_size)));
         let disk = info.u64("actual-size").map_or_else(|| "unavailable".to_string(), human);
         self.line(depth, &format!("disk size: {disk}"));
+        if let Some(content) = text("content") {
+            self.line(depth, &format!("content: {content}"));
+        }
         if info.flag("encrypted") {
             self.line(depth, "encrypted: yes");
         }

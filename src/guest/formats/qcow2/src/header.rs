@@ -15,6 +15,9 @@ use crate::layout::{
 };
 use crate::window::Window;
 
+/// Virtual sizes are counted in sectors of so many bytes; what is over is cut off.
+const SECTOR: u64 = 512;
+
 /// How clusters are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
@@ -164,14 +167,20 @@ impl Header {
         if self.refcount_order > REFCOUNT_ORDER_MAX {
             return Err(Error::malformed("Reference count entry width too large; may not exceed 64 bits"));
         }
+        let refcount_table_end = self.check_tables(r)?;
         self.encryption = match r.be32(field::CRYPT_METHOD)? {
             0 => Encryption::None,
             1 => Encryption::Aes,
             2 => Encryption::Luks,
-            other => return Err(Error::unsupported(format!("Unsupported encryption method {other}"))),
+            other => {
+                let text = format!("Unsupported encryption method {}", other.cast_signed());
+                return Err(Error::unsupported(text));
+            }
         };
-        self.check_tables(r)?;
-        self.check_size()?;
+        if refcount_table_end > FILE_OFFSET_MAX {
+            return Err(Error::malformed("Could not initialize refcount handling: Input/output error"));
+        }
+        self.size &= !SECTOR.wrapping_sub(1);
         Ok(self)
     }
 
@@ -194,17 +203,15 @@ impl Header {
         }
     }
 
-    fn check_tables(&self, r: &Reader<'_>) -> Result<()> {
+    /// Returns the end of the refcount table.
+    fn check_tables(&self, r: &Reader<'_>) -> Result<u64> {
         let (offset, clusters) = (r.be64(field::REFCOUNT_OFFSET)?, r.be32(field::REFCOUNT_CLUSTERS)?);
         if clusters == 0 {
             return Err(Error::malformed("Image does not contain a reference count table"));
         }
         let cluster = self.cluster_size();
         let table = Table { name: "Reference count table", entry: cluster, bytes_max: REFCOUNT_TABLE_BYTES_MAX };
-        let end = table.check(offset, u64::from(clusters), cluster)?;
-        if end > FILE_OFFSET_MAX {
-            return Err(Error::malformed("Could not initialize refcount handling: Input/output error"));
-        }
+        let refcount_table_end = table.check(offset, u64::from(clusters), cluster)?;
         let entry = SNAPSHOT_HEADER as u64;
         let table = Table { name: "Snapshot table", entry, bytes_max: entry.saturating_mul(SNAPSHOTS_MAX) };
         table.check(self.snapshot_offset, u64::from(self.snapshot_count), cluster)?;
@@ -219,7 +226,7 @@ impl Header {
         if self.l1_size > 0 && end > FILE_OFFSET_MAX {
             return Err(Error::malformed("Could not read L1 table: Input/output error"));
         }
-        Ok(())
+        Ok(refcount_table_end)
     }
 
     /// L1 entries that the virtual size needs. Sizes next to 2^64 wrap, as in QEMU, and are caught later.
@@ -228,9 +235,8 @@ impl Header {
         self.size.wrapping_add(coverage.wrapping_sub(1)) >> self.l1_coverage_bits()
     }
 
-    fn check_size(&mut self) -> Result<()> {
-        const SECTOR: u64 = 512;
-        self.size &= !SECTOR.wrapping_sub(1);
+    /// Whether the virtual size can be counted; said last, after all else that is wrong.
+    pub fn check_size(&self) -> Result<()> {
         if self.size > VIRTUAL_SIZE_MAX {
             return Err(Error::limit("Could not refresh total sector count: File too large"));
         }

@@ -95,6 +95,7 @@ impl Format for Qcow2 {
             Some(directory) => bitmaps::read(&mut window, directory, &header)?,
             None => Vec::new(),
         };
+        header.check_size()?;
         let geometry = Geometry {
             cluster_bits: header.cluster_bits,
             entry_bits: header.l2_entry_bits(),
@@ -131,7 +132,9 @@ impl Format for Qcow2 {
 /// `qemu-img info`; the image's own device stands in for it.
 fn data_device(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) -> Result<DeviceId> {
     let external = header.has(incompatible::DATA_FILE);
-    if !external && header.autoclear & AUTOCLEAR_DATA_FILE_RAW != 0 && cx.version <= Version::V5_2 {
+    // Releases that open the data file for `info` too say this then too.
+    let looked_at = cx.opener.is_some() || cx.version <= Version::V5_2;
+    if !external && looked_at && header.autoclear & AUTOCLEAR_DATA_FILE_RAW != 0 {
         return Err(Error::malformed("data-file-raw requires a data file"));
     }
     let (true, Some(opener)) = (external, cx.opener) else {

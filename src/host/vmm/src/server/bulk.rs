@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use instar_abi::ring::Reply;
 
 use super::check::Checked;
-use super::exec::run_at;
+use super::exec::data_from;
 use super::table::Slot;
 use crate::memory::HeapSlice;
 
@@ -85,13 +85,14 @@ pub fn copy(
     while done < len {
         let at = from.1 + done;
         let mut piece = len - done;
-        if at >= source_len || skip_zero.is_some() {
-            let (data, until) = if at >= source_len { (false, at + piece) } else { run_at(from.0, at, source_len) };
-            piece = piece.min(until.max(at + 1) - at);
-            if !data && skip_zero.is_some() {
-                done += piece;
+        if skip_zero.is_some() {
+            let data = if at >= source_len { u64::MAX } else { data_from(from.0, at, source_len) };
+            if data > at {
+                done += piece.min(if data >= source_len { u64::MAX } else { data - at });
                 continue;
             }
+        } else if at < source_len {
+            piece = piece.min(source_len - at);
         }
         let moved = if skip_zero.is_none() { copy_range(from, to, done, piece.min(RANGE_MAX), source_len) } else { 0 };
         if moved > 0 {
@@ -214,10 +215,12 @@ pub fn zero_map(buffer: &mut Buffer, slot: &Slot, request: &Checked<'_>) -> io::
     let mut done = 0;
     while done < request.len {
         let at = request.offset + done;
-        let (data, until) = if at >= source_len { (false, u64::MAX) } else { run_at(slot, at, source_len) };
-        let whole = |n: u64| n / unit as u64 * unit as u64;
-        if !data && whole(until - at) > 0 {
-            done += whole(until - at).min(whole(request.len - done).max(unit as u64));
+        // Blocks that lie wholly in a hole are zero without being read.
+        let data = if at >= source_len { u64::MAX } else { data_from(slot, at, source_len) };
+        let hole = if data >= source_len { request.len - done } else { data - at };
+        let whole = hole / unit as u64 * unit as u64;
+        if whole > 0 || hole >= request.len - done {
+            done += if hole >= request.len - done { request.len - done } else { whole };
             continue;
         }
         let chunk = buffer.pair().0;

@@ -31,7 +31,7 @@ const GRANULARITY_BITS: core::ops::RangeInclusive<u8> = 9..=31;
 const DIRTY_TRACKING: u8 = 1;
 const FLAG_IN_USE: u32 = 1;
 const FLAG_AUTO: u32 = 1 << 1;
-/// Shown after both warnings.
+/// Said where the bitmaps are stale, by version of the format.
 const WARNING_LOST: &str = "a program lacking bitmap support modified this file, so all bitmaps are now considered \
                             inconsistent\nSome clusters may be leaked, run 'qemu-img check -r' on the image file to \
                             fix.";

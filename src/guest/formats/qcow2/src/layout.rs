@@ -7,7 +7,6 @@ pub const MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// Byte offsets of the header's fields.
 pub mod field {
-    #![allow(missing_docs)]
     pub const VERSION: usize = 4;
     pub const BACKING_OFFSET: usize = 8;
     pub const BACKING_SIZE: usize = 16;

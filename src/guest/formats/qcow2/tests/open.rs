@@ -185,6 +185,69 @@ fn encrypted_images_are_described_and_their_data_is_refused() {
     assert!(error.hint.is_some());
 }
 
+/// An image with a LUKS header in its fifth cluster: AES-256-XTS, one of its slots in use.
+fn luks(mode: &[u8]) -> Fixture {
+    const HEADER: u64 = 4 * CLUSTER;
+    let mut fixture = Fixture::new();
+    let place = [HEADER.to_be_bytes(), CLUSTER.to_be_bytes()].concat();
+    fixture.be32(field::CRYPT_METHOD, 2).extensions(&[(extension::CRYPTO_HEADER, &place)]);
+    let at = HEADER as usize;
+    fixture.put(at, b"LUKS\xba\xbe\0\x01aes").put(at + 40, mode).put(at + 72, b"sha256");
+    fixture.be32(at + 104, 4040).be32(at + 108, 64).be32(at + 164, 12121).put(at + 168, b"some-uuid");
+    fixture.be32(at + 208, 0x00ac_71f3).be32(at + 212, 48473).be32(at + 248, 8).be32(at + 252, 4000);
+    fixture.put(at + 592, &[0; 512]);
+    fixture
+}
+
+#[test]
+fn a_luks_header_is_described() {
+    let (_, description) = described(&luks(b"xts-plain64"));
+    let encrypt = description.specific.and_then(|s| s.get("encrypt").cloned()).expect("it says how");
+    let expected = [
+        ("format", "luks"),
+        ("cipher-alg", "aes-256"),
+        ("cipher-mode", "xts"),
+        ("ivgen-alg", "plain64"),
+        ("hash-alg", "sha256"),
+        ("uuid", "some-uuid"),
+    ];
+    for (key, value) in expected {
+        assert_eq!(encrypt.text(key), Some(value), "{key}");
+    }
+    assert_eq!((encrypt.u64("payload-offset"), encrypt.u64("master-key-iters")), (Some(2_068_480), Some(12121)));
+    let slots = encrypt.list("slots");
+    assert_eq!((slots.len(), slots[0].u64("iters"), slots[0].u64("key-offset")), (8, Some(48473), Some(4096)));
+    assert!(!slots[1].flag("active") && slots[1].get("iters").is_none());
+    with(&luks(b"xts"), Version::default(), |r| {
+        assert_eq!(r.err().as_deref(), Some("Unexpected cipher mode string format 'xts'"));
+    });
+}
+
+#[test]
+fn snapshot_tables() {
+    let with_extra = |len: u32| {
+        error(|f| {
+            f.be32(field::SNAPSHOT_COUNT, 1).be64(field::SNAPSHOT_OFFSET, 2 * CLUSTER);
+            f.be32(2 * CLUSTER as usize + 36, len);
+        })
+    };
+    let text = "Too much extra metadata in snapshot table entry 0\nYou can force-remove this extra metadata with \
+                qemu-img check -r all";
+    assert_eq!(with_extra(1025), text);
+    assert_eq!(with_extra(u32::MAX), text);
+    let far = error(|f| {
+        f.be32(field::SNAPSHOT_COUNT, 1).be64(field::SNAPSHOT_OFFSET, (1 << 63) - 2 * CLUSTER);
+    });
+    assert_eq!(far, "Failed to read snapshot table: Input/output error");
+    // Past the end of the file all entries are zeroes: the walk stays bounded.
+    let mut many = Fixture::new();
+    many.be32(field::SNAPSHOT_COUNT, 65536).be64(field::SNAPSHOT_OFFSET, 50 * CLUSTER);
+    with(&many, Version::default(), |r| {
+        let image = r.expect("it opens");
+        assert!(image.describe().expect_err("too many to show").message.contains("65536 snapshots"));
+    });
+}
+
 /// A bitmap directory of one entry, and the header extension that leads to it.
 fn bitmap(granularity_bits: u8, flags: u32, autoclear: u64) -> Fixture {
     const DIRECTORY: u64 = 6 * CLUSTER;

@@ -10,7 +10,7 @@ use instar_abi::ring::Reply;
 
 use super::check::Checked;
 use super::direct;
-use super::exec::run_at;
+use super::exec::data_from;
 use super::table::Slot;
 
 /// Small enough to stay in a second-level cache between the read and the write.
@@ -92,24 +92,18 @@ pub fn copy(
     if clone_range(from, to, len, source_len) {
         return Ok(len);
     }
-    // Where the run of data or of nothing ends that `at` is in: asked once a run.
-    let mut run = (true, from.1);
     while done < len {
         go_on(over)?;
         let at = from.1 + done;
         let mut piece = len - done;
-        if at >= source_len || skip_zero.is_some() {
-            if at >= source_len {
-                run = (false, u64::MAX);
-            } else if at >= run.1 {
-                run = run_at(from.0, at, source_len);
-                run.1 = run.1.max(at + 1);
-            }
-            piece = piece.min(run.1 - at);
-            if !run.0 && skip_zero.is_some() {
-                done += piece;
+        if skip_zero.is_some() {
+            let data = if at >= source_len { u64::MAX } else { data_from(from.0, at, source_len) };
+            if data > at {
+                done += piece.min(if data >= source_len { u64::MAX } else { data - at });
                 continue;
             }
+        } else if at < source_len {
+            piece = piece.min(source_len - at);
         }
         let moved = if skip_zero.is_none() { copy_range(from, to, done, piece.min(RANGE_MAX), source_len) } else { 0 };
         if moved > 0 {
@@ -235,10 +229,12 @@ pub fn zero_map(buffer: &mut Buffer, slot: &Slot, request: &Checked<'_>, over: &
     while done < request.len {
         go_on(over)?;
         let at = request.offset + done;
-        let (data, until) = if at >= source_len { (false, u64::MAX) } else { run_at(slot, at, source_len) };
-        let whole = |n: u64| n / unit as u64 * unit as u64;
-        if !data && whole(until - at) > 0 {
-            done += whole(until - at).min(whole(request.len - done).max(unit as u64));
+        // Blocks that lie wholly in a hole are zero without being read.
+        let data = if at >= source_len { u64::MAX } else { data_from(slot, at, source_len) };
+        let hole = if data >= source_len { request.len - done } else { data - at };
+        let whole = hole / unit as u64 * unit as u64;
+        if whole > 0 || hole >= request.len - done {
+            done += if hole >= request.len - done { request.len - done } else { whole };
             continue;
         }
         let chunk = buffer.pair().0;

@@ -34,7 +34,8 @@ pub struct Slot {
 }
 
 impl Slot {
-    fn new(device: Device, parent: Option<u32>) -> Self {
+    /// A device in its place; `parent` is the one whose image named it.
+    pub fn new(device: Device, parent: Option<u32>) -> Self {
         let meta = device.file.metadata().ok();
         let block = meta.as_ref().is_some_and(|m| m.file_type().is_block_device());
         // A block device's length is where its end is.

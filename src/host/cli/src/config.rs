@@ -47,7 +47,7 @@ pub struct Setting {
 }
 
 const fn flag(long: &'static str, argument: Option<&'static str>, help: &'static str) -> Opt {
-    Opt { long, short: None, argument, help }
+    Opt { long, also: &[], short: None, argument, help }
 }
 
 /// All settings.

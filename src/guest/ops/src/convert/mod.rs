@@ -36,7 +36,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     for source in &params.sources {
         let mut chain = opening.chain(source)?;
         if let (Some(wanted), Some(top)) = (&params.snapshot, chain.layers.first_mut()) {
-            top.image.select_snapshot(wanted).map_err(|e| e.context("Failed to load snapshot"))?;
+            top.image.select_snapshot(wanted)?;
         }
         chains.push(chain);
     }

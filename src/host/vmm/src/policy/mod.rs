@@ -2,8 +2,9 @@
 //!
 //! A name is judged before the file system is asked anything: made absolute against the directory of the
 //! image that has it, its `.` and `..` folded, it must lie below that directory or one that was allowed. Only then is it
-//! opened, below the allowed directory's own descriptor, and the kernel sees to it that no symbolic link leads out
-//! (`RESOLVE_BENEATH`). So a refusal never tells whether the target exists.
+//! looked at, below the allowed directory's own descriptor, and the kernel sees to it that no symbolic link leads out
+//! (`RESOLVE_BENEATH`). So a refusal never tells whether the target exists. What is neither a regular file nor a block
+//! device is never opened: opening it could have an effect.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -16,6 +17,7 @@ use instar_abi::ring::{Role, Status};
 use rustix::fs::{Mode as Permissions, OFlags, ResolveFlags};
 
 use crate::device::{Device, Mode};
+use crate::locks;
 use crate::server::Slot;
 
 /// Deepest chain.
@@ -26,7 +28,7 @@ const CHAIN_MAX: usize = 200;
 pub struct Policy {
     /// `--no-backing`: none at all.
     pub deny_all: bool,
-    /// Directories below which files may be opened, besides the naming image's own.
+    /// Directories below which files may be opened, besides that of the image that the user named.
     pub allowed: Vec<PathBuf>,
     /// `-U`: take no locks.
     pub force_share: bool,
@@ -47,11 +49,20 @@ impl From<Status> for No {
     }
 }
 
+/// A directory below which files may be opened.
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    fd: OwnedFd,
+    /// The user allowed it for every image; else it is only for chains that begin in it.
+    for_all: bool,
+}
+
 /// The policy at work: directories opened before the lock-down.
 #[derive(Debug)]
 pub struct Gate {
     policy: Policy,
-    directories: Vec<(PathBuf, OwnedFd)>,
+    roots: Vec<Root>,
 }
 
 /// Folds `.`, `..` and doubled slashes by the letters alone. `path` is absolute.
@@ -76,30 +87,34 @@ fn plain(name: &[u8]) -> Option<&Path> {
     (!name.is_empty() && !name.contains(&0) && !protocol).then(|| Path::new(std::ffi::OsStr::from_bytes(name)))
 }
 
+/// The directory of a device's name, folded.
+fn folder(device: &Device) -> Option<PathBuf> {
+    device.path.parent().map(fold)
+}
+
 impl Gate {
-    /// Opens the directories: the devices' own and the allowed ones. One that cannot be opened allows nothing.
+    /// Opens the directories: the sources' own and the allowed ones. One that cannot be opened allows nothing.
     #[must_use]
     pub fn new(policy: Policy, devices: &[Device]) -> Self {
-        let own =
-            devices.iter().filter(|d| d.mode == Mode::Read).filter_map(|d| d.path.parent().map(Path::to_path_buf));
-        let mut directories: Vec<(PathBuf, OwnedFd)> = Vec::new();
+        let own = devices.iter().filter(|d| d.mode == Mode::Read).filter_map(folder).map(|path| (path, false));
+        let mut roots: Vec<Root> = Vec::new();
         if !policy.deny_all {
-            for path in own.chain(policy.allowed.iter().cloned()).map(|p| fold(&p)) {
-                if directories.iter().any(|(have, _)| *have == path) {
+            for (path, for_all) in policy.allowed.iter().map(|path| (fold(path), true)).chain(own) {
+                if roots.iter().any(|have| have.path == path) {
                     continue;
                 }
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 if let Ok(fd) = rustix::fs::open(&path, flags, Permissions::empty()) {
-                    directories.push((path, fd));
+                    roots.push(Root { path, fd, for_all });
                 }
             }
         }
-        Self { policy, directories }
+        Self { policy, roots }
     }
 
     /// The directories that may be reached.
     pub fn directories(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.directories.iter().map(|(_, fd)| fd)
+        self.roots.iter().map(|root| &root.fd)
     }
 
     /// Opens what the image on the first device of `chain` names; `chain` goes on with those that led to it.
@@ -107,65 +122,70 @@ impl Gate {
         let above = chain.first().ok_or(Status::BadDevice)?;
         let name = plain(name).ok_or(Status::Refused)?;
         let path = fold(&above.device.path.parent().ok_or(Status::Refused)?.join(name));
+        let start = chain.last().and_then(|slot| folder(&slot.device));
         let (directory, rest) = self
-            .directories
+            .roots
             .iter()
-            .filter_map(|(root, fd)| Some((fd, path.strip_prefix(root).ok()?)))
+            .filter(|root| root.for_all || Some(&root.path) == start.as_ref())
+            .filter_map(|root| Some((&root.fd, path.strip_prefix(&root.path).ok()?)))
             .find(|(_, rest)| !rest.as_os_str().is_empty())
             .ok_or(Status::Refused)?;
+        // An image that may only be read cannot have others written.
+        let mode = match above.device.mode {
+            _ if !write => Mode::Read,
+            Mode::Read => return Err(Status::ReadOnly.into()),
+            may_write @ Mode::Write { .. } => may_write,
+        };
         if chain.len() >= CHAIN_MAX {
             return Err(Status::TooMany.into());
         }
+        let seen = examine(&beneath(directory, rest, OFlags::PATH)?)?;
         let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
-        let flags = access | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let file = match rustix::fs::openat2(directory, rest, flags, Permissions::empty(), beneath) {
-            Ok(fd) => File::from(fd),
-            // A link that leads out is as if it were not there: the same words as for any name outside.
-            Err(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => return Err(Status::Refused.into()),
-            Err(errno) => return Err(No { status: Status::Io, errno: errno.raw_os_error().cast_unsigned() }),
-        };
-        self.examine(&file, role, chain)?;
-        let mode = if write { Mode::Write { growth_limit_bytes: i64::MAX as u64 } } else { Mode::Read };
-        Ok(Device { file, path, mode, fresh: false, direct: false, ignore_flush: false })
-    }
-
-    fn examine(&self, file: &File, role: Role, chain: &[Arc<Slot>]) -> Result<(), No> {
-        use std::os::unix::fs::MetadataExt;
-        let meta = file.metadata().map_err(|_| Status::WrongType)?;
-        let block = meta.file_type().is_block_device();
-        let pseudo = rustix::fs::fstatfs(file).is_ok_and(|fs| matches!(fs.f_type, PROC_MAGIC | SYSFS_MAGIC));
-        if !(meta.file_type().is_file() || block) || pseudo {
+        let file = beneath(directory, rest, access | OFlags::NOCTTY | OFlags::NONBLOCK)?;
+        if examine(&file)? != seen {
+            // Exchanged meanwhile.
             return Err(Status::WrongType.into());
         }
-        let identity = if block { (u64::MAX, meta.rdev()) } else { (meta.dev(), meta.ino()) };
-        if role == Role::Backing && chain.iter().any(|slot| slot.identity == identity) {
+        if role == Role::Backing && chain.iter().any(|slot| slot.identity == seen) {
             return Err(Status::Loop.into());
         }
-        let _ = self.policy.force_share;
-        Ok(())
+        if !self.policy.force_share {
+            let lock = if write { locks::lock_for_write(&file) } else { locks::lock_for_read(&file) };
+            lock.map_err(|_| Status::Locked)?;
+        }
+        Ok(Device { file, path, mode, fresh: false, direct: false, ignore_flush: above.device.ignore_flush })
     }
+}
+
+/// Opens without ever leaving `directory`.
+fn beneath(directory: &OwnedFd, rest: &Path, flags: OFlags) -> Result<File, No> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        return match rustix::fs::openat2(directory, rest, flags | OFlags::CLOEXEC, Permissions::empty(), resolve) {
+            Ok(fd) => Ok(File::from(fd)),
+            // Somebody renames something on the way: the kernel cannot be sure, and says so.
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => continue,
+            // A link that leads out is as if it were not there: the same words as for any name outside.
+            Err(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => Err(Status::Refused.into()),
+            Err(errno) => Err(No { status: Status::Io, errno: errno.raw_os_error().cast_unsigned() }),
+        };
+    }
+}
+
+/// What tells the file from all others, if it is one that an image may name.
+fn examine(file: &File) -> Result<(u64, u64), No> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = file.metadata().map_err(|_| Status::WrongType)?;
+    let block = meta.file_type().is_block_device();
+    let pseudo = rustix::fs::fstatfs(file).is_ok_and(|fs| matches!(fs.f_type, PROC_MAGIC | SYSFS_MAGIC));
+    if !(meta.file_type().is_file() || block) || pseudo {
+        return Err(Status::WrongType.into());
+    }
+    Ok(if block { (u64::MAX, meta.rdev()) } else { (meta.dev(), meta.ino()) })
 }
 
 const PROC_MAGIC: i64 = 0x9fa0;
 const SYSFS_MAGIC: i64 = 0x6265_6572;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dots_fold_by_the_letters() {
-        assert_eq!(fold(Path::new("/a/./b/../../../c//d")), Path::new("/c/d"));
-    }
-
-    #[test]
-    fn only_plain_paths_are_names() {
-        for name in [&b"json:{}"[..], b"nbd:unix:/x", b"", b"a\0b", b"http://x/y", b"rbd:a"] {
-            assert_eq!(plain(name), None, "{name:?}");
-        }
-        for name in [&b"a/b:c"[..], b"./a:b", b"file:a", b"/x"] {
-            assert!(plain(name).is_some(), "{name:?}");
-        }
-    }
-}
+mod tests;

@@ -4,17 +4,15 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use instar_abi::ring::Reply;
 
 use super::check::Checked;
+use super::direct;
 use super::exec::data_from;
 use super::table::Slot;
-use crate::memory::HeapSlice;
 
-/// What `O_DIRECT` needs everywhere.
-pub const DIRECT_ALIGNMENT: usize = 4096;
 /// Small enough to stay in a second-level cache between the read and the write.
 const CHUNK: usize = 512 * 1024;
 /// `copy_file_range` at once: a run of this length can be interrupted soon enough.
@@ -31,8 +29,8 @@ impl Buffer {
     /// Two chunks, aligned for `O_DIRECT`.
     fn pair(&mut self) -> (&mut [u8], &mut [u8]) {
         if self.bytes.is_empty() {
-            self.bytes = vec![0; 2 * CHUNK + DIRECT_ALIGNMENT];
-            self.start = self.bytes.as_ptr().align_offset(DIRECT_ALIGNMENT);
+            self.bytes = vec![0; 2 * CHUNK + direct::ALIGNMENT];
+            self.start = self.bytes.as_ptr().align_offset(direct::ALIGNMENT);
         }
         self.bytes[self.start..self.start + 2 * CHUNK].split_at_mut(CHUNK)
     }
@@ -52,7 +50,13 @@ fn is_zero(bytes: &[u8]) -> bool {
 fn fill(slot: &Slot, buf: &mut [u8], offset: u64) -> io::Result<()> {
     let mut done = 0;
     while done < buf.len() {
-        match slot.device.file.read_at(&mut buf[done..], offset + done as u64) {
+        let rest = &mut buf[done..];
+        let got = if slot.device.direct {
+            direct::read(slot, offset + done as u64, rest)
+        } else {
+            slot.device.file.read_at(rest, offset + done as u64)
+        };
+        match got {
             Ok(0) => break,
             Ok(n) => done += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -64,7 +68,13 @@ fn fill(slot: &Slot, buf: &mut [u8], offset: u64) -> io::Result<()> {
 }
 
 fn put(slot: &Slot, bytes: &[u8], offset: u64) -> io::Result<()> {
-    if slot.device.direct { write_direct(slot, offset, bytes) } else { slot.device.file.write_all_at(bytes, offset) }
+    slot.reserve(offset + bytes.len() as u64);
+    if slot.device.direct { direct::write(slot, offset, bytes) } else { slot.device.file.write_all_at(bytes, offset) }
+}
+
+/// The run may have been ended while a long request is at work: by a limit, or by another worker.
+fn go_on(over: &AtomicBool) -> io::Result<()> {
+    if over.load(Ordering::Relaxed) { Err(io::Error::from_raw_os_error(libc::ECANCELED)) } else { Ok(()) }
 }
 
 /// Copies; returns how many bytes were written. `skip_zero`: units of so many bytes that are all zeroes are not.
@@ -74,15 +84,16 @@ pub fn copy(
     to: (&Slot, u64),
     len: u64,
     skip_zero: Option<usize>,
+    over: &AtomicBool,
 ) -> io::Result<u64> {
-    let source_len = from.0.len.load(Ordering::Relaxed);
+    let source_len = from.0.len.load(Ordering::Acquire);
     let mut written = 0;
     let mut done = 0;
     if clone_range(from, to, len, source_len) {
-        to.0.grew(to.1 + len);
         return Ok(len);
     }
     while done < len {
+        go_on(over)?;
         let at = from.1 + done;
         let mut piece = len - done;
         if skip_zero.is_some() {
@@ -105,9 +116,6 @@ pub fn copy(
         fill(from.0, chunk, at)?;
         written += write_sparse(to, done, chunk, skip_zero)?;
         done += chunk_len as u64;
-    }
-    if written > 0 {
-        to.0.grew((to.1 + len).min(to.0.device.file.metadata().map_or(u64::MAX, |m| m.len())));
     }
     Ok(written)
 }
@@ -147,14 +155,14 @@ fn write_sparse(to: (&Slot, u64), done: u64, chunk: &[u8], skip_zero: Option<usi
 /// Shares the blocks where the file system can and the range is aligned.
 fn clone_range(from: (&Slot, u64), to: (&Slot, u64), len: u64, source_len: u64) -> bool {
     const BLOCK: u64 = 4096;
-    let mut refused = to.0.no_clone.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let fits = from.1.is_multiple_of(BLOCK)
         && to.1.is_multiple_of(BLOCK)
         && len.is_multiple_of(BLOCK)
         && from.1 + len <= source_len;
-    if *refused || from.0.block || to.0.block || !fits {
+    if len == 0 || from.0.block || to.0.block || !fits || to.0.no_clone.load(Ordering::Relaxed) {
         return false;
     }
+    to.0.reserve(to.1 + len);
     let range = FileCloneRange {
         src_fd: i64::from(std::os::fd::AsRawFd::as_raw_fd(&from.0.device.file)),
         src_offset: from.1,
@@ -162,8 +170,10 @@ fn clone_range(from: (&Slot, u64), to: (&Slot, u64), len: u64, source_len: u64) 
         dest_offset: to.1,
     };
     let done = clone_file_range(&to.0.device.file, &range);
-    // One refusal stands for all: file systems that cannot do it never can.
-    *refused = !done;
+    if !done {
+        // One refusal stands for all: file systems that cannot do it never can.
+        to.0.no_clone.store(true, Ordering::Relaxed);
+    }
     done
 }
 
@@ -189,31 +199,35 @@ fn copy_range(from: (&Slot, u64), to: (&Slot, u64), done: u64, len: u64, source_
     }
     let (mut read_at, mut write_at) = (from.1 + done, to.1 + done);
     let len = len.min(source_len.saturating_sub(read_at)) as usize;
+    to.0.reserve(write_at + len as u64);
     rustix::fs::copy_file_range(&from.0.device.file, Some(&mut read_at), &to.0.device.file, Some(&mut write_at), len)
         .map_or(0, |n| n as u64)
 }
 
 /// Writes zeroes the plain way.
-pub fn write_plain_zeroes(slot: &Slot, offset: u64, len: u64) -> io::Result<()> {
-    static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
+pub fn write_plain_zeroes(slot: &Slot, offset: u64, len: u64, over: &AtomicBool) -> io::Result<()> {
+    #[repr(align(4096))]
+    struct Zeroes([u8; 256 * 1024]);
+    static ZEROES: Zeroes = Zeroes([0; 256 * 1024]);
     let mut done = 0;
     while done < len {
-        let n = (len - done).min(ZEROES.len() as u64);
-        put(slot, &ZEROES[..n as usize], offset + done)?;
+        go_on(over)?;
+        let n = (len - done).min(ZEROES.0.len() as u64);
+        put(slot, &ZEROES.0[..n as usize], offset + done)?;
         done += n;
     }
-    slot.grew(offset + len);
     Ok(())
 }
 
 /// One bit a block: set where anything is not zero.
-pub fn zero_map(buffer: &mut Buffer, slot: &Slot, request: &Checked<'_>) -> io::Result<Reply> {
+pub fn zero_map(buffer: &mut Buffer, slot: &Slot, request: &Checked<'_>, over: &AtomicBool) -> io::Result<Reply> {
     let unit = request.arg as usize;
     let source_len = slot.len.load(Ordering::Relaxed);
     let mut bits = vec![0u8; request.buf.len()];
     let mut set = 0;
     let mut done = 0;
     while done < request.len {
+        go_on(over)?;
         let at = request.offset + done;
         // Blocks that lie wholly in a hole are zero without being read.
         let data = if at >= source_len { u64::MAX } else { data_from(slot, at, source_len) };
@@ -241,66 +255,27 @@ pub fn zero_map(buffer: &mut Buffer, slot: &Slot, request: &Checked<'_>) -> io::
 }
 
 /// How many leading bytes of two ranges are equal.
-pub fn compare(buffer: &mut Buffer, slot: &Slot, other: &Slot, request: &Checked<'_>) -> io::Result<Reply> {
-    let (left, right) = buffer.pair();
+pub fn compare(
+    buffer: &mut Buffer,
+    left: (&Slot, u64),
+    right: (&Slot, u64),
+    len: u64,
+    over: &AtomicBool,
+) -> io::Result<u64> {
+    let (one, other) = buffer.pair();
+    let rest = |(slot, offset): (&Slot, u64)| slot.len.load(Ordering::Acquire).saturating_sub(offset);
+    // Past the end of both there are only zeroes.
+    let both = rest(left).max(rest(right)).min(len);
     let mut done = 0;
-    while done < request.len {
-        let len = (request.len - done).min(CHUNK as u64) as usize;
-        fill(slot, &mut left[..len], request.offset + done)?;
-        fill(other, &mut right[..len], request.offset2 + done)?;
-        if left[..len] != right[..len] {
-            done += left.iter().zip(right.iter()).take_while(|(l, r)| l == r).count() as u64;
-            break;
+    while done < both {
+        go_on(over)?;
+        let n = (both - done).min(CHUNK as u64) as usize;
+        fill(left.0, &mut one[..n], left.1 + done)?;
+        fill(right.0, &mut other[..n], right.1 + done)?;
+        if one[..n] != other[..n] {
+            return Ok(done + one.iter().zip(other.iter()).take_while(|(l, r)| l == r).count() as u64);
         }
-        done += len as u64;
+        done += n as u64;
     }
-    Ok(Reply { value: done, ..Reply::default() })
-}
-
-/// The aligned range around `len` bytes at `offset`.
-fn around(offset: u64, len: usize) -> (u64, usize) {
-    let start = offset / DIRECT_ALIGNMENT as u64 * DIRECT_ALIGNMENT as u64;
-    (start, (offset - start + len as u64).next_multiple_of(DIRECT_ALIGNMENT as u64) as usize)
-}
-
-fn aligned(len: usize) -> (Vec<u8>, usize) {
-    let bytes = vec![0; len + DIRECT_ALIGNMENT];
-    let start = bytes.as_ptr().align_offset(DIRECT_ALIGNMENT);
-    (bytes, start)
-}
-
-/// A read of any alignment from an `O_DIRECT` file, through an aligned buffer.
-pub fn read_direct(slot: &Slot, offset: u64, to: HeapSlice<'_>) -> io::Result<usize> {
-    let want = to.len().min(CHUNK);
-    let (start, len) = around(offset, want);
-    let (mut bytes, at) = aligned(len);
-    let got = slot.device.file.read_at(&mut bytes[at..at + len], start)?;
-    let skip = (offset - start) as usize;
-    let n = got.saturating_sub(skip).min(want);
-    to.copy_from(&bytes[at + skip..at + skip + n]);
-    Ok(n)
-}
-
-/// A write of any alignment to an `O_DIRECT` file: the blocks at its ends are read first where they are not whole.
-pub fn write_direct(slot: &Slot, offset: u64, from: &[u8]) -> io::Result<()> {
-    for (i, part) in from.chunks(CHUNK).enumerate() {
-        let offset = offset + (i * CHUNK) as u64;
-        let (start, len) = around(offset, part.len());
-        let (mut bytes, at) = aligned(len);
-        let bytes = &mut bytes[at..at + len];
-        let whole = start == offset && len == part.len();
-        if !whole {
-            fill(slot, bytes, start)?;
-        }
-        let skip = (offset - start) as usize;
-        bytes[skip..skip + part.len()].copy_from_slice(part);
-        slot.device.file.write_all_at(bytes, start)?;
-        let end = offset + part.len() as u64;
-        if !whole && !slot.block && start + len as u64 > slot.len.load(Ordering::Relaxed).max(end) {
-            // The padding made the file longer than it is.
-            rustix::fs::ftruncate(&slot.device.file, slot.len.load(Ordering::Relaxed).max(end))?;
-        }
-        slot.grew(end);
-    }
-    Ok(())
+    Ok(len)
 }

@@ -154,6 +154,7 @@ fn arg_fits(op: Op, request: &Request) -> bool {
         Op::Copy => request.arg == 0 || unit(request.arg),
         Op::ZeroMap => unit(request.arg) && request.len.div_ceil(u64::from(request.arg)).div_ceil(8) <= request.buf_len,
         Op::OpenNamed => Role::from_wire(request.arg).is_some(),
+        Op::SetLength | Op::Wait => request.offset == 0,
         Op::Finish => request.arg <= 255,
         _ => true,
     }

@@ -1,7 +1,7 @@
 //! Carrying out checked requests.
 
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use instar_abi::ring::{
     ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Role, STAT_BLOCK_DEVICE,
@@ -37,28 +37,37 @@ impl Server<'_> {
             Op::Read => read(slot, request),
             Op::Write => write(slot, request),
             Op::Copy => {
+                const UNIT: usize = 4096;
                 let to = request.slot2.as_deref().ok_or_else(|| refused(Status::BadDevice))?;
-                let mut buffer = self.buffer(worker);
-                let unit = (request.flags & FLAG_SKIP_ZERO != 0).then(|| request.arg.max(512) as usize);
-                let unit = if request.flags & FLAG_SKIP_ZERO != 0 && request.arg == 0 { Some(4096) } else { unit };
-                super::bulk::copy(&mut buffer, (slot, request.offset), (to, request.offset2), request.len, unit)
+                let skip_zero = match (request.flags & FLAG_SKIP_ZERO != 0, request.arg) {
+                    (false, _) => None,
+                    (true, 0) => Some(UNIT),
+                    (true, unit) => Some(unit as usize),
+                };
+                let (from, to) = ((slot, request.offset), (to, request.offset2));
+                super::bulk::copy(&mut self.buffer(worker), from, to, request.len, skip_zero, &self.aborted)
                     .map(value)
                     .map_err(|e| failed(&e))
             }
-            Op::WriteZeroes => write_zeroes(slot, request).map(value).map_err(|e| failed(&e)),
+            Op::WriteZeroes => write_zeroes(slot, request, &self.aborted).map(value).map_err(|e| failed(&e)),
             Op::Discard => {
                 punch(slot, request.offset, request.len).ok();
                 Ok(Reply::default())
             }
             Op::Flush if slot.device.ignore_flush => Ok(Reply::default()),
             Op::Flush => rustix::fs::fdatasync(&slot.device.file).map(|()| value(0)).map_err(|e| failed(&e.into())),
-            Op::SetLength => set_length(slot, request.len).map(value).map_err(|e| failed(&e)),
-            Op::Allocate => allocate(slot, request).map(value).map_err(|e| failed(&e)),
+            Op::SetLength => slot.set_length(request.len).map(|()| value(0)).map_err(|e| failed(&e)),
+            Op::Allocate => allocate(slot, request, &self.aborted).map(value).map_err(|e| failed(&e)),
             Op::Extents => extents(slot, request),
-            Op::ZeroMap => super::bulk::zero_map(&mut self.buffer(worker), slot, request).map_err(|e| failed(&e)),
+            Op::ZeroMap => {
+                super::bulk::zero_map(&mut self.buffer(worker), slot, request, &self.aborted).map_err(|e| failed(&e))
+            }
             Op::Compare => {
                 let other = request.slot2.as_deref().ok_or_else(|| refused(Status::BadDevice))?;
-                super::bulk::compare(&mut self.buffer(worker), slot, other, request).map_err(|e| failed(&e))
+                let both = ((slot, request.offset), (other, request.offset2));
+                super::bulk::compare(&mut self.buffer(worker), both.0, both.1, request.len, &self.aborted)
+                    .map(value)
+                    .map_err(|e| failed(&e))
             }
             Op::OpenNamed => self.open_named(request),
             Op::Stat => Ok(stat(slot)),
@@ -116,7 +125,7 @@ fn stat(slot: &Slot) -> Reply {
     const SECTOR: u64 = 512;
     let allocated = slot.device.file.metadata().map_or(0, |m| m.blocks() * SECTOR);
     let bit = |is: bool, bit: u64| if is { bit } else { 0 };
-    let alignment = if slot.device.direct { super::bulk::DIRECT_ALIGNMENT as u64 } else { 1 };
+    let alignment = if slot.device.direct { super::direct::ALIGNMENT as u64 } else { 1 };
     let bits = bit(slot.block, STAT_BLOCK_DEVICE)
         | bit(slot.growth_limit().is_some(), STAT_WRITABLE)
         | bit(slot.device.fresh, STAT_FRESH);
@@ -133,7 +142,7 @@ fn read(slot: &Slot, request: &Checked<'_>) -> Outcome {
     while done < request.buf.len() {
         let rest = request.buf.skip(done);
         let got = if slot.device.direct {
-            super::bulk::read_direct(slot, request.offset + done as u64, rest)
+            super::direct::read_to(slot, request.offset + done as u64, rest)
         } else {
             rest.read_at(&slot.device.file, request.offset + done as u64)
         };
@@ -149,11 +158,12 @@ fn read(slot: &Slot, request: &Checked<'_>) -> Outcome {
 }
 
 fn write(slot: &Slot, request: &Checked<'_>) -> Outcome {
+    slot.reserve(request.offset + request.len);
     let mut done = 0;
     while done < request.buf.len() {
         let rest = request.buf.skip(done);
         let got = if slot.device.direct {
-            super::bulk::write_direct(slot, request.offset + done as u64, &rest.to_vec()).map(|()| rest.len())
+            super::direct::write(slot, request.offset + done as u64, &rest.to_vec()).map(|()| rest.len())
         } else {
             rest.write_at(&slot.device.file, request.offset + done as u64)
         };
@@ -164,62 +174,71 @@ fn write(slot: &Slot, request: &Checked<'_>) -> Outcome {
             Err(error) => return Err(failed(&error)),
         }
     }
-    slot.grew(request.offset + request.len);
     Ok(Reply::default())
 }
 
-fn set_length(slot: &Slot, len: u64) -> io::Result<u64> {
-    if !slot.block {
-        rustix::fs::ftruncate(&slot.device.file, len)?;
-        slot.len.store(len, Ordering::Relaxed);
+fn fallocate(slot: &Slot, how: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
+    loop {
+        match rustix::fs::fallocate(&slot.device.file, how, offset, len) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return Ok(other?),
+        }
     }
-    Ok(0)
 }
 
 fn punch(slot: &Slot, offset: u64, len: u64) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }
-    Ok(rustix::fs::fallocate(&slot.device.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?)
+    fallocate(slot, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)
 }
 
-fn write_zeroes(slot: &Slot, request: &Checked<'_>) -> io::Result<u64> {
+/// No room, or the disk is broken: what another way to do the same would meet as well.
+fn is_final(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EIO | libc::EFBIG))
+}
+
+fn write_zeroes(slot: &Slot, request: &Checked<'_>, over: &AtomicBool) -> io::Result<u64> {
     let (offset, len) = (request.offset, request.len);
     if len == 0 {
         return Ok(0);
     }
-    let end = offset + len;
-    let old = slot.len.load(Ordering::Relaxed);
-    if end > old && !slot.block {
-        // What is past the old end reads as zeroes as soon as it exists.
-        set_length(slot, end)?;
-        if offset >= old && request.flags & FLAG_ALLOCATE == 0 {
-            return Ok(0);
-        }
+    // What is past the old end reads as zeroes as soon as it exists.
+    let old = slot.extend(offset + len)?;
+    if offset >= old && request.flags & FLAG_ALLOCATE == 0 {
+        return Ok(0);
     }
-    let quick = if request.flags & FLAG_UNMAP != 0 {
-        punch(slot, offset, len)
-    } else {
-        rustix::fs::fallocate(&slot.device.file, FallocateFlags::ZERO_RANGE, offset, len).map_err(Into::into)
+    let unmap = request.flags & FLAG_UNMAP != 0 && request.flags & FLAG_ALLOCATE == 0;
+    let quick = match if unmap { Some(punch(slot, offset, len)) } else { None } {
+        Some(Err(error)) if is_final(&error) => Err(error),
+        Some(Ok(())) => Ok(()),
+        _ => fallocate(slot, FallocateFlags::ZERO_RANGE, offset, len),
     };
     match quick {
         Ok(()) => Ok(0),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EIO)) => Err(error),
-        Err(_) => super::bulk::write_plain_zeroes(slot, offset, len).map(|()| 0),
+        Err(error) if is_final(&error) => Err(error),
+        Err(_) => super::bulk::write_plain_zeroes(slot, offset, len, over).map(|()| 0),
     }
 }
 
-fn allocate(slot: &Slot, request: &Checked<'_>) -> io::Result<u64> {
-    if request.len == 0 {
+fn allocate(slot: &Slot, request: &Checked<'_>, over: &AtomicBool) -> io::Result<u64> {
+    let (offset, len) = (request.offset, request.len);
+    if len == 0 {
         return Ok(0);
     }
     if request.flags & FLAG_FULL != 0 {
-        super::bulk::write_plain_zeroes(slot, request.offset, request.len)?;
-    } else {
-        rustix::fs::fallocate(&slot.device.file, FallocateFlags::empty(), request.offset, request.len)?;
+        return super::bulk::write_plain_zeroes(slot, offset, len, over).map(|()| 0);
     }
-    slot.grew(request.offset + request.len);
-    Ok(0)
+    let old = slot.len.load(Ordering::Acquire);
+    slot.reserve(offset + len);
+    match fallocate(slot, FallocateFlags::empty(), offset, len) {
+        // Where blocks cannot be reserved they are written, but for those that may hold something.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            let start = offset.max(old);
+            super::bulk::write_plain_zeroes(slot, start, (offset + len).saturating_sub(start), over).map(|()| 0)
+        }
+        other => other.map(|()| 0),
+    }
 }
 
 /// Data and holes. Where the file system cannot tell, all is data.

@@ -5,6 +5,7 @@
 
 mod bulk;
 mod check;
+mod direct;
 mod exec;
 mod table;
 pub use table::Slot;

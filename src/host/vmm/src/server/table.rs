@@ -1,7 +1,8 @@
 //! The devices by index.
 
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustix::fs::SeekFrom;
@@ -24,12 +25,17 @@ pub struct Slot {
     pub identity: (u64, u64),
     /// The device whose image named it.
     pub parent: Option<u32>,
-    /// Cloning or copying between files was refused once: do not try again.
-    pub no_clone: Mutex<bool>,
+    /// Sharing blocks with another file was refused once: it is not tried again.
+    pub no_clone: AtomicBool,
+    /// Held while the length is changed, so that no two changes undo each other.
+    resizing: Mutex<()>,
+    /// Held while a block that is not written whole is read, changed and written back (`O_DIRECT`).
+    pub edges: Mutex<()>,
 }
 
 impl Slot {
-    fn new(device: Device, parent: Option<u32>) -> Self {
+    /// A device in its place; `parent` is the one whose image named it.
+    pub fn new(device: Device, parent: Option<u32>) -> Self {
         let meta = device.file.metadata().ok();
         let block = meta.as_ref().is_some_and(|m| m.file_type().is_block_device());
         // A block device's length is where its end is.
@@ -39,7 +45,8 @@ impl Slot {
             meta.as_ref().map_or(0, std::fs::Metadata::len)
         };
         let identity = meta.as_ref().map_or((0, 0), |m| if block { (u64::MAX, m.rdev()) } else { (m.dev(), m.ino()) });
-        Self { device, len: AtomicU64::new(len), block, identity, parent, no_clone: Mutex::new(false) }
+        let (no_clone, resizing, edges) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        Self { device, len: AtomicU64::new(len), block, identity, parent, no_clone, resizing, edges }
     }
 
     /// The device may be written, and become so long.
@@ -52,9 +59,44 @@ impl Slot {
         }
     }
 
-    /// Something was written up to `end`.
-    pub fn grew(&self, end: u64) {
-        self.len.fetch_max(end, Ordering::Relaxed);
+    /// Makes known that something is about to be written up to `end`: from now on nobody takes the file for shorter
+    /// and cuts it there.
+    pub fn reserve(&self, end: u64) {
+        if end > self.len.load(Ordering::Acquire) {
+            let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+            self.len.fetch_max(end, Ordering::AcqRel);
+        }
+    }
+
+    /// Makes the file at least `end` long; returns how long it was.
+    pub fn extend(&self, end: u64) -> io::Result<u64> {
+        let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.len.load(Ordering::Acquire);
+        if end > old && !self.block {
+            rustix::fs::ftruncate(&self.device.file, end)?;
+            self.len.store(end, Ordering::Release);
+        }
+        Ok(old)
+    }
+
+    /// Sets the length; a block device's is what it is.
+    pub fn set_length(&self, len: u64) -> io::Result<()> {
+        let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.block {
+            rustix::fs::ftruncate(&self.device.file, len)?;
+            self.len.store(len, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Cuts off what was written past the known length only because whole blocks had to be.
+    pub fn cut_padding(&self, written_to: u64) -> io::Result<()> {
+        let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = self.len.load(Ordering::Acquire);
+        if written_to > len && !self.block {
+            rustix::fs::ftruncate(&self.device.file, len)?;
+        }
+        Ok(())
     }
 }
 

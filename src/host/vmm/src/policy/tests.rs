@@ -1,0 +1,179 @@
+//! The open policy against real files.
+
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+/// A folder of the test's own: `own/` with an image, `base/` that may be allowed, `other/` that is not.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("instar-policy-{name}-{}", std::process::id()));
+        for folder in ["own/sub", "base", "other"] {
+            std::fs::create_dir_all(root.join(folder)).expect("a folder for the test");
+        }
+        let place = Self(std::fs::canonicalize(root).expect("just made"));
+        for file in ["own/top", "own/sub/below", "base/base", "other/secret", "own/a:b"] {
+            std::fs::write(place.0.join(file), file).expect("room on the disk");
+        }
+        place
+    }
+
+    fn device(&self, name: &str, mode: Mode) -> Device {
+        let path = self.0.join(name);
+        let write = mode != Mode::Read;
+        let file = File::options().read(true).write(write).open(&path).expect("the test's own file");
+        Device { file, path, mode, fresh: false, direct: false, ignore_flush: false }
+    }
+
+    fn top(&self) -> Vec<Arc<Slot>> {
+        vec![Arc::new(Slot::new(self.device("own/top", Mode::Read), None))]
+    }
+
+    fn gate(&self, allowed: &[&str]) -> Gate {
+        let allowed = allowed.iter().map(|name| self.0.join(name)).collect();
+        Gate::new(Policy { allowed, ..Policy::default() }, &[self.device("own/top", Mode::Read)])
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn status(result: Result<Device, No>) -> Status {
+    result.err().map_or(Status::Ok, |no| no.status)
+}
+
+fn backing(gate: &Gate, name: &str, chain: &[Arc<Slot>]) -> Status {
+    status(gate.open(name.as_bytes(), Role::Backing, false, chain))
+}
+
+#[test]
+fn dots_fold_by_the_letters() {
+    assert_eq!(fold(Path::new("/a/./b/../../../c//d")), Path::new("/c/d"));
+}
+
+#[test]
+fn only_plain_paths_are_names() {
+    for name in [&b"json:{}"[..], b"nbd:unix:/x", b"", b"a\0b", b"http://x/y", b"rbd:a", b"file:"] {
+        assert_eq!(plain(name), None, "{name:?}");
+    }
+    for name in [&b"a/b:c"[..], b"./a:b", b"file:a", b"/x", b"file:./a:b"] {
+        assert!(plain(name).is_some(), "{name:?}");
+    }
+}
+
+#[test]
+fn the_images_own_folder_and_what_is_below_it_may_be_named() {
+    let place = Place::new("own");
+    let (gate, top) = (place.gate(&[]), place.top());
+    for name in ["sub/below", "./sub/../sub/below", "./a:b", "file:sub/below"] {
+        assert_eq!(backing(&gate, name, &top), Status::Ok, "{name}");
+    }
+    let absolute = place.0.join("own/sub/below");
+    assert_eq!(backing(&gate, &absolute.to_string_lossy(), &top), Status::Ok);
+}
+
+#[test]
+fn a_refusal_is_the_same_whether_the_target_exists_or_not() {
+    let place = Place::new("oracle");
+    let (gate, top) = (place.gate(&[]), place.top());
+    for name in ["../other/secret", "../other/absent", "/etc/passwd", "/etc/absent", "/proc/self/mem", "..", "/"] {
+        let refused = gate.open(name.as_bytes(), Role::Backing, false, &top).err();
+        assert_eq!(refused, Some(No { status: Status::Refused, errno: 0 }), "{name}");
+    }
+}
+
+#[test]
+fn a_link_does_not_lead_out() {
+    let place = Place::new("link");
+    symlink("../other/secret", place.0.join("own/out")).expect("a link");
+    symlink("../other/absent", place.0.join("own/nowhere")).expect("a link");
+    symlink("/etc/passwd", place.0.join("own/absolute")).expect("a link");
+    symlink("/proc/self/fd/0", place.0.join("own/magic")).expect("a link");
+    symlink("sub/below", place.0.join("own/in")).expect("a link");
+    let (gate, top) = (place.gate(&[]), place.top());
+    for name in ["out", "nowhere", "absolute", "magic"] {
+        assert_eq!(backing(&gate, name, &top), Status::Refused, "{name}");
+    }
+    assert_eq!(backing(&gate, "in", &top), Status::Ok);
+}
+
+#[test]
+fn an_allowed_folder_is_for_every_image_and_nothing_else_is() {
+    let place = Place::new("allowed");
+    let top = place.top();
+    assert_eq!(backing(&place.gate(&[]), "../base/base", &top), Status::Refused);
+    assert_eq!(backing(&place.gate(&["base"]), "../base/base", &top), Status::Ok);
+    assert_eq!(backing(&place.gate(&["base"]), "../other/secret", &top), Status::Refused);
+    // A folder of the same beginning is another folder.
+    std::fs::create_dir(place.0.join("base2")).expect("a folder");
+    std::fs::write(place.0.join("base2/x"), "x").expect("room on the disk");
+    assert_eq!(backing(&place.gate(&["base"]), "../base2/x", &top), Status::Refused);
+    let none = Gate::new(Policy { deny_all: true, ..Policy::default() }, &[place.device("own/top", Mode::Read)]);
+    assert_eq!(backing(&none, "sub/below", &top), Status::Refused);
+}
+
+#[test]
+fn one_sources_folder_is_not_for_anothers_chain() {
+    let place = Place::new("two");
+    let devices = [place.device("own/top", Mode::Read), place.device("base/base", Mode::Read)];
+    let gate = Gate::new(Policy::default(), &devices);
+    assert_eq!(backing(&gate, "../base/base", &place.top()), Status::Refused);
+}
+
+#[test]
+fn only_regular_files_and_block_devices_are_opened() {
+    let place = Place::new("types");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        place.0.join("own/fifo"),
+        rustix::fs::FileType::Fifo,
+        Permissions::from_raw_mode(0o600),
+        0,
+    )
+    .expect("a pipe");
+    let (gate, top) = (place.gate(&["/proc/self", "/dev"]), place.top());
+    for name in ["fifo", "sub", "/proc/self/maps", "/dev/zero"] {
+        assert_eq!(backing(&gate, name, &top), Status::WrongType, "{name}");
+    }
+    let absent = gate.open(b"absent", Role::Backing, false, &top).err();
+    assert_eq!(absent, Some(No { status: Status::Io, errno: libc::ENOENT.cast_unsigned() }));
+}
+
+#[test]
+fn a_chain_that_comes_back_is_a_loop_and_siblings_may_share() {
+    let place = Place::new("loop");
+    let (gate, top) = (place.gate(&[]), place.top());
+    assert_eq!(backing(&gate, "top", &top), Status::Loop);
+    std::fs::hard_link(place.0.join("own/top"), place.0.join("own/again")).expect("a link");
+    assert_eq!(backing(&gate, "again", &top), Status::Loop);
+    let below = gate.open(b"sub/below", Role::Backing, false, &top).expect("it is there");
+    let mut chain = vec![Arc::new(Slot::new(below, Some(0)))];
+    chain.extend(top.iter().cloned());
+    assert_eq!(backing(&gate, "../top", &chain), Status::Loop);
+    assert_eq!(backing(&gate, "sub/below", &top), Status::Ok);
+    let deep: Vec<_> = std::iter::repeat_n(top[0].clone(), CHAIN_MAX).collect();
+    assert_eq!(backing(&gate, "sub/below", &deep), Status::TooMany);
+}
+
+#[test]
+fn an_image_that_is_only_read_has_nothing_written() {
+    let place = Place::new("write");
+    let (gate, top) = (place.gate(&[]), place.top());
+    assert_eq!(status(gate.open(b"sub/below", Role::DataFile, true, &top)), Status::ReadOnly);
+}
+
+#[test]
+fn a_file_that_is_written_to_elsewhere_is_locked_but_for_force_share() {
+    let place = Place::new("locked");
+    let (mut gate, top) = (place.gate(&[]), place.top());
+    let writer = File::options().read(true).write(true).open(place.0.join("own/sub/below")).expect("it is there");
+    locks::lock_for_write(&writer).expect("nobody else");
+    assert_eq!(backing(&gate, "sub/below", &top), Status::Locked);
+    gate.policy.force_share = true;
+    assert_eq!(backing(&gate, "sub/below", &top), Status::Ok);
+}

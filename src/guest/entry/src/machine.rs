@@ -217,6 +217,10 @@ impl Sink for RingMachine {
         // What is not in the heap is copied there, and stays until its batch has been served.
         let mut bounce: Vec<Vec<u8>> = Vec::new();
         for step in steps {
+            // Nothing to write needs no place to be written from.
+            if matches!(step, Step::Write { data: [], .. }) {
+                continue;
+            }
             let next = match *step {
                 Step::Write { device, offset, data } => {
                     let buf = if self.in_heap(data) {

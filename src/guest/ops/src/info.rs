@@ -5,7 +5,10 @@
 
 use alloc::vec::Vec;
 
-use instar_image::{Description, DeviceId, Error, Format, Image, Machine, Result, Snapshot, Source, Value, Version};
+use instar_image::machine::display_name;
+use instar_image::{
+    Description, DeviceId, Error, Format, Image, Kind, Machine, Result, Snapshot, Source, Value, Version,
+};
 
 use crate::open::{ImageSpec, Opening, combine, open_backing};
 
@@ -31,6 +34,10 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
             {
                 info.set("content", content.name());
             }
+            if params.flag("limits") {
+                let probed = spec.format.is_none() && format.name() == "raw";
+                set_limits(machine.source(), &mut info, spec.device, probed)?;
+            }
             images.push(info);
             warnings.extend(image.warnings().into_iter().map(Value::from));
             image.backing().filter(|_| follow)
@@ -39,8 +46,13 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         if images.len() >= instar_image::limits::CHAIN_DEPTH_MAX {
             return Err(Error::limit(alloc::format!("the backing chain has more than {} images", images.len())));
         }
-        let (device, name) = open_backing(machine, spec.device, &spec.name, &backing.name)?;
-        spec = ImageSpec { device, name, format: backing.format, options: Vec::new() };
+        let (device, name) =
+            open_backing(machine, spec.device, &spec.name, &backing.name).map_err(|error| match error.kind {
+                Kind::Io(_) => error
+                    .context(alloc::format!("Could not open '{}'", display_name(&combine(&spec.name, &backing.name)))),
+                _ => error,
+            })?;
+        spec = ImageSpec { device, written: name.clone(), name, format: backing.format, options: Vec::new() };
     }
     if !warnings.is_empty() {
         machine.emit("warnings", &Value::List(warnings))?;
@@ -89,6 +101,39 @@ fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec:
     }
     info.set("children", child_list);
     Ok(info)
+}
+
+/// What `--limits` (11.1) adds: QEMU's `BlockLimitsInfo` of the image and of the file that it is in. A `probed` raw
+/// image is read in sectors, so that nothing can be written over its first one unseen.
+fn set_limits(source: &dyn Source, info: &mut Value, device: DeviceId, probed: bool) -> Result<()> {
+    const OPTIMAL_MEMORY: u64 = 4096;
+    const VECTORS_MAX: u64 = 1024;
+    let alignment = u64::from(source.stat(device)?.alignment.max(1));
+    let of = |request: u64, cluster: Option<u64>| {
+        let mut limits = Value::map();
+        if let Some(bytes) = cluster {
+            limits.set("write-zeroes-alignment", bytes).set("discard-alignment", bytes);
+        }
+        limits
+            .set("request-alignment", request)
+            .set("min-mem-alignment", alignment)
+            .set("opt-mem-alignment", OPTIMAL_MEMORY)
+            .set("max-iov", VECTORS_MAX);
+        limits
+    };
+    info.set("limits", of(if probed { SECTOR } else { 1 }, info.u64("cluster-size")));
+    if let Value::Map(entries) = info
+        && let Some((_, Value::List(children))) = entries.iter_mut().find(|(key, _)| key == "children")
+    {
+        for child in children {
+            if let Value::Map(entries) = child
+                && let Some((_, info)) = entries.iter_mut().find(|(key, _)| key == "info")
+            {
+                info.set("limits", of(alignment, None));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The child node: the file that an image is in, as QEMU's protocol layer sees it (its length in sectors).

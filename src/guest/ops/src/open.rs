@@ -20,6 +20,8 @@ pub struct ImageSpec {
     pub device: DeviceId,
     /// The name to show and to resolve relative names by.
     pub name: Vec<u8>,
+    /// As the user wrote it, driver options and all: what messages show.
+    pub written: Vec<u8>,
     /// The format said by the user or by the image above; absent: to be probed.
     pub format: Option<String>,
     /// Driver options of `--image-opts`.
@@ -33,6 +35,7 @@ impl ImageSpec {
         Ok(Self {
             device: DeviceId(device.ok_or_else(|| Error::usage("an image without a device"))?),
             name: value.bytes("filename").unwrap_or_default().to_vec(),
+            written: value.bytes("written").or(value.bytes("filename")).unwrap_or_default().to_vec(),
             format: value.text("format").map(ToString::to_string),
             options: value
                 .list("options")
@@ -44,7 +47,7 @@ impl ImageSpec {
 
     /// `Could not open 'name': ` before the error's text.
     pub fn could_not_open(&self, error: Error) -> Error {
-        error.context(format!("Could not open '{}'", display_name(&self.name)))
+        error.context(format!("Could not open '{}'", display_name(&self.written)))
     }
 }
 

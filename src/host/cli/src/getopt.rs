@@ -9,6 +9,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 pub struct Opt {
     /// `--long`; empty for none.
     pub long: &'static str,
+    /// What else it is called in one release or another: `source-image-opts`, or `B` for `-B`. Taken, never shown.
+    pub also: &'static [&'static str],
     /// `-s`.
     pub short: Option<char>,
     /// What the argument is called; none for a switch.
@@ -18,6 +20,14 @@ pub struct Opt {
 }
 
 impl Opt {
+    fn has_short(&self, letter: char) -> bool {
+        self.short == Some(letter) || self.also.iter().any(|name| name.chars().eq([letter]))
+    }
+
+    fn has_long(&self, name: &str) -> bool {
+        name.len() > 1 && (self.long == name || self.also.contains(&name))
+    }
+
     /// The name by which the program asks for it.
     #[must_use]
     pub fn key(&self) -> String {
@@ -119,7 +129,7 @@ fn cluster<'a>(
     for (i, letter) in letters.iter().enumerate() {
         let letter = char::from(*letter);
         let option =
-            options.iter().find(|o| o.short == Some(letter)).ok_or_else(|| Wrong::Unknown(format!("-{letter}")))?;
+            options.iter().find(|o| o.has_short(letter)).ok_or_else(|| Wrong::Unknown(format!("-{letter}")))?;
         if option.argument.is_none() {
             parsed.options.push((option.key(), OsString::new()));
             continue;
@@ -135,10 +145,15 @@ fn cluster<'a>(
 }
 
 fn find_long<'o>(name: &str, typed: String, options: &[&'o Opt]) -> Result<&'o Opt, Wrong> {
-    if let Some(exact) = options.iter().find(|o| !o.long.is_empty() && o.long == name) {
+    if let Some(exact) = options.iter().find(|o| o.has_long(name)) {
         return Ok(exact);
     }
-    let begun: Vec<&Opt> = options.iter().copied().filter(|o| o.long.starts_with(name) && !name.is_empty()).collect();
+    let begins = |o: &Opt| o.also.iter().any(|other| other.len() > 1 && other.starts_with(name));
+    let begun: Vec<&Opt> = options
+        .iter()
+        .copied()
+        .filter(|o| !name.is_empty() && !o.long.is_empty() && (o.long.starts_with(name) || begins(o)))
+        .collect();
     match begun[..] {
         [] => Err(Wrong::Unknown(typed)),
         [one] => Ok(one),
@@ -150,10 +165,10 @@ fn find_long<'o>(name: &str, typed: String, options: &[&'o Opt]) -> Result<&'o O
 mod tests {
     use super::*;
 
-    const FORMAT: Opt = Opt { long: "format", short: Some('f'), argument: Some("FMT"), help: "" };
-    const FORCE: Opt = Opt { long: "force-share", short: Some('U'), argument: None, help: "" };
-    const PROGRESS: Opt = Opt { long: "", short: Some('p'), argument: None, help: "" };
-    const QUIET: Opt = Opt { long: "quiet", short: Some('q'), argument: None, help: "" };
+    const FORMAT: Opt = Opt { long: "format", also: &[], short: Some('f'), argument: Some("FMT"), help: "" };
+    const FORCE: Opt = Opt { long: "force-share", also: &[], short: Some('U'), argument: None, help: "" };
+    const PROGRESS: Opt = Opt { long: "", also: &["P", "progress"], short: Some('p'), argument: None, help: "" };
+    const QUIET: Opt = Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "" };
 
     fn go(arguments: &[&str]) -> Result<Parsed, Wrong> {
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
@@ -164,6 +179,7 @@ mod tests {
     fn options_may_follow_operands_and_values_may_be_attached() {
         let parsed = go(&["x", "-fraw", "y", "-pq", "--force-s", "--format=a", "-f", "b", "--", "-z"]).expect("valid");
         assert_eq!(parsed.operands, ["x", "y", "-z"]);
+        assert!(go(&["-P"]).expect("valid").has("p") && go(&["--progress"]).expect("valid").has("p"));
         assert!(parsed.has("p") && parsed.has("quiet") && parsed.has("force-share"));
         assert_eq!(parsed.text("format").as_deref(), Some("b"));
         assert_eq!(parsed.all("format").count(), 3);

@@ -4,6 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use instar_render::QemuVersion;
+
 /// A named image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageName {
@@ -22,10 +24,13 @@ impl ImageName {
     ///
     /// # Errors
     /// In qemu-img's words, without `Could not open`.
-    pub fn plain(name: &OsStr, format: Option<String>) -> Result<Self, String> {
+    pub fn plain(name: &OsStr, format: Option<String>, version: QemuVersion) -> Result<Self, String> {
         let bytes = name.as_bytes();
+        if bytes.is_empty() {
+            return Err("The 'file' block driver requires a file name".to_string());
+        }
         if let Some(text) = bytes.strip_prefix(b"json:") {
-            let mut image = from_json(name, &String::from_utf8_lossy(text))?;
+            let mut image = from_json(name, &String::from_utf8_lossy(text), version)?;
             image.format = image.format.or(format);
             return Ok(image);
         }
@@ -42,12 +47,12 @@ impl ImageName {
     ///
     /// # Errors
     /// In qemu-img's words, without `Could not open`.
-    pub fn from_options(text: &OsStr) -> Result<Self, String> {
+    pub fn from_options(text: &OsStr, version: QemuVersion) -> Result<Self, String> {
         let pairs = split(&text.to_string_lossy());
         if let [(word, value)] = &pairs[..]
             && value.is_none()
         {
-            return Err(format!("Cannot find device='{word}' nor node-name='{word}'"));
+            return Err(version.no_node(word));
         }
         from_pairs(text, pairs.into_iter().map(|(k, v)| (k, v.unwrap_or_else(|| "on".into()))).collect())
     }
@@ -68,8 +73,14 @@ fn split(text: &str) -> Vec<(String, Option<String>)> {
         .collect()
 }
 
-fn from_json(name: &OsStr, text: &str) -> Result<ImageName, String> {
-    let value: serde_json::Value = serde_json::from_str(text).map_err(|e| format!("JSON parse error, {e}"))?;
+fn from_json(name: &OsStr, text: &str, version: QemuVersion) -> Result<ImageName, String> {
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|e| {
+        let what = version.json_error(e.is_eof(), e.line(), e.column() + 1);
+        format!("Could not parse the JSON options: {what}")
+    })?;
+    if !value.is_object() {
+        return Err("Invalid JSON object given".to_string());
+    }
     let mut pairs = Vec::new();
     flatten("", &value, &mut pairs);
     from_pairs(name, pairs)
@@ -94,6 +105,11 @@ fn from_pairs(written: &OsStr, pairs: Vec<(String, String)>) -> Result<ImageName
     let mut image =
         ImageName { written: written.to_os_string(), path: PathBuf::new(), format: None, options: Vec::new() };
     let mut named = None;
+    let driver = pairs.iter().any(|(key, value)| key == "driver" && value.parse::<f64>().is_err());
+    let file = pairs.iter().any(|(key, _)| key.starts_with("file."));
+    if !driver && !file {
+        return Err("Must specify either driver or file".to_string());
+    }
     for (key, value) in pairs {
         match key.as_str() {
             "driver" | "file.driver" if matches!(value.as_str(), "file" | "host_device") => {}
@@ -115,18 +131,24 @@ mod tests {
 
     #[test]
     fn options_and_json_name_the_same_image() {
-        let a =
-            ImageName::from_options(OsStr::new("driver=qcow2,file.filename=a,,b,data-file.filename=c")).expect("valid");
+        let a = ImageName::from_options(
+            OsStr::new("driver=qcow2,file.filename=a,,b,data-file.filename=c"),
+            QemuVersion::default(),
+        )
+        .expect("valid");
         let json = r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"a,b"},"data-file":{"filename":"c"}}"#;
-        let b = ImageName::plain(OsStr::new(json), None).expect("valid");
+        let b = ImageName::plain(OsStr::new(json), None, QemuVersion::default()).expect("valid");
         assert_eq!((&a.path, &a.format, &a.options), (&b.path, &b.format, &b.options));
         assert_eq!(a.path, PathBuf::from("a,b"));
     }
 
     #[test]
     fn a_protocol_is_no_file() {
-        assert_eq!(ImageName::plain(OsStr::new("nbd:x"), None), Err("Unknown protocol 'nbd'".into()));
-        assert!(ImageName::plain(OsStr::new("./nbd:x"), None).is_ok());
-        assert_eq!(ImageName::plain(OsStr::new("file:x"), None).expect("valid").path, PathBuf::from("x"));
+        let plain = |name: &str| ImageName::plain(OsStr::new(name), None, QemuVersion::default());
+        assert_eq!(plain("nbd:x"), Err("Unknown protocol 'nbd'".into()));
+        assert!(plain("./nbd:x").is_ok());
+        assert_eq!(plain("file:x").expect("valid").path, PathBuf::from("x"));
+        assert_eq!(plain("json:[]"), Err("Invalid JSON object given".into()));
+        assert_eq!(plain("json:{}"), Err("Must specify either driver or file".into()));
     }
 }

@@ -112,7 +112,10 @@ impl Program {
                 format!("option '{typed}' is ambiguous; possibilities: {}", names.join(" "))
             }
         };
-        eprintln!("{} {}: {text}", self.name, self.command);
+        match self.command {
+            "" => self.say(&text),
+            command => eprintln!("{} {command}: {text}", self.name),
+        }
         self.hint();
         Exit(1)
     }
@@ -129,19 +132,23 @@ impl Program {
 
     /// Opens an image to be read.
     pub fn open_source(&self, image: &ImageName, cache: Cache, share: bool) -> Result<Device, Exit> {
-        let could_not = |text: &str| {
-            self.fail(&format!("Could not open '{}': {text}", escape::terminal(image.written.as_encoded_bytes())))
-        };
+        self.try_open(image, cache, share).map_err(|text| {
+            let written = escape::terminal(image.written.as_encoded_bytes());
+            self.fail(&format!("Could not open '{written}': {text}"))
+        })
+    }
+
+    /// The same; an error is a text, without the name that the user wrote.
+    pub fn try_open(&self, image: &ImageName, cache: Cache, share: bool) -> Result<Device, String> {
         let shown = escape::terminal(image.path.as_os_str().as_encoded_bytes());
-        let file = target::open(&image.path, false, cache)
-            .map_err(|e| could_not(&format!("Could not open '{shown}': {}", plain(&e))))?;
-        let kind = file.metadata().map_err(|e| could_not(&plain(&e)))?.file_type();
-        if kind.is_dir() || !is_data(&file) {
-            return Err(could_not(&self.version.folder(&shown)));
+        let file =
+            target::open(&image.path, false, cache).map_err(|e| format!("Could not open '{shown}': {}", plain(&e)))?;
+        if !is_data(&file) {
+            return Err(self.version.folder(&shown));
         }
         if !share {
             locks::lock_for_read(&file)
-                .map_err(|locked| could_not(&format!("{}\nIs another process using the image [{shown}]?", locked.0)))?;
+                .map_err(|locked| format!("{}\nIs another process using the image [{shown}]?", locked.0))?;
         }
         Ok(device(file, &image.path, Mode::Read))
     }
@@ -256,7 +263,9 @@ pub fn plain(error: &io::Error) -> String {
 /// The image's parameter map.
 pub fn image_params(image: &ImageName, device: u64) -> Value {
     let mut map = Value::map();
-    map.set("device", device).set("filename", image.path.as_os_str().as_encoded_bytes());
+    map.set("device", device)
+        .set("filename", image.path.as_os_str().as_encoded_bytes())
+        .set("written", image.written.as_encoded_bytes());
     if let Some(format) = &image.format {
         map.set("format", format.as_str());
     }

@@ -74,6 +74,10 @@ impl Page<'_> {
                 self.line(depth, &format!("backing file format: {format}"));
             }
         }
+        if let Some(Value::Map(limits)) = info.get("limits") {
+            self.line(depth, "Block limits:");
+            self.map(limits, depth + 1);
+        }
         let list = info.list("snapshots");
         if !list.is_empty() {
             self.line(depth, "Snapshot list:");

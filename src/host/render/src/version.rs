@@ -138,6 +138,56 @@ impl QemuVersion {
         }
     }
 
+    /// A size below zero is a number out of range; in between it was no number at all.
+    #[must_use]
+    pub const fn reads_negative_sizes(self) -> bool {
+        !self.at_least(6, 0) || self.at_least(10, 0)
+    }
+
+    /// What is said of `--image-opts` that names a node: there are none in a tool.
+    #[must_use]
+    pub fn no_node(self, name: &str) -> String {
+        if self.at_least(6, 0) {
+            format!("Cannot find device='{name}' nor node-name='{name}'")
+        } else {
+            format!("Cannot find device={name} nor node_name={name}")
+        }
+    }
+
+    /// What is said of JSON that does not parse; `line` and `column` count from 1.
+    #[must_use]
+    pub fn json_error(self, ended: bool, line: usize, column: usize) -> String {
+        match (self.at_least(11, 0), ended) {
+            (true, true) => format!("{line}:{column}: JSON parse error, premature end of input"),
+            (true, false) => format!("{line}:{column}: JSON parse error, expecting value"),
+            (false, true) => "JSON parse error, premature EOI".to_string(),
+            (false, false) => "JSON parse error, expecting value".to_string(),
+        }
+    }
+
+    /// What is said of a type of `--object` that there is not.
+    #[must_use]
+    pub fn bad_object(self, kind: &str) -> String {
+        if self.at_least(6, 0) {
+            format!("Parameter 'qom-type' does not accept value '{kind}'")
+        } else {
+            format!("invalid object type: {kind}")
+        }
+    }
+
+    /// What is said of a number of coroutines that is none from 1 to 16; `number` where it is a number at all.
+    #[must_use]
+    pub fn bad_parallel(self, given: &str, number: bool) -> String {
+        match self.usage() {
+            UsageStyle::General => {
+                "Invalid number of coroutines. Allowed number of coroutines is between 1 and 16".to_string()
+            }
+            _ if number => "Invalid number of coroutines specified. Must be between 1 and 16.".to_string(),
+            UsageStyle::CommandInfo => format!("Invalid number of coroutines specified: '{given}'."),
+            UsageStyle::CommandInformation => format!("Invalid number of coroutines specified: '{given}'"),
+        }
+    }
+
     /// What is said of a folder where a file should be.
     #[must_use]
     pub fn folder(self, name: &str) -> String {

@@ -11,7 +11,7 @@ pub const COMMAND: Command = Command {
     name: "config",
     about: "Show every setting in force, and where it comes from.",
     operands: "",
-    options: &[Opt { long: "output", short: None, argument: Some("human|json"), help: "how it is shown" }],
+    options: &[Opt { long: "output", also: &[], short: None, argument: Some("human|json"), help: "how it is shown" }],
     stock: false,
     run,
 };

@@ -24,69 +24,131 @@ pub const COMMAND: Command = Command {
     options: &[
         Opt {
             long: "source-format",
+            also: &["format"],
             short: Some('f'),
             argument: Some("FMT"),
             help: "the sources' format; found out if not given",
         },
         Opt {
             long: "image-opts",
+            also: &["source-image-opts"],
             short: None,
             argument: None,
             help: "each FILE is a list of options: driver=..,file.filename=..",
         },
-        Opt { long: "source-cache", short: Some('T'), argument: Some("MODE"), help: "how the sources are read" },
-        Opt { long: "snapshot", short: Some('l'), argument: Some("SNAPSHOT"), help: "convert that internal snapshot" },
-        Opt { long: "bitmaps", short: None, argument: None, help: "copy persistent dirty bitmaps" },
+        Opt {
+            long: "source-cache",
+            also: &[],
+            short: Some('T'),
+            argument: Some("MODE"),
+            help: "how the sources are read",
+        },
+        Opt {
+            long: "snapshot",
+            also: &["source-snapshot"],
+            short: Some('l'),
+            argument: Some("SNAPSHOT"),
+            help: "convert that internal snapshot",
+        },
+        Opt { long: "bitmaps", also: &[], short: None, argument: None, help: "copy persistent dirty bitmaps" },
         Opt {
             long: "skip-broken-bitmaps",
+            also: &[],
             short: None,
             argument: None,
             help: "leave out bitmaps that are inconsistent",
         },
-        Opt { long: "salvage", short: None, argument: None, help: "put zeroes where a source cannot be read" },
+        Opt {
+            long: "salvage",
+            also: &[],
+            short: None,
+            argument: None,
+            help: "put zeroes where a source cannot be read",
+        },
         Opt {
             long: "target-format",
+            also: &[],
             short: Some('O'),
             argument: Some("FMT"),
             help: "the target's format: raw if not given",
         },
-        Opt { long: "target-image-opts", short: None, argument: None, help: "TARGET is a list of options (with -n)" },
-        Opt { long: "target-is-zero", short: None, argument: None, help: "the target reads as zeroes (with -n)" },
-        Opt { long: "target-cache", short: Some('t'), argument: Some("MODE"), help: "how the target is written" },
+        Opt {
+            long: "target-image-opts",
+            also: &[],
+            short: None,
+            argument: None,
+            help: "TARGET is a list of options (with -n)",
+        },
+        Opt {
+            long: "target-is-zero",
+            also: &[],
+            short: None,
+            argument: None,
+            help: "the target reads as zeroes (with -n)",
+        },
+        Opt {
+            long: "target-cache",
+            also: &[],
+            short: Some('t'),
+            argument: Some("MODE"),
+            help: "how the target is written",
+        },
         Opt {
             long: "backing",
-            short: Some('B'),
+            also: &["B"],
+            short: Some('b'),
             argument: Some("FILE"),
             help: "the target stands on FILE and holds what differs",
         },
-        Opt { long: "backing-format", short: Some('F'), argument: Some("FMT"), help: "that file's format" },
+        Opt { long: "backing-format", also: &[], short: Some('F'), argument: Some("FMT"), help: "that file's format" },
         Opt {
             long: "options",
+            also: &["target-options", "target-format-options"],
             short: Some('o'),
             argument: Some("OPTS"),
             help: "the target format's options; `help` lists them",
         },
-        Opt { long: "no-create", short: Some('n'), argument: None, help: "write into the existing target" },
+        Opt { long: "no-create", also: &[], short: Some('n'), argument: None, help: "write into the existing target" },
         Opt {
             long: "sparse-size",
+            also: &[],
             short: Some('S'),
             argument: Some("SIZE"),
             help: "shortest run of zeroes that becomes a hole; 0: none",
         },
-        Opt { long: "compress", short: Some('c'), argument: None, help: "compress" },
-        Opt { long: "copy-range-offloading", short: Some('C'), argument: None, help: "let the file system copy" },
-        Opt { long: "oob", short: Some('W'), argument: None, help: "write in any order" },
-        Opt { long: "parallel", short: Some('m'), argument: Some("N"), help: "at most so many requests at once" },
-        Opt { long: "rate-limit", short: Some('r'), argument: Some("RATE"), help: "at most so many bytes a second" },
-        Opt { long: "progress", short: Some('p'), argument: None, help: "show how far it is" },
-        Opt { long: "quiet", short: Some('q'), argument: None, help: "print nothing" },
+        Opt { long: "compress", also: &[], short: Some('c'), argument: None, help: "compress" },
+        Opt {
+            long: "copy-range-offloading",
+            also: &[],
+            short: Some('C'),
+            argument: None,
+            help: "let the file system copy",
+        },
+        Opt { long: "oob-writes", also: &[], short: Some('W'), argument: None, help: "write in any order" },
+        Opt {
+            long: "parallel",
+            also: &[],
+            short: Some('m'),
+            argument: Some("N"),
+            help: "at most so many requests at once",
+        },
+        Opt {
+            long: "rate-limit",
+            also: &["rate"],
+            short: Some('r'),
+            argument: Some("RATE"),
+            help: "at most so many bytes a second",
+        },
+        Opt { long: "progress", also: &[], short: Some('p'), argument: None, help: "show how far it is" },
+        Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "print nothing" },
         Opt {
             long: "force-share",
+            also: &[],
             short: Some('U'),
             argument: None,
             help: "also while another program writes to a source",
         },
-        Opt { long: "object", short: None, argument: Some("OBJECT"), help: "a secret" },
+        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
     ],
     stock: true,
     run,
@@ -112,12 +174,14 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
     if parsed.has("image-opts") && parsed.has("source-format") {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));
     }
-    let size = |key: &str, what: &str| match parsed.text(key) {
-        Some(text) => sizes::parse(&text)
-            .filter(|n| *n <= i64::MAX as u64)
-            .map(Some)
-            .ok_or_else(|| program.fail(&program.version.bad_size(what, &text))),
-        None => Ok(None),
+    let size = |key: &str, what: &str| {
+        let Some(text) = parsed.text(key) else { return Ok(None) };
+        let negative = text.strip_prefix('-').filter(|_| program.version.reads_negative_sizes());
+        match sizes::parse(negative.unwrap_or(&text)) {
+            Some(n) if negative.is_none() && n <= i64::MAX as u64 => Ok(Some(n)),
+            Some(_) => Err(program.fail(&format!("Invalid {what} specified. Must be between 0 and {}.", i64::MAX))),
+            None => Err(program.fail(&program.version.bad_size(what, &text))),
+        }
     };
     let sparse = size("sparse-size", "buffer size for sparse output")?.unwrap_or(SPARSE_DEFAULT);
     if sparse % SECTOR != 0 || sparse > SPARSE_MAX {
@@ -126,20 +190,24 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
              {SPARSE_MAX}. Select 0 to disable sparse detection (fully allocates output)."
         )));
     }
-    if let Some(text) = parsed.text("parallel")
-        && !text.parse().is_ok_and(|n: u32| (1..=16).contains(&n))
-    {
-        return Err(program.fail(if program.version.major >= 10 {
-            "Invalid number of coroutines specified. Must be between 1 and 16."
-        } else {
-            "Invalid number of coroutines. Allowed number of coroutines is between 1 and 16"
-        }));
+    if let Some(text) = parsed.text("parallel") {
+        let number: Option<i64> = text.parse().ok();
+        if !number.is_some_and(|n| (1..=16).contains(&n)) {
+            return Err(program.fail(&program.version.bad_parallel(&text, number.is_some())));
+        }
     }
     let rate = size("rate-limit", "rate limit")?.unwrap_or(0);
     let (create, compress) = (!parsed.has("no-create"), parsed.has("compress"));
     let rules = [
-        (parsed.operands.len() < 2 && !asks_for_help(parsed), "Must specify image file name"),
         (compress && parsed.has("copy-range-offloading"), "Cannot enable copy offloading when -c is used"),
+        (
+            parsed.has("sparse-size") && parsed.has("copy-range-offloading"),
+            "Cannot enable copy offloading when -S is used",
+        ),
+        (
+            parsed.has("target-image-opts") && parsed.has("target-format"),
+            "--image-opts and --format are mutually exclusive",
+        ),
         (parsed.has("target-image-opts") && create, "--target-image-opts requires use of -n flag"),
         (parsed.has("target-is-zero") && create, "--target-is-zero requires use of -n flag"),
         (!create && parsed.has("options"), "-o has no effect when skipping image creation"),
@@ -147,12 +215,26 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
             parsed.has("skip-broken-bitmaps") && !parsed.has("bitmaps"),
             "Use of --skip-broken-bitmaps requires --bitmaps",
         ),
+        (parsed.operands.len() < 2 && !asks_for_help(parsed), "Must specify image file name"),
+        (parsed.has("snapshot") && parsed.operands.len() > 2, "No support for concatenating multiple snapshot"),
+        (
+            parsed.operands.len() > 2 && (parsed.has("backing") || file_option(parsed, "backing_file").is_some()),
+            "Having a backing file for the target makes no sense when concatenating multiple input images",
+        ),
         (parsed.has("bitmaps"), "instar cannot copy bitmaps yet: convert without --bitmaps"),
     ];
     if let Some((_, text)) = rules.iter().find(|(broken, _)| *broken) {
         return Err(program.fail(text));
     }
-    super::info::refuse_objects(program, parsed)?;
+    if let Some(text) = parsed.text("snapshot").filter(|text| text.starts_with("snapshot.")) {
+        let known = |name: &str| matches!(name, "snapshot.id" | "snapshot.name");
+        let name = |word: &str| word.split('=').next().unwrap_or_default().to_string();
+        if let Some(other) = text.replace(",,", "").split(',').map(name).find(|name| !known(name)) {
+            program.say(&format!("Invalid parameter '{other}'"));
+            return Err(program.fail(&format!("Failed in parsing snapshot param '{text}'")));
+        }
+    }
+    super::info::check_objects(program, parsed)?;
     let cache = |key: &str, default: &str, what: &str| {
         let name = parsed.text(key).unwrap_or_else(|| default.to_string());
         Cache::by_name(&name).ok_or_else(|| program.fail(&format!("Invalid {what} option: {name}")))
@@ -167,15 +249,19 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
 }
 
 fn asks_for_help(parsed: &Parsed) -> bool {
-    parsed.all("options").any(|text| matches!(text.to_str(), Some("help" | "?")))
+    words(parsed).iter().any(|word| matches!(word.as_str(), "help" | "?"))
 }
 
-/// The last value of an option that names a file, in all of `-o`.
+/// All words of all `-o`, `,,` in them being one comma.
+fn words(parsed: &Parsed) -> Vec<String> {
+    let all: Vec<String> = parsed.all("options").map(|t| t.to_string_lossy().replace(",,", "\0")).collect();
+    all.join(",").split(',').map(|word| word.replace('\0', ",")).collect()
+}
+
+/// The last value of an option that names a file.
 fn file_option(parsed: &Parsed, name: &str) -> Option<String> {
-    let all: Vec<String> = parsed.all("options").map(|t| t.to_string_lossy().into_owned()).collect();
-    let words = all.join(",").replace(",,", "\0");
     let prefix = format!("{name}=");
-    words.split(',').rev().find_map(|word| word.strip_prefix(&prefix)).map(|value| value.replace('\0', ","))
+    words(parsed).iter().rev().find_map(|word| word.strip_prefix(&prefix)).map(ToString::to_string)
 }
 
 /// Targets that are published when all is done: the data file before the image that needs it.
@@ -187,18 +273,17 @@ struct Outputs {
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let request = check(program, parsed)?;
     if asks_for_help(parsed) {
-        return option_help(program, &request);
+        return option_help(program, &request, parsed.operands.is_empty());
     }
     let Some((last, sources)) = parsed.operands.split_last() else { return Err(Exit(1)) };
     let mut params = program.params("convert");
     let mut devices = Vec::new();
     let mut images = Vec::new();
     for operand in sources {
-        let as_options = parsed.has("image-opts");
-        let image = if as_options {
-            ImageName::from_options(operand)
+        let image = if parsed.has("image-opts") {
+            ImageName::from_options(operand, program.version)
         } else {
-            ImageName::plain(operand, parsed.text("source-format"))
+            ImageName::plain(operand, parsed.text("source-format"), program.version)
         };
         let shown = terminal(operand.as_encoded_bytes());
         let image = image.map_err(|e| program.fail(&format!("Could not open '{shown}': {e}")))?;
@@ -248,9 +333,13 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
 
 fn target_name(program: &Program, parsed: &Parsed, operand: &OsStr) -> Result<ImageName, Exit> {
     let name = if parsed.has("target-image-opts") {
-        ImageName::from_options(operand)
+        ImageName::from_options(operand, program.version)
+    } else if operand.is_empty() {
+        let format = parsed.text("target-format").unwrap_or_else(|| "raw".to_string());
+        let text = "Could not create '': No such file or directory";
+        return Err(program.fail(&format!(": error while converting {format}: {text}")));
     } else {
-        ImageName::plain(operand, None)
+        ImageName::plain(operand, None, program.version)
     };
     name.map_err(|e| program.fail(&format!("Could not open '{}': {e}", terminal(operand.as_encoded_bytes()))))
 }
@@ -269,12 +358,22 @@ fn open_backing(
     let path: PathBuf = target.parent().map_or_else(|| name.into(), |folder| folder.join(name));
     let image = ImageName { written: path.clone().into(), path, format: format.clone(), options: Vec::new() };
     params.set("backing", name);
-    if let Some(format) = format {
-        params.set("backing-format", format);
+    match format {
+        Some(format) => {
+            params.set("backing-format", format);
+        }
+        None if !program.version.needs_backing_format() => {
+            program.say("warning: Deprecated use of backing file without explicit backing format");
+        }
+        None => {}
     }
     params.set("backing-device", devices.len() as u64);
     params.set("backing-path", image.path.as_os_str().as_encoded_bytes());
-    devices.push(program.open_source(&image, request.source_cache, parsed.has("force-share"))?);
+    let opened = program.try_open(&image, request.source_cache, parsed.has("force-share"));
+    devices.push(opened.map_err(|text| {
+        let shown = terminal(target.as_os_str().as_encoded_bytes());
+        program.fail(&format!("Could not open '{shown}': Could not open backing file: {text}"))
+    })?);
     Ok(())
 }
 
@@ -330,7 +429,8 @@ fn rest(parsed: &Parsed, request: &Request, params: &mut Value) {
     }
 }
 
-fn option_help(program: &Program, request: &Request) -> Result<u8, Exit> {
+/// `-o help`. Without the target's name it is not known what will hold it, and what that offers is left out.
+fn option_help(program: &Program, request: &Request, nameless: bool) -> Result<u8, Exit> {
     let mut params = program.params("convert");
     params.set("option-help", true);
     let mut map = Value::map();
@@ -339,15 +439,27 @@ fn option_help(program: &Program, request: &Request) -> Result<u8, Exit> {
     let (status, results) =
         program.run(&params, Vec::new(), 1, &Defaults::METADATA, &request.format, &crate::program::Silent)?;
     if status == 0 {
+        let of_file = |name: &str| {
+            matches!(name, "extent_size_hint" | "nocow") || (name == "preallocation" && request.format == "raw")
+        };
         let lines: String = results
             .list("help")
             .iter()
+            .filter(|option| !(nameless && of_file(option.text("name").unwrap_or(""))))
             .map(|option| {
                 let head = format!("  {}=<{}>", option.text("name").unwrap_or(""), option.text("kind").unwrap_or(""));
                 format!("{head:<24} - {}\n", option.text("help").unwrap_or(""))
             })
             .collect();
-        program.print(&format!("Supported options:\n{lines}"))?;
+        program.print(&if nameless {
+            format!(
+                "Supported {} options:\n{lines}\nThe protocol level may support further options.\n\
+                 Specify the target filename to include those options.\n",
+                request.format
+            )
+        } else {
+            format!("Supported options:\n{lines}")
+        })?;
     }
     Ok(status)
 }
@@ -389,7 +501,7 @@ impl Observer for Progress {
         }
         let percent = if total == 0 { 0.0 } else { done as f64 * 100.0 / total as f64 };
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if percent >= *last + STEP && percent < 100.0 {
+        if percent >= *last + STEP || (percent >= 100.0 && *last < 100.0) {
             *last = percent;
             self.show(percent);
         }

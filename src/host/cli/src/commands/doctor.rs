@@ -12,7 +12,7 @@ pub const COMMAND: Command = Command {
     name: "doctor",
     about: "Say what isolation this machine offers, and what is missing.",
     operands: "",
-    options: &[Opt { long: "output", short: None, argument: Some("human|json"), help: "how it is shown" }],
+    options: &[Opt { long: "output", also: &[], short: None, argument: Some("human|json"), help: "how it is shown" }],
     stock: false,
     run,
 };

@@ -17,23 +17,43 @@ pub const COMMAND: Command = Command {
     options: &[
         Opt {
             long: "format",
+            also: &[],
             short: Some('f'),
             argument: Some("FMT"),
             help: "the image's format; found out if not given",
         },
         Opt {
             long: "image-opts",
+            also: &[],
             short: None,
             argument: None,
             help: "FILE is a list of options: driver=..,file.filename=..",
         },
-        Opt { long: "backing-chain", short: None, argument: None, help: "show every image of the chain" },
-        Opt { long: "force-share", short: Some('U'), argument: None, help: "also while another program writes to it" },
-        Opt { long: "limits", short: None, argument: None, help: "show what the block driver is limited to" },
-        Opt { long: "cache", short: Some('t'), argument: Some("MODE"), help: "how the file is opened" },
-        Opt { long: "output", short: None, argument: Some("human|json"), help: "how it is shown" },
-        Opt { long: "object", short: None, argument: Some("OBJECT"), help: "a secret" },
-        Opt { long: "extra-detail", short: None, argument: None, help: "show partition tables and the like, too" },
+        Opt { long: "backing-chain", also: &["b"], short: None, argument: None, help: "show every image of the chain" },
+        Opt {
+            long: "force-share",
+            also: &[],
+            short: Some('U'),
+            argument: None,
+            help: "also while another program writes to it",
+        },
+        Opt {
+            long: "limits",
+            also: &[],
+            short: None,
+            argument: None,
+            help: "show what the block driver is limited to",
+        },
+        Opt { long: "cache", also: &[], short: Some('t'), argument: Some("MODE"), help: "how the file is opened" },
+        Opt { long: "output", also: &[], short: None, argument: Some("human|json"), help: "how it is shown" },
+        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+        Opt {
+            long: "extra-detail",
+            also: &[],
+            short: None,
+            argument: None,
+            help: "show partition tables and the like, too",
+        },
     ],
     stock: true,
     run,
@@ -62,9 +82,9 @@ pub fn wants_json(program: &Program, parsed: &Parsed) -> Result<bool, Exit> {
 /// The image that an operand names, with `-f` or `--image-opts`.
 pub fn named(program: &Program, operand: &std::ffi::OsStr, parsed: &Parsed) -> Result<ImageName, Exit> {
     let image = if parsed.has("image-opts") {
-        ImageName::from_options(operand)
+        ImageName::from_options(operand, program.version)
     } else {
-        ImageName::plain(operand, parsed.text("format"))
+        ImageName::plain(operand, parsed.text("format"), program.version)
     };
     image.map_err(|e| {
         let shown = instar_render::escape::terminal(operand.as_encoded_bytes());
@@ -72,12 +92,20 @@ pub fn named(program: &Program, operand: &std::ffi::OsStr, parsed: &Parsed) -> R
     })
 }
 
-/// There are no secrets yet: an image that needs one is refused by the guest, an object given is refused here.
-pub fn refuse_objects(program: &Program, parsed: &Parsed) -> Result<(), Exit> {
-    match parsed.text("object") {
-        Some(_) => Err(program.fail("instar cannot decrypt images yet, so --object is of no use")),
-        None => Ok(()),
+/// Secrets are taken and not used: an image that needs one is refused by the guest, which cannot decrypt yet.
+pub fn check_objects(program: &Program, parsed: &Parsed) -> Result<(), Exit> {
+    for object in parsed.all("object") {
+        let text = object.to_string_lossy();
+        let mut words = text.split(',');
+        let kind = words.next().unwrap_or_default();
+        if !matches!(kind.strip_prefix("qom-type=").unwrap_or(kind), "secret" | "secret_keyring") {
+            return Err(program.fail(&program.version.bad_object(kind)));
+        }
+        if !words.any(|word| word.starts_with("id=")) {
+            return Err(program.fail("Parameter 'id' is missing"));
+        }
     }
+    Ok(())
 }
 
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
@@ -87,8 +115,11 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         }
     }
     let json = wants_json(program, parsed)?;
+    check_objects(program, parsed)?;
     let [operand] = &parsed.operands[..] else { return Err(program.usage("Expecting one image file name")) };
-    refuse_objects(program, parsed)?;
+    if parsed.has("image-opts") && parsed.has("format") {
+        return Err(program.fail("--image-opts and --format are mutually exclusive"));
+    }
     let cache = match parsed.text("cache") {
         Some(name) => Cache::by_name(&name).ok_or_else(|| program.fail(&format!("Invalid cache option: {name}")))?,
         None => Cache::default(),

@@ -37,6 +37,12 @@ pub const MISSING: &[&str] = &[
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[
-    Opt { long: "help", short: Some('h'), argument: None, help: "print this help and exit" },
-    Opt { long: "verbose", short: None, argument: None, help: "say on standard error where the image was read" },
+    Opt { long: "help", also: &[], short: Some('h'), argument: None, help: "print this help and exit" },
+    Opt {
+        long: "verbose",
+        also: &[],
+        short: None,
+        argument: None,
+        help: "say on standard error where the image was read",
+    },
 ];

@@ -49,7 +49,7 @@ impl<'a> Clusters<'a> {
         }
         let cluster = self.image.spec.cluster();
         state.refcounts.allocate(1)?;
-        let offset = state.refcounts.allocate(l1_bytes(&self.image.spec).div_ceil(cluster).max(1))?;
+        let offset = state.refcounts.allocate(l1_bytes(&self.image.spec).div_ceil(cluster))?;
         state.l1_offset = Some(offset);
         Ok(offset)
     }
@@ -234,7 +234,7 @@ impl Writer for Clusters<'_> {
         let mut steps = Vec::new();
         self.close_l2(state, &mut steps)?;
         let mut table: Vec<u8> = state.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-        table.resize(table.len().max(8).next_multiple_of(1 << spec.cluster_bits), 0);
+        table.resize(table.len().next_multiple_of(1 << spec.cluster_bits), 0);
         steps.push(Placed::Owned { device, offset: l1, data: table });
         let (refcounts, refcount_clusters) = state.refcounts.finish(&mut steps)?;
         let plain: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();

@@ -33,7 +33,7 @@ impl<'a> Linear<'a> {
         let cluster = spec.cluster();
         header::encode(spec, Tables::default())?;
         let l1 = cluster;
-        let l2 = l1 + l1_bytes(spec).next_multiple_of(cluster).max(cluster);
+        let l2 = l1 + l1_bytes(spec).next_multiple_of(cluster);
         let base = if image.data.is_some() { 0 } else { l2 + spec.l1_entries * cluster };
         let (device, len) = match image.data {
             Some(device) => (device, spec.size),

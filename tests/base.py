@@ -1,0 +1,155 @@
+"""What every integration test shares: running both tools, comparing what they say, making fixtures.
+
+Each test runs under the isolation that INSTAR_ISOLATION names; `make test` runs the suite once for each.
+"""
+
+import hashlib
+import os
+import re
+import resource
+import subprocess
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+QEMU_IMG = os.environ.get("QEMU_IMG", "qemu-img")
+QEMU_IO = os.environ.get("QEMU_IO", "qemu-io")
+ISOLATION = os.environ.get("INSTAR_ISOLATION", "auto")
+
+
+def qemu_img_version():
+    """The installed qemu-img's version, as X.Y.Z."""
+    text = subprocess.run([QEMU_IMG, "--version"], capture_output=True, text=True, check=True).stdout
+    return re.match(r"qemu-img version ([0-9.]+)", text).group(1)
+
+
+class InstarTestBase(unittest.TestCase):
+    """Runners return (stdout, stderr, exit status); a timeout is ('', 'Timeout after Ns', -1)."""
+
+    maxDiff = None
+    qemu_version = qemu_img_version()
+
+    @staticmethod
+    def get_instar_binary():
+        """The binary under test."""
+        return Path(os.environ.get("INSTAR_BINARY_PATH", ROOT / "target/release/instar"))
+
+    @staticmethod
+    def run_tool(argv, timeout=60, cwd=None, env=None, limits=None, stdin=None):
+        """Runs a program; `limits` maps RLIMIT_* to a value."""
+
+        def apply():
+            for what, value in (limits or {}).items():
+                resource.setrlimit(what, (value, value))
+
+        try:
+            done = subprocess.run(
+                [str(a) for a in argv],
+                capture_output=True,
+                timeout=timeout,
+                cwd=cwd,
+                env={**os.environ, "TZ": "UTC", "LC_ALL": "C", **(env or {})},
+                preexec_fn=apply if limits else None,
+                stdin=stdin or subprocess.DEVNULL,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "", f"Timeout after {timeout}s", -1
+        return done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"), done.returncode
+
+    def run_instar(self, *argv, **kwargs):
+        """Runs instar under its own name, imitating the installed qemu-img."""
+        env = {"INSTAR_QEMU_VERSION": self.qemu_version, **kwargs.pop("env", {})}
+        return self.run_tool([self.get_instar_binary(), *argv], env=env, **kwargs)
+
+    def run_as_qemu_img(self, *argv, version=None, **kwargs):
+        """Runs instar by the name qemu-img."""
+        link = Path(self.tmp) / "bin" / "qemu-img"
+        link.parent.mkdir(exist_ok=True)
+        if not link.exists():
+            link.symlink_to(self.get_instar_binary())
+        env = {"INSTAR_QEMU_VERSION": version or self.qemu_version, **kwargs.pop("env", {})}
+        return self.run_tool([link, *argv], env=env, **kwargs)
+
+    def run_qemu_img(self, *argv, **kwargs):
+        """Runs the stock tool, as PATH finds it."""
+        return self.run_tool([QEMU_IMG, *argv], **kwargs)
+
+    def run_instar_info(
+        self, path, timeout=30, qemu_version=None, output_format="human", unsafe_quirks=False, chain=False, cwd=None
+    ):
+        """`info`. `unsafe_quirks` is taken for the sake of older tests: header-less files are raw anyway."""
+        del unsafe_quirks
+        argv = ["info", f"--output={output_format}", *(["--backing-chain"] if chain else []), path]
+        env = {"INSTAR_QEMU_VERSION": qemu_version} if qemu_version else {}
+        return self.run_instar(*argv, timeout=timeout, env=env, cwd=cwd)
+
+    def run_qemu_img_info(self, path, timeout=30, output_format="human", chain=False, cwd=None):
+        """The stock tool's `info`."""
+        argv = ["info", f"--output={output_format}", *(["--backing-chain"] if chain else []), path]
+        return self.run_qemu_img(*argv, timeout=timeout, cwd=cwd)
+
+    def run_instar_convert(self, source, target, *argv, timeout=60, output_format="raw", compress=False, cwd=None):
+        """`convert`."""
+        flags = ["-c"] if compress else []
+        return self.run_instar("convert", "-O", output_format, *flags, *argv, source, target, timeout=timeout, cwd=cwd)
+
+    def run_qemu_img_convert(self, source, target, *argv, timeout=60, output_format="raw", compress=False, cwd=None):
+        """The stock tool's `convert`."""
+        flags = ["-c"] if compress else []
+        return self.run_qemu_img("convert", "-O", output_format, *flags, *argv, source, target, timeout=timeout, cwd=cwd)
+
+    def make(self, *argv, cwd=None):
+        """Makes a fixture with the stock tools; it must work."""
+        tool = QEMU_IO if argv[0] == "qemu-io" else QEMU_IMG
+        out, err, status = self.run_tool([tool, *argv[1:]], cwd=cwd or self.tmp)
+        self.assertEqual(status, 0, f"{argv}: {out}{err}")
+        return out
+
+    def setUp(self):
+        import tempfile
+
+        folder = tempfile.TemporaryDirectory(prefix="instar-test-")
+        self.addCleanup(folder.cleanup)
+        self.tmp = folder.name
+
+    def path(self, name):
+        """A path in the test's own folder."""
+        return os.path.join(self.tmp, name)
+
+    @staticmethod
+    def sha256(path):
+        """Of a file's content."""
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def assert_bytes_identical(self, a, b):
+        """Compares by digest: a difference of megabytes is of no use in a report."""
+        self.assertEqual(os.path.getsize(a), os.path.getsize(b), f"lengths of {a} and {b}")
+        self.assertEqual(self.sha256(a), self.sha256(b), f"content of {a} and {b}")
+
+    def assert_same_outcome(self, ours, theirs, what=""):
+        """Output, errors and exit status equal to the letter, but for the program's name."""
+        mine = (ours[0], ours[1].replace("instar: ", "qemu-img: ").replace("'instar ", "'qemu-img "), ours[2])
+        self.assertEqual(mine, theirs, what)
+
+    def assert_same_disk(self, a, b, *argv):
+        """The stock tool finds the same bytes in both."""
+        out, err, status = self.run_qemu_img("compare", *argv, a, b, timeout=120, cwd=self.tmp)
+        self.assertEqual(status, 0, f"{a} {b}: {out}{err}")
+
+    def assert_check_clean(self, path):
+        """The stock tool finds no error and no leak."""
+        out, err, status = self.run_qemu_img("check", path, cwd=self.tmp)
+        self.assertEqual(status, 0, f"{path}: {out}{err}")
+
+    def run_adversarial(self, argv, timeout=30, max_memory_mb=512):
+        """Under a limit on memory; a hang or a death by signal is a failure."""
+        out, err, status = self.run_instar(
+            *argv, timeout=timeout, limits={resource.RLIMIT_AS: max_memory_mb << 20}
+        )
+        self.assertGreaterEqual(status, 0, f"{argv}: {err}")
+        return out, err, status

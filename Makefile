@@ -10,6 +10,7 @@ BINARY := $(TARGET_DIR)/release/instar
 VENV := .venv
 export INSTAR_BINARY_PATH := $(abspath $(BINARY))
 
+.DEFAULT_GOAL := instar
 .PHONY: help instar demo test test-rust test-integration bench lint fuzz install clean bootstrap
 
 help: ## this list

@@ -58,7 +58,10 @@ pub fn split(text: &str) -> Vec<(String, String)> {
         .filter(|w| !w.is_empty())
         .map(|w| match w.split_once('=') {
             Some((name, value)) => (name.to_string(), value.to_string()),
-            None => (w, "on".to_string()),
+            None => match w.strip_prefix("no") {
+                Some(name) if !name.is_empty() => (name.to_string(), "off".to_string()),
+                _ => (w, "on".to_string()),
+            },
         })
         .collect()
 }
@@ -67,12 +70,15 @@ impl Options {
     /// Reads the texts of all `-o` in turn and checks the names.
     ///
     /// # Errors
-    /// `Invalid parameter 'x'` for a name that `specs` does not have.
+    /// `Invalid parameter 'x'` for a name that `specs` does not have; a size that is none.
     pub fn parse(texts: &[&str], specs: &[OptionSpec]) -> Result<Self> {
         let mut entries = Vec::new();
         for (name, value) in texts.iter().flat_map(|t| split(t)) {
-            if !specs.iter().any(|s| s.name == name) {
+            let Some(spec) = specs.iter().find(|s| s.name == name) else {
                 return Err(Error::usage(alloc::format!("Invalid parameter '{name}'")));
+            };
+            if spec.kind == OptionKind::Size {
+                size(&name, &value)?;
             }
             entries.push((name, value));
         }

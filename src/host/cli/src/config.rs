@@ -40,6 +40,8 @@ impl fmt::Display for Origin {
 pub struct Setting {
     /// Key in the configuration file, with its table.
     pub key: &'static str,
+    /// What holds where nothing is said, in words.
+    pub default: &'static str,
     /// Environment variable.
     pub variable: Option<&'static str>,
     /// Flag, accepted by every command.
@@ -54,51 +56,61 @@ const fn flag(long: &'static str, argument: Option<&'static str>, help: &'static
 pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "isolation",
+        default: "auto",
         variable: Some("INSTAR_ISOLATION"),
         flag: flag("isolation", Some("auto|kvm|process"), "where images are read: a virtual machine or a bare process"),
     },
     Setting {
         key: "qemu-version",
+        default: "11.1.3",
         variable: Some("INSTAR_QEMU_VERSION"),
         flag: flag("qemu-version", Some("X.Y[.Z]"), "the qemu-img release whose output is imitated"),
     },
     Setting {
         key: "backing.allow",
+        default: "the directory of the image that names the file",
         variable: Some("INSTAR_ALLOW_BACKING"),
         flag: flag("allow-backing", Some("DIR"), "images may name files below DIR (repeatable)"),
     },
     Setting {
         key: "backing.none",
+        default: "false",
         variable: None,
         flag: flag("no-backing", None, "images may name no other file at all: for uploads"),
     },
     Setting {
         key: "limits.cpu-seconds",
+        default: "120 for what reads metadata, 2592000 for what moves data",
         variable: None,
         flag: flag("max-cpu-seconds", Some("N"), "processor time the command may take"),
     },
     Setting {
         key: "limits.seconds",
+        default: "600 for what reads metadata, 2592000 for what moves data",
         variable: None,
         flag: flag("max-seconds", Some("N"), "wall-clock time the command may take"),
     },
     Setting {
         key: "limits.guest-memory",
+        default: "64M",
         variable: None,
         flag: flag("max-guest-memory", Some("SIZE"), "memory of the sandbox"),
     },
     Setting {
         key: "limits.requests",
+        default: "10000000 for what reads metadata, 1099511627776 for what moves data",
         variable: None,
         flag: flag("max-requests", Some("N"), "requests the sandbox may make"),
     },
     Setting {
         key: "limits.output-growth",
+        default: "8E",
         variable: None,
         flag: flag("max-output-growth", Some("SIZE"), "length up to which the output may grow"),
     },
     Setting {
         key: "extensions",
+        default: "false",
         variable: None,
         flag: flag("extensions", None, "as qemu-img, too, do what only instar can"),
     },
@@ -252,7 +264,11 @@ impl Config {
             .map(|setting| {
                 let given: Vec<_> = self.values.iter().filter(|(key, ..)| *key == setting.key).collect();
                 let origin = given.last().map_or(Origin::Default, |(.., origin)| origin.clone());
-                (setting.key, given.iter().map(|(_, value, _)| value.clone()).collect(), origin.to_string())
+                let values = match given[..] {
+                    [] => vec![setting.default.to_string()],
+                    _ => given.iter().map(|(_, value, _)| value.clone()).collect(),
+                };
+                (setting.key, values, origin.to_string())
             })
             .collect()
     }
@@ -292,4 +308,44 @@ fn flatten(table: &toml::Table) -> Vec<(String, toml::Value)> {
         }
     }
     flat
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_file_replaces_what_an_earlier_one_says() {
+        let mut config = Config::default();
+        let system = "isolation = 'process'\n[backing]\nallow = ['/a', '/b']\n[limits]\nseconds = 5\n";
+        config.read_file(Path::new("system"), system).expect("valid");
+        config.read_file(Path::new("user"), "[backing]\nallow = '/c'\nnone = true\n").expect("valid");
+        config.check().expect("valid");
+        assert_eq!(config.isolation(), Ok(Isolation::Process));
+        assert_eq!(config.allowed(), [PathBuf::from("/c")]);
+        assert_eq!(config.flag("backing.none"), Ok(true));
+        assert_eq!(config.seconds("limits.seconds"), Ok(Some(Duration::from_secs(5))));
+        let origin = |key| config.rows().into_iter().find(|(k, ..)| *k == key).map(|(.., origin)| origin);
+        assert_eq!(origin("isolation").as_deref(), Some("system"));
+        assert_eq!(origin("backing.allow").as_deref(), Some("user"));
+        assert_eq!(origin("extensions").as_deref(), Some("default"));
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_told_with_its_name() {
+        let told = |text: &str| Config::default().read_file(Path::new("f"), text).expect_err("wrong");
+        assert!(told("isolation = 'x").starts_with("f: TOML parse error at line 1"));
+        assert_eq!(told("[limits]\nnosuch = 1"), "f: there is no setting 'limits.nosuch'");
+        assert_eq!(told("isolation = 1.5"), "f: 'isolation' has a value of the wrong type");
+    }
+
+    #[test]
+    fn every_default_is_what_holds() {
+        let none = Config::default();
+        let default = |key| SETTINGS.iter().find(|s| s.key == key).map_or("", |s| s.default);
+        assert_eq!(none.version().map(|v| v.to_string()).as_deref(), Ok(default("qemu-version")));
+        assert_eq!(none.isolation(), Ok(Isolation::Auto));
+        assert_eq!(elements("backing.allow", OsStr::new("/a::/b")), ["/a", "/b"]);
+        assert_eq!(elements("isolation", OsStr::new("a:b")), ["a:b"]);
+    }
 }

@@ -9,7 +9,7 @@ use crate::version::{QemuVersion, SnapshotTable};
 
 fn line(style: SnapshotTable, [id, tag, size, date, clock, icount]: [&str; 6]) -> String {
     match style {
-        SnapshotTable::Touching => format!("{id:<10}{tag:<18}{size:>7}{date:>20}{clock:>13}{icount:>11}"),
+        SnapshotTable::Touching => format!("{id:<10}{tag:<17}{size:>8}{date:>20}{clock:>13}{icount:>11}"),
         SnapshotTable::Spaced => format!("{id:<9} {tag:<16} {size:>8}{date:>20}{clock:>13}{icount:>11}"),
         SnapshotTable::Underscored => format!("{id:<7} {tag:<16} {size:>8} {date:>19} {clock:>15} {icount:>10}"),
     }
@@ -66,6 +66,11 @@ mod tests {
             "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT",
             "1       first                 0 B 2026-11-23 05:03:44  0000:00:00.000          0",
         ];
+        // The tag of `snapshot -c 'a very long tag name here'`, in 5.2.0.
+        let mut long = Value::map();
+        long.set("id", "1").set("name", "a very long tag name here").set("icount", 0u64);
+        let row = "1         a very long tag name here     0 B 2026-11-23 05:03:44 00:00:00.000          0";
+        assert_eq!(table(&[long], "5.2".parse().expect("a version"), &Fixed)[1], row);
         let of = |v: &str| table(std::slice::from_ref(&snapshot), v.parse().expect("a version"), &Fixed);
         assert_eq!(of("5.2"), old);
         assert_eq!(of("7.2"), old);

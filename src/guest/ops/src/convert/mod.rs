@@ -114,6 +114,14 @@ fn writer<'a>(
     {
         return Err(Error::usage("Use of backing file requires explicit backing format"));
     }
+    let shown = instar_image::machine::display_name(&params.target.name);
+    let converting = format!("{shown}: error while converting {name}");
+    if let Some(Backing { format: Some(other), .. }) = &backing
+        && crate::open::format_by_name(other).is_err()
+    {
+        let error = Error::usage(format!("Parameter 'backing-fmt' does not accept value '{other}'"));
+        return Err(error.context(converting));
+    }
     let cx = CreateContext {
         machine,
         device: params.target.device,
@@ -124,9 +132,8 @@ fn writer<'a>(
         compressed: params.compress,
         version,
     };
-    let shown = instar_image::machine::display_name(&params.target.name);
     if params.existing {
         return creator.reopen(cx);
     }
-    creator.create(cx).map_err(|e| e.context(format!("{shown}: error while converting {name}")))
+    creator.create(cx).map_err(|e| e.context(converting))
 }

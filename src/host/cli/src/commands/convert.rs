@@ -226,6 +226,14 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
     if let Some((_, text)) = rules.iter().find(|(broken, _)| *broken) {
         return Err(program.fail(text));
     }
+    if let Some(text) = parsed.text("snapshot").filter(|text| text.starts_with("snapshot.")) {
+        let known = |name: &str| matches!(name, "snapshot.id" | "snapshot.name");
+        let name = |word: &str| word.split('=').next().unwrap_or_default().to_string();
+        if let Some(other) = text.replace(",,", "").split(',').map(name).find(|name| !known(name)) {
+            program.say(&format!("Invalid parameter '{other}'"));
+            return Err(program.fail(&format!("Failed in parsing snapshot param '{text}'")));
+        }
+    }
     super::info::check_objects(program, parsed)?;
     let cache = |key: &str, default: &str, what: &str| {
         let name = parsed.text(key).unwrap_or_else(|| default.to_string());

@@ -157,3 +157,6 @@ impl<'a> Server<'a> {
         (self.table.into_devices(), self.results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,410 @@
+//! The server as a guest meets it: requests in shared memory, real files behind it.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+
+use instar_abi::ring::{
+    ExtentEntry, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Request, Role, STAT_FRESH, STAT_WRITABLE,
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::*;
+use crate::Mode;
+use crate::layout::Layout;
+use crate::memory::Backing;
+
+/// How long the second device may become.
+const GROWTH: u64 = 8 << 20;
+const MIB: u64 = 1 << 20;
+
+struct Nobody;
+
+impl Observer for Nobody {
+    fn progress(&self, _done: u64, _total: u64) {}
+    fn log(&self, _level: u32, _text: &[u8]) {}
+}
+
+/// Device 0 is a source, 1 an empty target, 2 another source that is empty.
+struct Bench {
+    folder: PathBuf,
+    memory: Shared,
+    server: Server<'static>,
+}
+
+fn limits() -> Limits {
+    Limits { cpu: None, wall: None, guest_memory_bytes: 16 << 20, requests: None, result_bytes: 100 }
+}
+
+impl Bench {
+    fn new(name: &str, source: &[(u64, &[u8])], len: u64) -> Self {
+        Self::with(name, source, len, limits())
+    }
+
+    fn with(name: &str, source: &[(u64, &[u8])], len: u64, limits: Limits) -> Self {
+        let folder = std::env::temp_dir().join(format!("instar-server-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder for the test");
+        let made = File::create(folder.join("source")).expect("a file");
+        for (at, bytes) in source {
+            made.write_all_at(bytes, *at).expect("room on the disk");
+        }
+        made.set_len(len).expect("room on the disk");
+        let device = |name: &str, mode: Mode| {
+            let path = folder.join(name);
+            let write = mode != Mode::Read;
+            File::options().create(true).append(true).open(&path).expect("a file");
+            let file = File::options().read(true).write(write).open(&path).expect("a file");
+            Device { file, path, mode, fresh: write, direct: false, ignore_flush: false }
+        };
+        let devices = vec![
+            device("source", Mode::Read),
+            device("target", Mode::Write { growth_limit_bytes: GROWTH }),
+            device("empty", Mode::Read),
+        ];
+        let layout = Layout::new(2, 0, 0, limits.guest_memory_bytes).expect("enough memory");
+        let memory = Shared::new(layout, Backing::Anonymous).expect("memory");
+        let server = Server::new(devices, Policy::default(), limits, &Nobody, 2);
+        Self { folder, memory, server }
+    }
+
+    fn heap(&self) -> u64 {
+        self.memory.layout().heap
+    }
+
+    /// Puts a batch into worker 0's ring and rings.
+    fn batch(&self, requests: &[Request]) -> (Served, Vec<Reply>) {
+        let ring = self.memory.layout().rings;
+        self.memory.fill(ring, &(requests.len() as u32).to_le_bytes());
+        for (i, request) in requests.iter().enumerate() {
+            self.memory.fill(ring + 64 + i as u64 * 64, request.as_bytes());
+        }
+        let served = self.server.serve(0, &self.memory);
+        let at = self.memory.at(ring + 64 + BATCH_MAX as u64 * 64);
+        let replies = (0..requests.len())
+            // SAFETY: the replies lie in the ring, which is mapped; nobody else writes to it.
+            .map(|i| unsafe { at.cast::<Reply>().add(i).read() })
+            .collect();
+        (served, replies)
+    }
+
+    fn call(&self, request: Request) -> Reply {
+        let (served, replies) = self.batch(&[request]);
+        assert_eq!(served, Served::Continue);
+        replies[0]
+    }
+
+    fn ok(&self, request: Request) -> Reply {
+        let reply = self.call(request);
+        assert_eq!(Status::from_wire(reply.status), Some(Status::Ok), "errno {}", reply.errno);
+        reply
+    }
+
+    fn refused(&self, request: Request) -> Status {
+        Status::from_wire(self.call(request).status).expect("a status")
+    }
+
+    fn heap_bytes(&self, len: u64) -> Vec<u8> {
+        self.memory.heap(self.heap(), len).expect("in the heap").to_vec()
+    }
+
+    fn target(&self) -> Vec<u8> {
+        std::fs::read(self.folder.join("target")).expect("it is there")
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn request(op: Op) -> Request {
+    Request { op: op as u16, ..Request::default() }
+}
+
+/// Device 0 to device 1.
+fn copying(offset: u64, len: u64) -> Request {
+    Request { offset, len, dev2: 1, offset2: offset, ..request(Op::Copy) }
+}
+
+#[test]
+fn what_is_past_the_end_reads_as_zeroes() {
+    let bench = Bench::new("read", &[(0, b"abc")], 3);
+    bench.memory.fill(bench.heap(), &[9; 8]);
+    let read = Request { offset: 1, len: 6, buf: bench.heap(), ..request(Op::Read) };
+    assert_eq!(bench.ok(read).value, 2);
+    assert_eq!(bench.heap_bytes(8), b"bc\0\0\0\0\x09\x09");
+    assert_eq!(bench.ok(Request { offset: 1 << 40, ..read }).value, 0);
+}
+
+#[test]
+fn writes_stay_on_writable_devices_and_below_the_limit() {
+    let bench = Bench::new("write", &[], 4096);
+    bench.memory.fill(bench.heap(), b"hello");
+    let write = Request { dev: 1, offset: 10, len: 5, buf: bench.heap(), ..request(Op::Write) };
+    bench.ok(write);
+    assert_eq!(bench.target(), b"\0\0\0\0\0\0\0\0\0\0hello");
+    assert_eq!(bench.refused(Request { dev: 0, ..write }), Status::ReadOnly);
+    assert_eq!(bench.refused(Request { dev: 3, ..write }), Status::BadDevice);
+    assert_eq!(bench.refused(Request { offset: GROWTH - 4, ..write }), Status::GrowthLimit);
+    assert_eq!(bench.refused(Request { offset: u64::MAX - 1, ..write }), Status::BadRange);
+    assert_eq!(bench.refused(Request { buf: bench.heap() - 1, ..write }), Status::BadBuffer);
+    assert_eq!(bench.refused(Request { len: 1 << 40, offset: 0, ..write }), Status::GrowthLimit);
+    assert_eq!(bench.refused(Request { reserved: 1, ..write }), Status::BadRequest);
+    assert_eq!(bench.refused(Request { flags: FLAG_WRITE, ..write }), Status::BadRequest);
+    assert_eq!(bench.refused(Request { op: 999, ..write }), Status::BadRequest);
+    assert_eq!(bench.refused(Request { dev: 1, len: GROWTH + 1, ..request(Op::SetLength) }), Status::GrowthLimit);
+    assert_eq!(bench.refused(copying(0, 16).tap(|r| r.dev2 = 0)), Status::ReadOnly);
+    assert_eq!(bench.target().len(), 15);
+}
+
+trait Tap: Sized {
+    fn tap(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+}
+
+impl Tap for Request {}
+
+#[test]
+fn copies_leave_zeroes_out_where_asked() {
+    let data = vec![7u8; 3 * 4096];
+    let mut gaps = vec![0u8; 16 * 4096];
+    gaps[4096..2 * 4096].fill(1);
+    gaps[9 * 4096 + 5] = 2;
+    let bench = Bench::new("copy", &[(0, &data), (MIB, &gaps), (3 * MIB, b"end")], 4 * MIB);
+    let sparse = copying(0, 4 * MIB).tap(|r| (r.flags, r.arg) = (FLAG_SKIP_ZERO, 4096));
+    let written = bench.ok(sparse).value;
+    assert_eq!(written, 3 * 4096 + 2 * 4096 + 4096);
+    bench.ok(Request { dev: 1, len: 4 * MIB, ..request(Op::SetLength) });
+    assert_eq!(bench.target(), std::fs::read(bench.folder.join("source")).expect("it is there"));
+    assert!(std::fs::metadata(bench.folder.join("target")).expect("it is there").blocks() * 512 < MIB);
+}
+
+#[test]
+fn copies_write_everything_else() {
+    let bench = Bench::new("copy-all", &[(5, b"abc")], 5000);
+    bench.memory.fill(bench.heap(), &[9; 8192]);
+    bench.ok(Request { dev: 1, len: 8192, buf: bench.heap(), ..request(Op::Write) });
+    assert_eq!(bench.ok(copying(0, 6000)).value, 6000);
+    let target = bench.target();
+    assert_eq!((&target[5..8], &target[5000..6000], target[6000]), (&b"abc"[..], &[0; 1000][..], 9));
+    assert!(target[8..5000].iter().all(|b| *b == 0));
+}
+
+#[test]
+fn zeroes_extend_and_overwrite() {
+    let bench = Bench::new("zeroes", &[], 1);
+    bench.memory.fill(bench.heap(), &[9; 8192]);
+    bench.ok(Request { dev: 1, len: 8192, buf: bench.heap(), ..request(Op::Write) });
+    for flags in [0, FLAG_UNMAP] {
+        bench.ok(Request { dev: 1, offset: 4096, len: 8192, flags, ..request(Op::WriteZeroes) });
+        let target = bench.target();
+        assert_eq!(target.len(), 4096 + 8192);
+        assert!(target[..4096].iter().all(|b| *b == 9) && target[4096..].iter().all(|b| *b == 0));
+    }
+    bench.ok(Request { dev: 1, offset: 0, len: 100, ..request(Op::WriteZeroes) });
+    assert_eq!((bench.target()[99], bench.target()[100]), (0, 9));
+    bench.ok(Request { dev: 1, offset: MIB, len: 4096, flags: FLAG_FULL, ..request(Op::Allocate) });
+    assert_eq!(bench.target().len() as u64, MIB + 4096);
+    bench.ok(Request { dev: 1, offset: 200, len: 2 * MIB, ..request(Op::Allocate) });
+    assert_eq!((bench.target().len() as u64, bench.target()[200]), (2 * MIB + 200, 9));
+    bench.ok(Request { dev: 1, offset: 0, len: 4096, ..request(Op::Discard) });
+    assert_eq!(bench.refused(Request { dev: 0, len: 4096, ..request(Op::Discard) }), Status::ReadOnly);
+    bench.ok(Request { dev: 1, ..request(Op::Flush) });
+}
+
+#[test]
+fn a_writer_is_never_cut_off_by_one_who_extends() {
+    let bench = Bench::new("race", &[(0, &[5; 4096])], 4096);
+    let slot = bench.server.table.get(1).expect("it is there");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for i in 0..1000 {
+                slot.extend(i * 4096 + 1).expect("room on the disk");
+            }
+        });
+        for i in 0..1000 {
+            let mut buffer = bulk::Buffer::default();
+            let from = bench.server.table.get(0).expect("it is there");
+            bulk::copy(&mut buffer, (&from, 0), (&slot, i * 4096), 4096, Some(512), &AtomicBool::new(false))
+                .expect("room on the disk");
+        }
+    });
+    assert!(bench.target().chunks(4096).take(1000).all(|block| block[0] == 5 && block.len() == 4096));
+}
+
+#[test]
+fn maps_and_comparisons() {
+    let bench = Bench::new("map", &[(2 * MIB + 1, b"x"), (5 * MIB, b"y")], 6 * MIB);
+    let map = Request { len: 6 * MIB, arg: 1 << 20, buf: bench.heap(), buf_len: 1, ..request(Op::ZeroMap) };
+    assert_eq!(bench.ok(map).value, 2);
+    assert_eq!(bench.heap_bytes(1), [0b10_0100]);
+    assert_eq!(bench.refused(Request { buf_len: 0, ..map }), Status::BadRequest);
+    assert_eq!(bench.refused(Request { arg: 3000, ..map }), Status::BadRequest);
+    // Two blocks of 2 MiB and half a one, with two bytes of another kind behind.
+    assert_eq!(bench.ok(Request { arg: 2 << 20, offset: MIB, len: 5 * MIB, ..map }).value, 2);
+    assert_eq!(bench.heap_bytes(1), [0b101]);
+    let compare = Request { len: 1 << 60, dev2: 2, ..request(Op::Compare) };
+    assert_eq!(bench.ok(compare).value, 2 * MIB + 1);
+    assert_eq!(bench.ok(Request { offset: 5 * MIB + 1, offset2: 5 * MIB + 1, ..compare }).value, 1 << 60);
+    assert_eq!(bench.ok(Request { dev2: 0, ..compare }).value, 1 << 60);
+}
+
+#[test]
+fn extents_cover_what_there_is() {
+    let bench = Bench::new("extents", &[(MIB, &[1; 4096]), (3 * MIB, &[1; 4096])], 4 * MIB);
+    let ask = Request { len: 1 << 60, buf: bench.heap(), buf_len: 16 * 100, ..request(Op::Extents) };
+    let reply = bench.ok(ask);
+    assert_eq!(reply.value2, 4 * MIB);
+    let bytes = bench.heap_bytes(reply.value * 16);
+    let runs = <[ExtentEntry]>::ref_from_bytes(&bytes).expect("whole entries");
+    assert_eq!(runs.iter().map(|run| run.len).sum::<u64>(), 4 * MIB);
+    let mut at = 0;
+    for run in runs {
+        assert!(run.data == 1 || !(at..at + run.len).contains(&MIB) && !(at..at + run.len).contains(&(3 * MIB)));
+        at += run.len;
+    }
+    assert_eq!(bench.ok(Request { buf_len: 15, ..ask }).value, 0);
+    assert_eq!(bench.ok(Request { offset: 1 << 50, len: 5, ..ask }).value2, 1 << 50);
+}
+
+#[test]
+fn what_a_device_is() {
+    let bench = Bench::new("stat", &[], 12345);
+    let source = bench.ok(request(Op::Stat));
+    assert_eq!((source.value, source.value3 & 0xffff_ffff, source.value3 >> 32), (12345, 0, 1));
+    let target = bench.ok(Request { dev: 1, ..request(Op::Stat) });
+    assert_eq!((target.value, target.value3 & 0xffff_ffff), (0, STAT_WRITABLE | STAT_FRESH));
+}
+
+#[test]
+fn names_open_devices_until_the_chain_is_sealed() {
+    let bench = Bench::new("named", &[(0, b"abc")], 3);
+    std::fs::write(bench.folder.join("below"), b"below").expect("room on the disk");
+    bench.memory.fill(bench.heap(), b"below");
+    let open = Request { arg: Role::Backing as u32, buf: bench.heap(), buf_len: 5, ..request(Op::OpenNamed) };
+    let index = bench.ok(open).value;
+    assert_eq!(index, 3);
+    let read = Request { dev: index as u32, len: 5, buf: bench.heap() + 100, ..request(Op::Read) };
+    assert_eq!(bench.ok(read).value, 5);
+    assert_eq!(bench.refused(Request { flags: FLAG_WRITE, ..open }), Status::ReadOnly);
+    assert_eq!(bench.refused(Request { arg: 77, ..open }), Status::BadRequest);
+    assert_eq!(bench.refused(Request { buf_len: 5000, ..open }), Status::BadBuffer);
+    bench.server.sealed.store(true, Ordering::Relaxed);
+    assert_eq!(bench.refused(open), Status::Sealed);
+}
+
+#[test]
+fn results_are_bounded_and_the_end_is_the_end() {
+    let bench = Bench::new("emit", &[], 1);
+    bench.memory.fill(bench.heap(), &[b'r'; 60]);
+    let emit = Request { buf: bench.heap(), buf_len: 60, ..request(Op::Emit) };
+    bench.ok(emit);
+    assert!(matches!(bench.batch(&[emit]).0, Served::Limit { flag: "--max-guest-memory", .. }));
+    assert_eq!(bench.batch(&[Request { arg: 3, ..request(Op::Finish) }]).0, Served::Finished(3));
+    assert_eq!(bench.refused(Request { arg: 256, ..request(Op::Finish) }), Status::BadRequest);
+    let panic = Request { buf: bench.heap(), buf_len: 3, ..request(Op::Panic) };
+    assert_eq!(bench.batch(&[panic]).0, Served::Panicked("rrr".into()));
+    assert!(matches!(bench.batch(&[]).0, Served::Broke(_)));
+    bench.memory.fill(bench.memory.layout().rings, &100_000u32.to_le_bytes());
+    assert!(matches!(bench.server.serve(0, &bench.memory), Served::Broke(_)));
+    bench.server.abort();
+    assert_eq!(bench.batch(&[emit]).0, Served::Aborted);
+}
+
+#[test]
+fn the_number_of_requests_is_bounded() {
+    let bench = Bench::with("count", &[], 1, Limits { requests: Some(5), ..limits() });
+    let stat = request(Op::Stat);
+    assert_eq!(bench.batch(&[stat; 5]).0, Served::Continue);
+    assert!(matches!(bench.batch(&[stat]).0, Served::Limit { flag: "--max-requests", .. }));
+}
+
+#[test]
+fn sleepers_wake_each_other_and_are_released_at_the_end() {
+    let bench = Bench::new("wait", &[], 1);
+    bench.ok(Request { arg: 0, ..request(Op::Wake) });
+    bench.ok(request(Op::Wait));
+    bench.ok(Request { len: 1000, ..request(Op::Wait) });
+    assert_eq!(bench.refused(Request { arg: 2, ..request(Op::Wake) }), Status::BadRequest);
+    assert_eq!(bench.refused(Request { offset: 1, ..request(Op::Wait) }), Status::BadRequest);
+    std::thread::scope(|scope| {
+        let sleeper = scope.spawn(|| bench.batch(&[request(Op::Wait)]).0);
+        std::thread::sleep(Duration::from_millis(20));
+        bench.server.abort();
+        assert_eq!(sleeper.join().expect("no panic"), Served::Aborted);
+    });
+}
+
+#[test]
+fn a_long_request_ends_with_the_run() {
+    let bench = Bench::new("long", &[], 1);
+    let slot = bench.server.table.get(1).expect("it is there");
+    let over = AtomicBool::new(true);
+    let error = bulk::write_plain_zeroes(&slot, 0, 1 << 60, &over).expect_err("it was ended");
+    assert_eq!(error.raw_os_error(), Some(libc::ECANCELED));
+}
+
+/// Random requests: whatever is accepted keeps every rule.
+#[test]
+fn the_checker_accepts_nothing_that_breaks_a_rule() {
+    let runs = std::env::var("INSTAR_PROPERTY_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000_000u64);
+    let bench = Bench::new("property", &[], 4096);
+    let (heap, heap_len) = (bench.heap(), bench.memory.layout().heap_len);
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut accepted = 0u64;
+    for _ in 0..runs {
+        let op = random() % 24;
+        // Most of the fields are of the kind that passes, so that the deeper checks are reached.
+        let mut near = |likely: [u64; 4]| match random() % 64 {
+            0 => random(),
+            1 => u64::MAX - random() % 4096,
+            2 => i64::MAX as u64 - random() % 4096,
+            3..24 => 0,
+            n => likely[n as usize % 4],
+        };
+        let asked = Request {
+            op: op as u16,
+            flags: near([0, 0, 0, 1]) as u16,
+            dev: near([0, 1, 1, 0]) as u32,
+            offset: near([0, 512, 4096, GROWTH]),
+            len: near([0, 1, 4096, GROWTH]),
+            buf: near([0, heap, heap + heap_len - 4096, heap + heap_len]),
+            buf_len: near([0, 0, 512, 4096]),
+            dev2: near([0, 0, 1, 1]) as u32,
+            arg: near([0, 0, 512, 4096]) as u32,
+            offset2: near([0, 0, 512, GROWTH]),
+            reserved: near([0; 4]),
+        };
+        let Ok(checked) = check::check(&asked, &bench.server.table, &bench.memory) else { continue };
+        accepted += 1;
+        assert_eq!(asked.reserved, 0);
+        assert_eq!(checked.op as u16, asked.op);
+        let end = asked.offset.checked_add(asked.len);
+        assert!(checked.op == Op::Progress || end.is_some_and(|end| end <= i64::MAX as u64), "{asked:?}");
+        assert!(asked.offset2.checked_add(asked.len).is_some(), "{asked:?}");
+        let buffer = if checked.op == Op::Read || checked.op == Op::Write { asked.len } else { asked.buf_len };
+        assert_eq!(checked.buf.len() as u64, buffer, "{asked:?}");
+        let inside = asked.buf >= heap && asked.buf.checked_add(buffer).is_some_and(|end| end <= heap + heap_len);
+        assert!(inside || buffer == 0, "{asked:?}");
+        let changes = |dev: u32, end: Option<u64>| {
+            assert_eq!(dev, 1, "{asked:?}");
+            assert!(end.is_some_and(|end| end <= GROWTH), "{asked:?}");
+        };
+        match checked.op {
+            Op::Write | Op::WriteZeroes | Op::Allocate | Op::SetLength => changes(asked.dev, end),
+            Op::Copy => changes(asked.dev2, asked.offset2.checked_add(asked.len)),
+            Op::Discard | Op::Flush => assert_eq!(asked.dev, 1, "{asked:?}"),
+            _ => assert!(asked.dev < 3 && asked.dev2 < 3, "{asked:?}"),
+        }
+    }
+    assert!(accepted > runs / 1000, "only {accepted} were accepted");
+}

@@ -166,7 +166,8 @@ impl Program {
         let limits = self.limits(defaults).map_err(|e| self.fail(&e))?;
         let isolation = self.config.isolation().map_err(|e| self.fail(&e))?;
         let no_backing = self.config.flag("backing.none").map_err(|e| self.fail(&e))?;
-        let policy = Policy { deny_all: no_backing, allowed: self.config.allowed(), force_share: false };
+        let force_share = params.flag("force-share");
+        let policy = Policy { deny_all: no_backing, allowed: self.config.allowed(), force_share };
         let mut stream = Vec::new();
         if let Value::Map(entries) = params {
             for (key, value) in entries {

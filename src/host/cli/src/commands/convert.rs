@@ -277,6 +277,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let Some((last, sources)) = parsed.operands.split_last() else { return Err(Exit(1)) };
     let mut params = program.params("convert");
+    params.set("force-share", parsed.has("force-share"));
     let mut devices = Vec::new();
     let mut images = Vec::new();
     for operand in sources {

@@ -77,8 +77,13 @@ impl Options {
             let Some(spec) = specs.iter().find(|s| s.name == name) else {
                 return Err(Error::usage(alloc::format!("Invalid parameter '{name}'")));
             };
-            if spec.kind == OptionKind::Size {
-                size(&name, &value)?;
+            match spec.kind {
+                OptionKind::Size => drop(size(&name, &value)?),
+                OptionKind::Number if value.parse::<u64>().is_err() => {
+                    return Err(Error::usage(alloc::format!("Parameter '{name}' expects a number")));
+                }
+                OptionKind::Bool => drop(boolean(&name, &value)?),
+                OptionKind::Number | OptionKind::Text => {}
             }
             entries.push((name, value));
         }
@@ -124,6 +129,18 @@ pub fn check_driver_options(format: &str, options: &[(String, String)], known: &
             Err(Error::usage(alloc::format!("Block format '{format}' does not support the option '{key}'")))
         }
         None => Ok(()),
+    }
+}
+
+/// Reads a truth value.
+///
+/// # Errors
+/// In qemu-img's words, naming the parameter.
+pub fn boolean(name: &str, text: &str) -> Result<bool> {
+    match text {
+        "on" | "yes" | "true" | "y" => Ok(true),
+        "off" | "no" | "false" | "n" => Ok(false),
+        _ => Err(Error::usage(alloc::format!("Parameter '{name}' expects 'on' or 'off'"))),
     }
 }
 

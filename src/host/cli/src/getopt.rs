@@ -62,6 +62,13 @@ impl Parsed {
         self.last(key).map(|v| v.to_string_lossy().into_owned())
     }
 
+    /// These options and, before them, those of `earlier`.
+    #[must_use]
+    pub fn after(mut self, earlier: &Self) -> Self {
+        self.options.splice(..0, earlier.options.iter().cloned());
+        self
+    }
+
     /// All arguments given for it, in order.
     pub fn all(&self, key: &str) -> impl Iterator<Item = &OsStr> {
         self.options.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_os_str())
@@ -193,6 +200,14 @@ mod tests {
         assert_eq!(go(&["--form"]), Err(Wrong::Missing("--format".into())));
         assert_eq!(go(&["--fo"]), Err(Wrong::Ambiguous("--fo".into(), vec!["format", "force-share"])));
         assert_eq!(go(&["--quiet=x"]), Err(Wrong::Unwanted("--quiet".into(), "--quiet=x".into())));
+    }
+
+    #[test]
+    fn the_last_one_wins_wherever_it_stands() {
+        let parsed = go(&["-f", "late"]).expect("valid").after(&go(&["-qf", "early"]).expect("valid"));
+        assert!(parsed.has("quiet"));
+        assert_eq!(parsed.text("format").as_deref(), Some("late"));
+        assert_eq!(parsed.all("format").count(), 2);
     }
 
     #[test]

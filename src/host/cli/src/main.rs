@@ -66,10 +66,10 @@ fn run(name: &'static str, arguments: &[OsString]) -> Result<u8, Exit> {
         Some(command) => commands::generate::options_of(command),
         None => standard.clone(),
     };
-    // The command's arguments, with those flags before it that are not the program's own.
-    let shared: Vec<OsString> = before.iter().filter(|w| !is_standard(w)).cloned().collect();
-    let all: Vec<OsString> = shared.into_iter().chain(rest.iter().skip(1).cloned()).collect();
-    let parsed = if command.is_some() { getopt::parse(&all, &options) } else { global.clone() };
+    let parsed = match (command, &global) {
+        (Some(_), Ok(before)) => getopt::parse(rest.get(1..).unwrap_or_default(), &options).map(|p| p.after(before)),
+        _ => global.clone(),
+    };
     // The version decides how a wrong option is told, so the configuration comes first, from what did parse.
     let empty = Parsed::default();
     let readable = parsed.as_ref().or(global.as_ref()).unwrap_or(&empty);
@@ -92,10 +92,6 @@ fn run(name: &'static str, arguments: &[OsString]) -> Result<u8, Exit> {
         }
         (None, Some(word)) => Err(program.usage(&format!("Command not found: {word}"))),
     }
-}
-
-fn is_standard(word: &OsString) -> bool {
-    matches!(word.to_str(), Some("-h" | "--help" | "-V" | "--version"))
 }
 
 fn perform(mut program: Program, command: &'static Command, parsed: Result<Parsed, getopt::Wrong>) -> Result<u8, Exit> {

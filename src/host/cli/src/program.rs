@@ -166,7 +166,8 @@ impl Program {
         let limits = self.limits(defaults).map_err(|e| self.fail(&e))?;
         let isolation = self.config.isolation().map_err(|e| self.fail(&e))?;
         let no_backing = self.config.flag("backing.none").map_err(|e| self.fail(&e))?;
-        let policy = Policy { deny_all: no_backing, allowed: self.config.allowed(), force_share: false };
+        let force_share = params.flag("force-share");
+        let policy = Policy { deny_all: no_backing, allowed: self.config.allowed(), force_share };
         let mut stream = Vec::new();
         if let Value::Map(entries) = params {
             for (key, value) in entries {
@@ -192,15 +193,20 @@ impl Program {
             }
         }
         if let Some(error) = results.get("error") {
-            self.report(error);
+            self.report(error, no_backing);
         }
         Ok((outcome.status, results))
     }
 
-    /// Prints an error record.
-    fn report(&self, error: &Value) {
+    /// Prints an error record. The guest does not know that under `--no-backing` no directory can be allowed.
+    fn report(&self, error: &Value, no_backing: bool) {
+        const NONE: &[u8] = b"--no-backing (backing.none in the configuration) lets images refer to no other file";
         self.say(&escape::lines(error.bytes("message").unwrap_or(b"unknown error")));
-        if let (Some(hint), false) = (error.bytes("hint"), self.is_stock()) {
+        let hint = match error.text("kind") {
+            Some("refused") if no_backing => Some(NONE),
+            _ => error.bytes("hint"),
+        };
+        if let (Some(hint), false) = (hint, self.is_stock()) {
             eprintln!("{}: {}", self.name, escape::lines(hint));
         }
     }

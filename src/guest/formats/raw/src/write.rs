@@ -42,7 +42,7 @@ impl Creator for RawCreator {
             Some("full") => (true, true),
             Some("metadata") => return Err(Error::unsupported("Unsupported preallocation mode 'metadata'")),
             Some(other) => {
-                return Err(Error::usage(format!("Parameter 'preallocation' does not accept value '{other}'")));
+                return Err(Error::usage(format!("invalid parameter value: {other}")));
             }
         };
         let device = cx.device;

@@ -111,7 +111,7 @@ impl Worker<'_> {
         placed?;
         let steps: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
         let written = shared.machine.submit(&steps);
-        written.map_err(|e| Error::new(e.kind, format!("error while writing at byte {}: {}", job.at, e.message)))
+        written.map_err(|e| e.context(format!("error while writing at byte {}", job.at)))
     }
 
     /// Reads and compresses.

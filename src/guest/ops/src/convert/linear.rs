@@ -63,8 +63,8 @@ pub fn run(
     planner.outcome()
 }
 
-fn unwritable(at: u64, error: &Error) -> Error {
-    Error::new(error.kind, format!("error while writing at byte {at}: {}", error.message))
+fn unwritable(at: u64, error: Error) -> Error {
+    error.context(format!("error while writing at byte {at}"))
 }
 
 struct Worker<'a> {
@@ -108,8 +108,8 @@ impl Worker<'_> {
         }
         self.machine.submit(&steps).map_err(|e| match e.kind {
             // A copy does not say which side failed; what fills up or goes over a limit is the target.
-            Kind::Io(5) => Error::new(e.kind, format!("error while reading at byte {}: {}", job.at, e.message)),
-            _ => unwritable(job.at, &e),
+            Kind::Io(5) => e.context(format!("error while reading at byte {}", job.at)),
+            _ => unwritable(job.at, e),
         })
     }
 
@@ -128,7 +128,7 @@ impl Worker<'_> {
         for (offset, data) in runs(buf, first.at, if sparse { unit } else { len.max(1) }, sparse) {
             steps.push(Step::Write { device, offset: start + offset as u64, data });
         }
-        self.machine.submit(&steps).map_err(|e| unwritable(first.at, &e))
+        self.machine.submit(&steps).map_err(|e| unwritable(first.at, e))
     }
 }
 

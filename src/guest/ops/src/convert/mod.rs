@@ -52,6 +52,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     }
     let finished = writer.finish();
     finished.map_err(|e| e.context("error while writing the image's metadata"))?;
+    progress.end();
     Ok(0)
 }
 

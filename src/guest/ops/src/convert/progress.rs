@@ -22,4 +22,11 @@ impl<'a> Progress<'a> {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         self.machine.progress(done.min(self.total), self.total);
     }
+
+    /// All is done, what was empty and never counted too.
+    pub fn end(&self) {
+        if self.total > 0 {
+            self.machine.progress(self.total, self.total);
+        }
+    }
 }

@@ -24,7 +24,7 @@ pub const COMMAND: Command = Command {
     options: &[
         Opt {
             long: "source-format",
-            also: &["format"],
+            also: &[],
             short: Some('f'),
             argument: Some("FMT"),
             help: "the sources' format; found out if not given",
@@ -45,7 +45,7 @@ pub const COMMAND: Command = Command {
         },
         Opt {
             long: "snapshot",
-            also: &["source-snapshot"],
+            also: &[],
             short: Some('l'),
             argument: Some("SNAPSHOT"),
             help: "convert that internal snapshot",
@@ -103,7 +103,7 @@ pub const COMMAND: Command = Command {
         Opt { long: "backing-format", also: &[], short: Some('F'), argument: Some("FMT"), help: "that file's format" },
         Opt {
             long: "options",
-            also: &["target-options", "target-format-options"],
+            also: &["target-format-options"],
             short: Some('o'),
             argument: Some("OPTS"),
             help: "the target format's options; `help` lists them",
@@ -277,6 +277,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let Some((last, sources)) = parsed.operands.split_last() else { return Err(Exit(1)) };
     let mut params = program.params("convert");
+    params.set("force-share", parsed.has("force-share"));
     let mut devices = Vec::new();
     let mut images = Vec::new();
     for operand in sources {

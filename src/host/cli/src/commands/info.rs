@@ -128,6 +128,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let device = program.open_source(&image, cache, parsed.has("force-share"))?;
     let chain = parsed.has("backing-chain");
     let mut params = program.params("info");
+    params.set("force-share", parsed.has("force-share"));
     params
         .set("image", image_params(&image, 0))
         .set("backing-chain", chain)

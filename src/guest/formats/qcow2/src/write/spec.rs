@@ -61,12 +61,7 @@ pub struct Spec {
 }
 
 fn boolean(options: &Options, name: &str) -> Result<bool> {
-    match options.get(name) {
-        None => Ok(false),
-        Some("on" | "yes" | "true" | "y") => Ok(true),
-        Some("off" | "no" | "false" | "n") => Ok(false),
-        Some(_) => Err(Error::usage(format!("Parameter '{name}' expects 'on' or 'off'"))),
-    }
+    options.get(name).map_or(Ok(false), |text| instar_image::options::boolean(name, text))
 }
 
 impl Spec {

@@ -1,4 +1,5 @@
 //! A [`Machine`] in memory: operations and formats are tested in-process, without a sandbox, at full speed.
+#![forbid(unsafe_code)]
 
 mod disk;
 

@@ -141,6 +141,8 @@ impl<'a> Opening<'a> {
     }
 }
 
+const EAGAIN: u32 = 11;
+
 /// Opens the backing file `stored` of the image called `above`; returns its device and its full name.
 pub fn open_backing(
     machine: &dyn Machine,
@@ -154,6 +156,11 @@ pub fn open_backing(
         Err(error) if error.kind == Kind::Loop => {
             let text = format!("Backing file '{}' creates an infinite loop.", display_name(&name));
             Err(Error::new(Kind::Loop, text))
+        }
+        // Another program's lock: the only thing that the host says so.
+        Err(error) if error.kind == Kind::Io(EAGAIN) => {
+            let text = format!("{}\nIs another process using the image [{}]?", error.message, display_name(&name));
+            Err(Error::new(error.kind, text))
         }
         Err(error) => Err(error.context(format!("Could not open '{}'", display_name(&name)))),
     }

@@ -123,7 +123,7 @@ impl Target {
             Self::lock(open(path, true, Cache::default())?)?;
         }
         // A symbolic link is followed: its target is what is made or replaced.
-        let real = if existing.is_some() { std::fs::canonicalize(path)? } else { path.to_path_buf() };
+        let real = if existing.is_some() { std::fs::canonicalize(path)? } else { follow(path)? };
         match Draft::new(&real, existing.as_ref(), cache) {
             Ok((draft, file)) => {
                 let publisher = draft.into_process()?;
@@ -292,6 +292,19 @@ impl Draft {
     }
 }
 
+/// Where a name leads that may be a symbolic link to a file that is not there yet.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    const LINKS_MAX: usize = 40;
+    let mut path = path.to_path_buf();
+    for _ in 0..LINKS_MAX {
+        match std::fs::read_link(&path) {
+            Ok(to) => path = path.parent().map_or_else(|| to.clone(), |folder| folder.join(&to)),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
 const PERMISSIONS: Permissions = Permissions::from_raw_mode(0o644);
 
 fn nameless(folder: &OwnedFd, cache: Cache) -> io::Result<File> {
@@ -374,6 +387,58 @@ mod tests {
         assert_eq!(std::fs::read(&path).expect("it is there"), b"new");
         assert_eq!(std::fs::metadata(&path).expect("it is there").mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(&folder).expect("it is there").count(), 1);
+        std::fs::remove_dir_all(folder).expect("made here");
+    }
+
+    #[test]
+    fn a_link_is_followed_whether_its_target_is_there_or_not() {
+        let folder = folder("link");
+        let link = folder.join("link");
+        std::os::unix::fs::symlink("real", &link).expect("a link");
+        for text in [b"one", b"two"] {
+            let (target, file, _) = Target::create(&link, Cache::default()).expect("a new file");
+            file.write_all_at(text, 0).expect("room on the disk");
+            target.publish().expect("published");
+            assert!(std::fs::symlink_metadata(&link).expect("it is there").is_symlink());
+            assert_eq!(std::fs::read(folder.join("real")).expect("it is there"), text);
+        }
+        std::os::unix::fs::symlink("self", folder.join("self")).expect("a link");
+        assert!(Target::create(&folder.join("self"), Cache::default()).is_err());
+        std::fs::remove_dir_all(folder).expect("made here");
+    }
+
+    #[test]
+    fn a_file_with_several_names_is_written_where_it_is() {
+        let folder = folder("names");
+        let (one, other) = (folder.join("one"), folder.join("other"));
+        std::fs::write(&one, b"old").expect("room on the disk");
+        std::fs::hard_link(&one, &other).expect("a link");
+        let (target, file, fresh) = Target::create(&one, Cache::default()).expect("it is there");
+        file.write_all_at(b"new", 0).expect("room on the disk");
+        assert!(fresh);
+        target.publish().expect("nothing to do");
+        assert_eq!(std::fs::read(&other).expect("it is there"), b"new");
+        drop(file);
+        let (target, file, _) = Target::create(&one, Cache::default()).expect("it is there");
+        file.write_all_at(b"half", 0).expect("room on the disk");
+        drop(target);
+        assert_eq!(std::fs::read(&other).expect("it is there"), b"", "what is not whole does not look so");
+        std::fs::remove_dir_all(folder).expect("made here");
+    }
+
+    #[test]
+    fn a_target_in_use_is_refused_and_so_is_what_is_no_file() {
+        let folder = folder("refused");
+        let path = folder.join("used");
+        std::fs::write(&path, b"old").expect("room on the disk");
+        let reader = File::open(&path).expect("it is there");
+        locks::lock_for_read(&reader).expect("nobody else");
+        assert!(matches!(Target::create(&path, Cache::default()), Err(Error::Locked(_))));
+        assert!(matches!(Target::existing(&path, Cache::default()), Err(Error::Locked(_))));
+        assert!(matches!(Target::create(Path::new("/dev/null"), Cache::default()), Err(Error::WrongType)));
+        assert!(matches!(Target::create(&folder, Cache::default()), Err(Error::Io(_))));
+        assert!(matches!(Target::create(&folder.join("no/such"), Cache::default()), Err(Error::Io(_))));
+        assert_eq!(std::fs::read(&path).expect("it is there"), b"old");
         std::fs::remove_dir_all(folder).expect("made here");
     }
 }

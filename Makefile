@@ -1,0 +1,68 @@
+# The commands of this project. `make help` lists them.
+SHELL := /bin/bash
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= cargo
+FUZZ_SECONDS ?= 60
+TESTS ?= tests
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BINARY := $(TARGET_DIR)/release/instar
+VENV := .venv
+export INSTAR_BINARY_PATH := $(abspath $(BINARY))
+
+.DEFAULT_GOAL := instar
+.PHONY: help instar demo test test-rust test-integration bench lint fuzz install clean bootstrap
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1\t\2/' | expand -t 20
+
+instar: ## build target/release/instar
+	@scripts/bootstrap build
+	$(CARGO) build --release --locked -p instar
+
+demo: ## build, then inspect and convert a real image next to qemu-img
+	@scripts/bootstrap demo
+	$(CARGO) build --release --locked -p instar
+	@scripts/demo
+
+test: ## every test: Rust, then Python under both kinds of isolation
+	@scripts/bootstrap test
+	@scripts/test all
+
+test-rust: ## the Rust tests
+	@scripts/bootstrap build
+	@scripts/test rust
+
+test-integration: ## the Python tests; TESTS=tests/test_x.py for one file
+	@scripts/bootstrap test
+	@scripts/test integration $(TESTS)
+
+bench: ## measure next to qemu-img; writes docs/benchmarks.md
+	@scripts/bootstrap demo
+	$(CARGO) build --release --locked -p instar
+	python3 benches/bench.py
+
+lint: ## rustfmt, clippy, ruff, shellcheck
+	@scripts/bootstrap test
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(VENV)/bin/ruff check tests benches scripts/summary
+	shellcheck scripts/bootstrap scripts/demo scripts/test .ci/run
+
+fuzz: ## property tests of the request checker for FUZZ_SECONDS (coverage-guided targets come later)
+	@scripts/bootstrap build
+	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/test fuzz
+
+install: ## binary, man page and completions below PREFIX (/usr/local)
+	@test -x $(BINARY) || { echo "build first: make instar" >&2; exit 1; }
+	install -Dm755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/instar
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	$(BINARY) generate man > $(DESTDIR)$(PREFIX)/share/man/man1/instar.1
+	$(BINARY) generate bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/instar
+	$(BINARY) generate zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_instar
+	$(BINARY) generate fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/instar.fish
+
+clean: ## remove what was built
+	$(CARGO) clean
+	rm -rf $(VENV) .pytest_cache .results

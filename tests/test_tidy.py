@@ -1,0 +1,122 @@
+"""Rules of the repository that no compiler checks."""
+
+import json
+import re
+import subprocess
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LINES_MAX = 600
+UNSAFE_FOLDERS = ("src/guest/entry/", "src/guest/hostile/", "src/host/vmm/", "src/host/trial/")
+UNSAFE_CODE = re.compile(r"\bunsafe\s*(\{|extern\b|fn\b|impl\b|trait\b)|\bunsafe\(")
+
+
+def sources(*endings):
+    """Files of the project, relative to its root."""
+    roots = [ROOT / name for name in ("src", "tests", "benches", "scripts")]
+    for root in roots:
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and path.suffix in endings and "__pycache__" not in path.parts:
+                yield path.relative_to(ROOT).as_posix()
+
+
+def code_lines(path):
+    """(number, line) without comment lines."""
+    for number, line in enumerate((ROOT / path).read_text().splitlines(), 1):
+        if not line.lstrip().startswith("//"):
+            yield number, line
+
+
+class Tidy(unittest.TestCase):
+    maxDiff = None
+
+    def test_files_are_short(self):
+        long = {p: n for p in sources(".rs", ".py") if (n := (ROOT / p).read_text().count("\n")) > LINES_MAX}
+        self.assertEqual(long, {})
+
+    def test_unsafe_only_where_it_must_be(self):
+        found = [
+            f"{path}:{number}"
+            for path in sources(".rs")
+            if not path.startswith(UNSAFE_FOLDERS)
+            for number, line in code_lines(path)
+            if UNSAFE_CODE.search(line.split("//")[0])
+        ]
+        self.assertEqual(found, [])
+
+    def test_other_crates_forbid_unsafe(self):
+        lax = []
+        for manifest in sorted((ROOT / "src").rglob("Cargo.toml")):
+            folder = manifest.parent.relative_to(ROOT).as_posix() + "/"
+            if folder.startswith(UNSAFE_FOLDERS):
+                continue
+            roots = [manifest.parent / "src" / name for name in ("lib.rs", "main.rs")]
+            for root in roots:
+                if root.exists() and "#![forbid(unsafe_code)]" not in root.read_text():
+                    lax.append(root.relative_to(ROOT).as_posix())
+        self.assertEqual(lax, [])
+
+    def test_unsafe_blocks_say_why(self):
+        """A SAFETY comment in the ten lines above, or in the block's own line."""
+        missing = []
+        for path in sources(".rs"):
+            lines = (ROOT / path).read_text().splitlines()
+            for number, line in enumerate(lines):
+                if re.search(r"\bunsafe\s*\{", line.split("//")[0]) and not line.lstrip().startswith("//"):
+                    above = lines[max(0, number - 10) : number + 2]
+                    if not any("SAFETY" in text for text in above):
+                        missing.append(f"{path}:{number + 1}")
+        self.assertEqual(missing, [])
+
+    def test_nothing_is_left_for_later(self):
+        word = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b|\b(to" r"do|unimplem" r"ented)!\(")
+        found = [
+            f"{path}:{number}"
+            for path in sources(".rs", ".py")
+            for number, line in enumerate((ROOT / path).read_text().splitlines(), 1)
+            if word.search(line)
+        ]
+        self.assertEqual(found, [])
+
+    def test_every_format_is_registered_and_checks_safety(self):
+        formats = ROOT / "src/guest/formats"
+        registry = (formats / "registry/src/lib.rs").read_text()
+        for crate in sorted(formats.iterdir()):
+            if crate.name == "registry" or not (crate / "Cargo.toml").exists():
+                continue
+            with self.subTest(crate.name):
+                self.assertIn(f"&instar_format_{crate.name}::", registry)
+                text = "".join(p.read_text() for p in crate.glob("src/**/*.rs"))
+                self.assertIn("fn safety(&self)", text)
+
+    def test_host_links_nothing_of_the_guest(self):
+        out = subprocess.run(
+            ["cargo", "metadata", "--format-version=1", "--locked", "--filter-platform=x86_64-unknown-linux-gnu"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        data = json.loads(out)
+        packages = {package["id"]: package for package in data["packages"]}
+        nodes = {node["id"]: node for node in data["resolve"]["nodes"]}
+        start = next(i for i, p in packages.items() if p["name"] == "instar" and p["source"] is None)
+        seen, queue = set(), [start]
+        while queue:
+            current = queue.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            for dep in nodes[current]["deps"]:
+                if any(kind["kind"] is None for kind in dep["dep_kinds"]):
+                    queue.append(dep["pkg"])
+        names = {packages[i]["name"] for i in seen}
+        self.assertIn("instar-vmm", names)
+        guest = str(ROOT / "src" / "guest") + "/"
+        self.assertEqual([packages[i]["name"] for i in seen if packages[i]["manifest_path"].startswith(guest)], [])
+        self.assertFalse(names & {"zstd-sys", "zlib-rs"}, "decoders belong in the guest")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -16,8 +16,8 @@ use super::l1_entry;
 use super::refcounts::Refcounts;
 use crate::header::{Encryption, Header};
 use crate::layout::{
-    AUTOCLEAR_BITMAPS, HEADER_LENGTH_V2, L1_ENTRY, L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO,
-    SUBCLUSTERS, REFCOUNT_TABLE_BYTES_MAX, field, incompatible,
+    AUTOCLEAR_BITMAPS, HEADER_LENGTH_V2, L1_ENTRY, L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED,
+    OFLAG_ZERO, REFCOUNT_TABLE_BYTES_MAX, SUBCLUSTERS, field, incompatible,
 };
 use crate::window::Window;
 
@@ -84,8 +84,7 @@ impl<'a> Existing<'a> {
         let empty = l1.iter().all(|entry| entry & L1_OFFSET_MASK == 0) && header.backing.0 == 0;
         let end = machine.stat(device)?.len;
         let refcounts = Refcounts::resume(machine, device, &header, end, table)?;
-        let state =
-            State { refcounts, l1, l1_changed: false, l2: Vec::new(), open: None, l2_changed: false };
+        let state = State { refcounts, l1, l1_changed: false, l2: Vec::new(), open: None, l2_changed: false };
         Ok(Self { machine, device, header, refcount_table, written: cx.size, empty, state: Mutex::new(state) })
     }
 

@@ -148,7 +148,7 @@ numbered! {
         Wake = 19,
         /// `arg`: the command is over with this exit status (0 to 255). Never returns.
         Finish = 20,
-        /// `buf buf_len`: the guest panicked; the bytes say where. Never returns.
+        /// `arg buf buf_len`: the guest panicked; the bytes say where. `arg` 1: it ran out of memory. Never returns.
         Panic = 21,
     }
 }

@@ -98,9 +98,23 @@ impl RingMachine {
         }
     }
 
-    /// One request as it is, whatever the answer: for the panic handler.
-    pub fn raw_call(&self, request: Request) {
-        self.client().one(request);
+    /// One request as it is, whatever the answer: for the panic handler and for tests.
+    pub fn raw_call(&self, request: Request) -> Reply {
+        self.client().one(request)
+    }
+
+    /// A batch as it is, whatever the answers.
+    pub fn raw_batch(&self, requests: &[Request]) {
+        self.client().batch(requests, |_, _| {});
+    }
+
+    /// Rings for `count` requests, whatever the ring holds.
+    ///
+    /// # Safety
+    /// Only in the sandbox, where the doorbell is one.
+    pub unsafe fn raw_ring(&self, count: u32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.client().ring(count) };
     }
 
     fn in_heap(&self, bytes: &[u8]) -> bool {

@@ -1,1 +1,71 @@
+//! A guest that attacks its sandbox: for tests only, never shipped.
+//!
+//! Each case is what code inside the guest could do once an image has taken it over. Those in `processor` end in
+//! a fault, those in `exhaust` in a limit, those in `wire` in a reply that refuses (which the case emits as
+//! `status`) or in the end of the run.
 #![no_std]
+
+extern crate alloc;
+
+mod exhaust;
+mod processor;
+mod wire;
+
+use instar_abi::boot::BootInfo;
+use instar_entry::RingMachine;
+
+/// What a case is: its exit status, where it comes to an end of its own.
+pub type Case = fn(&RingMachine, &BootInfo) -> u8;
+
+/// Every case by name.
+pub const CASES: &[(&str, Case)] = &[
+    ("well-behaved", wire::well_behaved),
+    ("read-outside", processor::read_outside),
+    ("read-page-tables", processor::read_page_tables),
+    ("read-host", processor::read_host),
+    ("write-text", processor::write_text),
+    ("write-rodata", processor::write_rodata),
+    ("write-boot", processor::write_boot),
+    ("run-data", processor::run_data),
+    ("run-stack", processor::run_stack),
+    ("syscall", processor::syscall),
+    ("syscall-open", processor::syscall_open),
+    ("syscall-long-write", processor::syscall_long_write),
+    ("int80", processor::int80),
+    ("breakpoint", processor::breakpoint),
+    ("hlt", processor::hlt),
+    ("ud2", processor::ud2),
+    ("other-port", processor::other_port),
+    ("load-cr3", processor::load_cr3),
+    ("divide", processor::divide),
+    ("stack-overflow", processor::stack_overflow),
+    ("panic", exhaust::panic),
+    ("loop", exhaust::endless),
+    ("sleep", exhaust::sleep),
+    ("allocate", exhaust::allocate),
+    ("requests", exhaust::requests),
+    ("results", exhaust::results),
+    ("long-compare", exhaust::long_compare),
+    ("flood", exhaust::flood),
+    ("worker-loop", exhaust::worker_loop),
+    ("worker-fault", exhaust::worker_fault),
+    ("bad-op", wire::bad_op),
+    ("reserved", wire::reserved),
+    ("bad-flags", wire::bad_flags),
+    ("bad-device", wire::bad_device),
+    ("overflow", wire::overflow),
+    ("buffer-outside", wire::buffer_outside),
+    ("buffer-overlap-end", wire::buffer_overlaps_end),
+    ("buffer-ring", wire::buffer_ring),
+    ("write-read-only", wire::write_read_only),
+    ("copy-read-only", wire::copy_read_only),
+    ("growth", wire::growth),
+    ("growth-length", wire::growth_length),
+    ("open-outside", wire::open_outside),
+    ("open-absent", wire::open_absent),
+    ("open-proc", wire::open_proc),
+    ("open-sealed", wire::open_sealed),
+    ("batch-empty", wire::batch_empty),
+    ("batch-huge", wire::batch_huge),
+    ("race", wire::race),
+];

@@ -1,1 +1,116 @@
-fn main() {}
+//! `sandbox-trial --isolation kvm|process --case NAME --dir DIR`: runs the hostile guest's case NAME and prints
+//! in one line what came of it. For tests; never installed.
+//!
+//! DIR holds a file `read-only` (device 0) and a file `writable` (device 1, which may grow to 1 MiB).
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use instar_abi::record::{self, Value};
+use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Outcome, Policy};
+
+/// On page boundaries, as the sandbox wants its program.
+#[repr(C, align(4096))]
+struct Pages<T: ?Sized>(T);
+
+static GUEST: &Pages<[u8]> = &Pages(*include_bytes!(env!("INSTAR_HOSTILE_GUEST")));
+
+struct Silent;
+
+impl Observer for Silent {
+    fn progress(&self, _done: u64, _total: u64) {}
+    fn log(&self, _level: u32, _text: &[u8]) {}
+}
+
+struct Arguments {
+    isolation: Isolation,
+    case: String,
+    folder: PathBuf,
+}
+
+fn arguments() -> Option<Arguments> {
+    let (mut isolation, mut case, mut folder) = (None, None, None);
+    let mut words = std::env::args().skip(1);
+    while let Some(flag) = words.next() {
+        let value = words.next()?;
+        match (flag.as_str(), value.as_str()) {
+            ("--isolation", "kvm") => isolation = Some(Isolation::Kvm),
+            ("--isolation", "process") => isolation = Some(Isolation::Process),
+            ("--case", _) => case = Some(value),
+            ("--dir", _) => folder = Some(PathBuf::from(value)),
+            _ => return None,
+        }
+    }
+    Some(Arguments { isolation: isolation?, case: case?, folder: folder? })
+}
+
+fn device(file: File, path: &Path, mode: Mode) -> Device {
+    Device { file, path: path.to_path_buf(), mode, fresh: false, direct: false, ignore_flush: false }
+}
+
+fn devices(folder: &Path) -> std::io::Result<Vec<Device>> {
+    const GROWTH_LIMIT: u64 = 1 << 20;
+    let (read_only, writable) = (folder.join("read-only"), folder.join("writable"));
+    Ok(vec![
+        device(File::open(&read_only)?, &read_only, Mode::Read),
+        device(
+            OpenOptions::new().read(true).write(true).open(&writable)?,
+            &writable,
+            Mode::Write { growth_limit_bytes: GROWTH_LIMIT },
+        ),
+    ])
+}
+
+/// `outcome=KIND ...`
+fn describe(result: Result<Outcome, Failure>) -> String {
+    match result {
+        Ok(outcome) => {
+            let answer = match record::decode(&outcome.results) {
+                Ok(results) => results.u64("status").map_or("none".to_string(), |s| s.to_string()),
+                Err(error) => format!("{error:?}"),
+            };
+            format!("outcome=finished exit={} answer={answer}", outcome.status)
+        }
+        Err(Failure::Guest(text)) => format!("outcome=guest text={text:?}"),
+        Err(Failure::Limit { name, flag, value }) => format!("outcome=limit text={name} ({value}; {flag})"),
+        Err(Failure::NoKvm(text)) => format!("outcome=no-kvm text={text:?}"),
+        Err(Failure::Host(text)) => format!("outcome=host text={text:?}"),
+    }
+}
+
+fn main() -> ExitCode {
+    let Some(Arguments { isolation, case, folder }) = arguments() else {
+        eprintln!("usage: sandbox-trial --isolation kvm|process --case NAME --dir DIR");
+        return ExitCode::FAILURE;
+    };
+    let devices = match devices(&folder) {
+        Ok(devices) => devices,
+        Err(error) => {
+            eprintln!("sandbox-trial: {}: {error}", folder.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut params = Vec::new();
+    record::encode(&mut params, "case", &Value::from(case.as_str()));
+    let result = instar_vmm::run(Job {
+        guest: Some(&GUEST.0),
+        isolation,
+        workers: 2,
+        devices,
+        params,
+        policy: Policy::default(),
+        limits: Limits {
+            cpu: Some(Duration::from_secs(1)),
+            wall: Some(Duration::from_secs(4)),
+            guest_memory_bytes: 16 << 20,
+            requests: Some(100_000),
+            result_bytes: 1 << 20,
+        },
+        observer: &Silent,
+        lock_down: true,
+    });
+    println!("case={case} isolation={isolation:?} {}", describe(result));
+    ExitCode::SUCCESS
+}

@@ -209,10 +209,9 @@ impl<'a> Session<'a> {
                 scope.spawn(move || {
                     // SAFETY: takes nothing, gives a number.
                     thread.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+                    let _leaving = Leaving { session: self, thread, watchdog };
                     let stop = body();
                     self.stopped(stop);
-                    thread.store(-1, Ordering::SeqCst);
-                    watchdog.unpark();
                 });
             }
             self.watch(&threads, &children);
@@ -254,15 +253,32 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Processor time of a process (0: this one).
+/// Processor time of a process (0: this one), all its threads together.
 fn cpu_time(pid: libc::pid_t) -> Duration {
+    // The clock's number as clock_getcpuclockid(3) makes it, which asks the kernel first: a system call more.
+    const SCHEDULER: libc::clockid_t = 2;
+    let clock = if pid == 0 { libc::CLOCK_PROCESS_CPUTIME_ID } else { !pid << 3 | SCHEDULER };
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut clock = 0;
-    // SAFETY: both get valid pointers; a process that is gone gives an error and no time.
-    let ok = unsafe {
-        libc::clock_getcpuclockid(pid, &raw mut clock) == 0 && libc::clock_gettime(clock, &raw mut time) == 0
-    };
+    // SAFETY: a valid pointer; a process that is gone gives an error and no time.
+    let ok = unsafe { libc::clock_gettime(clock, &raw mut time) == 0 };
     if ok { Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32) } else { Duration::ZERO }
+}
+
+/// A worker's thread on its way out, even by a panic: nobody waits for it any more, and a panic ends the others.
+struct Leaving<'a> {
+    session: &'a Session<'a>,
+    thread: &'a ThreadId,
+    watchdog: std::thread::Thread,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.session.finish(End::Fault("the host's server failed".to_string()));
+        }
+        self.thread.store(-1, Ordering::SeqCst);
+        self.watchdog.unpark();
+    }
 }
 
 /// What interrupts a thread's KVM_RUN or read.

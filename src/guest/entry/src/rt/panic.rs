@@ -25,7 +25,13 @@ impl Write for Text {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let mut text = Text { bytes: [0; TEXT_MAX], len: 0 };
-    let _ = write!(text, "{info}");
+    let message = info.message();
+    let _ = match info.location() {
+        Some(at) => write!(text, "{message} ({}:{})", at.file(), at.line()),
+        None => write!(text, "{message}"),
+    };
+    // The words of the allocation crate, which has no other way of telling.
+    let out_of_memory = text.bytes.starts_with(b"memory allocation of ");
     if let Some(boot) = super::boot() {
         // The buffer of a request lies in the heap, and whatever was there is of no use any more.
         let len = text.len.min(boot.heap_len as usize);
@@ -40,7 +46,7 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
             buf: boot.heap,
             buf_len: len as u64,
             dev2: 0,
-            arg: 0,
+            arg: u32::from(out_of_memory),
             offset2: 0,
             reserved: 0,
         };

@@ -189,8 +189,8 @@ impl Child {
                     if !attend.rang(self.worker) {
                         return Stop::Served;
                     }
-                    if (&self.doorbell).write_all(&byte).is_err() {
-                        return Stop::Fault(self.epitaph());
+                    if let Some(stop) = self.answer(byte, attend) {
+                        return stop;
                     }
                 }
                 Ok(0) => return Stop::Fault(self.epitaph()),
@@ -200,6 +200,22 @@ impl Child {
                     }
                 }
                 Err(_) => return Stop::Fault(self.epitaph()),
+            }
+        }
+    }
+
+    /// Lets the worker go on. One that rings without ever listening fills its doorbell up: then this waits, and
+    /// the clock still ends it.
+    fn answer(&mut self, byte: [u8; 1], attend: &dyn Attend) -> Option<Stop> {
+        loop {
+            match (&self.doorbell).write(&byte) {
+                Ok(1..) => return None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    if !attend.ticked() {
+                        return Some(Stop::Ended);
+                    }
+                }
+                Ok(0) | Err(_) => return Some(Stop::Fault(self.epitaph())),
             }
         }
     }
@@ -215,7 +231,9 @@ impl Child {
         if libc::WIFSIGNALED(status) {
             return match libc::WTERMSIG(status) {
                 libc::SIGSYS => "it made a system call that it has no right to".to_string(),
-                libc::SIGSEGV | libc::SIGBUS => "it touched memory that it does not have".to_string(),
+                libc::SIGSEGV | libc::SIGBUS => {
+                    "it touched memory that it may not, or tried a privileged instruction".to_string()
+                }
                 libc::SIGILL => "it ran an instruction that does not exist".to_string(),
                 libc::SIGXCPU | libc::SIGKILL => "it was killed".to_string(),
                 signal => format!("it died of signal {signal}"),

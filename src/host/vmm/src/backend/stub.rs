@@ -75,26 +75,29 @@ const fn unless_equal(k: u32, skip: u8) -> sock_filter {
 
 /// Everything that a guest process may ask of the kernel: one byte to or from its doorbell, and to be no more.
 /// Whatever else it asks kills it.
-fn filter() -> [sock_filter; 14] {
+fn filter() -> [sock_filter; 16] {
     const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
     const NUMBER: u32 = 0;
     const ARCH: u32 = 4;
     const FD: u32 = 16;
     const COUNT: u32 = 32;
+    const COUNT_HIGH: u32 = 36;
     let load = |at| statement(BPF_LD | BPF_W | BPF_ABS, at);
     [
         load(ARCH),
-        unless_equal(AUDIT_ARCH_X86_64, 11),
+        unless_equal(AUDIT_ARCH_X86_64, 13),
         load(NUMBER),
         unless_equal(libc::SYS_exit_group as u32, 1),
         statement(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW),
         unless_equal(libc::SYS_read as u32, 1),
         sock_filter { code: (BPF_JMP | libc::BPF_JA) as u16, jt: 0, jf: 0, k: 1 },
-        unless_equal(libc::SYS_write as u32, 5),
+        unless_equal(libc::SYS_write as u32, 7),
         load(FD),
-        unless_equal(instar_abi::boot::DOORBELL_FD, 3),
+        unless_equal(instar_abi::boot::DOORBELL_FD, 5),
         load(COUNT),
-        unless_equal(1, 1),
+        unless_equal(1, 3),
+        load(COUNT_HIGH),
+        unless_equal(0, 1),
         statement(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW),
         statement(BPF_RET | BPF_K, libc::SECCOMP_RET_KILL_PROCESS),
     ]
@@ -121,7 +124,7 @@ pub unsafe fn leave(keep: &[(u64, u64)], entry: &Entry) -> ! {
     const LOWEST: u64 = 0x1_0000;
     const HIGHEST: u64 = 0x7fff_ffff_f000;
     // SAFETY: the page is mapped here for the purpose; everything written fits in it (the code is under 256 bytes,
-    // there are few ranges, the filter has 14 instructions); the registers are set as the code expects.
+    // there are few ranges, the filter has 16 instructions); the registers are set as the code expects.
     unsafe {
         let page = libc::mmap(
             STUB_ADDR as *mut libc::c_void,

@@ -80,8 +80,8 @@ const fn shape(op: Op) -> Shape {
         Op::OpenNamed => Shape { flags: FLAG_WRITE, buf: Buf::Own, arg: true, ..DEVICE },
         Op::Stat => DEVICE,
         Op::Progress => Shape { range: true, ..NOTHING },
-        Op::Log => Shape { buf: Buf::Own, arg: true, ..NOTHING },
-        Op::Emit | Op::Panic => Shape { buf: Buf::Own, ..NOTHING },
+        Op::Log | Op::Panic => Shape { buf: Buf::Own, arg: true, ..NOTHING },
+        Op::Emit => Shape { buf: Buf::Own, ..NOTHING },
         Op::Seal => NOTHING,
         Op::Wait => Shape { range: true, ..NOTHING },
         Op::Wake | Op::Finish => Shape { arg: true, ..NOTHING },
@@ -156,6 +156,7 @@ fn arg_fits(op: Op, request: &Request) -> bool {
         Op::OpenNamed => Role::from_wire(request.arg).is_some(),
         Op::SetLength | Op::Wait => request.offset == 0,
         Op::Finish => request.arg <= 255,
+        Op::Panic => request.arg <= 1,
         _ => true,
     }
 }

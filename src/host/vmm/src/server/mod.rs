@@ -115,6 +115,10 @@ impl<'a> Server<'a> {
         };
         match checked.op {
             Op::Finish => Err(Served::Finished(checked.arg as u8)),
+            Op::Panic if checked.arg == 1 => {
+                let value = format!("{} bytes", self.limits.guest_memory_bytes);
+                Err(Served::Limit { name: "guest memory", flag: "--max-guest-memory", value })
+            }
             Op::Panic => Err(Served::Panicked(String::from_utf8_lossy(&checked.buf.to_vec()).into_owned())),
             Op::Wait => {
                 let max = (checked.len != 0).then(|| Duration::from_micros(checked.len));

@@ -102,8 +102,8 @@ fn main() -> ExitCode {
         params,
         policy: Policy::default(),
         limits: Limits {
-            cpu: Some(Duration::from_secs(1)),
-            wall: Some(Duration::from_secs(4)),
+            cpu: Some(Duration::from_millis(300)),
+            wall: Some(Duration::from_secs(5)),
             guest_memory_bytes: 16 << 20,
             requests: Some(100_000),
             result_bytes: 1 << 20,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Longer than the trial's own wall-clock limit (4 s) by what a loaded machine needs.
+/// Longer than the trial's own wall-clock limit (5 s) by what a loaded machine needs.
 const PATIENCE: Duration = Duration::from_secs(20);
 const GROWTH_LIMIT: u64 = 1 << 20;
 

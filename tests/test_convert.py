@@ -188,12 +188,31 @@ class TestConvert(InstarTestBase):
                     images.random_disk(self.path("disk.raw"), size, seed)
                     opts = ["-o", options] if options else []
                     self.make("qemu-img", "create", "-q", "-f", "qcow2", *opts, "ours.qcow2", "8M")
-                    images.write("ours.qcow2", (9, MIB, MIB), (8, 5 * MIB + 512, 70000 // 512 * 512), cwd=self.tmp)
+                    images.write("ours.qcow2", (9, MIB, MIB), (8, 5 * MIB + 512, 69632), cwd=self.tmp)
+                    # In the cluster that the shorter input ends in: what lies behind stays.
+                    images.write("ours.qcow2", (7, 3 * MIB + 8192, 512), cwd=self.tmp)
                     shutil.copy(self.path("ours.qcow2"), self.path("theirs.qcow2"))
                     self.make("qemu-img", "convert", "-n", "-O", "qcow2", "disk.raw", "theirs.qcow2")
                     self.ok("-n", "-O", "qcow2", "disk.raw", "ours.qcow2")
                     self.assert_same_disk(self.path("ours.qcow2"), self.path("theirs.qcow2"))
                     self.assert_check_clean(self.path("ours.qcow2"))
+
+    def test_an_overlay_keeps_what_lies_behind_the_input(self):
+        images.random_disk(self.path("base.raw"), 8 * MIB, 3)
+        for size, status in ((2 * MIB, 0), (2 * MIB + 512, 1)):
+            images.random_disk(self.path("disk.raw"), size, 4)
+            for name in ("ours.qcow2", "theirs.qcow2"):
+                self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", name)
+            before = self.sha256(self.path("ours.qcow2"))
+            _, err, code = self.run_instar("convert", "-n", "-O", "qcow2", "disk.raw", "ours.qcow2", cwd=self.tmp)
+            self.assertEqual(code, status, err)
+            if status:
+                self.assertIn("ends inside a cluster", err)
+                self.assertEqual(self.sha256(self.path("ours.qcow2")), before)
+                continue
+            self.make("qemu-img", "convert", "-n", "-O", "qcow2", "disk.raw", "theirs.qcow2")
+            self.assert_same_disk(self.path("ours.qcow2"), self.path("theirs.qcow2"))
+            self.assert_check_clean(self.path("ours.qcow2"))
 
     def test_existing_images_that_cannot_be_written_are_left_alone(self):
         self.disk()

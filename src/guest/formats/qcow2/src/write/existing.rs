@@ -64,6 +64,10 @@ impl<'a> Existing<'a> {
             (header.encryption != Encryption::None, "it is encrypted"),
             (header.has(incompatible::DATA_FILE), "its data is in another file"),
             (header.has(incompatible::DIRTY) || header.has(incompatible::CORRUPT), "it needs a repair first"),
+            (
+                header.backing.0 != 0 && header.size > cx.size && !cx.size.is_multiple_of(header.cluster_size()),
+                "the input ends inside a cluster whose rest is its backing file's",
+            ),
         ];
         if let Some((_, why)) = rules.iter().find(|(is, _)| *is) {
             return Err(refuse(why));
@@ -157,10 +161,30 @@ impl<'a> Existing<'a> {
         Ok(flagged || (entry & L2_OFFSET_MASK == 0 && self.header.backing.0 == 0))
     }
 
-    fn set(&self, state: &mut State, slot: usize, offset: u64) {
+    /// Bytes of the cluster at byte `at` that are to be written over what it holds. What lies behind the written part
+    /// of the disk stays, in whole subclusters where those are counted one by one.
+    fn covered(&self, state: &State, slot: usize, at: u64) -> Result<u64> {
+        let len = (self.written - at).min(self.header.cluster_size());
+        if self.entry_len() != 16 {
+            return Ok(len);
+        }
+        let subcluster = self.header.cluster_size() / u64::from(SUBCLUSTERS);
+        let bitmap = Reader::new(&state.l2).be64(slot + 8)?;
+        let held = len == self.header.cluster_size() || bitmap >> (len / subcluster) & 1 != 0;
+        // A subcluster that holds nothing yet is written to its end.
+        Ok(if held { len } else { len.next_multiple_of(subcluster) })
+    }
+
+    /// Sets the cluster's place; `len` bytes of it hold data now.
+    fn set(&self, state: &mut State, slot: usize, offset: u64, len: u64) -> Result<()> {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&(offset | OFLAG_COPIED).to_be_bytes());
-        bytes[8..].copy_from_slice(&((1u64 << SUBCLUSTERS) - 1).to_be_bytes());
+        if self.entry_len() == 16 {
+            let old = Reader::new(&state.l2).be64(slot + 8)?;
+            let count = len.div_ceil(self.header.cluster_size() / u64::from(SUBCLUSTERS));
+            let data = (1u64 << count.min(u64::from(SUBCLUSTERS))) - 1;
+            bytes[8..].copy_from_slice(&(old & !(data | data << SUBCLUSTERS) | data).to_be_bytes());
+        }
         let width = self.entry_len();
         if let Some(place) = state.l2.get_mut(slot..slot + width)
             && *place != bytes[..width]
@@ -168,20 +192,18 @@ impl<'a> Existing<'a> {
             place.copy_from_slice(&bytes[..width]);
             state.l2_changed = true;
         }
+        Ok(())
     }
 
     fn put<'p>(&self, state: &mut State, at: u64, data: &'p [u8], steps: &mut Vec<Placed<'p>>) -> Result<()> {
         let slot = self.find(state, at, steps)?;
-        let (offset, data) = match self.lookup(state, slot)? {
-            // What lies behind the written part of the disk stays as it is.
-            Some(offset) if !self.is_zero(state, slot)? => {
-                let len = (self.written - at).min(data.len() as u64) as usize;
-                (offset, data.get(..len).unwrap_or_default())
-            }
-            Some(offset) => (offset, data),
-            None => (state.refcounts.allocate(1)?, data),
+        let (offset, len) = match self.lookup(state, slot)? {
+            Some(offset) if !self.is_zero(state, slot)? => (offset, self.covered(state, slot, at)?),
+            Some(offset) => (offset, self.header.cluster_size()),
+            None => (state.refcounts.allocate(1)?, self.header.cluster_size()),
         };
-        self.set(state, slot, offset);
+        self.set(state, slot, offset, len)?;
+        let data = data.get(..data.len().min(len as usize)).unwrap_or_default();
         steps.push(Placed::Step(Step::Write { device: self.device, offset, data }));
         Ok(())
     }
@@ -191,12 +213,11 @@ impl<'a> Existing<'a> {
         if self.is_zero(state, slot)? {
             return Ok(());
         }
-        let cluster = self.header.cluster_size();
         let (offset, len) = match self.lookup(state, slot)? {
-            Some(offset) => (offset, cluster.min(self.written - at)),
-            None => (state.refcounts.allocate(1)?, cluster),
+            Some(offset) => (offset, self.covered(state, slot, at)?),
+            None => (state.refcounts.allocate(1)?, self.header.cluster_size()),
         };
-        self.set(state, slot, offset);
+        self.set(state, slot, offset, len)?;
         steps.push(Placed::Step(Step::Zero { device: self.device, offset, len, unmap: true }));
         Ok(())
     }

@@ -4,6 +4,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -177,6 +178,32 @@ class TestConvert(InstarTestBase):
             file.truncate(8 * MIB)
         self.ok("-n", "--target-is-zero", "-O", "raw", "disk.raw", "zero.raw")
         self.assert_bytes_identical(self.path("zero.raw"), self.path("disk.raw"))
+
+    def test_into_an_existing_qcow2(self):
+        for seed, options in enumerate(
+            ("", "preallocation=metadata", "cluster_size=4k,refcount_bits=1", "extended_l2=on", "compat=0.10")
+        ):
+            for size in (8 * MIB, 3 * MIB + 1536):
+                with self.subTest(options=options, size=size):
+                    images.random_disk(self.path("disk.raw"), size, seed)
+                    opts = ["-o", options] if options else []
+                    self.make("qemu-img", "create", "-q", "-f", "qcow2", *opts, "ours.qcow2", "8M")
+                    images.write("ours.qcow2", (9, MIB, MIB), (8, 5 * MIB + 512, 70000 // 512 * 512), cwd=self.tmp)
+                    shutil.copy(self.path("ours.qcow2"), self.path("theirs.qcow2"))
+                    self.make("qemu-img", "convert", "-n", "-O", "qcow2", "disk.raw", "theirs.qcow2")
+                    self.ok("-n", "-O", "qcow2", "disk.raw", "ours.qcow2")
+                    self.assert_same_disk(self.path("ours.qcow2"), self.path("theirs.qcow2"))
+                    self.assert_check_clean(self.path("ours.qcow2"))
+
+    def test_existing_images_that_cannot_be_written_are_left_alone(self):
+        self.disk()
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "old.qcow2", "8M")
+        self.make("qemu-img", "snapshot", "-c", "s", "old.qcow2")
+        before = self.sha256(self.path("old.qcow2"))
+        _, err, status = self.run_instar("convert", "-n", "-O", "qcow2", "disk.raw", "old.qcow2", cwd=self.tmp)
+        self.assertEqual(status, 1)
+        self.assertIn("snapshots", err)
+        self.assertEqual(self.sha256(self.path("old.qcow2")), before)
 
     def test_a_target_too_small_is_refused(self):
         self.disk()

@@ -1,5 +1,5 @@
 //! `sandbox-trial --isolation kvm|process --case NAME --dir DIR`: runs the hostile guest's case NAME and prints
-//! in one line what came of it. For tests; never installed.
+//! in one line what came of it. `--seconds N` is the wall-clock limit (60 unless told). For tests; never installed.
 //!
 //! DIR holds a file `read-only` (device 0) and a file `writable` (device 1, which may grow to 1 MiB).
 
@@ -28,10 +28,12 @@ struct Arguments {
     isolation: Isolation,
     case: String,
     folder: PathBuf,
+    wall: Duration,
 }
 
 fn arguments() -> Option<Arguments> {
     let (mut isolation, mut case, mut folder) = (None, None, None);
+    let mut wall = Duration::from_secs(60);
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
         let value = words.next()?;
@@ -40,10 +42,11 @@ fn arguments() -> Option<Arguments> {
             ("--isolation", "process") => isolation = Some(Isolation::Process),
             ("--case", _) => case = Some(value),
             ("--dir", _) => folder = Some(PathBuf::from(value)),
+            ("--seconds", _) => wall = Duration::from_secs(value.parse().ok()?),
             _ => return None,
         }
     }
-    Some(Arguments { isolation: isolation?, case: case?, folder: folder? })
+    Some(Arguments { isolation: isolation?, case: case?, folder: folder?, wall })
 }
 
 fn device(file: File, path: &Path, mode: Mode) -> Device {
@@ -81,8 +84,8 @@ fn describe(result: Result<Outcome, Failure>) -> String {
 }
 
 fn main() -> ExitCode {
-    let Some(Arguments { isolation, case, folder }) = arguments() else {
-        eprintln!("usage: sandbox-trial --isolation kvm|process --case NAME --dir DIR");
+    let Some(Arguments { isolation, case, folder, wall }) = arguments() else {
+        eprintln!("usage: sandbox-trial --isolation kvm|process --case NAME --dir DIR [--seconds N]");
         return ExitCode::FAILURE;
     };
     let devices = match devices(&folder) {
@@ -103,7 +106,7 @@ fn main() -> ExitCode {
         policy: Policy::default(),
         limits: Limits {
             cpu: Some(Duration::from_secs(1)),
-            wall: Some(Duration::from_secs(4)),
+            wall: Some(wall),
             guest_memory_bytes: 16 << 20,
             requests: Some(100_000),
             result_bytes: 1 << 20,
@@ -111,6 +114,11 @@ fn main() -> ExitCode {
         observer: &Silent,
         lock_down: true,
     });
-    println!("case={case} isolation={isolation:?} {}", describe(result));
+    // Nobody is left, neither running nor a zombie.
+    let left = match rustix::process::wait(rustix::process::WaitOptions::NOHANG) {
+        Err(rustix::io::Errno::CHILD) => "",
+        _ => " left a child behind",
+    };
+    println!("case={case} isolation={isolation:?} {}{left}", describe(result));
     ExitCode::SUCCESS
 }

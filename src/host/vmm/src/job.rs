@@ -18,6 +18,10 @@ pub enum Isolation {
 pub trait Observer: Sync {
     /// `done` of `total` units.
     fn progress(&self, done: u64, total: u64);
+    /// How long the worker that has just said that `done` units are done has to wait yet (a rate limit).
+    fn delay(&self, _done: u64) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
     /// A line for `-v`; bytes as the guest sent them.
     fn log(&self, level: u32, text: &[u8]);
 }

@@ -92,7 +92,7 @@ impl From<io::Error> for Error {
 /// A target that is being written.
 #[derive(Debug)]
 pub struct Target {
-    publisher: Option<UnixStream>,
+    publisher: Option<Publisher>,
     /// An existing file that is written where it is, because its folder cannot be written: emptied on failure.
     in_place: Option<File>,
 }
@@ -164,9 +164,9 @@ impl Target {
     pub fn publish(mut self) -> io::Result<()> {
         self.in_place = None;
         let Some(mut publisher) = self.publisher.take() else { return Ok(()) };
-        publisher.write_all(b"p")?;
+        publisher.line.write_all(b"p")?;
         let mut errno = [0; 4];
-        publisher.read_exact(&mut errno)?;
+        publisher.line.read_exact(&mut errno)?;
         match i32::from_le_bytes(errno) {
             0 => Ok(()),
             errno => Err(io::Error::from_raw_os_error(errno)),
@@ -180,6 +180,22 @@ impl Drop for Target {
         if let Some(file) = &self.in_place {
             let _ = file.set_len(0);
         }
+    }
+}
+
+/// The process that publishes, as its maker sees it.
+#[derive(Debug)]
+struct Publisher {
+    line: UnixStream,
+    pid: libc::pid_t,
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        // Without a word from here it removes what it made, and ends: when this program ends, all is done.
+        let _ = self.line.shutdown(std::net::Shutdown::Both);
+        // SAFETY: our own child, not waited for yet.
+        unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) };
     }
 }
 
@@ -222,7 +238,7 @@ impl Draft {
     }
 
     /// Leaves the rest to a process of its own.
-    fn into_process(self) -> io::Result<UnixStream> {
+    fn into_process(self) -> io::Result<Publisher> {
         let (ours, theirs) = UnixStream::pair()?;
         // SAFETY: the caller has one thread still; the child goes on with a copy of everything and ends in `_exit`.
         match unsafe { libc::fork() } {
@@ -234,7 +250,7 @@ impl Draft {
                 drop(ours);
                 self.wait(theirs)
             }
-            _ => Ok(ours),
+            pid => Ok(Publisher { line: ours, pid }),
         }
     }
 

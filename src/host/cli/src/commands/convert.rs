@@ -496,16 +496,20 @@ impl Progress {
 impl Observer for Progress {
     fn progress(&self, done: u64, total: u64) {
         const STEP: f64 = 1.0;
-        if self.rate > 0 {
-            let due = std::time::Duration::from_secs_f64(done as f64 / self.rate as f64);
-            std::thread::sleep(due.saturating_sub(self.started.elapsed()));
-        }
         let percent = if total == 0 { 0.0 } else { done as f64 * 100.0 / total as f64 };
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if percent >= *last + STEP || (percent >= 100.0 && *last < 100.0) {
             *last = percent;
             self.show(percent);
         }
+    }
+
+    fn delay(&self, done: u64) -> std::time::Duration {
+        if self.rate == 0 {
+            return std::time::Duration::ZERO;
+        }
+        let due = std::time::Duration::try_from_secs_f64(done as f64 / self.rate as f64);
+        due.unwrap_or(std::time::Duration::MAX).saturating_sub(self.started.elapsed())
     }
 
     fn log(&self, _level: u32, _text: &[u8]) {}

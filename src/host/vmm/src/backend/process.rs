@@ -220,14 +220,24 @@ impl Child {
         }
     }
 
+    /// Waits until the child is no more. The watchdog's reminders interrupt that, and must not leave a zombie behind.
+    fn bury(&mut self) -> Option<i32> {
+        let mut status = 0;
+        self.gone = true;
+        loop {
+            // SAFETY: our own child, not waited for yet.
+            if unsafe { libc::waitpid(self.pid, &raw mut status, 0) } == self.pid {
+                return Some(status);
+            }
+            if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                return None;
+            }
+        }
+    }
+
     /// Why the child is gone.
     fn epitaph(&mut self) -> String {
-        let mut status = 0;
-        // SAFETY: our own child, not waited for yet.
-        if unsafe { libc::waitpid(self.pid, &raw mut status, 0) } != self.pid {
-            return "its process is gone".to_string();
-        }
-        self.gone = true;
+        let Some(status) = self.bury() else { return "its process is gone".to_string() };
         if libc::WIFSIGNALED(status) {
             return match libc::WTERMSIG(status) {
                 libc::SIGSYS => "it made a system call that it has no right to".to_string(),
@@ -247,10 +257,8 @@ impl Drop for Child {
     fn drop(&mut self) {
         if !self.gone {
             // SAFETY: our own child, not waited for yet.
-            unsafe {
-                libc::kill(self.pid, libc::SIGKILL);
-                libc::waitpid(self.pid, std::ptr::null_mut(), 0);
-            }
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            self.bury();
         }
     }
 }

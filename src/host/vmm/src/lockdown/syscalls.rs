@@ -68,6 +68,7 @@ const TABLE: &[(i64, When, &str)] = &[
     (libc::SYS_seccomp, When::Always, "the second filter"),
     (libc::SYS_capget, When::Always, "the last capabilities are dropped"),
     (libc::SYS_capset, When::Always, "the last capabilities are dropped"),
+    (libc::SYS_shutdown, When::Always, "the committer is told that nothing will come"),
     (libc::SYS_recvfrom, When::Always, "the doorbell of a child"),
     (libc::SYS_sendto, When::Always, "the doorbell of a child; the committer's pipe"),
     (libc::SYS_clock_gettime, When::Always, "limits"),

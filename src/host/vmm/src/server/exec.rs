@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use instar_abi::ring::{
     ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Role, STAT_BLOCK_DEVICE,
@@ -77,7 +78,10 @@ impl Server<'_> {
 
     fn without_device(&self, request: &Checked<'_>) -> Outcome {
         match request.op {
-            Op::Progress => self.observer.progress(request.offset, request.len),
+            Op::Progress => {
+                self.observer.progress(request.offset, request.len);
+                self.pause(self.observer.delay(request.offset));
+            }
             Op::Log => self.observer.log(request.arg, &request.buf.to_vec()),
             Op::Seal => {
                 if !self.sealed.swap(true, Ordering::Relaxed) {
@@ -87,6 +91,16 @@ impl Server<'_> {
             _ => return Err(refused(Status::BadRequest)),
         }
         Ok(Reply::default())
+    }
+
+    /// Sleeps, but never past the end of the run.
+    fn pause(&self, mut left: Duration) {
+        const SLICE: Duration = Duration::from_millis(20);
+        while !left.is_zero() && !self.aborted.load(Ordering::Relaxed) {
+            let slice = left.min(SLICE);
+            std::thread::sleep(slice);
+            left -= slice;
+        }
     }
 
     fn buffer(&self, worker: u32) -> std::sync::MutexGuard<'_, super::bulk::Buffer> {

@@ -12,6 +12,10 @@ use crate::Device;
 /// Most devices.
 pub const DEVICES_MAX: usize = 1024;
 
+/// Magic numbers (statfs(2)) of NFS, CIFS, SMB 2, Ceph, FUSE. On others `copy_file_range` moves a few pages at a
+/// time and was measured to be half as fast as reading and writing.
+const REMOTE: [i64; 5] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x6573_5546];
+
 /// One device and what the server keeps of it.
 #[derive(Debug)]
 pub struct Slot {
@@ -25,6 +29,8 @@ pub struct Slot {
     pub identity: (u64, u64),
     /// The device whose image named it.
     pub parent: Option<u32>,
+    /// The file lies where a copy inside the kernel moves fewer bytes than a read and a write: with another machine.
+    pub remote: bool,
     /// Sharing blocks with another file was refused once: it is not tried again.
     pub no_clone: AtomicBool,
     /// Held while the length is changed, so that no two changes undo each other.
@@ -45,8 +51,9 @@ impl Slot {
             meta.as_ref().map_or(0, std::fs::Metadata::len)
         };
         let identity = meta.as_ref().map_or((0, 0), |m| if block { (u64::MAX, m.rdev()) } else { (m.dev(), m.ino()) });
+        let remote = rustix::fs::fstatfs(&device.file).is_ok_and(|fs| REMOTE.contains(&fs.f_type));
         let (no_clone, resizing, edges) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
-        Self { device, len: AtomicU64::new(len), block, identity, parent, no_clone, resizing, edges }
+        Self { device, len: AtomicU64::new(len), block, identity, parent, remote, no_clone, resizing, edges }
     }
 
     /// The device may be written, and become so long.

@@ -408,3 +408,23 @@ fn the_checker_accepts_nothing_that_breaks_a_rule() {
     }
     assert!(accepted > runs / 1000, "only {accepted} were accepted");
 }
+
+#[test]
+fn a_rate_limit_does_not_outlast_the_run() {
+    struct Slow;
+    impl Observer for Slow {
+        fn progress(&self, _done: u64, _total: u64) {}
+        fn delay(&self, _done: u64) -> Duration {
+            Duration::MAX
+        }
+        fn log(&self, _level: u32, _text: &[u8]) {}
+    }
+    let mut bench = Bench::new("rate", &[], 1);
+    bench.server.observer = &Slow;
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| bench.batch(&[request(Op::Progress)]).0);
+        std::thread::sleep(Duration::from_millis(30));
+        bench.server.abort();
+        assert_eq!(waiting.join().expect("no panic"), Served::Aborted);
+    });
+}

@@ -6,9 +6,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::write::Placed;
-use instar_image::{DeviceId, Error, Result};
+use instar_image::{DeviceId, Error, Machine, Result};
 
 use super::spec::Spec;
+use crate::header::Header;
 use crate::layout::{FILE_OFFSET_MAX, REFCOUNT_TABLE_BYTES_MAX};
 
 /// Hands out clusters and counts them.
@@ -22,6 +23,8 @@ pub struct Refcounts {
     open: BTreeMap<u64, Vec<u8>>,
     /// Byte offsets of the blocks written so far: the refcount table.
     table: Vec<u64>,
+    /// Entries of the table that an existing image has room for.
+    room: usize,
 }
 
 impl Refcounts {
@@ -34,7 +37,68 @@ impl Refcounts {
             next: 0,
             open: BTreeMap::new(),
             table: Vec::new(),
+            room: 0,
         }
+    }
+
+    /// Goes on where an existing image ends: `end` bytes long, with that refcount table.
+    pub fn resume(
+        machine: &dyn Machine,
+        device: DeviceId,
+        header: &Header,
+        end: u64,
+        mut table: Vec<u64>,
+    ) -> Result<Self> {
+        let next = end.div_ceil(1 << header.cluster_bits);
+        let room = table.len();
+        while table.last() == Some(&0) {
+            table.pop();
+        }
+        let mut counts = Self {
+            device,
+            cluster_bits: header.cluster_bits,
+            order: header.refcount_order,
+            next,
+            open: BTreeMap::new(),
+            table,
+            room,
+        };
+        // Blocks that count what is to come may exist already.
+        let first = next / counts.reach();
+        for (block, offset) in counts.table.iter().enumerate().skip(usize::try_from(first).unwrap_or(usize::MAX)) {
+            if *offset != 0 {
+                let mut bytes = vec![0; 1 << header.cluster_bits];
+                machine.read(device, *offset, &mut bytes)?;
+                counts.open.insert(block as u64, bytes);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Writes the blocks that were touched; returns the table's new bytes if it changed.
+    pub fn finish_resumed(&mut self, steps: &mut Vec<Placed<'_>>) -> Result<Option<Vec<u8>>> {
+        let before = self.table.clone();
+        // New blocks count themselves: until none is missing.
+        loop {
+            let blocks = usize::try_from(self.next.div_ceil(self.reach())).unwrap_or(usize::MAX);
+            self.table.resize(blocks.max(self.table.len()), 0);
+            if self.table.len() > self.room {
+                return Err(Error::unsupported("writing into this image is not supported")
+                    .with_hint("its refcount table would have to grow"));
+            }
+            let wanted = |(block, offset): (usize, &u64)| *offset == 0 && self.open.contains_key(&(block as u64));
+            let Some(missing) = self.table.iter().enumerate().position(wanted) else { break };
+            let offset = self.allocate(1)?;
+            if let Some(entry) = self.table.get_mut(missing) {
+                *entry = offset;
+            }
+        }
+        for (block, data) in core::mem::take(&mut self.open) {
+            let offset = self.table.get(block as usize).copied().unwrap_or(0);
+            steps.push(Placed::Owned { device: self.device, offset, data });
+        }
+        let changed = self.table != before;
+        Ok(changed.then(|| self.table.iter().flat_map(|offset| offset.to_be_bytes()).collect()))
     }
 
     /// Clusters that one block counts.

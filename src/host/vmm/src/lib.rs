@@ -5,6 +5,7 @@
 
 mod backend;
 pub mod clock;
+mod cpuid;
 pub mod device;
 mod elf;
 mod guest;

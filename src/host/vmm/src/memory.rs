@@ -62,9 +62,12 @@ impl Shared {
         let skip = if file.is_some() { 0 } else { at.addr().next_multiple_of(HUGE) - at.addr() };
         let shared = Self { base: at.cast::<u8>().wrapping_add(skip), mapped: (at, room), file, layout };
         if backing == Backing::Anonymous {
-            let heap = shared.at(shared.layout.heap);
-            // SAFETY: the range lies in the mapping just made. Only advice: failure is of no consequence.
-            unsafe { libc::madvise(heap.cast(), shared.layout.heap_len as usize, libc::MADV_HUGEPAGE) };
+            // Not its beginning: a command that needs little memory would wait for a huge page to be cleared.
+            let (heap, len) =
+                (shared.at(shared.layout.heap).wrapping_add(HUGE), shared.layout.heap_len as usize - HUGE);
+            // SAFETY: the range lies in the mapping just made (the heap is at least a huge page long). Only advice:
+            // failure is of no consequence.
+            unsafe { libc::madvise(heap.cast(), len, libc::MADV_HUGEPAGE) };
         }
         Ok(shared)
     }

@@ -34,7 +34,7 @@ pub fn probe() -> Capabilities {
 fn start_processor() -> Result<Duration, String> {
     let started = Instant::now();
     let kvm = kvm::open().map_err(|e| e.0)?;
-    let no = |e: kvm_ioctls::Error| format!("KVM: {}", std::io::Error::from_raw_os_error(e.errno()));
+    let no = |e: kvm_ioctls::Error| format!("KVM: {}", crate::backend::words(e.errno()));
     let vm = kvm.create_vm().map_err(no)?;
     vm.create_vcpu(0).map_err(no)?;
     Ok(started.elapsed())

@@ -187,7 +187,6 @@ impl<'a> Session<'a> {
             Sandbox::Process(children) => children.iter().map(Child::pid).collect(),
         };
         let threads: Vec<ThreadId> = (0..self.memory.layout().workers).map(|_| ThreadId::new(0)).collect();
-        let watchdog = std::thread::current();
         // The machine itself stays here until all its processors are back.
         let mut machine = None;
         let bodies: Vec<Box<dyn FnOnce() -> Stop + Send + '_>> = match sandbox {
@@ -203,18 +202,25 @@ impl<'a> Session<'a> {
                 .map(|mut child| Box::new(move || child.run(self)) as Box<dyn FnOnce() -> Stop + Send>)
                 .collect(),
         };
+        let mut work = bodies.into_iter().zip(&threads);
+        let main = work.next();
         std::thread::scope(|scope| {
-            for (body, thread) in bodies.into_iter().zip(&threads) {
+            let watchdog = scope.spawn(|| self.watch(&threads, &children)).thread().clone();
+            let attend = |body: Box<dyn FnOnce() -> Stop + Send + '_>, thread: &ThreadId, watchdog| {
+                // SAFETY: takes nothing, gives a number.
+                thread.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+                let _leaving = Leaving { session: self, thread, watchdog };
+                let stop = body();
+                self.stopped(stop);
+            };
+            for (body, thread) in work {
                 let watchdog = watchdog.clone();
-                scope.spawn(move || {
-                    // SAFETY: takes nothing, gives a number.
-                    thread.store(unsafe { libc::gettid() }, Ordering::SeqCst);
-                    let _leaving = Leaving { session: self, thread, watchdog };
-                    let stop = body();
-                    self.stopped(stop);
-                });
+                scope.spawn(move || attend(body, thread, watchdog));
             }
-            self.watch(&threads, &children);
+            // The first worker runs on this thread: nothing is waited for that a short command does not need.
+            if let Some((body, thread)) = main {
+                attend(body, thread, watchdog);
+            }
         });
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner).take();
         end.unwrap_or(End::Served(Served::Aborted))

@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use instar_image::chain::Chain;
 use instar_image::options::{OptionKind, Options};
 use instar_image::write::{Target, Writer};
-use instar_image::{Backing, CreateContext, Error, Format, Machine, Result, Value, Version};
+use instar_image::{Backing, CreateContext, Error, Format, Kind, Machine, Result, Value, Version};
 
 use crate::open::Opening;
 use params::Params;
@@ -134,7 +134,10 @@ fn writer<'a>(
         version,
     };
     if params.existing {
-        return creator.reopen(cx);
+        return creator.reopen(cx).map_err(|error| match error.kind {
+            Kind::Usage => error,
+            _ => params.target.could_not_open(error),
+        });
     }
     creator.create(cx).map_err(|e| e.context(converting))
 }

@@ -5,12 +5,12 @@ use std::io;
 
 use instar_abi::boot::{CPU_AVX2, DOORBELL_PORT};
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region, kvm_xcr,
-    kvm_xcrs,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
+    kvm_xcr, kvm_xcrs,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
-use super::{Attend, Stop};
+use super::{Attend, Stop, words};
 use crate::elf::Program;
 use crate::layout::{PAGE, RW_BASE};
 use crate::memory::Shared;
@@ -38,7 +38,7 @@ pub fn open() -> Result<Kvm, Unavailable> {
             libc::EACCES | libc::EPERM => "add the user to the group kvm",
             _ => "see the kernel log",
         };
-        Unavailable(format!("/dev/kvm: {}: {advice}", io::Error::from_raw_os_error(errno)))
+        Unavailable(format!("/dev/kvm: {}: {advice}", words(errno)))
     })
 }
 
@@ -58,7 +58,7 @@ pub fn cpu_bits() -> u64 {
 
 fn kvm_error(what: &str) -> impl Fn(kvm_ioctls::Error) -> Unavailable {
     let what = what.to_string();
-    move |error| Unavailable(format!("KVM cannot {what}: {}", io::Error::from_raw_os_error(error.errno())))
+    move |error| Unavailable(format!("KVM cannot {what}: {}", words(error.errno())))
 }
 
 impl Machine {
@@ -81,13 +81,24 @@ impl Machine {
             // maker's contract see to; the program's is never written, the others are meant to be.
             unsafe { vm.set_user_memory_region(region) }.map_err(kvm_error("map memory"))?;
         }
-        let cpuid =
-            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(kvm_error("tell the processor's features"))?;
+        let (short, mut whole) = (crate::cpuid::short_list(), None);
         let mut vcpus = Vec::new();
         for worker in 0..memory.layout().workers {
             let vcpu = vm.create_vcpu(u64::from(worker)).map_err(kvm_error("create a processor"))?;
-            vcpu.set_cpuid2(&cpuid).map_err(kvm_error("set the processor's features"))?;
-            set_registers(&vcpu, program.entry, memory, worker, PageTables::root())?;
+            let prepare = |features: &CpuId| {
+                vcpu.set_cpuid2(features).map_err(kvm_error("set the processor's features"))?;
+                set_registers(&vcpu, program.entry, memory, worker, PageTables::root())
+            };
+            // A kernel that wants to see more than the guest needs gets its own list.
+            if whole.is_some() || short.as_ref().is_none_or(|list| prepare(list).is_err()) {
+                let list = match whole.take() {
+                    Some(list) => list,
+                    None => kvm
+                        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+                        .map_err(kvm_error("tell the processor's features"))?,
+                };
+                prepare(whole.insert(list))?;
+            }
             vcpus.push(vcpu);
         }
         Ok(Self { vcpus, _vm: vm, _tables: tables })
@@ -181,7 +192,7 @@ impl Vcpu {
                 Ok(VcpuExit::Intr) => String::new(),
                 Ok(exit) => format!("it left its bounds ({exit:?})"),
                 Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => String::new(),
-                Err(error) => format!("the processor stopped: {}", io::Error::from_raw_os_error(error.errno())),
+                Err(error) => format!("the processor stopped: {}", words(error.errno())),
             };
             if !fault.is_empty() {
                 return Stop::Fault(fault);

@@ -23,3 +23,9 @@ pub trait Attend: Sync {
     /// Time has passed.
     fn ticked(&self) -> bool;
 }
+
+/// An error number in the system's words, without the number that Rust adds.
+pub fn words(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    text.split(" (os error").next().unwrap_or_default().to_string()
+}

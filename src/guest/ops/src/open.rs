@@ -120,7 +120,9 @@ impl<'a> Opening<'a> {
         let (image, format) = self.image(spec).map_err(|e| spec.could_not_open(e))?;
         let mut layers = vec![Layer { image, format, device: spec.device, name: spec.name.clone() }];
         while let Some(below) = self.next_layer(&layers).map_err(|error| {
-            let error = (0..layers.len()).fold(error, |e, _| e.context("Could not open backing file"));
+            // Of a chain that is too long, two hundred times the same would say no more.
+            let above = if error.kind == Kind::Limit { 0 } else { layers.len() };
+            let error = (0..above).fold(error, |e, _| e.context("Could not open backing file"));
             spec.could_not_open(error)
         })? {
             layers.push(below);

@@ -61,3 +61,67 @@ pub fn seal() {
     syscalls::forbid_opening();
     capabilities::drop_all(false);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+    use std::os::unix::fs::FileExt;
+
+    use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+    use super::*;
+
+    /// What is locked down is a thread: the test's own can be thrown away.
+    fn in_a_thread(body: impl FnOnce() + Send + 'static) {
+        std::thread::spawn(body).join().expect("the thread's own assertions");
+    }
+
+    fn refused<T>(result: std::io::Result<T>) -> bool {
+        result.is_err_and(|e| matches!(e.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS)))
+    }
+
+    fn beneath(folder: &OwnedFd, name: &str, flags: OFlags) -> std::io::Result<OwnedFd> {
+        Ok(rustix::fs::openat2(folder, name, flags, Mode::empty(), ResolveFlags::empty())?)
+    }
+
+    #[test]
+    fn what_is_open_can_be_used_and_nothing_else_be_opened() {
+        in_a_thread(|| {
+            let path = std::env::temp_dir().join(format!("instar-lockdown-{}", std::process::id()));
+            let mut file = File::create(&path).expect("a file");
+            let reader = File::open(&path).expect("it is there");
+            std::fs::remove_file(&path).expect("made here");
+            apply(std::iter::empty()).expect("it can be locked down");
+            file.write_all(b"still").expect("room on the disk");
+            let mut bytes = [0; 5];
+            reader.read_exact_at(&mut bytes, 0).expect("it can be read");
+            assert_eq!(&bytes, b"still");
+            assert!(refused(File::open("/etc/passwd")));
+            assert!(refused(std::net::TcpListener::bind("127.0.0.1:0")));
+            assert!(refused(std::process::Command::new("/bin/true").status()));
+            assert!(refused(std::fs::remove_file("/tmp/no-such-file")));
+            std::thread::spawn(|| drop(vec![0u8; 4 << 20])).join().expect("threads and memory can still be had");
+        });
+    }
+
+    #[test]
+    fn while_a_chain_is_resolved_its_folders_can_be_read_and_not_written() {
+        in_a_thread(|| {
+            let root = std::env::temp_dir().join(format!("instar-lockdown-chain-{}", std::process::id()));
+            std::fs::create_dir_all(&root).expect("a folder");
+            std::fs::write(root.join("base"), b"base").expect("room on the disk");
+            let folder: OwnedFd = File::open(&root).expect("it is there").into();
+            let etc: OwnedFd = File::open("/etc").expect("it is there").into();
+            apply(std::iter::once(&folder)).expect("it can be locked down");
+            assert!(beneath(&folder, "base", OFlags::RDONLY).is_ok());
+            assert!(refused(File::open("/etc/passwd")));
+            if landlock_version() > 0 {
+                assert!(refused(beneath(&folder, "base", OFlags::RDWR)));
+                assert!(refused(beneath(&etc, "passwd", OFlags::RDONLY)));
+            }
+        });
+        let root = std::env::temp_dir().join(format!("instar-lockdown-chain-{}", std::process::id()));
+        std::fs::remove_dir_all(root).expect("made here");
+    }
+}

@@ -77,9 +77,11 @@ class TestInfo(InstarTestBase):
             self.assertEqual(self.run_as_qemu_img("info", name, cwd=self.tmp), expected)
 
     def test_other_versions(self):
-        """Every other release that scripts/fetch-qemu-img brought."""
+        """Every other release that instar-testdata/scripts/fetch-qemu-img brought."""
         if not OTHER_VERSIONS:
-            raise unittest.SkipTest("no other qemu-img versions: run instar-testdata/scripts/fetch-qemu-img")
+            raise unittest.SkipTest(
+                "no other releases: instar-testdata/scripts/fetch-qemu-img instar-testdata/qemu-img-binaries"
+            )
         for binary in OTHER_VERSIONS:
             version = binary.parent.name
             for name in self.names:
@@ -88,9 +90,7 @@ class TestInfo(InstarTestBase):
                 for output in ("human", "json"):
                     with self.subTest(version=version, name=name, output=output):
                         expected = self.run_tool([binary, "info", f"--output={output}", name], cwd=self.tmp)
-                        actual = self.run_instar_info(
-                            name, qemu_version=version, output_format=output, cwd=self.tmp
-                        )
+                        actual = self.run_instar_info(name, qemu_version=version, output_format=output, cwd=self.tmp)
                         self.compare(name, expected, actual)
 
 

@@ -61,6 +61,7 @@ pub fn run(
             filler: Filler::new(chains, machine.source(), params.salvage),
             packer: if params.compress { writer.packer() } else { None },
             buf: Vec::new(),
+            fates: Vec::new(),
             packed: Vec::new(),
         };
         while let Some(job) = planner.next() {
@@ -87,6 +88,8 @@ struct Worker<'a> {
     filler: Filler<'a>,
     packer: Option<Box<dyn Packer + 'a>>,
     buf: Vec<u8>,
+    /// What becomes of each unit of the job at hand.
+    fates: Vec<Fate>,
     /// One compressed unit each; the buffers are used again.
     packed: Vec<Vec<u8>>,
 }
@@ -129,7 +132,8 @@ impl Worker<'_> {
         } else {
             self.filler.fill(&job.parts, job.at, buf)?;
         }
-        let fates = self.shared.fates(job, self.buf.get(..len).unwrap_or_default());
+        self.fates = self.shared.fates(job, self.buf.get(..len).unwrap_or_default());
+        let fates = &self.fates;
         let Some(packer) = self.packer.as_mut() else { return Ok(()) };
         self.packed.resize_with(self.packed.len().max(fates.len()), Vec::new);
         for ((fate, bytes), out) in fates.iter().zip(self.buf.chunks(unit)).zip(&mut self.packed) {
@@ -146,7 +150,7 @@ impl Worker<'_> {
         let Shared { unit, writer, .. } = *self.shared;
         let len = (job.len as usize).next_multiple_of(unit);
         let buf = self.buf.get(..len).unwrap_or_default();
-        let fates = self.shared.fates(job, buf);
+        let fates = &self.fates;
         let is_packed = |i: usize| self.packer.is_some() && self.packed.get(i).is_some_and(|bytes| !bytes.is_empty());
         let mut i = 0;
         while let Some(fate) = fates.get(i) {

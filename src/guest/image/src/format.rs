@@ -5,7 +5,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::options::OptionSpec;
-use crate::{Creator, DeviceId, Error, Extent, Machine, Packed, Result, Source, Value, Version};
+use crate::{
+    CheckContext, CheckReport, Creator, DeviceId, Error, Extent, Machine, Packed, Resizer, Result, Source, Value,
+    Version,
+};
 
 /// What probing may look at.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +133,11 @@ pub trait Image: Sync {
         Err(Error::usage("Failed to load snapshot: Operation not supported"))
     }
 
+    /// Checks the metadata. `None`: the format has no check ("does not support checks").
+    fn check(&self, _cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+        None
+    }
+
     /// What `measure`, `check` and the planners need of a concrete format is reached by it, not by name.
     fn cluster_size(&self) -> Option<u64> {
         None
@@ -174,6 +182,11 @@ pub trait Format: Sync {
         Err(Error::unsupported(alloc::format!("instar cannot read the {} format", self.name())))
     }
 
+    /// `check` of this format is something that the stock tool does not have.
+    fn check_is_extension(&self) -> bool {
+        false
+    }
+
     /// The checks that keep its images in their place. Never empty.
     fn safety(&self) -> &'static [SafetyCheck];
 
@@ -184,6 +197,11 @@ pub trait Format: Sync {
 
     /// Makes images of this format. `None`: it is only read.
     fn creator(&self) -> Option<&dyn Creator> {
+        None
+    }
+
+    /// Resizes images of this format. `None`: it cannot.
+    fn resizer(&self) -> Option<&dyn Resizer> {
         None
     }
 }

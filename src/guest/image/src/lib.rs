@@ -9,6 +9,7 @@
 extern crate alloc;
 
 pub mod chain;
+pub mod check;
 pub mod error;
 pub mod extent;
 pub mod format;
@@ -16,13 +17,16 @@ pub mod limits;
 pub mod machine;
 pub mod options;
 pub mod reader;
+pub mod resize;
 pub mod version;
 pub mod write;
 
+pub use check::{CheckContext, CheckReport, Findings};
 pub use error::{Error, Kind, Result};
 pub use extent::{Extent, Packed, Place};
 pub use format::{Backing, Description, Format, Image, OpenContext, Probe, SafetyCheck, Snapshot, Unpacker};
 pub use instar_abi::record::Value;
 pub use machine::{DeviceId, Machine, Read, Role, Run, Sink, Source, Stat, Step};
+pub use resize::{ResizeContext, Resizer};
 pub use version::Version;
 pub use write::{CreateContext, Creator, Packer, Piece, Target, Writer};

@@ -1,0 +1,40 @@
+//! What checking an image's metadata finds.
+
+use alloc::string::String;
+
+use crate::{Machine, Result};
+
+/// Takes the lines that a check prints while it works, one at a time, in order: a damaged image has millions.
+pub trait Findings {
+    /// One line as the stock tool's format driver prints it (`ERROR ..`, `Leaked cluster ..`), without its end.
+    fn line(&mut self, text: String) -> Result<()>;
+}
+
+/// What a check is given.
+pub struct CheckContext<'c> {
+    /// All devices; progress; more workers.
+    pub machine: &'c dyn Machine,
+    /// Where its lines go.
+    pub findings: &'c mut dyn Findings,
+}
+
+/// What was counted. Clusters are the format's own units; a format that does not count leaves the zeroes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Errors that make data wrong or unreachable.
+    pub corruptions: u64,
+    /// Clusters that are allocated and not used: wasted, harmless.
+    pub leaks: u64,
+    /// What could not be checked.
+    pub check_errors: u64,
+    /// Byte after the last one in use, where the format knows it.
+    pub image_end_offset: Option<u64>,
+    /// Clusters that the virtual disk has.
+    pub total_clusters: u64,
+    /// Of them, those with data.
+    pub allocated_clusters: u64,
+    /// Of them, those that do not follow the one before.
+    pub fragmented_clusters: u64,
+    /// Of them, those stored compressed.
+    pub compressed_clusters: u64,
+}

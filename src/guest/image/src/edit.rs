@@ -16,6 +16,11 @@ pub struct EditContext<'a, 'n> {
     pub name: &'n [u8],
     /// Whose behaviour.
     pub version: Version,
+    /// The disk is going to show other bytes than before (not so for rebase): what follows the disk's changes (persistent
+    /// bitmaps) has to be kept up.
+    pub changes_content: bool,
+    /// Units will be written compressed.
+    pub compressed: bool,
     /// Driver options of `--image-opts`.
     pub options: &'n [(String, String)],
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod disk;
+mod journal;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use instar_image::{DeviceId, Error, Kind, Machine as Api, Read, Result, Role, Run, Sink, Source, Stat, Step, Value};
 
 pub use disk::Disk;
+pub use journal::{Entry, Journal};
 
 const ENOENT: u32 = 2;
 const EBADF: u32 = 9;
@@ -29,6 +31,7 @@ pub struct Machine {
     emitted: Mutex<Vec<(String, Value)>>,
     workers: usize,
     ids: AtomicU64,
+    journal: Mutex<Option<Journal>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -88,6 +91,24 @@ impl Machine {
         lock(&self.emitted).clone()
     }
 
+    /// From now on every change is logged.
+    pub fn record(&self) {
+        let before = lock(&self.devices).iter().map(|d| d.disk.clone()).collect();
+        *lock(&self.journal) = Some(Journal { before, entries: Vec::new() });
+    }
+
+    /// What was changed since [`Machine::record`].
+    #[must_use]
+    pub fn journal(&self) -> Journal {
+        lock(&self.journal).clone().unwrap_or_default()
+    }
+
+    fn log_step(&self, step: &Step<'_>) {
+        if let Some(journal) = lock(&self.journal).as_mut() {
+            journal.add(step);
+        }
+    }
+
     fn with<T>(&self, device: DeviceId, act: impl FnOnce(&mut Device) -> Result<T>) -> Result<T> {
         match lock(&self.devices).get_mut(device.0 as usize) {
             Some(device) => act(device),
@@ -119,7 +140,9 @@ impl Machine {
             self.read(from.0, from.1 + done, &mut bytes)?;
             for (i, part) in bytes.chunks(unit).enumerate() {
                 if skip_zero == 0 || !instar_image::reader::is_zero(part) {
-                    self.change(to.0, |disk| disk.write(to.1 + done + (i * unit) as u64, part))?;
+                    let offset = to.1 + done + (i * unit) as u64;
+                    self.log_step(&Step::Write { device: to.0, offset, data: part });
+                    self.change(to.0, |disk| disk.write(offset, part))?;
                 }
             }
             done += bytes.len() as u64;
@@ -193,6 +216,7 @@ impl Source for Machine {
 impl Sink for Machine {
     fn submit(&self, steps: &[Step<'_>]) -> Result<()> {
         for step in steps {
+            self.log_step(step);
             match *step {
                 Step::Write { device, offset, data } => self.change(device, |d| d.write(offset, data))?,
                 Step::Copy { from, from_offset, to, to_offset, len, skip_zero } => {

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use crate::options::OptionSpec;
 use crate::{
-    CheckContext, CheckReport, Creator, DeviceId, Error, Extent, Machine, Packed, Resizer, Result, Source, Value,
-    Version,
+    CheckContext, CheckReport, Creator, DeviceId, Editing, Error, Extent, Machine, Packed, Resizer, Result, Source,
+    Value, Version,
 };
 
 /// What probing may look at.
@@ -197,6 +197,11 @@ pub trait Format: Sync {
 
     /// Makes images of this format. `None`: it is only read.
     fn creator(&self) -> Option<&dyn Creator> {
+        None
+    }
+
+    /// Changes existing images of this format in place. `None`: it cannot.
+    fn editing(&self) -> Option<&dyn Editing> {
         None
     }
 

@@ -10,6 +10,7 @@ extern crate alloc;
 
 pub mod chain;
 pub mod check;
+pub mod edit;
 pub mod error;
 pub mod extent;
 pub mod format;
@@ -22,6 +23,7 @@ pub mod version;
 pub mod write;
 
 pub use check::{CheckContext, CheckReport, Findings};
+pub use edit::{EditContext, Editing, Editor};
 pub use error::{Error, Kind, Result};
 pub use extent::{Extent, Packed, Place};
 pub use format::{Backing, Description, Format, Image, OpenContext, Probe, SafetyCheck, Snapshot, Unpacker};

@@ -42,11 +42,6 @@ pub trait Creator: Sync {
     /// What makes the file recognisable (header) is written last, by [`Writer::finish`]: a target whose
     /// conversion broke off is never mistaken for a whole one.
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>>;
-
-    /// Opens an existing image to be written into (`convert -n`).
-    fn reopen<'a>(&self, _cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
-        Err(crate::Error::unsupported("writing into an existing image of this format is not supported"))
-    }
 }
 
 /// How disk bytes reach the target.

@@ -191,13 +191,18 @@ impl Entries<'_> {
     }
 }
 
-/// A compressed cluster's entry: the offset in the lower bits, above it one less than the number of sectors that
-/// the compressed bytes touch.
 fn packed(g: &Geometry, entry: u64) -> Content {
+    let (offset, len) = packed_range(g, entry);
+    Content::Packed { offset, len }
+}
+
+/// A compressed cluster's entry, as byte offset and most bytes: the offset in the lower bits, above it one less than
+/// the number of sectors that the compressed bytes touch.
+pub fn packed_range(g: &Geometry, entry: u64) -> (u64, u64) {
     let size_bits = g.cluster_bits.saturating_sub(8);
     let shift = 62u32.saturating_sub(size_bits);
     let offset = entry & 1u64.unbounded_shl(shift).wrapping_sub(1);
     let sectors = entry.unbounded_shr(shift) & 1u64.unbounded_shl(size_bits).wrapping_sub(1);
     let bytes = sectors.saturating_add(1).saturating_mul(COMPRESSED_SECTOR);
-    Content::Packed { offset, len: bytes.saturating_sub(offset % COMPRESSED_SECTOR) }
+    (offset, bytes.saturating_sub(offset % COMPRESSED_SECTOR))
 }

@@ -56,6 +56,8 @@ pub const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1;
 pub const AUTOCLEAR_BITMAPS: u64 = 1;
 /// Autoclear feature: the data file is usable as a raw image.
 pub const AUTOCLEAR_DATA_FILE_RAW: u64 = 1 << 1;
+/// All that instar knows.
+pub const AUTOCLEAR_KNOWN: u64 = AUTOCLEAR_BITMAPS | AUTOCLEAR_DATA_FILE_RAW;
 
 /// Header extensions.
 pub mod extension {

@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod bitmaps;
+mod edit;
 mod entry;
 mod extensions;
 mod header;
@@ -17,6 +18,8 @@ pub mod layout;
 mod luks;
 mod map;
 mod packed;
+mod packer;
+mod refblock;
 mod snapshots;
 mod window;
 mod write;
@@ -32,7 +35,7 @@ use instar_image::options::OptionSpec;
 use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::{
-    Backing, Creator, Description, DeviceId, Error, Extent, Format, Image, OpenContext, Probe, Result, Role,
+    Backing, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image, OpenContext, Probe, Result, Role,
     SafetyCheck, Unpacker, Value, Version, limits,
 };
 
@@ -116,6 +119,10 @@ impl Format for Qcow2 {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::Qcow2Creator)
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::Qcow2Editing)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -16,7 +16,7 @@ use alloc::boxed::Box;
 
 use instar_image::options::OptionSpec;
 use instar_image::{
-    Creator, Description, DeviceId, Extent, Format, Image, OpenContext, Place, Probe, Result, SafetyCheck,
+    Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Place, Probe, Result, SafetyCheck,
 };
 
 use crate::map::RunMap;
@@ -50,6 +50,10 @@ impl Format for Raw {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::RawCreator)
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&write::RawEditing)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

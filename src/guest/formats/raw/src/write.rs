@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use instar_image::options::{OptionKind, OptionSpec};
 use instar_image::write::{Piece, Placed, Target, Writer};
-use instar_image::{CreateContext, Creator, DeviceId, Error, Machine, Result, Step};
+use instar_image::{CreateContext, Creator, DeviceId, EditContext, Editing, Editor, Error, Machine, Result, Step};
 
 /// The options, in the order of `-o help`.
 pub const OPTIONS: &[OptionSpec] = &[
@@ -52,12 +52,24 @@ impl Creator for RawCreator {
         }
         Ok(Box::new(RawWriter { machine: cx.machine, device, zeroed: stat.fresh }))
     }
+}
 
-    fn reopen<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
-        if cx.machine.stat(cx.device)?.len < cx.size {
-            return Err(Error::usage("output file is smaller than input file"));
-        }
+/// Opens them to be written into.
+pub struct RawEditing;
+
+impl Editing for RawEditing {
+    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
         Ok(Box::new(RawWriter { machine: cx.machine, device: cx.device, zeroed: false }))
+    }
+}
+
+impl Editor for RawWriter<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.machine.stat(self.device).map_or(0, |stat| stat.len)
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.machine.submit(&[Step::Barrier { device: self.device }])
     }
 }
 

@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use instar_image::chain::Chain;
 use instar_image::options::{OptionKind, Options};
 use instar_image::write::{Target, Writer};
-use instar_image::{Backing, CreateContext, Error, Format, Kind, Machine, Result, Value, Version};
+use instar_image::{Backing, CreateContext, EditContext, Error, Format, Machine, Result, Value, Version};
 
 use crate::open::Opening;
 use params::Params;
@@ -40,11 +40,21 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         }
         chains.push(chain);
     }
-    machine.seal()?;
     let format = output_format(&params)?;
     let size: u64 = chains.iter().map(Chain::virtual_size).sum();
     let writer = writer(machine, &params, format, size, version)?;
-    let planner = Planner::new(&chains, writer.target(), &params, size);
+    // Writers in place keep to whole units: the last one's rest stays what it is.
+    let rest = match writer.target() {
+        Target::Allocated { unit, .. } if params.existing && !size.is_multiple_of(unit) => {
+            let target = opening.chain(&params.target)?;
+            let end = size.next_multiple_of(unit).min(target.virtual_size());
+            chains.push(target);
+            end - size
+        }
+        _ => 0,
+    };
+    machine.seal()?;
+    let planner = Planner::new(&chains, writer.target(), &params, size, rest);
     let progress = Progress::new(machine, size);
     match writer.target() {
         target @ Target::Linear { .. } => linear::run(machine, &chains, target, &planner, &params, &progress)?,
@@ -93,6 +103,9 @@ fn writer<'a>(
     size: u64,
     version: Version,
 ) -> Result<Box<dyn Writer + 'a>> {
+    if params.existing {
+        return existing(machine, params, format, size, version);
+    }
     let name = format.name();
     let creator = format.creator().ok_or_else(|| {
         Error::unsupported(format!("Format driver '{name}' does not support image creation"))
@@ -133,11 +146,37 @@ fn writer<'a>(
         compressed: params.compress,
         version,
     };
-    if params.existing {
-        return creator.reopen(cx).map_err(|error| match error.kind {
-            Kind::Usage => error,
-            _ => params.target.could_not_open(error),
-        });
-    }
     creator.create(cx).map_err(|e| e.context(converting))
+}
+
+/// `-n`
+fn existing<'a>(
+    machine: &'a dyn Machine,
+    params: &'a Params,
+    format: &'static dyn Format,
+    size: u64,
+    version: Version,
+) -> Result<Box<dyn Writer + 'a>> {
+    let target = &params.target;
+    let name = format.name();
+    let editing = format.editing().ok_or_else(|| {
+        Error::unsupported(format!("Format driver '{name}' does not support writing into an existing image"))
+    })?;
+    if params.compress && !editing.can_compress() {
+        return Err(Error::usage("Compression not supported for this file format"));
+    }
+    let cx = EditContext {
+        machine,
+        device: target.device,
+        name: &target.name,
+        version,
+        changes_content: true,
+        compressed: params.compress,
+        options: &target.options,
+    };
+    let editor = editing.edit(cx).map_err(|e| target.could_not_open(e))?;
+    if editor.virtual_size() < size {
+        return Err(Error::usage("output file is smaller than input file"));
+    }
+    Ok(editor)
 }

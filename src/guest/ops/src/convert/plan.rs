@@ -57,6 +57,8 @@ pub struct Planner<'a> {
     /// First byte of each source in the target.
     starts: Vec<u64>,
     total: u64,
+    /// Where the last chain begins to be what the target itself holds, each byte at its own place.
+    rest_at: u64,
     unit: u64,
     job_bytes: u64,
     /// Holes need no work: the target reads as zeroes.
@@ -69,8 +71,8 @@ pub struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// At the beginning.
-    pub fn new(chains: &'a [Chain<'a>], target: Target, params: &Params, total: u64) -> Self {
+    /// At the beginning. The sources have `size` bytes; `rest` more are the last chain's own.
+    pub fn new(chains: &'a [Chain<'a>], target: Target, params: &Params, size: u64, rest: u64) -> Self {
         let (unit, zeroed, job_bytes) = match target {
             Target::Linear { zeroed, .. } => (1, zeroed || params.zeroed, COPY_JOB_BYTES),
             Target::Allocated { unit, zeroed, .. } => (unit, zeroed || params.zeroed, JOB_BYTES),
@@ -87,7 +89,8 @@ impl<'a> Planner<'a> {
         Self {
             chains,
             starts,
-            total,
+            total: size + rest,
+            rest_at: if rest > 0 { size } else { u64::MAX },
             unit,
             job_bytes,
             skip_holes: zeroed && params.sparse != 0,
@@ -158,12 +161,14 @@ impl<'a> Planner<'a> {
 
     /// The part at byte `at` of the target.
     fn part(&self, at: u64, max: u64) -> Result<Part> {
-        let source = self.starts.partition_point(|start| *start <= at).saturating_sub(1);
+        let is_rest = at >= self.rest_at;
+        let source = if is_rest { self.chains.len() } else { self.starts.partition_point(|start| *start <= at) };
+        let source = source.saturating_sub(1);
         // Sources without a byte begin where the next begins, which is the later of the two.
         let (Some(start), Some(chain)) = (self.starts.get(source), self.chains.get(source)) else {
             return Err(Error::corrupt("a byte beyond the last source"));
         };
-        let inside = at.saturating_sub(*start);
+        let inside = at.saturating_sub(if is_rest { 0 } else { *start });
         let max = max.min(chain.virtual_size().saturating_sub(inside));
         let error = |e: Error| e.context(alloc::format!("error while reading block status at offset {at}"));
         let (depth, extent) = if self.skip_unallocated {

@@ -93,10 +93,10 @@ fn folder(device: &Device) -> Option<PathBuf> {
 }
 
 impl Gate {
-    /// Opens the directories: the sources' own and the allowed ones. One that cannot be opened allows nothing.
+    /// Opens the directories: those of the images that were there, and the allowed ones. One that cannot be opened allows nothing.
     #[must_use]
     pub fn new(policy: Policy, devices: &[Device]) -> Self {
-        let own = devices.iter().filter(|d| d.mode == Mode::Read).filter_map(folder).map(|path| (path, false));
+        let own = devices.iter().filter(|d| !d.fresh).filter_map(folder).map(|path| (path, false));
         let mut roots: Vec<Root> = Vec::new();
         if !policy.deny_all {
             for (path, for_all) in policy.allowed.iter().map(|path| (fold(path), true)).chain(own) {

@@ -4,7 +4,6 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_codec::{Deflater, ZstdEncoder};
 use instar_image::write::{Packer, Piece, Placed, Target, Writer};
 use instar_image::{Error, Result, Step};
 use spin::Mutex;
@@ -14,6 +13,7 @@ use super::refcounts::Refcounts;
 use super::spec::Codec;
 use super::{NewImage, l1_bytes, l1_entry};
 use crate::layout::{COMPRESSED_SECTOR, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS};
+use crate::packer::packer;
 
 /// See the module.
 pub struct Clusters<'a> {
@@ -219,10 +219,7 @@ impl Writer for Clusters<'_> {
         if self.image.data.is_some() {
             return None;
         }
-        Some(match self.image.spec.codec {
-            Codec::Zlib => Box::new(ZlibPacker(Deflater::new(ZLIB_LEVEL, 12))),
-            Codec::Zstd => Box::new(ZstdPacker(ZstdEncoder::new(3))),
-        })
+        Some(packer(self.image.spec.codec == Codec::Zstd))
     }
 
     fn finish(&self) -> Result<()> {
@@ -249,25 +246,5 @@ impl Writer for Clusters<'_> {
             Step::Write { device, offset: 0, data: &head },
             Step::Barrier { device },
         ])
-    }
-}
-
-/// The library's own level 6 trades size for speed; this one's output is as small as stock zlib's at its level 6.
-const ZLIB_LEVEL: i32 = 7;
-
-/// Deflate without a header, with the 4 KiB window that every reader of qcow2 allows for.
-struct ZlibPacker(Deflater);
-
-impl Packer for ZlibPacker {
-    fn pack(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<bool> {
-        Ok(self.0.deflate(unit, out, unit.len().saturating_sub(1)))
-    }
-}
-
-struct ZstdPacker(ZstdEncoder);
-
-impl Packer for ZstdPacker {
-    fn pack(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<bool> {
-        Ok(self.0.encode(unit, out, unit.len().saturating_sub(1)))
     }
 }

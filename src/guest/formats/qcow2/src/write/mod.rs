@@ -2,10 +2,10 @@
 //!
 //! What the options mean is in [`spec`], what the header looks like in [`header`], who counts references in
 //! [`refcounts`]. Two kinds of writers: [`clusters`] allocates as data comes, [`linear`] has every cluster in its
-//! place from the start (preallocation, raw data file). [`existing`] writes into an image that is there.
+//! place from the start (preallocation, raw data file). What changes an image that is there is in
+//! [`crate::edit`].
 
 mod clusters;
-mod existing;
 mod header;
 mod linear;
 mod refcounts;
@@ -64,10 +64,6 @@ impl Creator for Qcow2Creator {
 
     fn can_compress(&self) -> bool {
         true
-    }
-
-    fn reopen<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
-        Ok(Box::new(existing::Existing::open(&cx)?))
     }
 
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {

@@ -6,11 +6,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::write::Placed;
-use instar_image::{DeviceId, Error, Machine, Result};
+use instar_image::{DeviceId, Error, Result};
 
 use super::spec::Spec;
-use crate::header::Header;
 use crate::layout::{FILE_OFFSET_MAX, REFCOUNT_TABLE_BYTES_MAX};
+use crate::refblock;
 
 /// Hands out clusters and counts them.
 pub struct Refcounts {
@@ -23,8 +23,6 @@ pub struct Refcounts {
     open: BTreeMap<u64, Vec<u8>>,
     /// Byte offsets of the blocks written so far: the refcount table.
     table: Vec<u64>,
-    /// Entries of the table that an existing image has room for.
-    room: usize,
 }
 
 impl Refcounts {
@@ -37,68 +35,7 @@ impl Refcounts {
             next: 0,
             open: BTreeMap::new(),
             table: Vec::new(),
-            room: 0,
         }
-    }
-
-    /// Goes on where an existing image ends: `end` bytes long, with that refcount table.
-    pub fn resume(
-        machine: &dyn Machine,
-        device: DeviceId,
-        header: &Header,
-        end: u64,
-        mut table: Vec<u64>,
-    ) -> Result<Self> {
-        let next = end.div_ceil(1 << header.cluster_bits);
-        let room = table.len();
-        while table.last() == Some(&0) {
-            table.pop();
-        }
-        let mut counts = Self {
-            device,
-            cluster_bits: header.cluster_bits,
-            order: header.refcount_order,
-            next,
-            open: BTreeMap::new(),
-            table,
-            room,
-        };
-        // Blocks that count what is to come may exist already.
-        let first = next / counts.reach();
-        for (block, offset) in counts.table.iter().enumerate().skip(usize::try_from(first).unwrap_or(usize::MAX)) {
-            if *offset != 0 {
-                let mut bytes = vec![0; 1 << header.cluster_bits];
-                machine.read(device, *offset, &mut bytes)?;
-                counts.open.insert(block as u64, bytes);
-            }
-        }
-        Ok(counts)
-    }
-
-    /// Writes the blocks that were touched; returns the table's new bytes if it changed.
-    pub fn finish_resumed(&mut self, steps: &mut Vec<Placed<'_>>) -> Result<Option<Vec<u8>>> {
-        let before = self.table.clone();
-        // New blocks count themselves: until none is missing.
-        loop {
-            let blocks = usize::try_from(self.next.div_ceil(self.reach())).unwrap_or(usize::MAX);
-            self.table.resize(blocks.max(self.table.len()), 0);
-            if self.table.len() > self.room {
-                return Err(Error::unsupported("writing into this image is not supported")
-                    .with_hint("its refcount table would have to grow"));
-            }
-            let wanted = |(block, offset): (usize, &u64)| *offset == 0 && self.open.contains_key(&(block as u64));
-            let Some(missing) = self.table.iter().enumerate().position(wanted) else { break };
-            let offset = self.allocate(1)?;
-            if let Some(entry) = self.table.get_mut(missing) {
-                *entry = offset;
-            }
-        }
-        for (block, data) in core::mem::take(&mut self.open) {
-            let offset = self.table.get(block as usize).copied().unwrap_or(0);
-            steps.push(Placed::Owned { device: self.device, offset, data });
-        }
-        let changed = self.table != before;
-        Ok(changed.then(|| self.table.iter().flat_map(|offset| offset.to_be_bytes()).collect()))
     }
 
     /// Clusters that one block counts.
@@ -113,7 +50,7 @@ impl Refcounts {
 
     /// The largest count.
     pub const fn max(&self) -> u64 {
-        if self.order >= 6 { u64::MAX } else { (1 << (1 << self.order)) - 1 }
+        refblock::max(self.order)
     }
 
     /// Hands out `count` adjacent clusters; returns the byte offset of the first.
@@ -143,38 +80,15 @@ impl Refcounts {
     /// The count of a cluster whose block is still open.
     pub fn get(&self, cluster: u64) -> u64 {
         let (block, index) = self.place(cluster);
-        let Some(bytes) = self.open.get(&block) else { return 0 };
-        if self.order < 3 {
-            let per_byte = 8 >> self.order;
-            let shift = (index % per_byte) << self.order;
-            let byte = bytes.get(index / per_byte).copied().unwrap_or(0);
-            return u64::from(byte >> shift) & self.max();
-        }
-        let width = 1usize << (self.order - 3);
-        let field = bytes.get(index * width..(index + 1) * width).unwrap_or_default();
-        field.iter().fold(0, |n, b| n << 8 | u64::from(*b))
+        self.open.get(&block).map_or(0, |bytes| refblock::get(bytes, self.order, index))
     }
 
     /// Sets the count of a cluster whose block is still open.
     pub fn set(&mut self, cluster: u64, count: u64) {
         let (block, index) = self.place(cluster);
-        let (order, max) = (self.order, self.max());
         let size = 1usize << self.cluster_bits;
         let bytes = self.open.entry(block).or_insert_with(|| vec![0; size]);
-        if order < 3 {
-            // Narrow counts fill a byte from its least significant bit on.
-            let per_byte = 8 >> order;
-            let shift = (index % per_byte) << order;
-            if let Some(byte) = bytes.get_mut(index / per_byte) {
-                let mask = (max as u8) << shift;
-                *byte = (*byte & !mask) | ((count as u8) << shift & mask);
-            }
-            return;
-        }
-        let width = 1usize << (order - 3);
-        if let Some(field) = bytes.get_mut(index * width..(index + 1) * width) {
-            field.copy_from_slice(&count.to_be_bytes()[8 - width..]);
-        }
+        refblock::set(bytes, self.order, index, count);
     }
 
     /// Writes the blocks that count only clusters below byte `settled`.

@@ -1,0 +1,52 @@
+//! Emptying the disk, so that it shows its backing file.
+//!
+//! First the L1 table is zeroed, and that is stable; only then is given up what it referred to. Between the two there
+//! are leaks.
+
+use instar_image::reader::Reader;
+use instar_image::{Result, Step};
+
+use super::{Qcow2Editor, State};
+use crate::layout::{L2_OFFSET_MASK, OFLAG_COMPRESSED};
+
+impl<'a> Qcow2Editor<'a> {
+    /// See [`instar_image::Editor::empty`].
+    pub(super) fn clear(&self, state: &mut State<'a>) -> Result<()> {
+        for index in 0..state.tables.len() {
+            self.give_up_table(state, index)?;
+        }
+        state.tables.clear();
+        let mut steps = alloc::vec::Vec::new();
+        state.tables.write_references(&mut steps);
+        self.submit(&mut steps)?;
+        state.counts.apply_releases()?;
+        state.counts.write(&mut steps)?;
+        self.submit(&mut steps)?;
+        state.counts.publish()?;
+        // The clusters at the end that nobody uses any more.
+        let end = state.counts.end(self.machine.stat(self.device)?.len)?;
+        self.machine.submit(&[Step::SetLength { device: self.device, len: end }])?;
+        self.barrier()
+    }
+
+    fn give_up_table(&self, state: &mut State<'a>, index: usize) -> Result<()> {
+        let offset = state.tables.offset(index)?;
+        if offset == 0 {
+            return Ok(());
+        }
+        let g = &self.geometry;
+        let bytes = state.tables.read(index)?.to_vec();
+        let entries = Reader::new(&bytes);
+        for at in (0..bytes.len()).step_by(1 << g.entry_bits) {
+            let entry = entries.be64(at)?;
+            if entry & OFLAG_COMPRESSED != 0 {
+                let (offset, len) = crate::entry::packed_range(g, entry);
+                state.counts.release_bytes(offset, len);
+            } else if entry & L2_OFFSET_MASK != 0 && !g.external {
+                state.counts.release((entry & L2_OFFSET_MASK) >> g.cluster_bits, 1);
+            }
+        }
+        state.counts.release(offset >> g.cluster_bits, 1);
+        Ok(())
+    }
+}

@@ -1,0 +1,294 @@
+//! What becomes of a cluster's entry when something is put there.
+
+use alloc::vec::Vec;
+
+use instar_image::reader::Reader;
+use instar_image::write::{Piece, Placed};
+use instar_image::{Error, Result, Step};
+
+use super::{Qcow2Editor, State};
+use crate::layout::{COMPRESSED_SECTOR, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS};
+
+/// Clusters handed out for the piece at hand, adjacent: first, count.
+type Pool = (u64, u64);
+
+/// A cluster of the disk: its table, where its entry is in it, and the entry.
+#[derive(Clone, Copy)]
+struct Slot {
+    table: usize,
+    at: usize,
+    entry: u64,
+    /// Lower half: subclusters with data; upper half: subclusters that are zeroes. 0 without subclusters.
+    bitmap: u64,
+}
+
+impl Slot {
+    const fn host(&self) -> u64 {
+        if self.entry & OFLAG_COMPRESSED != 0 { 0 } else { self.entry & L2_OFFSET_MASK }
+    }
+
+    const fn is_own(&self) -> bool {
+        self.host() != 0 && self.entry & OFLAG_COPIED != 0
+    }
+}
+
+impl<'a> Qcow2Editor<'a> {
+    /// See [`instar_image::Writer::place`].
+    pub(super) fn put<'p>(
+        &self,
+        state: &mut State<'a>,
+        at: u64,
+        piece: Piece<'p>,
+        steps: &mut Vec<Placed<'p>>,
+    ) -> Result<()> {
+        let len = match piece {
+            Piece::Data(bytes) => bytes.len() as u64,
+            Piece::Copy(_, _, len) | Piece::Zero(len) => len,
+            Piece::Packed(bytes) => return self.put_packed(state, at, bytes, steps),
+        };
+        if at.checked_add(len).is_none_or(|end| end > self.header.size.next_multiple_of(self.geometry.unit_size())) {
+            return Err(Error::usage("write past the end of the disk"));
+        }
+        let len = len.min(self.header.size.saturating_sub(at));
+        let cluster = self.geometry.cluster_size();
+        let mut pool = (0, 0);
+        // What is being gathered: byte of the disk, place, length.
+        let mut run: Option<(u64, u64, u64)> = None;
+        let mut done = 0;
+        while done < len {
+            let here = at + done;
+            let part = (cluster - here % cluster).min(len - done);
+            if let Piece::Zero(_) = piece {
+                self.put_zero(state, here, part, steps)?;
+            } else {
+                let left = (len - done).div_ceil(cluster);
+                let place = self.place_for(state, here, part, left, &mut pool, steps)?;
+                run = match run {
+                    Some((start, to, n)) if to + n == place => Some((start, to, n + part)),
+                    Some(whole) => {
+                        steps.push(Placed::Step(self.write(piece, at, whole)));
+                        Some((here, place, part))
+                    }
+                    None => Some((here, place, part)),
+                };
+            }
+            done += part;
+        }
+        if let Some(whole) = run {
+            steps.push(Placed::Step(self.write(piece, at, whole)));
+        }
+        state.counts.take_back(pool.0, pool.1)
+    }
+
+    /// The step that puts part of `piece`, which begins at `at`, in its place.
+    fn write<'p>(&self, piece: Piece<'p>, at: u64, (start, offset, len): (u64, u64, u64)) -> Step<'p> {
+        let device = self.geometry.data;
+        let skip = start - at;
+        match piece {
+            Piece::Data(bytes) | Piece::Packed(bytes) => {
+                let data = bytes.get(skip as usize..(skip + len) as usize).unwrap_or_default();
+                Step::Write { device, offset, data }
+            }
+            Piece::Copy(from, from_offset, _) => {
+                Step::Copy { from, from_offset: from_offset + skip, to: device, to_offset: offset, len, skip_zero: 0 }
+            }
+            Piece::Zero(_) => Step::Zero { device, offset, len, unmap: true },
+        }
+    }
+
+    fn slot(&self, state: &mut State<'a>, at: u64) -> Result<Slot> {
+        let g = &self.geometry;
+        let cluster = at >> g.cluster_bits;
+        let table = usize::try_from(cluster >> g.table_bits()).unwrap_or(usize::MAX);
+        let place = (g.index_in_table(cluster) << g.entry_bits) as usize;
+        let reader = Reader::new(state.tables.read(table)?);
+        let entry = reader.be64(place)?;
+        let bitmap = if g.entry_bits == 4 { reader.be64(place + 8)? } else { 0 };
+        if entry & OFLAG_COMPRESSED == 0 && !(entry & L2_OFFSET_MASK).is_multiple_of(g.cluster_size()) {
+            return Err(Error::corrupt("the image is corrupt: a cluster's place is not aligned"));
+        }
+        Ok(Slot { table, at: place, entry, bitmap })
+    }
+
+    fn set(&self, state: &mut State<'a>, slot: Slot, entry: u64, bitmap: u64) -> Result<()> {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&entry.to_be_bytes());
+        bytes[8..].copy_from_slice(&bitmap.to_be_bytes());
+        let width = 1usize << self.geometry.entry_bits;
+        state.tables.change(slot.table, slot.at, bytes.get(..width).unwrap_or_default(), &mut state.counts)
+    }
+
+    /// The subclusters of a cluster that `len` bytes from `at` on are, as bits of the lower half.
+    fn bits(&self, at: u64, len: u64) -> u64 {
+        let g = &self.geometry;
+        if g.entry_bits != 4 {
+            return 0;
+        }
+        let inside = at % g.cluster_size();
+        let (first, end) = (inside >> g.unit_bits(), (inside + len).div_ceil(g.unit_size()));
+        (1u64.unbounded_shl(end as u32) - 1) & !(1u64.unbounded_shl(first as u32) - 1)
+    }
+
+    /// A place of this disk's own for `len` bytes at `at`, which are in one cluster; the byte offset. The entry says so from
+    /// now on. At most `left` clusters from this one on are going to be asked for.
+    fn place_for(
+        &self,
+        state: &mut State<'a>,
+        at: u64,
+        len: u64,
+        left: u64,
+        pool: &mut Pool,
+        steps: &mut Vec<Placed<'_>>,
+    ) -> Result<u64> {
+        let g = &self.geometry;
+        let (slot, inside) = (self.slot(state, at)?, at % g.cluster_size());
+        let wanted = self.bits(at, len);
+        if g.external {
+            let entry = (at - inside) | OFLAG_COPIED;
+            self.set(state, slot, entry, slot.bitmap & !(wanted << SUBCLUSTERS) | wanted)?;
+            return Ok(at);
+        }
+        let compressed = slot.entry & OFLAG_COMPRESSED != 0;
+        let end = (self.header.size - (at - inside)).min(g.cluster_size());
+        if compressed && (inside != 0 || len < end) {
+            return Err(Error::corrupt("part of a compressed cluster cannot be written"));
+        }
+        let old = if compressed { 0 } else { slot.bitmap };
+        let bitmap = old & !(wanted << SUBCLUSTERS) | wanted;
+        let (host, fresh) = if slot.is_own() { (slot.host(), false) } else { (self.take(state, left, pool)?, true) };
+        if fresh {
+            self.give_up(state, slot);
+            self.keep_rest(slot, old & 0xffff_ffff & !wanted, host, steps);
+        }
+        let held = if g.entry_bits == 4 { old & wanted == wanted } else { slot.entry & OFLAG_ZERO == 0 };
+        let tail = if g.entry_bits == 4 { (inside + len).next_multiple_of(g.unit_size()) } else { g.cluster_size() };
+        if (fresh || !held) && inside + len < tail {
+            // Behind the disk's end, so that nothing old shows when it grows.
+            let offset = host + inside + len;
+            steps.push(Placed::Step(Step::Zero { device: g.data, offset, len: tail - inside - len, unmap: true }));
+        }
+        self.set(state, slot, host | OFLAG_COPIED, bitmap)?;
+        Ok(host + inside)
+    }
+
+    /// The next cluster of the pool, which is filled when it is empty.
+    fn take(&self, state: &mut State<'a>, left: u64, pool: &mut Pool) -> Result<u64> {
+        if pool.1 == 0 {
+            *pool = state.counts.allocate_some(left)?;
+        }
+        let host = pool.0 << self.geometry.cluster_bits;
+        *pool = (pool.0 + 1, pool.1 - 1);
+        Ok(host)
+    }
+
+    /// Copies those subclusters of a shared cluster that stay.
+    fn keep_rest(&self, slot: Slot, mut stay: u64, host: u64, steps: &mut Vec<Placed<'_>>) {
+        let (unit, device) = (self.geometry.unit_size(), self.geometry.data);
+        while slot.host() != 0 && stay != 0 {
+            let first = stay.trailing_zeros();
+            let count = (stay >> first).trailing_ones();
+            let skip = u64::from(first) * unit;
+            steps.push(Placed::Step(Step::Copy {
+                from: device,
+                from_offset: slot.host() + skip,
+                to: device,
+                to_offset: host + skip,
+                len: u64::from(count) * unit,
+                skip_zero: 0,
+            }));
+            stay &= !((1u64.unbounded_shl(count) - 1) << first);
+        }
+    }
+
+    /// What the entry refers to is not referred to any more.
+    fn give_up(&self, state: &mut State<'a>, slot: Slot) {
+        let g = &self.geometry;
+        if slot.entry & OFLAG_COMPRESSED != 0 {
+            let (offset, len) = crate::entry::packed_range(g, slot.entry);
+            state.counts.release_bytes(offset, len);
+        } else if slot.host() != 0 && !g.external {
+            state.counts.release(slot.host() >> g.cluster_bits, 1);
+        }
+    }
+
+    fn put_zero(&self, state: &mut State<'a>, at: u64, len: u64, steps: &mut Vec<Placed<'_>>) -> Result<()> {
+        let g = &self.geometry;
+        let slot = self.slot(state, at)?;
+        let backed = self.header.backing.0 != 0;
+        let empty = slot.entry & (L2_OFFSET_MASK | OFLAG_COMPRESSED | OFLAG_COPIED | OFLAG_ZERO) == 0;
+        if empty && slot.bitmap == 0 && !backed && !g.external {
+            return Ok(());
+        }
+        if g.external || self.header.version < 3 {
+            // Version 2 has no zero clusters, and a data file may have to be good as a raw image.
+            let mut pool = (0, 0);
+            let offset = self.place_for(state, at, len, 1, &mut pool, steps)?;
+            steps.push(Placed::Step(Step::Zero { device: g.data, offset, len, unmap: true }));
+            return Ok(());
+        }
+        let compressed = slot.entry & OFLAG_COMPRESSED != 0;
+        if g.entry_bits == 4 {
+            let wanted = self.bits(at, len);
+            let whole = at.is_multiple_of(g.cluster_size()) && at + len >= self.header.size.min(at + g.cluster_size());
+            if compressed && !whole {
+                return Err(Error::corrupt("part of a compressed cluster cannot be written"));
+            }
+            let (entry, old) = if compressed { (0, 0) } else { (slot.entry, slot.bitmap) };
+            if compressed {
+                self.give_up(state, slot);
+            }
+            return self.set(state, slot, entry, old & !wanted | wanted << SUBCLUSTERS);
+        }
+        // A place of its own is kept, another is given up.
+        let entry = if slot.is_own() { slot.host() | OFLAG_COPIED | OFLAG_ZERO } else { OFLAG_ZERO };
+        if !slot.is_own() {
+            self.give_up(state, slot);
+        }
+        self.set(state, slot, entry, 0)
+    }
+
+    fn put_packed<'p>(
+        &self,
+        state: &mut State<'a>,
+        at: u64,
+        bytes: &'p [u8],
+        steps: &mut Vec<Placed<'p>>,
+    ) -> Result<()> {
+        let g = &self.geometry;
+        if g.external {
+            return Err(Error::unsupported("compressed clusters cannot be in a data file"));
+        }
+        let slot = self.slot(state, at)?;
+        let len = bytes.len().max(1) as u64;
+        let offset = self.room_for(state, len)?;
+        let end = offset + len;
+        state.packed_at = (!end.is_multiple_of(g.cluster_size())).then_some(end);
+        self.give_up(state, slot);
+        let sectors = (end - 1) / COMPRESSED_SECTOR - offset / COMPRESSED_SECTOR;
+        let entry = OFLAG_COMPRESSED | sectors << (62 - (g.cluster_bits - 8)) | offset;
+        self.set(state, slot, entry, 0)?;
+        steps.push(Placed::Step(Step::Write { device: self.device, offset, data: bytes }));
+        Ok(())
+    }
+
+    /// A place for `len` compressed bytes: behind the last ones where that has room.
+    fn room_for(&self, state: &mut State<'a>, len: u64) -> Result<u64> {
+        let bits = self.geometry.cluster_bits;
+        let Some(offset) = state.packed_at.filter(|_| state.counts.max() > 1) else {
+            return Ok(state.counts.allocate(1)? << bits);
+        };
+        let (here, last) = (offset >> bits, (offset + len - 1) >> bits);
+        if last > here {
+            let (next, _) = state.counts.allocate_some(1)?;
+            // It reaches into the next cluster only if that is the next one.
+            if next != last {
+                return Ok(next << bits);
+            }
+            if !state.counts.add_reference(here)? {
+                return Ok(next << bits);
+            }
+            return Ok(offset);
+        }
+        if state.counts.add_reference(here)? { Ok(offset) } else { Ok(state.counts.allocate(1)? << bits) }
+    }
+}

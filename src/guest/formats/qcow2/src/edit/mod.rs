@@ -1,0 +1,240 @@
+//! Changing an image in place: `convert -n`, rebase, commit.
+//!
+//! [`counts`] hands out clusters, [`tables`] holds the tables that change, [`entries`] decides what becomes of a
+//! cluster, [`head`] rewrites the first cluster, [`clear`] empties the disk. Nothing that is stable refers to a new
+//! place before [`Qcow2Editor::settle`], which writes in this order, with a barrier after each: counts and new tables;
+//! the refcount table; entries; and last the counts of what was given up. Cut anywhere, there are leaks at worst.
+
+mod clear;
+mod counts;
+mod entries;
+mod head;
+mod tables;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use instar_image::write::{Packer, Piece, Placed, Target, Writer};
+use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
+use spin::Mutex;
+
+use crate::entry::Geometry;
+use crate::extensions::Extensions;
+use crate::header::{Compression, Encryption, Header};
+use crate::layout::{AUTOCLEAR_KNOWN, COMPRESSED_SECTOR, field, incompatible};
+use crate::packer::packer;
+use crate::window::Window;
+use counts::Counts;
+use tables::Tables;
+
+/// Bytes of counts and tables that may wait in memory.
+const WAITING_MAX: usize = 12 << 20;
+
+/// Opens images to be changed.
+pub struct Qcow2Editing;
+
+impl Editing for Qcow2Editing {
+    fn can_compress(&self) -> bool {
+        true
+    }
+
+    fn can_rebase(&self) -> bool {
+        true
+    }
+
+    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
+        Ok(Box::new(Qcow2Editor::open(cx)?))
+    }
+}
+
+/// An image that is being changed.
+struct Qcow2Editor<'a> {
+    machine: &'a dyn Machine,
+    device: DeviceId,
+    header: Header,
+    geometry: Geometry,
+    /// The data file's length is its disk's, and it is to hold what a raw image would.
+    external: bool,
+    /// Bytes of what is placed: clusters, or subclusters where only what is not allocated is written.
+    unit: u64,
+    /// The disk held nothing, and has no backing file.
+    blank: bool,
+    /// Bits that no program knows were set: they go before anything is changed.
+    stale_autoclear: Mutex<bool>,
+    state: Mutex<State<'a>>,
+}
+
+struct State<'a> {
+    counts: Counts<'a>,
+    tables: Tables<'a>,
+    /// Where the next compressed cluster may begin, in the middle of a cluster.
+    packed_at: Option<u64>,
+}
+
+fn refuse(why: &str) -> Error {
+    Error::unsupported("writing into this image is not supported").with_hint(why)
+}
+
+impl<'a> Qcow2Editor<'a> {
+    fn open(cx: EditContext<'a, '_>) -> Result<Self> {
+        let (machine, device) = (cx.machine, cx.device);
+        let mut window = Window::new(machine.source(), device);
+        let header = Header::parse(&mut window, cx.version)?;
+        let extensions = Extensions::read(&mut window, &header)?;
+        if header.has(incompatible::CORRUPT) {
+            return Err(Error::corrupt("qcow2: Image is corrupt; cannot be opened read/write"));
+        }
+        if header.has(incompatible::DIRTY) {
+            return Err(refuse("it was not closed: qemu-img check -r all repairs it"));
+        }
+        if header.encryption != Encryption::None {
+            return Err(refuse("it is encrypted"));
+        }
+        if cx.changes_content && extensions.bitmaps.is_some() {
+            return Err(refuse("it has persistent bitmaps, which would have to follow"));
+        }
+        let reading = OpenContext {
+            source: machine.source(),
+            opener: Some(machine),
+            device,
+            name: cx.name,
+            version: cx.version,
+            write: true,
+            options: cx.options,
+        };
+        let data = crate::data_device(&reading, &header, &extensions)?;
+        let external = header.has(incompatible::DATA_FILE);
+        let geometry = Geometry {
+            cluster_bits: header.cluster_bits,
+            entry_bits: header.l2_entry_bits(),
+            version: header.version,
+            external,
+            encrypted: false,
+            data,
+        };
+        let state = State {
+            counts: Counts::open(machine, device, &header)?,
+            tables: Tables::open(machine, device, &header)?,
+            packed_at: None,
+        };
+        let whole = cx.changes_content || cx.compressed;
+        let unit = if whole { geometry.cluster_size() } else { geometry.unit_size() };
+        let blank = header.backing.0 == 0 && state.tables.is_blank();
+        let stale = Mutex::new(header.autoclear & !AUTOCLEAR_KNOWN != 0);
+        Ok(Self {
+            machine,
+            device,
+            header,
+            geometry,
+            external,
+            unit,
+            blank,
+            stale_autoclear: stale,
+            state: Mutex::new(state),
+        })
+    }
+
+    fn submit(&self, steps: &mut Vec<Placed<'_>>) -> Result<()> {
+        let plain: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
+        if !plain.is_empty() {
+            self.machine.submit(&plain)?;
+            self.barrier()?;
+        }
+        steps.clear();
+        Ok(())
+    }
+
+    fn barrier(&self) -> Result<()> {
+        if self.external {
+            self.machine.submit(&[Step::Barrier { device: self.geometry.data }])?;
+        }
+        self.machine.submit(&[Step::Barrier { device: self.device }])
+    }
+
+    /// Feature bits that nobody knows are cleared by whoever changes the image (spec, "Header").
+    fn clear_stale(&self) -> Result<()> {
+        let mut stale = self.stale_autoclear.lock();
+        if *stale {
+            let data = (self.header.autoclear & AUTOCLEAR_KNOWN).to_be_bytes();
+            let offset = field::AUTOCLEAR as u64;
+            self.machine.submit(&[Step::Write { device: self.device, offset, data: &data }])?;
+            self.barrier()?;
+            *stale = false;
+        }
+        Ok(())
+    }
+
+    fn settle_state(&self, state: &mut State<'_>) -> Result<()> {
+        self.clear_stale()?;
+        let mut steps = Vec::new();
+        state.counts.write(&mut steps)?;
+        state.tables.write_fresh(&mut steps);
+        if let Some(end) = state.packed_at.take() {
+            // Compressed clusters are read in whole sectors.
+            let len = end.next_multiple_of(COMPRESSED_SECTOR) - end;
+            let tail = Step::Zero { device: self.device, offset: end, len, unmap: true };
+            steps.extend((len > 0).then_some(Placed::Step(tail)));
+        }
+        if steps.is_empty() {
+            // What was overwritten in place.
+            self.barrier()?;
+        }
+        self.submit(&mut steps)?;
+        state.counts.publish()?;
+        state.tables.write_references(&mut steps);
+        self.submit(&mut steps)?;
+        if state.counts.has_releases() {
+            state.counts.apply_releases()?;
+            state.counts.write(&mut steps)?;
+            self.submit(&mut steps)?;
+            state.counts.publish()?;
+        }
+        Ok(())
+    }
+}
+
+impl Writer for Qcow2Editor<'_> {
+    fn target(&self) -> Target {
+        Target::Allocated { unit: self.unit, zero_unit: self.unit, zeroed: self.blank }
+    }
+
+    fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
+        let state = &mut *self.state.lock();
+        self.put(state, at, piece, steps)
+    }
+
+    fn packer(&self) -> Option<Box<dyn Packer + '_>> {
+        (!self.external).then(|| packer(self.header.compression == Compression::Zstd))
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.settle()
+    }
+}
+
+impl Editor for Qcow2Editor<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.header.size
+    }
+
+    fn is_full(&self) -> bool {
+        let state = self.state.lock();
+        state.counts.waiting().saturating_add(state.tables.waiting()) > WAITING_MAX
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.settle_state(&mut self.state.lock())
+    }
+
+    fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {
+        self.settle()?;
+        let head = head::with_backing(self.machine, self.device, &self.header, backing)?;
+        self.machine.submit(&[Step::Write { device: self.device, offset: 0, data: &head }])?;
+        self.barrier()
+    }
+
+    fn empty(&self) -> Result<()> {
+        self.clear_stale()?;
+        self.clear(&mut self.state.lock())
+    }
+}

@@ -1,0 +1,164 @@
+//! The L1 table and those L2 tables that are being changed.
+//!
+//! A table that only this disk refers to is changed in its place; another one gets a new place, and the L1 entry
+//! follows.
+
+use alloc::collections::BTreeMap;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use instar_image::write::Placed;
+use instar_image::{DeviceId, Error, Machine, Result};
+
+use super::counts::{Counts, widen};
+use crate::header::Header;
+use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, OFLAG_COPIED};
+use crate::map::{Hex, corrupt};
+
+struct Table {
+    bytes: Vec<u8>,
+    /// Where it is written: its own place, if it has one.
+    place: Option<u64>,
+    /// That place is a new one, which the L1 table does not have yet.
+    fresh: bool,
+    /// Bytes that differ from the file's.
+    changed: Range<usize>,
+}
+
+/// See the module.
+pub struct Tables<'a> {
+    machine: &'a dyn Machine,
+    device: DeviceId,
+    cluster_bits: u32,
+    l1_offset: u64,
+    l1: Vec<u64>,
+    /// L1 entries that differ from the file's.
+    l1_changed: Range<usize>,
+    tables: BTreeMap<usize, Table>,
+}
+
+impl<'a> Tables<'a> {
+    /// Reads the L1 table.
+    pub fn open(machine: &'a dyn Machine, device: DeviceId, header: &Header) -> Result<Self> {
+        // The header's check has bounded it.
+        let mut bytes = vec![0; (u64::from(header.l1_size) * L1_ENTRY) as usize];
+        machine.read(device, header.l1_offset, &mut bytes)?;
+        let l1 = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_be_bytes(*b)).collect();
+        let (cluster_bits, l1_offset) = (header.cluster_bits, header.l1_offset);
+        Ok(Self { machine, device, cluster_bits, l1_offset, l1, l1_changed: 0..0, tables: BTreeMap::new() })
+    }
+
+    /// Number of L1 entries.
+    pub fn len(&self) -> usize {
+        self.l1.len()
+    }
+
+    /// There is no L2 table.
+    pub fn is_blank(&self) -> bool {
+        self.l1.iter().all(|entry| entry & L1_OFFSET_MASK == 0)
+    }
+
+    /// Byte offset of L2 table `index`, 0 if there is none.
+    pub fn offset(&self, index: usize) -> Result<u64> {
+        let offset = self.l1.get(index).copied().unwrap_or(0) & L1_OFFSET_MASK;
+        if !offset.is_multiple_of(1 << self.cluster_bits) {
+            let index = Hex(index as u64);
+            return Err(corrupt(format_args!("L2 table offset {offset:#x} unaligned (L1 index: {index})")));
+        }
+        Ok(offset)
+    }
+
+    /// Bytes that wait in memory.
+    pub fn waiting(&self) -> usize {
+        self.tables.len() << self.cluster_bits
+    }
+
+    /// The bytes of L2 table `index`; zeroes where there is none.
+    pub fn read(&mut self, index: usize) -> Result<&[u8]> {
+        Ok(&self.table(index)?.bytes)
+    }
+
+    fn table(&mut self, index: usize) -> Result<&mut Table> {
+        if index >= self.l1.len() {
+            return Err(Error::corrupt("a cluster beyond the L1 table"));
+        }
+        if !self.tables.contains_key(&index) {
+            // What was only looked at is not kept: places are looked for in ascending order.
+            self.tables.retain(|_, table| !table.changed.is_empty());
+            let offset = self.offset(index)?;
+            let mut bytes = vec![0; 1 << self.cluster_bits];
+            if offset != 0 {
+                self.machine.read(self.device, offset, &mut bytes)?;
+            }
+            let own = self.l1.get(index).is_some_and(|entry| entry & OFLAG_COPIED != 0);
+            let place = (offset != 0 && own).then_some(offset);
+            self.tables.insert(index, Table { bytes, place, fresh: false, changed: 0..0 });
+        }
+        self.tables.get_mut(&index).ok_or_else(|| Error::corrupt("no such table"))
+    }
+
+    /// Changes bytes of L2 table `index`, and gives it a place of its own if it has none.
+    pub fn change(&mut self, index: usize, at: usize, bytes: &[u8], counts: &mut Counts<'_>) -> Result<()> {
+        let (cluster_bits, old) = (self.cluster_bits, self.offset(index)?);
+        let whole = 0..1usize << cluster_bits;
+        let table = self.table(index)?;
+        let Some(place) = table.bytes.get_mut(at..at + bytes.len()) else {
+            return Err(Error::corrupt("an entry beyond its table"));
+        };
+        if place == bytes {
+            return Ok(());
+        }
+        place.copy_from_slice(bytes);
+        widen(&mut table.changed, at..at + bytes.len());
+        if table.place.is_none() {
+            table.place = Some(counts.allocate(1)? << cluster_bits);
+            table.fresh = true;
+            table.changed = whole;
+            if old != 0 {
+                counts.release(old >> cluster_bits, 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// The steps that write tables in new places: nothing refers to them yet.
+    pub fn write_fresh(&mut self, steps: &mut Vec<Placed<'_>>) {
+        for (index, table) in self.tables.iter_mut().filter(|(_, table)| table.fresh) {
+            let Some(offset) = table.place else { continue };
+            steps.push(Placed::Owned { device: self.device, offset, data: table.bytes.clone() });
+            if let Some(entry) = self.l1.get_mut(*index) {
+                *entry = offset | OFLAG_COPIED;
+            }
+            widen(&mut self.l1_changed, *index..index + 1);
+            (table.fresh, table.changed) = (false, 0..0);
+        }
+    }
+
+    /// The steps that make known what was written: entries in tables that have their places, and in the L1 table.
+    pub fn write_references(&mut self, steps: &mut Vec<Placed<'_>>) {
+        let device = self.device;
+        for table in core::mem::take(&mut self.tables).into_values() {
+            let Some(offset) = table.place.filter(|_| !table.changed.is_empty()) else { continue };
+            let data = table.bytes.get(table.changed.clone()).unwrap_or_default().to_vec();
+            steps.push(Placed::Owned { device, offset: offset + table.changed.start as u64, data });
+        }
+        let range = core::mem::replace(&mut self.l1_changed, 0..0);
+        if !range.is_empty() {
+            let offset = self.l1_offset + range.start as u64 * L1_ENTRY;
+            let entries = self.l1.get(range).unwrap_or_default();
+            let data = entries.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+            steps.push(Placed::Owned { device, offset, data });
+        }
+    }
+
+    /// Forgets every L2 table: the disk holds nothing any more.
+    pub fn clear(&mut self) {
+        self.tables.clear();
+        let used = |entry: &u64| *entry != 0;
+        if let (Some(first), Some(last)) = (self.l1.iter().position(used), self.l1.iter().rposition(used)) {
+            widen(&mut self.l1_changed, first..last + 1);
+        }
+        self.l1.fill(0);
+    }
+}

@@ -1,0 +1,77 @@
+//! Changing an existing image in place: what rebase, commit and `convert -n` need of a format.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+
+use crate::{Backing, DeviceId, Error, Machine, Result, Version, Writer};
+
+/// What an image is opened with to be changed. `'a` is the machine's lifetime; what has `'n` must be copied to be kept.
+#[derive(Clone, Copy)]
+pub struct EditContext<'a, 'n> {
+    /// The world; the image may name further files (data file, extents), which are opened through it.
+    pub machine: &'a dyn Machine,
+    /// The image's device, open for writing.
+    pub device: DeviceId,
+    /// The file's name as the user or the referring image gave it.
+    pub name: &'n [u8],
+    /// Whose behaviour.
+    pub version: Version,
+    /// The disk is going to show other bytes than before (not so for rebase): what follows the disk's changes (persistent
+    /// bitmaps) has to be kept up.
+    pub changes_content: bool,
+    /// Units will be written compressed.
+    pub compressed: bool,
+    /// Driver options of `--image-opts`.
+    pub options: &'n [(String, String)],
+}
+
+/// Opens images of one format to be changed.
+pub trait Editing: Sync {
+    /// Units can be stored compressed in an existing image.
+    fn can_compress(&self) -> bool {
+        false
+    }
+
+    /// An existing image can be made to name another backing file.
+    fn can_rebase(&self) -> bool {
+        false
+    }
+
+    /// What the stock tool does not do with this format: naming another backing file.
+    fn rebase_is_extension(&self) -> bool {
+        false
+    }
+
+    /// Reads the tables, and refuses an image that must not be written to.
+    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>>;
+}
+
+/// An image that is being changed.
+///
+/// [`Writer::place`] takes whole units ([`crate::Target::Allocated`]), or, where the image holds a compressed unit
+/// there, all of that. What it changes are new places and the bytes of places that this image alone refers to; nothing
+/// that is stable already refers to them until [`Editor::settle`]. So a run that is cut anywhere leaves an image
+/// that reads as before, but for what was overwritten in place, and has leaks at worst. [`Writer::finish`] settles.
+pub trait Editor: Writer {
+    /// Virtual size in bytes.
+    fn virtual_size(&self) -> u64;
+
+    /// So much waits in memory that [`Editor::settle`] is due. Asked between jobs, when no step is under way.
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    /// Makes all that was placed part of the image, in an order in which it may be cut: places counted and written,
+    /// then referred to, then old places given up.
+    fn settle(&self) -> Result<()>;
+
+    /// Names another backing file, or none, and then that is stable.
+    fn set_backing(&self, _backing: Option<&Backing>) -> Result<()> {
+        Err(Error::unsupported("Operation not supported"))
+    }
+
+    /// Drops everything that the disk holds, so that it shows its backing file. Nothing else was placed before.
+    fn empty(&self) -> Result<()> {
+        Err(Error::unsupported("Operation not supported"))
+    }
+}

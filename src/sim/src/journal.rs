@@ -1,0 +1,115 @@
+//! The log of everything that was changed, and what a crash at any point of it may leave.
+
+use instar_image::{DeviceId, Step};
+
+use crate::Disk;
+
+/// One change, or a barrier.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// Bytes were written.
+    Write(DeviceId, u64, Vec<u8>),
+    /// A range was zeroed: offset, length.
+    Zero(DeviceId, u64, u64),
+    /// The length was set.
+    Length(DeviceId, u64),
+    /// What was changed before on that device is stable.
+    Barrier(DeviceId),
+}
+
+impl Entry {
+    fn device(&self) -> DeviceId {
+        match self {
+            Self::Write(device, ..) | Self::Zero(device, ..) | Self::Length(device, _) | Self::Barrier(device) => {
+                *device
+            }
+        }
+    }
+
+    fn apply(&self, disk: &mut Disk) {
+        match self {
+            Self::Write(_, offset, bytes) => disk.write(*offset, bytes),
+            Self::Zero(_, offset, len) => disk.zero(*offset, *len),
+            Self::Length(_, len) => disk.set_len(*len),
+            Self::Barrier(_) => {}
+        }
+    }
+}
+
+/// All changes since the recording began, and the devices as they were then.
+#[derive(Clone, Debug, Default)]
+pub struct Journal {
+    pub(crate) before: Vec<Disk>,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// A small generator of numbers, for reproducible choices.
+struct Dice(u64);
+
+impl Dice {
+    fn coin(&mut self) -> bool {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 63 != 0
+    }
+}
+
+impl Journal {
+    pub(crate) fn add(&mut self, step: &Step<'_>) {
+        self.entries.push(match *step {
+            Step::Write { device, offset, data } => Entry::Write(device, offset, data.to_vec()),
+            Step::Zero { device, offset, len, .. } => Entry::Zero(device, offset, len),
+            Step::SetLength { device, len } => Entry::Length(device, len),
+            Step::Barrier { device } => Entry::Barrier(device),
+            // Copies are recorded as what they wrote; the others change nothing that can be read.
+            Step::Copy { .. } | Step::Allocate { .. } | Step::Discard { .. } => return,
+        });
+    }
+
+    /// How many changes and barriers there were.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Nothing was changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Shows every state that a crash may leave: for every number of entries that were reached, all of them done,
+    /// and `subsets` times a random part of those that no barrier of their device has made stable. Where nothing is
+    /// in flight there is one state.
+    pub fn cuts(&self, subsets: u32, seed: u64, mut show: impl FnMut(&str, &[Disk])) {
+        let mut dice = Dice(seed);
+        let mut stable = self.before.clone();
+        let mut flying: Vec<&Entry> = Vec::new();
+        show("before the first step", &stable);
+        for (number, entry) in self.entries.iter().enumerate() {
+            if let Entry::Barrier(device) = entry {
+                flying.retain(|flown| {
+                    let done = flown.device() == *device;
+                    if done {
+                        flown.apply(&mut stable[device.0 as usize]);
+                    }
+                    !done
+                });
+            } else {
+                flying.push(entry);
+            }
+            for subset in 0..=subsets {
+                let mut disks = stable.clone();
+                for flown in &flying {
+                    if subset == 0 || dice.coin() {
+                        flown.apply(&mut disks[flown.device().0 as usize]);
+                    }
+                }
+                let part = if subset == 0 { "all".to_string() } else { format!("part {subset}") };
+                show(&format!("after step {number} of {}, {part} of what is in flight", self.len()), &disks);
+                if flying.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -6,6 +6,8 @@ import subprocess
 import unittest
 from pathlib import Path
 
+from tests.helpers import cells
+
 ROOT = Path(__file__).resolve().parent.parent
 LINES_MAX = 600
 UNSAFE_FOLDERS = ("src/guest/entry/", "src/guest/hostile/", "src/host/vmm/", "src/host/trial/")
@@ -89,6 +91,10 @@ class Tidy(unittest.TestCase):
                 self.assertIn(f"&instar_format_{crate.name}::", registry)
                 text = "".join(p.read_text() for p in crate.glob("src/**/*.rs"))
                 self.assertIn("fn safety(&self)", text)
+
+    def test_readme_shows_the_cells_that_are_expected(self):
+        """`scripts/cells --update` writes both."""
+        self.assertEqual(cells.table_in((ROOT / "README.md").read_text()), cells.table(cells.expected()))
 
     def test_host_links_nothing_of_the_guest(self):
         out = subprocess.run(

@@ -1,10 +1,12 @@
 //! The commands: one file each, one line each in [`COMMANDS`].
 
+pub mod commit;
 pub mod config;
 pub mod convert;
 pub mod doctor;
 pub mod generate;
 pub mod info;
+pub mod rebase;
 
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Exit, Program};
@@ -26,14 +28,19 @@ pub struct Command {
 }
 
 /// All commands.
-pub const COMMANDS: &[&Command] =
-    &[&convert::COMMAND, &info::COMMAND, &config::COMMAND, &doctor::COMMAND, &generate::COMMAND];
+pub const COMMANDS: &[&Command] = &[
+    &convert::COMMAND,
+    &info::COMMAND,
+    &rebase::COMMAND,
+    &commit::COMMAND,
+    &config::COMMAND,
+    &doctor::COMMAND,
+    &generate::COMMAND,
+];
 
 /// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] = &[
-    "amend", "bench", "bitmap", "check", "commit", "compare", "create", "dd", "map", "measure", "rebase", "resize",
-    "snapshot",
-];
+pub const MISSING: &[&str] =
+    &["amend", "bench", "bitmap", "check", "compare", "create", "dd", "map", "measure", "resize", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

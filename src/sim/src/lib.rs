@@ -29,6 +29,7 @@ pub struct Machine {
     devices: Mutex<Vec<Device>>,
     named: Mutex<HashMap<Vec<u8>, DeviceId>>,
     emitted: Mutex<Vec<(String, Value)>>,
+    said: Mutex<String>,
     workers: usize,
     ids: AtomicU64,
     journal: Mutex<Option<Journal>>,
@@ -83,6 +84,12 @@ impl Machine {
     #[must_use]
     pub fn disk(&self, device: DeviceId) -> Disk {
         lock(&self.devices)[device.0 as usize].disk.clone()
+    }
+
+    /// What was said so far.
+    #[must_use]
+    pub fn said(&self) -> String {
+        lock(&self.said).clone()
     }
 
     /// What was emitted so far.
@@ -273,6 +280,11 @@ impl Api for Machine {
     fn progress(&self, _done: u64, _total: u64) {}
 
     fn log(&self, _text: &str) {}
+
+    fn say(&self, text: &str) -> Result<()> {
+        lock(&self.said).push_str(text);
+        Ok(())
+    }
 
     fn emit(&self, key: &str, value: &Value) -> Result<()> {
         lock(&self.emitted).push((key.to_string(), value.clone()));

@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use instar_abi::boot::{BootInfo, MAX_WORKERS};
 use instar_abi::record;
 use instar_abi::ring::{
-    BATCH_MAX, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Request, Role,
-    STAT_BLOCK_DEVICE, STAT_FRESH, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
+    BATCH_MAX, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES, LOG_VERBOSE,
+    Op, Reply, Request, Role, STAT_BLOCK_DEVICE, STAT_FRESH, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
 use instar_image::{DeviceId, Machine, Read, Result, Run, Sink, Source, Stat, Step, Value};
 use zerocopy::FromBytes;
@@ -353,9 +353,21 @@ impl Machine for RingMachine {
 
     fn log(&self, text: &str) {
         self.reachable(text.as_bytes(), |bytes| {
-            let log = Request { buf: bytes.as_ptr() as u64, buf_len: bytes.len() as u64, ..request(Op::Log) };
+            let log = Request {
+                arg: LOG_VERBOSE,
+                buf: bytes.as_ptr() as u64,
+                buf_len: bytes.len() as u64,
+                ..request(Op::Log)
+            };
             self.client().one(log);
         });
+    }
+
+    fn say(&self, text: &str) -> Result<()> {
+        self.reachable(text.as_bytes(), |bytes| {
+            let buf = bytes.as_ptr() as u64;
+            self.call(Request { arg: LOG_LINES, buf, buf_len: bytes.len() as u64, ..request(Op::Log) }).map(|_| ())
+        })
     }
 
     fn emit(&self, key: &str, value: &Value) -> Result<()> {

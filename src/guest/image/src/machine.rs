@@ -97,6 +97,9 @@ pub trait Sink: Source {
     fn submit(&self, steps: &[Step<'_>]) -> Result<()>;
 }
 
+/// Most bytes of one [`Machine::say`].
+pub const SAY_MAX: usize = 4096;
+
 /// All that a command has. Implemented by the entry crate over the ring, and by the simulator in memory.
 pub trait Machine: Sink {
     /// This trait object as its readable half.
@@ -121,6 +124,8 @@ pub trait Machine: Sink {
     fn progress(&self, done: u64, total: u64);
     /// A line for `-v`.
     fn log(&self, text: &str);
+    /// Text that the user sees at once, on standard error: at most [`SAY_MAX`] bytes, line ends and all.
+    fn say(&self, text: &str) -> Result<()>;
     /// Adds to the result that the host renders.
     fn emit(&self, key: &str, value: &Value) -> Result<()>;
 

@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod check;
 pub mod commit;
 pub mod convert;
 mod copy;
@@ -19,8 +20,13 @@ use instar_image::{Error, Kind, Machine, Result, Value, Version};
 /// An operation: parameters in, exit status out; what it finds it emits.
 type Operation = fn(&dyn Machine, &Value, Version) -> Result<u8>;
 
-const OPERATIONS: &[(&str, Operation)] =
-    &[("info", info::run), ("convert", convert::run), ("rebase", rebase::run), ("commit", commit::run)];
+const OPERATIONS: &[(&str, Operation)] = &[
+    ("info", info::run),
+    ("convert", convert::run),
+    ("rebase", rebase::run),
+    ("commit", commit::run),
+    ("check", check::run),
+];
 
 /// Runs the operation that `params` names. Failures are emitted as the record `error` and give exit status 1.
 pub fn run(machine: &dyn Machine, params: &Value) -> u8 {

@@ -1,5 +1,6 @@
 //! The commands: one file each, one line each in [`COMMANDS`].
 
+pub mod check;
 pub mod commit;
 pub mod config;
 pub mod convert;
@@ -33,6 +34,7 @@ pub const COMMANDS: &[&Command] = &[
     &info::COMMAND,
     &rebase::COMMAND,
     &commit::COMMAND,
+    &check::COMMAND,
     &config::COMMAND,
     &doctor::COMMAND,
     &generate::COMMAND,
@@ -40,7 +42,7 @@ pub const COMMANDS: &[&Command] = &[
 
 /// qemu-img's commands that are not there yet.
 pub const MISSING: &[&str] =
-    &["amend", "bench", "bitmap", "check", "compare", "create", "dd", "map", "measure", "resize", "snapshot"];
+    &["amend", "bench", "bitmap", "compare", "create", "dd", "map", "measure", "resize", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

@@ -8,15 +8,17 @@
 extern crate alloc;
 
 pub mod convert;
+pub mod create;
 pub mod info;
 pub mod open;
+mod option_help;
 
 use instar_image::{Error, Kind, Machine, Result, Value, Version};
 
 /// An operation: parameters in, exit status out; what it finds it emits.
 type Operation = fn(&dyn Machine, &Value, Version) -> Result<u8>;
 
-const OPERATIONS: &[(&str, Operation)] = &[("info", info::run), ("convert", convert::run)];
+const OPERATIONS: &[(&str, Operation)] = &[("info", info::run), ("convert", convert::run), ("create", create::run)];
 
 /// Runs the operation that `params` names. Failures are emitted as the record `error` and give exit status 1.
 pub fn run(machine: &dyn Machine, params: &Value) -> u8 {
@@ -41,7 +43,8 @@ fn dispatch(machine: &dyn Machine, params: &Value) -> Result<u8> {
     operation(machine, params, version)
 }
 
-fn report(error: &Error) -> Value {
+/// An error as the host reads it.
+pub(crate) fn report(error: &Error) -> Value {
     let kind = match error.kind {
         Kind::Io(_) => "io",
         Kind::Malformed => "malformed",

@@ -115,15 +115,19 @@ impl<'a> Opening<'a> {
         Ok((image, format))
     }
 
-    /// Opens an image and all that it stands on, and then gives up the right to open more.
+    /// Opens an image and all that it stands on.
     pub fn chain(self, spec: &ImageSpec) -> Result<Chain<'a>> {
-        let (image, format) = self.image(spec).map_err(|e| spec.could_not_open(e))?;
+        self.layers(spec).map_err(|e| spec.could_not_open(e))
+    }
+
+    /// The same; the error has no `Could not open`.
+    pub fn layers(self, spec: &ImageSpec) -> Result<Chain<'a>> {
+        let (image, format) = self.image(spec)?;
         let mut layers = vec![Layer { image, format, device: spec.device, name: spec.name.clone() }];
         while let Some(below) = self.next_layer(&layers).map_err(|error| {
             // Of a chain that is too long, two hundred times the same would say no more.
             let above = if error.kind == Kind::Limit { 0 } else { layers.len() };
-            let error = (0..above).fold(error, |e, _| e.context("Could not open backing file"));
-            spec.could_not_open(error)
+            (0..above).fold(error, |e, _| e.context("Could not open backing file"))
         })? {
             layers.push(below);
         }

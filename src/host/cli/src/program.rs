@@ -8,7 +8,7 @@ use std::time::Duration;
 use instar_abi::record::{self, Value};
 use instar_render::escape;
 use instar_render::version::{QemuVersion, UsageStyle};
-use instar_vmm::target::{self, Cache};
+use instar_vmm::target::{self, Cache, Target};
 use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Policy, locks};
 
 use crate::config::Config;
@@ -153,6 +153,27 @@ impl Program {
         Ok(device(file, &image.path, Mode::Read))
     }
 
+    /// How a file that is written may grow.
+    pub fn may_write(&self) -> Result<Mode, Exit> {
+        let growth = self.config.size("limits.output-growth").map_err(|e| self.fail(&e))?;
+        // No file of Linux can be longer.
+        Ok(Mode::Write { growth_limit_bytes: growth.unwrap_or(i64::MAX as u64) })
+    }
+
+    /// Makes the file that will be `path`, to be published when it is complete. An inner error is a text.
+    pub fn new_file(&self, path: &Path, cache: Cache) -> Result<Result<(Target, Device), String>, Exit> {
+        let shown = escape::terminal(path.as_os_str().as_encoded_bytes());
+        let mode = self.may_write()?;
+        Ok(match Target::create(path, cache) {
+            Ok((target, file, fresh)) => {
+                Ok((target, Device { fresh, ignore_flush: cache.ignore_flush, ..device(file, path, mode) }))
+            }
+            Err(target::Error::Io(e)) => Err(format!("Could not create '{shown}': {}", plain(&e))),
+            Err(target::Error::Locked(text)) => Err(format!("{text}\nIs another process using the image [{shown}]?")),
+            Err(target::Error::WrongType) => Err(self.version.folder(&shown)),
+        })
+    }
+
     /// Runs the guest on these devices and decodes what it found.
     pub fn run(
         &self,
@@ -199,7 +220,7 @@ impl Program {
     }
 
     /// Prints an error record. The guest does not know that under `--no-backing` no directory can be allowed.
-    fn report(&self, error: &Value, no_backing: bool) {
+    pub fn report(&self, error: &Value, no_backing: bool) {
         const NONE: &[u8] = b"--no-backing (backing.none in the configuration) lets images refer to no other file";
         self.say(&escape::lines(error.bytes("message").unwrap_or(b"unknown error")));
         let hint = match error.text("kind") {

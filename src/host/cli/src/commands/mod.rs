@@ -2,9 +2,11 @@
 
 pub mod config;
 pub mod convert;
+pub mod create;
 pub mod doctor;
 pub mod generate;
 pub mod info;
+pub mod option_list;
 
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Exit, Program};
@@ -27,13 +29,11 @@ pub struct Command {
 
 /// All commands.
 pub const COMMANDS: &[&Command] =
-    &[&convert::COMMAND, &info::COMMAND, &config::COMMAND, &doctor::COMMAND, &generate::COMMAND];
+    &[&convert::COMMAND, &create::COMMAND, &info::COMMAND, &config::COMMAND, &doctor::COMMAND, &generate::COMMAND];
 
 /// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] = &[
-    "amend", "bench", "bitmap", "check", "commit", "compare", "create", "dd", "map", "measure", "rebase", "resize",
-    "snapshot",
-];
+pub const MISSING: &[&str] =
+    &["amend", "bench", "bitmap", "check", "commit", "compare", "dd", "map", "measure", "rebase", "resize", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

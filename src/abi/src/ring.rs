@@ -129,8 +129,9 @@ numbered! {
         /// stored, no NUL). The host's policy decides. [`FLAG_WRITE`]: for writing too. Returns in
         /// `value` the new device index.
         OpenNamed = 12,
-        /// `dev`: `value` = length in bytes, `value2` = allocated bytes, `value3` = bits `STAT_*`, and the
-        /// required alignment in its upper half.
+        /// `dev`: `value` = length in bytes, `value2` = allocated bytes, `value3` = bits `STAT_*`, from
+        /// bit [`STAT_SAME_FILE_SHIFT`] on the first device that is the same file, and the required alignment in its
+        /// upper half.
         Stat = 13,
         /// `offset len`: `offset` of `len` units of work are done.
         Progress = 14,
@@ -170,6 +171,8 @@ pub const STAT_BLOCK_DEVICE: u64 = 1;
 pub const STAT_WRITABLE: u64 = 2;
 /// [`Op::Stat`]: the host made it empty for this run: all of it reads as zeroes.
 pub const STAT_FRESH: u64 = 4;
+/// [`Op::Stat`]: a device index of 24 bits begins here.
+pub const STAT_SAME_FILE_SHIFT: u32 = 8;
 
 numbered! {
     /// Why an image names a file: the policy and the messages differ.

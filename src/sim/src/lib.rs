@@ -160,6 +160,7 @@ impl Source for Machine {
                 block_device: false,
                 writable: d.writable,
                 fresh: d.fresh,
+                same_file: device,
                 alignment: 1,
             })
         })

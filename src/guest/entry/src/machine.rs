@@ -7,7 +7,7 @@ use instar_abi::boot::{BootInfo, MAX_WORKERS};
 use instar_abi::record;
 use instar_abi::ring::{
     BATCH_MAX, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Request, Role,
-    STAT_BLOCK_DEVICE, STAT_FRESH, STAT_WRITABLE,
+    STAT_BLOCK_DEVICE, STAT_FRESH, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
 use instar_image::{DeviceId, Machine, Read, Result, Run, Sink, Source, Stat, Step, Value};
 use zerocopy::FromBytes;
@@ -155,6 +155,7 @@ impl Source for RingMachine {
             block_device: reply.value3 & STAT_BLOCK_DEVICE != 0,
             writable: reply.value3 & STAT_WRITABLE != 0,
             fresh: reply.value3 & STAT_FRESH != 0,
+            same_file: DeviceId((reply.value3 as u32) >> STAT_SAME_FILE_SHIFT),
             alignment: (reply.value3 >> 32) as u32,
         })
     }

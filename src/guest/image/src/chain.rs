@@ -31,21 +31,36 @@ impl Chain<'_> {
         self.layers.first().map_or(0, |l| l.image.virtual_size())
     }
 
-    /// The extent of the top image alone.
-    pub fn top_extent(&self, at: u64, max: u64) -> Result<Extent> {
-        match self.layers.first() {
-            Some(layer) => layer.image.extent(at, max),
-            None => Ok(Extent { at, len: max, place: Place::Unallocated }),
+    /// What the first `count` layers alone hold at `at`, at most `max` bytes, and in which layer. Behind the end of one
+    /// that is shorter nothing below shows: zeroes.
+    pub fn extent_above(&self, count: usize, at: u64, max: u64) -> Result<(usize, Extent)> {
+        let mut last = (0, Extent { at, len: max, place: Place::Unallocated });
+        for (depth, layer) in self.layers.iter().take(count).enumerate() {
+            let len = last.1.len;
+            let size = layer.image.virtual_size();
+            if at >= size {
+                return Ok((depth, Extent { at, len, place: Place::Zero { at: None } }));
+            }
+            last = (depth, layer.image.extent(at, len.min(size - at))?);
+            if last.1.place != Place::Unallocated {
+                break;
+            }
         }
+        Ok(last)
     }
 
     /// The extent that begins at `at`, at most `max` bytes, and the depth of the layer that it lies in.
     /// Unallocated in every layer, or past the end of a shorter backing file, is [`Place::Unallocated`] at
     /// the depth of the last layer asked.
     pub fn extent(&self, at: u64, max: u64) -> Result<(usize, Extent)> {
+        self.extent_below(0, at, max)
+    }
+
+    /// The same without the first `count` layers.
+    pub fn extent_below(&self, count: usize, at: u64, max: u64) -> Result<(usize, Extent)> {
         let mut max = max;
-        let mut last = (0, Extent { at, len: max, place: Place::Unallocated });
-        for (depth, layer) in self.layers.iter().enumerate() {
+        let mut last = (count, Extent { at, len: max, place: Place::Unallocated });
+        for (depth, layer) in self.layers.iter().enumerate().skip(count) {
             let size = layer.image.virtual_size();
             if at >= size {
                 break;

@@ -50,20 +50,11 @@ pub trait Editing: Sync {
 ///
 /// [`Writer::place`] takes whole units ([`crate::Target::Allocated`]), or, where the image holds a compressed unit
 /// there, all of that. What it changes are new places and the bytes of places that this image alone refers to; nothing
-/// that is stable already refers to them until [`Editor::settle`]. So a run that is cut anywhere leaves an image
+/// that is stable already refers to them until [`Writer::settle`]. So a run that is cut anywhere leaves an image
 /// that reads as before, but for what was overwritten in place, and has leaks at worst. [`Writer::finish`] settles.
 pub trait Editor: Writer {
     /// Virtual size in bytes.
     fn virtual_size(&self) -> u64;
-
-    /// So much waits in memory that [`Editor::settle`] is due. Asked between jobs, when no step is under way.
-    fn is_full(&self) -> bool {
-        false
-    }
-
-    /// Makes all that was placed part of the image, in an order in which it may be cut: places counted and written,
-    /// then referred to, then old places given up.
-    fn settle(&self) -> Result<()>;
 
     /// Names another backing file, or none, and then that is stable.
     fn set_backing(&self, _backing: Option<&Backing>) -> Result<()> {

@@ -24,6 +24,8 @@ pub struct Stat {
     pub writable: bool,
     /// The host made it empty for this run, so all of it reads as zeroes.
     pub fresh: bool,
+    /// The first device that is the same file: itself, unless the file was opened by two names.
+    pub same_file: DeviceId,
     /// Alignment in bytes that requests must have (1 unless opened with `O_DIRECT`; the host aligns by itself,
     /// this only tells what is efficient).
     pub alignment: u32,

@@ -112,6 +112,17 @@ pub trait Writer: Sync {
         None
     }
 
+    /// So much waits in memory that [`Writer::settle`] is due. Asked between jobs, when no step is under way.
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    /// Makes all that was placed part of an existing image, in an order in which it may be cut: places counted and
+    /// written, then referred to, then old places given up. No step is under way. A new image has nothing to settle.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Writes what is left: tables, and the header last, with a barrier before it.
     fn finish(&self) -> Result<()>;
 }

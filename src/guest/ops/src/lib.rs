@@ -7,18 +7,27 @@
 
 extern crate alloc;
 
+pub mod commit;
 pub mod convert;
+mod copy;
 pub mod create;
 pub mod info;
 pub mod open;
 mod option_help;
+pub mod rebase;
 
 use instar_image::{Error, Kind, Machine, Result, Value, Version};
 
 /// An operation: parameters in, exit status out; what it finds it emits.
 type Operation = fn(&dyn Machine, &Value, Version) -> Result<u8>;
 
-const OPERATIONS: &[(&str, Operation)] = &[("info", info::run), ("convert", convert::run), ("create", create::run)];
+const OPERATIONS: &[(&str, Operation)] = &[
+    ("info", info::run),
+    ("convert", convert::run),
+    ("create", create::run),
+    ("rebase", rebase::run),
+    ("commit", commit::run),
+];
 
 /// Runs the operation that `params` names. Failures are emitted as the record `error` and give exit status 1.
 pub fn run(machine: &dyn Machine, params: &Value) -> u8 {

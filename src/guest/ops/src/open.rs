@@ -88,7 +88,12 @@ pub struct Opening<'a> {
 impl<'a> Opening<'a> {
     /// Opens one image, without its backing file. The error has no `Could not open`.
     pub fn image(self, spec: &ImageSpec) -> Result<Opened<'a>> {
-        self.image_at(spec.device, &spec.name, spec.format.as_deref(), &spec.options)
+        self.image_for(spec, false)
+    }
+
+    /// The same of an image that is going to be changed.
+    pub fn image_for(self, spec: &ImageSpec, write: bool) -> Result<Opened<'a>> {
+        self.image_at(spec.device, &spec.name, spec.format.as_deref(), &spec.options, write)
     }
 
     fn image_at(
@@ -97,6 +102,7 @@ impl<'a> Opening<'a> {
         name: &[u8],
         format: Option<&str>,
         options: &[(String, String)],
+        write: bool,
     ) -> Result<Opened<'a>> {
         let source = self.machine.source();
         let format = match format {
@@ -109,7 +115,7 @@ impl<'a> Opening<'a> {
             device,
             name,
             version: self.version,
-            write: false,
+            write,
             options,
         })?;
         Ok((image, format))
@@ -117,14 +123,24 @@ impl<'a> Opening<'a> {
 
     /// Opens an image and all that it stands on.
     pub fn chain(self, spec: &ImageSpec) -> Result<Chain<'a>> {
-        self.layers(spec).map_err(|e| spec.could_not_open(e))
+        self.chain_for(spec, &|_, _| false)
     }
 
-    /// The same; the error has no `Could not open`.
+    /// The same; `writes` tells of each image, by its number in the chain and its full name, whether it is going to be
+    /// changed.
+    pub fn chain_for(self, spec: &ImageSpec, writes: &dyn Fn(usize, &[u8]) -> bool) -> Result<Chain<'a>> {
+        self.layers_for(spec, writes).map_err(|e| spec.could_not_open(e))
+    }
+
+    /// As `chain`; the error has no `Could not open`.
     pub fn layers(self, spec: &ImageSpec) -> Result<Chain<'a>> {
-        let (image, format) = self.image(spec)?;
+        self.layers_for(spec, &|_, _| false)
+    }
+
+    fn layers_for(self, spec: &ImageSpec, writes: &dyn Fn(usize, &[u8]) -> bool) -> Result<Chain<'a>> {
+        let (image, format) = self.image_for(spec, writes(0, &spec.name))?;
         let mut layers = vec![Layer { image, format, device: spec.device, name: spec.name.clone() }];
-        while let Some(below) = self.next_layer(&layers).map_err(|error| {
+        while let Some(below) = self.next_layer(&layers, writes).map_err(|error| {
             // Of a chain that is too long, two hundred times the same would say no more.
             let above = if error.kind == Kind::Limit { 0 } else { layers.len() };
             (0..above).fold(error, |e, _| e.context("Could not open backing file"))
@@ -134,15 +150,16 @@ impl<'a> Opening<'a> {
         Ok(Chain { layers })
     }
 
-    fn next_layer(self, layers: &[Layer<'a>]) -> Result<Option<Layer<'a>>> {
+    fn next_layer(self, layers: &[Layer<'a>], writes: &dyn Fn(usize, &[u8]) -> bool) -> Result<Option<Layer<'a>>> {
         let Some((layer, backing)) = layers.last().and_then(|l| Some((l, l.image.backing()?))) else {
             return Ok(None);
         };
         if layers.len() >= CHAIN_DEPTH_MAX {
             return Err(Error::limit(format!("the backing chain has more than {CHAIN_DEPTH_MAX} images")));
         }
-        let (device, name) = open_backing(self.machine, layer.device, &layer.name, &backing.name)?;
-        let (image, format) = self.image_at(device, &name, backing.format.as_deref(), &[])?;
+        let write = writes(layers.len(), &combine(&layer.name, &backing.name));
+        let (device, name) = open_named(self.machine, layer.device, &layer.name, &backing.name, write)?;
+        let (image, format) = self.image_at(device, &name, backing.format.as_deref(), &[], write)?;
         Ok(Some(Layer { image, format, device, name }))
     }
 }
@@ -156,8 +173,18 @@ pub fn open_backing(
     above: &[u8],
     stored: &[u8],
 ) -> Result<(DeviceId, Vec<u8>)> {
+    open_named(machine, device, above, stored, false)
+}
+
+fn open_named(
+    machine: &dyn Machine,
+    device: DeviceId,
+    above: &[u8],
+    stored: &[u8],
+    write: bool,
+) -> Result<(DeviceId, Vec<u8>)> {
     let name = combine(above, stored);
-    match machine.open_named(device, stored, Role::Backing, false) {
+    match machine.open_named(device, stored, Role::Backing, write) {
         Ok(device) => Ok((device, name)),
         Err(error) if error.kind == Kind::Loop => {
             let text = format!("Backing file '{}' creates an infinite loop.", display_name(&name));

@@ -7,6 +7,7 @@ mod getopt;
 mod help;
 mod image_name;
 mod program;
+mod progress;
 mod sizes;
 
 use std::ffi::OsString;

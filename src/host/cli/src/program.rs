@@ -12,7 +12,7 @@ use instar_vmm::target::{self, Cache, Target};
 use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Policy, locks};
 
 use crate::config::Config;
-use crate::getopt::Wrong;
+use crate::getopt::{Parsed, Wrong};
 use crate::image_name::ImageName;
 
 /// A command's way out: what it said is said.
@@ -174,6 +174,29 @@ impl Program {
         })
     }
 
+    /// Opens an image to be changed in place.
+    pub fn open_in_place(&self, image: &ImageName, cache: Cache) -> Result<Device, Exit> {
+        let written = escape::terminal(image.written.as_encoded_bytes());
+        let shown = escape::terminal(image.path.as_os_str().as_encoded_bytes());
+        let file = Target::existing(&image.path, cache).map_err(|error| {
+            let text = match error {
+                target::Error::Io(e) => format!("Could not open '{shown}': {}", plain(&e)),
+                target::Error::Locked(text) => format!("{text}\nIs another process using the image [{shown}]?"),
+                target::Error::WrongType => self.version.folder(&shown),
+            };
+            self.fail(&format!("Could not open '{written}': {text}"))
+        })?;
+        let mut device = device(file, &image.path, self.may_write()?);
+        device.ignore_flush = cache.ignore_flush;
+        Ok(device)
+    }
+
+    /// `-t` and `-T`: the mode that option `key` names.
+    pub fn cache(&self, parsed: &Parsed, key: &str, what: &str, default: &str) -> Result<Cache, Exit> {
+        let name = parsed.text(key).unwrap_or_else(|| default.to_string());
+        Cache::by_name(&name).ok_or_else(|| self.fail(&format!("Invalid {what} option: {name}")))
+    }
+
     /// Runs the guest on these devices and decodes what it found.
     pub fn run(
         &self,
@@ -188,7 +211,8 @@ impl Program {
         let isolation = self.config.isolation().map_err(|e| self.fail(&e))?;
         let no_backing = self.config.flag("backing.none").map_err(|e| self.fail(&e))?;
         let force_share = params.flag("force-share");
-        let policy = Policy { deny_all: no_backing, allowed: self.config.allowed(), force_share };
+        let writes_backing = params.flag("writes-backing");
+        let policy = Policy { deny_all: no_backing, allowed: self.config.allowed(), force_share, writes_backing };
         let mut stream = Vec::new();
         if let Value::Map(entries) = params {
             for (key, value) in entries {
@@ -208,6 +232,14 @@ impl Program {
         }
         let results = record::decode(&outcome.results)
             .map_err(|_| self.failed(&Failure::Guest("its results do not decode".into()), subject))?;
+        if let Some(name) = results.bytes("guessed-raw") {
+            let name = escape::terminal(name);
+            eprintln!(
+                "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         Automatically \
+                 detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         \
+                 Specify the 'raw' format explicitly to remove the restrictions."
+            );
+        }
         for warning in results.list("warnings") {
             if let Value::Bytes(text) = warning {
                 self.say(&format!("warning: {}", escape::lines(text)));
@@ -267,6 +299,12 @@ impl Program {
             .set("version-minor", u64::from(self.version.minor));
         params
     }
+}
+
+/// How many workers move data: more do not pay.
+pub fn workers() -> u32 {
+    const MOST: usize = 8;
+    std::thread::available_parallelism().map_or(1, usize::from).min(MOST) as u32
 }
 
 /// A device for a file opened by the name `path`.

@@ -67,10 +67,6 @@ impl Editor for RawWriter<'_> {
     fn virtual_size(&self) -> u64 {
         self.machine.stat(self.device).map_or(0, |stat| stat.len)
     }
-
-    fn settle(&self) -> Result<()> {
-        self.machine.submit(&[Step::Barrier { device: self.device }])
-    }
 }
 
 struct RawWriter<'a> {

@@ -1,15 +1,6 @@
 //! `convert`: one or more images, chains flattened, into a new or an existing one.
-//!
-//! A planner walks the sources' extents and hands out jobs in ascending order ([`plan`]); every worker takes jobs
-//! until there are none ([`linear`] for targets in which every byte has its place, [`allocated`] for those that hand
-//! out clusters).
 
-mod allocated;
-mod fill;
-mod linear;
 mod params;
-mod plan;
-mod progress;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -20,11 +11,12 @@ use instar_image::options::Options;
 use instar_image::write::{Target, Writer};
 use instar_image::{Backing, CreateContext, EditContext, Error, Format, Machine, Result, Value, Version};
 
+use crate::copy::plan::Planner;
+use crate::copy::progress::Progress;
+use crate::copy::{self, Selection};
 use crate::open::Opening;
 use crate::option_help;
 use params::Params;
-use plan::Planner;
-use progress::Progress;
 
 /// Converts; exit status 0.
 pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
@@ -55,12 +47,12 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         _ => 0,
     };
     machine.seal()?;
-    let planner = Planner::new(&chains, writer.target(), &params, size, rest);
+    let (target, settings) = (writer.target(), params.settings);
+    let backed = matches!(target, Target::Allocated { zeroed: false, .. }) && !params.existing;
+    let selection = if backed { Selection::Layers(1) } else { Selection::All };
+    let planner = Planner::new(machine.source(), &chains, target, settings, selection, (size, rest));
     let progress = Progress::new(machine, size);
-    match writer.target() {
-        target @ Target::Linear { .. } => linear::run(machine, &chains, target, &planner, &params, &progress)?,
-        Target::Allocated { .. } => allocated::run(machine, &chains, writer.as_ref(), &planner, &params, &progress)?,
-    }
+    copy::run(machine, &chains, writer.as_ref(), &planner, settings, &progress)?;
     let finished = writer.finish();
     finished.map_err(|e| e.context("error while writing the image's metadata"))?;
     progress.end();
@@ -85,10 +77,10 @@ fn writer<'a>(
     if backing.is_some() && !creator.can_back() {
         return Err(Error::usage(format!("Backing file not supported for file format '{name}'")));
     }
-    if params.compress && !creator.can_compress() {
+    if params.settings.compress && !creator.can_compress() {
         return Err(Error::usage("Compression not supported for this file format"));
     }
-    if params.compress && options.get("preallocation").is_some_and(|v| v != "off") {
+    if params.settings.compress && options.get("preallocation").is_some_and(|v| v != "off") {
         return Err(Error::usage("Compression and preallocation not supported at the same time"));
     }
     if let Some(Backing { format: None, .. }) = backing
@@ -111,7 +103,7 @@ fn writer<'a>(
         size,
         options: &options,
         backing,
-        compressed: params.compress,
+        compressed: params.settings.compress,
         version,
     };
     creator.create(cx).map_err(|e| e.context(converting))
@@ -130,7 +122,7 @@ fn existing<'a>(
     let editing = format.editing().ok_or_else(|| {
         Error::unsupported(format!("Format driver '{name}' does not support writing into an existing image"))
     })?;
-    if params.compress && !editing.can_compress() {
+    if params.settings.compress && !editing.can_compress() {
         return Err(Error::usage("Compression not supported for this file format"));
     }
     let cx = EditContext {
@@ -139,7 +131,7 @@ fn existing<'a>(
         name: &target.name,
         version,
         changes_content: true,
-        compressed: params.compress,
+        compressed: params.settings.compress,
         options: &target.options,
     };
     let editor = editing.edit(cx).map_err(|e| target.could_not_open(e))?;

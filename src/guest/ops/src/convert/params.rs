@@ -7,6 +7,7 @@ use instar_image::format::SnapshotSelector;
 use instar_image::options::{Options, split};
 use instar_image::{Backing, DeviceId, Error, Result, Value};
 
+use crate::copy::Settings;
 use crate::open::ImageSpec;
 
 /// See `commands::convert` in the host half, which makes them.
@@ -19,23 +20,17 @@ pub struct Params {
     pub data_device: Option<DeviceId>,
     /// `-n`
     pub existing: bool,
-    /// `--target-is-zero`
-    pub zeroed: bool,
     /// `-o`, each as given.
     pub options: Vec<String>,
     /// `-o help`
     pub option_help: bool,
-    /// `-c`
-    pub compress: bool,
     /// `-B` and `-F`
     backing: Option<Vec<u8>>,
     backing_format: Option<String>,
     /// `-l`
     pub snapshot: Option<SnapshotSelector>,
-    /// `-S` in bytes; 0: zeroes are written.
-    pub sparse: u64,
-    /// `--salvage`
-    pub salvage: bool,
+    /// `-S`, `--target-is-zero`, `--salvage`, `-c`
+    pub settings: Settings,
 }
 
 impl Params {
@@ -53,7 +48,6 @@ impl Params {
             target: ImageSpec::from_value(&target_map)?,
             data_device: target.u64("data-device").map(device).transpose()?,
             existing: target.flag("existing"),
-            zeroed: target.flag("zeroed"),
             options: params
                 .list("options")
                 .iter()
@@ -63,12 +57,15 @@ impl Params {
                 })
                 .collect(),
             option_help,
-            compress: params.flag("compress"),
             backing: params.bytes("backing").map(<[u8]>::to_vec),
             backing_format: params.text("backing-format").map(ToString::to_string),
             snapshot: params.text("snapshot").map(selector),
-            sparse: params.u64("sparse").unwrap_or(4096),
-            salvage: params.flag("salvage"),
+            settings: Settings {
+                sparse: params.u64("sparse").unwrap_or(4096),
+                zeroed: target.flag("zeroed"),
+                salvage: params.flag("salvage"),
+                compress: params.flag("compress"),
+            },
         })
     }
 

@@ -1,20 +1,19 @@
 //! `convert`
 
 use std::ffi::OsStr;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use instar_abi::record::Value;
 use instar_render::escape::terminal;
+use instar_vmm::Device;
 use instar_vmm::target::{self, Cache, Target};
-use instar_vmm::{Device, Observer};
 
 use super::Command;
 use super::option_list::{self, asks_for_help, file_option};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Program, device, image_params, plain};
+use crate::program::{Defaults, Exit, Program, device, image_params, plain, workers};
+use crate::progress::Progress;
 use crate::sizes;
 
 /// The command.
@@ -159,8 +158,6 @@ const SPARSE_DEFAULT: u64 = 4096;
 const SECTOR: u64 = 512;
 /// Longest run of zeroes that `-S` may ask for.
 const SPARSE_MAX: u64 = 16 << 20;
-/// Parallel work beyond this does not pay.
-const WORKERS_MAX: usize = 8;
 
 /// What the options say, checked.
 struct Request {
@@ -237,14 +234,10 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
     }
     super::info::check_objects(program, parsed)?;
     option_list::check(program, parsed)?;
-    let cache = |key: &str, default: &str, what: &str| {
-        let name = parsed.text(key).unwrap_or_else(|| default.to_string());
-        Cache::by_name(&name).ok_or_else(|| program.fail(&format!("Invalid {what} option: {name}")))
-    };
     Ok(Request {
         sparse,
-        source_cache: cache("source-cache", "writeback", "source cache")?,
-        target_cache: cache("target-cache", "unsafe", "cache")?,
+        source_cache: program.cache(parsed, "source-cache", "source cache", "writeback")?,
+        target_cache: program.cache(parsed, "target-cache", "cache", "unsafe")?,
         format: parsed.text("target-format").unwrap_or_else(|| "raw".to_string()),
         rate,
     })
@@ -301,11 +294,10 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     params.set("sources", images).set("target", map);
     rest(parsed, &request, &mut params);
 
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX) as u32;
     let progress = Progress::new(parsed.has("progress") && !parsed.has("quiet"), request.rate);
     progress.show(0.0);
     let subject = sources.iter().map(|s| s.to_string_lossy()).collect::<Vec<_>>().join(", ");
-    let (status, _) = program.run(&params, devices, workers, &Defaults::DATA, &subject, &progress)?;
+    let (status, _) = program.run(&params, devices, workers(), &Defaults::DATA, &subject, &progress)?;
     if status != 0 {
         return Ok(status);
     }
@@ -403,54 +395,4 @@ fn rest(parsed: &Parsed, request: &Request, params: &mut Value) {
     if let (Some(format), None) = (parsed.text("backing-format"), params.get("backing-format")) {
         params.set("backing-format", format);
     }
-}
-
-/// `-p`, and `-r`: a worker that reports progress is the one that can be made to wait.
-struct Progress {
-    shown: bool,
-    rate: u64,
-    started: std::time::Instant,
-    last: Mutex<f64>,
-}
-
-impl Progress {
-    fn new(shown: bool, rate: u64) -> Self {
-        Self { shown, rate, started: std::time::Instant::now(), last: Mutex::new(0.0) }
-    }
-
-    fn show(&self, percent: f64) {
-        if self.shown {
-            let mut out = std::io::stdout().lock();
-            let _ = write!(out, "    ({percent:.2}/100%)\r").and_then(|()| out.flush());
-        }
-    }
-
-    fn end(&self) {
-        if self.shown {
-            self.show(100.0);
-            let _ = writeln!(std::io::stdout());
-        }
-    }
-}
-
-impl Observer for Progress {
-    fn progress(&self, done: u64, total: u64) {
-        const STEP: f64 = 1.0;
-        let percent = if total == 0 { 0.0 } else { done as f64 * 100.0 / total as f64 };
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if percent >= *last + STEP || (percent >= 100.0 && *last < 100.0) {
-            *last = percent;
-            self.show(percent);
-        }
-    }
-
-    fn delay(&self, done: u64) -> std::time::Duration {
-        if self.rate == 0 {
-            return std::time::Duration::ZERO;
-        }
-        let due = std::time::Duration::try_from_secs_f64(done as f64 / self.rate as f64);
-        due.unwrap_or(std::time::Duration::MAX).saturating_sub(self.started.elapsed())
-    }
-
-    fn log(&self, _level: u32, _text: &[u8]) {}
 }

@@ -1,5 +1,6 @@
 //! The commands: one file each, one line each in [`COMMANDS`].
 
+pub mod commit;
 pub mod config;
 pub mod convert;
 pub mod create;
@@ -7,6 +8,7 @@ pub mod doctor;
 pub mod generate;
 pub mod info;
 pub mod option_list;
+pub mod rebase;
 
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Exit, Program};
@@ -28,12 +30,20 @@ pub struct Command {
 }
 
 /// All commands.
-pub const COMMANDS: &[&Command] =
-    &[&convert::COMMAND, &create::COMMAND, &info::COMMAND, &config::COMMAND, &doctor::COMMAND, &generate::COMMAND];
+pub const COMMANDS: &[&Command] = &[
+    &convert::COMMAND,
+    &create::COMMAND,
+    &info::COMMAND,
+    &rebase::COMMAND,
+    &commit::COMMAND,
+    &config::COMMAND,
+    &doctor::COMMAND,
+    &generate::COMMAND,
+];
 
 /// qemu-img's commands that are not there yet.
 pub const MISSING: &[&str] =
-    &["amend", "bench", "bitmap", "check", "commit", "compare", "dd", "map", "measure", "rebase", "resize", "snapshot"];
+    &["amend", "bench", "bitmap", "check", "compare", "dd", "map", "measure", "resize", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

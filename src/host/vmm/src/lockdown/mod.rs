@@ -15,13 +15,13 @@ use landlock::{
     Scope,
 };
 
-/// Locks this thread, and all that it makes from here on, down. `directories` may be opened below; none means that
-/// nothing will be opened.
+/// Locks this thread, and all that it makes from here on, down. `directories` may be opened below, and written to where
+/// that is said; none means that nothing will be opened.
 ///
 /// # Errors
 /// In words. What the kernel is too old for is left out without an error; what it has must work.
-pub fn apply<'a>(directories: impl Iterator<Item = &'a OwnedFd>) -> Result<(), String> {
-    let directories: Vec<&OwnedFd> = directories.collect();
+pub fn apply<'a>(directories: impl Iterator<Item = (&'a OwnedFd, bool)>) -> Result<(), String> {
+    let directories: Vec<(&OwnedFd, bool)> = directories.collect();
     capabilities::drop_all(!directories.is_empty());
     // SAFETY: sets one bit of this thread, which its children inherit.
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
@@ -31,7 +31,7 @@ pub fn apply<'a>(directories: impl Iterator<Item = &'a OwnedFd>) -> Result<(), S
     syscalls::install(!directories.is_empty()).map_err(|e| format!("system call filter: {e}"))
 }
 
-fn restrict_paths(directories: &[&OwnedFd]) -> Result<(), landlock::RulesetError> {
+fn restrict_paths(directories: &[(&OwnedFd, bool)]) -> Result<(), landlock::RulesetError> {
     const NEWEST: ABI = ABI::V6;
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -39,8 +39,10 @@ fn restrict_paths(directories: &[&OwnedFd]) -> Result<(), landlock::RulesetError
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::AbstractUnixSocket)?
         .create()?;
-    for directory in directories {
-        ruleset = ruleset.add_rule(PathBeneath::new(directory, AccessFs::ReadFile))?;
+    for (directory, writable) in directories {
+        let read = AccessFs::ReadFile;
+        let access = if *writable { read | AccessFs::WriteFile } else { read.into() };
+        ruleset = ruleset.add_rule(PathBeneath::new(directory, access))?;
     }
     ruleset.restrict_self().map(|_| ())
 }
@@ -113,7 +115,7 @@ mod tests {
             std::fs::write(root.join("base"), b"base").expect("room on the disk");
             let folder: OwnedFd = File::open(&root).expect("it is there").into();
             let etc: OwnedFd = File::open("/etc").expect("it is there").into();
-            apply(std::iter::once(&folder)).expect("it can be locked down");
+            apply(std::iter::once((&folder, false))).expect("it can be locked down");
             assert!(beneath(&folder, "base", OFlags::RDONLY).is_ok());
             assert!(refused(File::open("/etc/passwd")));
             if landlock_version() > 0 {

@@ -32,6 +32,8 @@ pub struct Policy {
     pub allowed: Vec<PathBuf>,
     /// `-U`: take no locks.
     pub force_share: bool,
+    /// Backing files may be opened for writing where the user's own image is (commit).
+    pub writes_backing: bool,
 }
 
 /// Why a name was not opened.
@@ -49,6 +51,15 @@ impl From<Status> for No {
     }
 }
 
+/// What a name led to.
+#[derive(Debug)]
+pub enum Opened {
+    /// A file.
+    New(Box<Device>),
+    /// A device that the image has already.
+    Again(u32),
+}
+
 /// A directory below which files may be opened.
 #[derive(Debug)]
 struct Root {
@@ -56,6 +67,8 @@ struct Root {
     fd: OwnedFd,
     /// The user allowed it for every image; else it is only for chains that begin in it.
     for_all: bool,
+    /// Files in it may be opened for writing.
+    writable: bool,
 }
 
 /// The policy at work: directories opened before the lock-down.
@@ -96,29 +109,41 @@ impl Gate {
     /// Opens the directories: those of the images that were there, and the allowed ones. One that cannot be opened allows nothing.
     #[must_use]
     pub fn new(policy: Policy, devices: &[Device]) -> Self {
-        let own = devices.iter().filter(|d| !d.fresh).filter_map(folder).map(|path| (path, false));
+        let is_written = |d: &Device| !d.fresh && d.mode != Mode::Read;
+        let some_written = devices.iter().any(is_written);
+        let own = devices.iter().filter(|d| !d.fresh).filter_map(|d| Some((folder(d)?, false, is_written(d))));
         let mut roots: Vec<Root> = Vec::new();
         if !policy.deny_all {
-            for (path, for_all) in policy.allowed.iter().map(|path| (fold(path), true)).chain(own) {
-                if roots.iter().any(|have| have.path == path) {
+            let allowed = policy.allowed.iter().map(|path| (fold(path), true, some_written));
+            for (path, for_all, writable) in allowed.chain(own) {
+                if let Some(have) = roots.iter_mut().find(|root| root.path == path) {
+                    have.writable |= writable;
                     continue;
                 }
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 if let Ok(fd) = rustix::fs::open(&path, flags, Permissions::empty()) {
-                    roots.push(Root { path, fd, for_all });
+                    roots.push(Root { path, fd, for_all, writable });
                 }
             }
         }
         Self { policy, roots }
     }
 
-    /// The directories that may be reached.
-    pub fn directories(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.roots.iter().map(|root| &root.fd)
+    /// The directories that may be reached, and whether files in them may be written.
+    pub fn directories(&self) -> impl Iterator<Item = (&OwnedFd, bool)> {
+        self.roots.iter().map(|root| (&root.fd, root.writable))
     }
 
-    /// Opens what the image on the first device of `chain` names; `chain` goes on with those that led to it.
-    pub fn open(&self, name: &[u8], role: Role, write: bool, chain: &[Arc<Slot>]) -> Result<Device, No> {
+    /// Opens what the image on the first device of `chain` names; `chain` goes on with those that led to it. `opened`
+    /// tells whether that image has the file open already: it is not locked against itself.
+    pub fn open(
+        &self,
+        name: &[u8],
+        role: Role,
+        write: bool,
+        chain: &[Arc<Slot>],
+        opened: &dyn Fn((u64, u64)) -> Option<u32>,
+    ) -> Result<Opened, No> {
         let above = chain.first().ok_or(Status::BadDevice)?;
         let name = plain(name).ok_or(Status::Refused)?;
         let path = fold(&above.device.path.parent().ok_or(Status::Refused)?.join(name));
@@ -130,8 +155,9 @@ impl Gate {
             .filter_map(|root| Some((&root.fd, path.strip_prefix(&root.path).ok()?)))
             .find(|(_, rest)| !rest.as_os_str().is_empty())
             .ok_or(Status::Refused)?;
-        // An image that may only be read cannot have others written.
-        let mode = match above.device.mode {
+        // An image that may only be read cannot have others written; commit's chain is judged by its top.
+        let by = if role == Role::Backing { chain.last().filter(|_| self.policy.writes_backing) } else { Some(above) };
+        let mode = match by.map_or(Mode::Read, |slot| slot.device.mode) {
             _ if !write => Mode::Read,
             Mode::Read => return Err(Status::ReadOnly.into()),
             may_write @ Mode::Write { .. } => may_write,
@@ -149,11 +175,15 @@ impl Gate {
         if role == Role::Backing && chain.iter().any(|slot| slot.identity == seen) {
             return Err(Status::Loop.into());
         }
+        if let Some(index) = opened(seen) {
+            return Ok(Opened::Again(index));
+        }
         if !self.policy.force_share {
             let lock = if write { locks::lock_for_write(&file) } else { locks::lock_for_read(&file) };
             lock.map_err(|_| Status::Locked)?;
         }
-        Ok(Device { file, path, mode, fresh: false, direct: false, ignore_flush: above.device.ignore_flush })
+        let ignore_flush = above.device.ignore_flush;
+        Ok(Opened::New(Box::new(Device { file, path, mode, fresh: false, direct: false, ignore_flush })))
     }
 }
 

@@ -47,8 +47,16 @@ fn status(result: Result<Device, No>) -> Status {
     result.err().map_or(Status::Ok, |no| no.status)
 }
 
+/// With nothing open already.
+fn open(gate: &Gate, name: &[u8], role: Role, write: bool, chain: &[Arc<Slot>]) -> Result<Device, No> {
+    match gate.open(name, role, write, chain, &|_| None)? {
+        Opened::New(device) => Ok(*device),
+        Opened::Again(_) => Err(Status::Loop.into()),
+    }
+}
+
 fn backing(gate: &Gate, name: &str, chain: &[Arc<Slot>]) -> Status {
-    status(gate.open(name.as_bytes(), Role::Backing, false, chain))
+    status(open(gate, name.as_bytes(), Role::Backing, false, chain))
 }
 
 #[test]
@@ -82,7 +90,7 @@ fn a_refusal_is_the_same_whether_the_target_exists_or_not() {
     let place = Place::new("oracle");
     let (gate, top) = (place.gate(&[]), place.top());
     for name in ["../other/secret", "../other/absent", "/etc/passwd", "/etc/absent", "/proc/self/mem", "..", "/"] {
-        let refused = gate.open(name.as_bytes(), Role::Backing, false, &top).err();
+        let refused = open(&gate, name.as_bytes(), Role::Backing, false, &top).err();
         assert_eq!(refused, Some(No { status: Status::Refused, errno: 0 }), "{name}");
     }
 }
@@ -140,7 +148,7 @@ fn only_regular_files_and_block_devices_are_opened() {
     for name in ["fifo", "sub", "/proc/self/maps", "/dev/zero"] {
         assert_eq!(backing(&gate, name, &top), Status::WrongType, "{name}");
     }
-    let absent = gate.open(b"absent", Role::Backing, false, &top).err();
+    let absent = open(&gate, b"absent", Role::Backing, false, &top).err();
     assert_eq!(absent, Some(No { status: Status::Io, errno: libc::ENOENT.cast_unsigned() }));
 }
 
@@ -151,7 +159,7 @@ fn a_chain_that_comes_back_is_a_loop_and_siblings_may_share() {
     assert_eq!(backing(&gate, "top", &top), Status::Loop);
     std::fs::hard_link(place.0.join("own/top"), place.0.join("own/again")).expect("a link");
     assert_eq!(backing(&gate, "again", &top), Status::Loop);
-    let below = gate.open(b"sub/below", Role::Backing, false, &top).expect("it is there");
+    let below = open(&gate, b"sub/below", Role::Backing, false, &top).expect("it is there");
     let mut chain = vec![Arc::new(Slot::new(below, Some(0)))];
     chain.extend(top.iter().cloned());
     assert_eq!(backing(&gate, "../top", &chain), Status::Loop);
@@ -164,7 +172,31 @@ fn a_chain_that_comes_back_is_a_loop_and_siblings_may_share() {
 fn an_image_that_is_only_read_has_nothing_written() {
     let place = Place::new("write");
     let (gate, top) = (place.gate(&[]), place.top());
-    assert_eq!(status(gate.open(b"sub/below", Role::DataFile, true, &top)), Status::ReadOnly);
+    assert_eq!(status(open(&gate, b"sub/below", Role::DataFile, true, &top)), Status::ReadOnly);
+}
+
+#[test]
+fn only_commit_writes_to_backing_files_and_only_where_the_overlay_is() {
+    let place = Place::new("commit");
+    let mode = Mode::Write { growth_limit_bytes: 1 << 20 };
+    let device = || place.device("own/top", mode);
+    let top = [Arc::new(Slot::new(device(), None))];
+    for (writes_backing, name, expected) in [
+        (false, "sub/below", Status::ReadOnly),
+        (true, "sub/below", Status::Ok),
+        (true, "../elsewhere", Status::Refused),
+    ] {
+        let gate = Gate::new(Policy { writes_backing, ..Policy::default() }, &[device()]);
+        assert_eq!(status(open(&gate, name.as_bytes(), Role::Backing, true, &top)), expected, "{name}");
+    }
+}
+
+#[test]
+fn an_image_that_has_a_file_open_is_given_it_again() {
+    let place = Place::new("again");
+    let (gate, top) = (place.gate(&[]), place.top());
+    let again = gate.open(b"sub/below", Role::DataFile, false, &top, &|_| Some(7));
+    assert!(matches!(again, Ok(Opened::Again(7))));
 }
 
 #[test]

@@ -4,9 +4,10 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::policy::Opened;
 use instar_abi::ring::{
     ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Role, STAT_BLOCK_DEVICE,
-    STAT_FRESH, STAT_WRITABLE, Status,
+    STAT_FRESH, STAT_SAME_FILE_SHIFT, STAT_WRITABLE, Status,
 };
 use rustix::fs::{FallocateFlags, SeekFrom};
 use zerocopy::IntoBytes;
@@ -71,7 +72,7 @@ impl Server<'_> {
                     .map_err(|e| failed(&e))
             }
             Op::OpenNamed => self.open_named(request),
-            Op::Stat => Ok(stat(slot)),
+            Op::Stat => Ok(stat(slot, self.table.first_of(slot))),
             _ => Err(refused(Status::BadRequest)),
         }
     }
@@ -114,11 +115,15 @@ impl Server<'_> {
         let role = Role::from_wire(request.arg).ok_or_else(|| refused(Status::BadRequest))?;
         let write = request.flags & FLAG_WRITE != 0;
         let chain = self.ancestry(request.dev);
+        let opened = |file| self.table.opened(file, request.dev, write);
         let device = self
             .policy
-            .open(&request.buf.to_vec(), role, write, &chain)
+            .open(&request.buf.to_vec(), role, write, &chain, &opened)
             .map_err(|no| Reply { errno: no.errno, ..refused(no.status) })?;
-        let index = self.table.push(device, request.dev).ok_or_else(|| refused(Status::TooMany))?;
+        let index = match device {
+            Opened::Again(index) => index,
+            Opened::New(device) => self.table.push(*device, request.dev).ok_or_else(|| refused(Status::TooMany))?,
+        };
         Ok(value(u64::from(index)))
     }
 
@@ -134,7 +139,7 @@ impl Server<'_> {
     }
 }
 
-fn stat(slot: &Slot) -> Reply {
+fn stat(slot: &Slot, same_file: u32) -> Reply {
     use std::os::unix::fs::MetadataExt;
     const SECTOR: u64 = 512;
     let allocated = slot.device.file.metadata().map_or(0, |m| m.blocks() * SECTOR);
@@ -146,7 +151,7 @@ fn stat(slot: &Slot) -> Reply {
     Reply {
         value: slot.len.load(Ordering::Relaxed),
         value2: allocated,
-        value3: bits | alignment << 32,
+        value3: bits | u64::from(same_file) << STAT_SAME_FILE_SHIFT | alignment << 32,
         ..Reply::default()
     }
 }

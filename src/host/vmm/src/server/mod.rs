@@ -79,8 +79,8 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// The directories that the policy may open files below.
-    pub fn directories(&self) -> impl Iterator<Item = &std::os::fd::OwnedFd> {
+    /// The directories that the policy may open files below, and whether for writing.
+    pub fn directories(&self) -> impl Iterator<Item = (&std::os::fd::OwnedFd, bool)> {
         self.policy.directories()
     }
 

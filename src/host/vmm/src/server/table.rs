@@ -127,6 +127,23 @@ impl Table {
         self.slots.read().unwrap_or_else(PoisonError::into_inner).get(index as usize).cloned()
     }
 
+    /// The first device that is the same file.
+    #[must_use]
+    pub fn first_of(&self, slot: &Slot) -> u32 {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().position(|s| s.identity == slot.identity).and_then(|i| u32::try_from(i).ok()).unwrap_or(0)
+    }
+
+    /// The device by which the image on `parent` has that file open already, good for writing if `write`.
+    #[must_use]
+    pub fn opened(&self, identity: (u64, u64), parent: u32, write: bool) -> Option<u32> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        let same = |s: &Arc<Slot>| {
+            s.identity == identity && s.parent == Some(parent) && (!write || s.device.mode != crate::Mode::Read)
+        };
+        slots.iter().position(same).and_then(|i| u32::try_from(i).ok())
+    }
+
     /// Adds one; `None` if there are too many.
     #[must_use]
     pub fn push(&self, device: Device, parent: u32) -> Option<u32> {

@@ -214,9 +214,8 @@ impl<'a> Qcow2Editor<'a> {
     fn put_zero(&self, state: &mut State<'a>, at: u64, len: u64, steps: &mut Vec<Placed<'_>>) -> Result<()> {
         let g = &self.geometry;
         let slot = self.slot(state, at)?;
-        let backed = self.header.backing.0 != 0;
         let empty = slot.entry & (L2_OFFSET_MASK | OFLAG_COMPRESSED | OFLAG_COPIED | OFLAG_ZERO) == 0;
-        if empty && slot.bitmap == 0 && !backed && !g.external {
+        if empty && slot.bitmap == 0 && self.unbacked && !g.external {
             return Ok(());
         }
         if g.external || self.header.version < 3 {

@@ -57,6 +57,8 @@ struct Qcow2Editor<'a> {
     external: bool,
     /// Bytes of what is placed: clusters, or subclusters where only what is not allocated is written.
     unit: u64,
+    /// What is not allocated reads as zeroes, and will.
+    unbacked: bool,
     /// The disk held nothing, and has no backing file.
     blank: bool,
     /// Bits that no program knows were set: they go before anything is changed.
@@ -119,7 +121,9 @@ impl<'a> Qcow2Editor<'a> {
         };
         let whole = cx.changes_content || cx.compressed;
         let unit = if whole { geometry.cluster_size() } else { geometry.unit_size() };
-        let blank = header.backing.0 == 0 && state.tables.is_blank();
+        // Who does not change what the disk shows is about to change what is below it.
+        let unbacked = header.backing.0 == 0 && cx.changes_content;
+        let blank = unbacked && state.tables.is_blank();
         let stale = Mutex::new(header.autoclear & !AUTOCLEAR_KNOWN != 0);
         Ok(Self {
             machine,
@@ -128,6 +132,7 @@ impl<'a> Qcow2Editor<'a> {
             geometry,
             external,
             unit,
+            unbacked,
             blank,
             stale_autoclear: stale,
             state: Mutex::new(state),
@@ -207,6 +212,15 @@ impl Writer for Qcow2Editor<'_> {
         (!self.external).then(|| packer(self.header.compression == Compression::Zstd))
     }
 
+    fn is_full(&self) -> bool {
+        let state = self.state.lock();
+        state.counts.waiting().saturating_add(state.tables.waiting()) > WAITING_MAX
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.settle_state(&mut self.state.lock())
+    }
+
     fn finish(&self) -> Result<()> {
         self.settle()
     }
@@ -215,15 +229,6 @@ impl Writer for Qcow2Editor<'_> {
 impl Editor for Qcow2Editor<'_> {
     fn virtual_size(&self) -> u64 {
         self.header.size
-    }
-
-    fn is_full(&self) -> bool {
-        let state = self.state.lock();
-        state.counts.waiting().saturating_add(state.tables.waiting()) > WAITING_MAX
-    }
-
-    fn settle(&self) -> Result<()> {
-        self.settle_state(&mut self.state.lock())
     }
 
     fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {

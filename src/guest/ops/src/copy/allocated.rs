@@ -5,17 +5,18 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::slice;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use instar_image::chain::Chain;
 use instar_image::reader::is_zero;
 use instar_image::write::{Packer, Piece, Placed, Target, Writer};
-use instar_image::{Error, Machine, Place, Result, Step};
+use instar_image::{Error, Machine, Result, Step};
 
 use super::fill::Filler;
-use super::params::Params;
-use super::plan::{Job, Planner};
+use super::plan::{Job, Part, Planner};
 use super::progress::Progress;
+use super::{Selection, Settings};
 
 /// What a job shares with the others.
 struct Shared<'a> {
@@ -31,6 +32,10 @@ struct Shared<'a> {
     zeroed: bool,
     /// Zeroes are looked for.
     sparse: bool,
+    /// What reads the same through this chain needs no place.
+    against: Option<&'a Chain<'a>>,
+    /// Jobs that have their places and are being written.
+    writing: AtomicU64,
 }
 
 /// Runs all jobs on all workers.
@@ -39,7 +44,7 @@ pub fn run(
     chains: &[Chain<'_>],
     writer: &dyn Writer,
     planner: &Planner<'_>,
-    params: &Params,
+    settings: Settings,
     progress: &Progress<'_>,
 ) -> Result<()> {
     let Target::Allocated { unit, zero_unit, zeroed } = writer.target() else {
@@ -51,16 +56,23 @@ pub fn run(
         planner,
         turn: AtomicU64::new(0),
         unit: unit as usize,
-        zero_unit: zero_unit.max(params.sparse.next_power_of_two().min(1 << 21)) as usize,
-        zeroed: zeroed || params.zeroed,
-        sparse: params.sparse != 0,
+        zero_unit: zero_unit.max(settings.sparse.next_power_of_two().min(1 << 21)) as usize,
+        zeroed: zeroed || settings.zeroed,
+        sparse: settings.sparse != 0,
+        against: match planner.selection() {
+            Selection::Differing(chain) => Some(chain),
+            Selection::All | Selection::Layers(_) => None,
+        },
+        writing: AtomicU64::new(0),
     };
     machine.broadcast(&|_| {
         let mut worker = Worker {
             shared: &shared,
-            filler: Filler::new(chains, machine.source(), params.salvage),
-            packer: if params.compress { writer.packer() } else { None },
+            filler: Filler::new(chains, machine.source(), settings.salvage),
+            packer: if settings.compress { writer.packer() } else { None },
+            other: shared.against.map(|chain| Filler::new(slice::from_ref(chain), machine.source(), false)),
             buf: Vec::new(),
+            seen: Vec::new(),
             fates: Vec::new(),
             packed: Vec::new(),
         };
@@ -87,7 +99,11 @@ struct Worker<'a> {
     shared: &'a Shared<'a>,
     filler: Filler<'a>,
     packer: Option<Box<dyn Packer + 'a>>,
+    /// Reads the chain that the result is compared with.
+    other: Option<Filler<'a>>,
     buf: Vec<u8>,
+    /// The same bytes through that chain.
+    seen: Vec<u8>,
     /// What becomes of each unit of the job at hand.
     fates: Vec<Fate>,
     /// One compressed unit each; the buffers are used again.
@@ -108,12 +124,14 @@ impl Worker<'_> {
             shared.turn.store(job.ticket + 1, Ordering::Release);
             return Ok(());
         }
+        let settled = shared.settle_if_full();
         let mut steps = Vec::new();
-        let placed = self.place(job, &mut steps);
+        let placed = settled.and_then(|()| self.place(job, &mut steps));
+        shared.writing.fetch_add(1, Ordering::AcqRel);
         shared.turn.store(job.ticket + 1, Ordering::Release);
-        placed?;
         let steps: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
-        let written = shared.machine.submit(&steps);
+        let written = placed.and_then(|()| shared.machine.submit(&steps));
+        shared.writing.fetch_sub(1, Ordering::AcqRel);
         written.map_err(|e| e.context(format!("error while writing at byte {}", job.at)))
     }
 
@@ -126,13 +144,14 @@ impl Worker<'_> {
         }
         let buf = self.buf.get_mut(..len).unwrap_or_default();
         buf.get_mut(job.len as usize..).unwrap_or_default().fill(0);
-        if self.shared.planner.leaves_unallocated() {
+        if matches!(self.shared.planner.selection(), Selection::Layers(_)) {
             let parts = self.shared.planner.resolve(&job.parts)?;
             self.filler.fill(&parts, job.at, buf)?;
         } else {
             self.filler.fill(&job.parts, job.at, buf)?;
         }
         self.fates = self.shared.fates(job, self.buf.get(..len).unwrap_or_default());
+        self.leave_what_is_the_same(job)?;
         let fates = &self.fates;
         let Some(packer) = self.packer.as_mut() else { return Ok(()) };
         self.packed.resize_with(self.packed.len().max(fates.len()), Vec::new);
@@ -140,6 +159,37 @@ impl Worker<'_> {
             let smaller = *fate == Fate::Data && packer.pack(bytes, out)?;
             if !smaller {
                 out.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Units that read the same through the other chain are left to it.
+    fn leave_what_is_the_same(&mut self, job: &Job) -> Result<()> {
+        let (Some(other), Some(chain)) = (&mut self.other, self.shared.against) else { return Ok(()) };
+        let len = job.len as usize;
+        if self.seen.len() < len {
+            self.seen = vec![0; self.buf.len().max(len)];
+        }
+        let seen = self.seen.get_mut(..len).unwrap_or_default();
+        let shown = chain.virtual_size().saturating_sub(job.at).min(job.len);
+        let (mut parts, mut done) = (Vec::new(), 0);
+        while done < shown {
+            let at = job.at + done;
+            let (depth, extent) = chain.extent(at, shown - done)?;
+            if extent.len == 0 {
+                return Err(Error::corrupt("an extent without a byte"));
+            }
+            parts.push(Part { source: 0, depth, at, extent, work: true });
+            done += extent.len;
+        }
+        other.fill(&parts, job.at, seen)?;
+        seen.get_mut(shown as usize..).unwrap_or_default().fill(0);
+        let unit = self.shared.unit;
+        let pairs = self.buf.get(..len).unwrap_or_default().chunks(unit).zip(seen.chunks(unit));
+        for (fate, (ours, theirs)) in self.fates.iter_mut().zip(pairs) {
+            if ours == theirs {
+                *fate = Fate::Leave;
             }
         }
         Ok(())
@@ -179,6 +229,19 @@ impl Worker<'_> {
 }
 
 impl Shared<'_> {
+    /// Called by the worker whose turn it is: nobody else places anything, and what is being written is waited for.
+    fn settle_if_full(&self) -> Result<()> {
+        if !self.writer.is_full() {
+            return Ok(());
+        }
+        let mut spins = 0;
+        while self.writing.load(Ordering::Acquire) != 0 {
+            self.machine.relax(&mut spins);
+        }
+        // After a failed write nothing may be made to refer to it.
+        if self.planner.has_failed() { Ok(()) } else { self.writer.settle() }
+    }
+
     /// What becomes of each unit of the job.
     fn fates(&self, job: &Job, buf: &[u8]) -> Vec<Fate> {
         let units = buf.len() / self.unit;
@@ -198,16 +261,16 @@ impl Shared<'_> {
                 from = end;
             }
         }
-        if self.planner.leaves_unallocated() {
+        if !matches!(self.planner.selection(), Selection::All) {
             self.leave(job, &mut fates);
         }
         fates
     }
 
-    /// Over a backing file: units of which the top image holds nothing stay the backing file's.
+    /// Units that need no work stay as they are.
     fn leave(&self, job: &Job, fates: &mut [Fate]) {
         let mut held = vec![false; fates.len()];
-        for part in job.parts.iter().filter(|p| p.extent.place != Place::Unallocated) {
+        for part in job.parts.iter().filter(|p| p.work) {
             let first = (part.at - job.at) as usize / self.unit;
             let last = (part.at + part.extent.len - 1 - job.at) as usize / self.unit;
             held.get_mut(first..=last).unwrap_or_default().fill(true);

@@ -9,8 +9,8 @@ use instar_image::reader::is_zero;
 use instar_image::write::Target;
 use instar_image::{DeviceId, Error, Kind, Machine, Place, Result, Step};
 
+use super::Settings;
 use super::fill::Filler;
-use super::params::Params;
 use super::plan::{Job, Part, Planner};
 use super::progress::Progress;
 
@@ -37,7 +37,7 @@ pub fn run(
     chains: &[Chain<'_>],
     target: Target,
     planner: &Planner<'_>,
-    params: &Params,
+    settings: Settings,
     progress: &Progress<'_>,
 ) -> Result<()> {
     let Target::Linear { device, base, zeroed } = target else {
@@ -46,13 +46,17 @@ pub fn run(
     let output = Output {
         device,
         base,
-        sparse: (zeroed || params.zeroed) && params.sparse != 0,
-        unit: params.sparse.next_power_of_two().clamp(UNIT_MIN, UNIT_MAX) as usize,
-        unmap: params.sparse != 0,
+        sparse: (zeroed || settings.zeroed) && settings.sparse != 0,
+        unit: settings.sparse.next_power_of_two().clamp(UNIT_MIN, UNIT_MAX) as usize,
+        unmap: settings.sparse != 0,
     };
     machine.broadcast(&|_| {
-        let mut worker =
-            Worker { machine, output, filler: Filler::new(chains, machine.source(), params.salvage), buf: Vec::new() };
+        let mut worker = Worker {
+            machine,
+            output,
+            filler: Filler::new(chains, machine.source(), settings.salvage),
+            buf: Vec::new(),
+        };
         while let Some(job) = planner.next() {
             match worker.work(&job) {
                 Ok(()) => progress.add(job.advance),

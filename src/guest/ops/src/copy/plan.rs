@@ -1,14 +1,15 @@
 //! Dividing the work: jobs of a few MiB in ascending order, holes skipped however large.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use instar_image::chain::Chain;
 use instar_image::write::Target;
-use instar_image::{Error, Extent, Place, Result};
+use instar_image::{DeviceId, Error, Extent, Place, Result, Source};
 use spin::Mutex;
 
-use super::params::Params;
+use super::{Selection, Settings};
 
 /// Bytes of a job whose data passes through the guest.
 const JOB_BYTES: u64 = 2 << 20;
@@ -28,6 +29,8 @@ pub struct Part {
     pub at: u64,
     /// The extent in the source.
     pub extent: Extent,
+    /// The target has to be made to show it; else it does so already.
+    pub work: bool,
 }
 
 /// One worker's next task.
@@ -63,8 +66,8 @@ pub struct Planner<'a> {
     job_bytes: u64,
     /// Holes need no work: the target reads as zeroes.
     skip_holes: bool,
-    /// What the top image leaves to its backing file is left to the target's.
-    skip_unallocated: bool,
+    selection: Selection<'a>,
+    files: Files<'a>,
     position: Mutex<Position>,
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
@@ -72,10 +75,17 @@ pub struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     /// At the beginning. The sources have `size` bytes; `rest` more are the last chain's own.
-    pub fn new(chains: &'a [Chain<'a>], target: Target, params: &Params, size: u64, rest: u64) -> Self {
+    pub fn new(
+        source: &'a dyn Source,
+        chains: &'a [Chain<'a>],
+        target: Target,
+        settings: Settings,
+        selection: Selection<'a>,
+        (size, rest): (u64, u64),
+    ) -> Self {
         let (unit, zeroed, job_bytes) = match target {
-            Target::Linear { zeroed, .. } => (1, zeroed || params.zeroed, COPY_JOB_BYTES),
-            Target::Allocated { unit, zeroed, .. } => (unit, zeroed || params.zeroed, JOB_BYTES),
+            Target::Linear { zeroed, .. } => (1, zeroed || settings.zeroed, COPY_JOB_BYTES),
+            Target::Allocated { unit, zeroed, .. } => (unit, zeroed || settings.zeroed, JOB_BYTES),
         };
         let starts = chains
             .iter()
@@ -85,7 +95,6 @@ impl<'a> Planner<'a> {
                 Some(start)
             })
             .collect();
-        let backed = matches!(target, Target::Allocated { zeroed: false, .. }) && !params.existing;
         Self {
             chains,
             starts,
@@ -93,8 +102,9 @@ impl<'a> Planner<'a> {
             rest_at: if rest > 0 { size } else { u64::MAX },
             unit,
             job_bytes,
-            skip_holes: zeroed && params.sparse != 0,
-            skip_unallocated: backed,
+            skip_holes: zeroed && settings.sparse != 0,
+            selection,
+            files: Files { source, same: Mutex::default() },
             position: Mutex::new(Position { next: 0, ticket: 0, reported: 0 }),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -117,12 +127,12 @@ impl<'a> Planner<'a> {
         self.failure.lock().take().map_or(Ok(()), Err)
     }
 
-    /// What the top image does not hold stays with the target's backing file.
-    pub const fn leaves_unallocated(&self) -> bool {
-        self.skip_unallocated
+    /// Which parts of the sources are work.
+    pub const fn selection(&self) -> Selection<'a> {
+        self.selection
     }
 
-    /// The parts with what the top image leaves to others resolved through the whole chain: for units that are
+    /// The parts with what the upper images leave to others resolved through the whole chain: for units that are
     /// held only partly.
     pub fn resolve(&self, parts: &[Part]) -> Result<Vec<Part>> {
         let mut resolved = Vec::with_capacity(parts.len());
@@ -133,11 +143,16 @@ impl<'a> Planner<'a> {
             };
             let mut done = 0;
             while done < part.extent.len {
-                let (depth, extent) = chain.extent(part.extent.at + done, part.extent.len - done)?;
+                let at = part.extent.at + done;
+                let below = match self.selection {
+                    Selection::Layers(count) if part.at >= self.rest_at => count,
+                    _ => 0,
+                };
+                let (depth, extent) = chain.extent_below(below, at, part.extent.len - done)?;
                 if extent.len == 0 {
                     return Err(Error::corrupt("an extent without a byte"));
                 }
-                resolved.push(Part { source: part.source, depth, at: part.at + done, extent });
+                resolved.push(Part { depth, at: part.at + done, extent, ..*part });
                 done += extent.len;
             }
         }
@@ -169,26 +184,53 @@ impl<'a> Planner<'a> {
             return Err(Error::corrupt("a byte beyond the last source"));
         };
         let inside = at.saturating_sub(if is_rest { 0 } else { *start });
-        let max = max.min(chain.virtual_size().saturating_sub(inside));
+        let max = match self.selection {
+            Selection::Layers(_) if is_rest => max,
+            _ => max.min(chain.virtual_size().saturating_sub(inside)),
+        };
+        let max = if is_rest { max } else { max.min(self.rest_at - at) };
         let error = |e: Error| e.context(alloc::format!("error while reading block status at offset {at}"));
-        let (depth, extent) = if self.skip_unallocated {
-            // Only what the top image itself holds is copied.
-            (0, chain.top_extent(inside, max).map_err(error)?)
-        } else {
-            chain.extent(inside, max).map_err(error)?
+        let (depth, extent) = match self.selection {
+            // Behind the sources' end is what the target shows by itself.
+            Selection::Layers(count) if is_rest => chain.extent_below(count, inside, max).map_err(error)?,
+            // Only what the upper images themselves hold is copied.
+            Selection::Layers(count) => chain.extent_above(count, inside, max).map_err(error)?,
+            Selection::All | Selection::Differing(_) => chain.extent(inside, max).map_err(error)?,
         };
         if extent.len == 0 {
             return Err(Error::corrupt("an extent without a byte"));
         }
-        Ok(Part { source, depth, at, extent })
-    }
-
-    fn is_work(&self, part: &Part) -> bool {
-        match part.extent.place {
-            Place::Unallocated => !self.skip_unallocated && !self.skip_holes,
+        let part = Part { source, depth, at, extent, work: true };
+        if let Selection::Differing(other) = self.selection {
+            return self.differing(part, other);
+        }
+        let work = match part.extent.place {
+            _ if is_rest => false,
+            Place::Unallocated => matches!(self.selection, Selection::All) && !self.skip_holes,
             Place::Zero { .. } => !self.skip_holes,
             _ => true,
+        };
+        Ok(Part { work, ..part })
+    }
+
+    /// The part, or the beginning of it that is equally easy to tell: is it the same through the other chain?
+    fn differing(&self, part: Part, other: &Chain<'_>) -> Result<Part> {
+        let Extent { at, len, place } = part.extent;
+        if part.depth == 0 && place != Place::Unallocated {
+            return Ok(Part { work: false, ..part });
         }
+        let size = other.virtual_size();
+        let there = if at < size {
+            let (_, extent) = other.extent(at, len.min(size - at))?;
+            if extent.len == 0 {
+                return Err(Error::corrupt("an extent without a byte"));
+            }
+            extent
+        } else {
+            Extent { at, len, place: Place::Unallocated }
+        };
+        let work = !self.files.same_bytes(place, there.place)?;
+        Ok(Part { extent: part.extent.slice(at, there.len), work, ..part })
     }
 
     fn plan(&self, position: &mut Position) -> Result<Option<Job>> {
@@ -200,7 +242,7 @@ impl<'a> Planner<'a> {
                 return Ok(None);
             }
             let part = self.part(at, self.total - at)?;
-            if self.is_work(&part) {
+            if part.work {
                 break part;
             }
             at = at.saturating_add(part.extent.len);
@@ -218,7 +260,7 @@ impl<'a> Planner<'a> {
                 self.part(at, end - at)?
             };
             let next = at.saturating_add(part.extent.len);
-            if self.is_work(&part) {
+            if part.work {
                 work_end = next;
             } else if at >= work_end.next_multiple_of(self.unit) && part.extent.len >= self.unit {
                 // A hole of whole units ends the job.
@@ -263,5 +305,38 @@ impl<'a> Planner<'a> {
             last.extent = last.extent.slice(last.extent.at, end - last.at);
         }
         end
+    }
+}
+
+/// Which devices are one file.
+struct Files<'a> {
+    source: &'a dyn Source,
+    same: Mutex<BTreeMap<DeviceId, DeviceId>>,
+}
+
+impl Files<'_> {
+    /// The first device that is the same file.
+    fn first(&self, device: DeviceId) -> Result<DeviceId> {
+        if let Some(known) = self.same.lock().get(&device) {
+            return Ok(*known);
+        }
+        let first = self.source.stat(device)?.same_file;
+        self.same.lock().insert(device, first);
+        Ok(first)
+    }
+
+    /// Whether two places hold the same bytes, as far as their whereabouts tell.
+    fn same_bytes(&self, a: Place, b: Place) -> Result<bool> {
+        Ok(match (a, b) {
+            (Place::Zero { .. } | Place::Unallocated, Place::Zero { .. } | Place::Unallocated) => true,
+            (Place::Data { device: x, offset: i }, Place::Data { device: y, offset: j }) => {
+                i == j && self.first(x)? == self.first(y)?
+            }
+            (Place::Packed(x), Place::Packed(y)) => {
+                let same = (x.offset, x.len, x.unit, x.skip) == (y.offset, y.len, y.unit, y.skip);
+                same && self.first(x.device)? == self.first(y.device)?
+            }
+            _ => false,
+        })
     }
 }

@@ -1,0 +1,202 @@
+//! Operations that change images in place, cut at every step.
+//!
+//! An operation runs in the simulator, which logs what it writes. [`Scenario::run`] then makes every state that a crash
+//! may leave ([`instar_sim::Journal::cuts`]) into files again and lets the stock qemu-img judge: each image opens and
+//! checks with leaks at worst, and each watched image shows what it showed before or what it shows in the end. A new
+//! operation brings a scenario, no harness.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use instar_image::{DeviceId, Value};
+use instar_sim::{Disk, Machine};
+
+/// A folder of the test's own.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// A new one.
+    #[must_use]
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let memory = Path::new("/dev/shm");
+        let root = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
+        let path = root.join(format!("instar-cut-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).expect("a folder for the test");
+        Self(path)
+    }
+
+    /// A file in it.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Runs a stock tool in it; it must work.
+    pub fn stock(&self, program: &str, arguments: &[&str]) {
+        let done = self.try_stock(program, arguments);
+        assert!(done.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    fn try_stock(&self, program: &str, arguments: &[&str]) -> Output {
+        Command::new(program).args(arguments).current_dir(&self.0).output().expect("qemu-utils is installed")
+    }
+
+    /// What an image shows, as the stock tool reads it.
+    fn content(&self, image: &Image) -> Result<Vec<u8>, String> {
+        let done = self.try_stock("qemu-img", &["convert", "-f", image.format, "-O", "raw", image.name, "content.out"]);
+        if !done.status.success() {
+            return Err(String::from_utf8_lossy(&done.stderr).into_owned());
+        }
+        fs::read(self.path("content.out")).map_err(|e| e.to_string())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A file of a scenario.
+#[derive(Clone, Copy, Debug)]
+pub struct Image {
+    /// Its name in the folder.
+    pub name: &'static str,
+    /// Its format.
+    pub format: &'static str,
+    /// What a crash may leave of it.
+    pub watch: Watch,
+}
+
+/// What a crash may leave of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// It shows what it showed before, or what it shows in the end.
+    Whole,
+    /// Each sector shows what it showed before, or what it shows in the end: the operation overwrites in place.
+    Sectors,
+    /// It is sound; what it shows is seen through another image.
+    Sound,
+    /// It is only read.
+    Read,
+}
+
+/// An operation on images.
+#[derive(Debug)]
+pub struct Scenario {
+    /// Where the images are.
+    pub folder: Folder,
+    /// The images; the first is the one that the command names.
+    pub images: Vec<Image>,
+    /// The command's parameters but for the images.
+    pub params: Value,
+    /// Parameters that are images: key, which of `images`.
+    pub named: Vec<(&'static str, usize)>,
+    /// Random parts of what is in flight at each step.
+    pub subsets: u32,
+}
+
+impl Scenario {
+    /// The operation `op` on `images`.
+    #[must_use]
+    pub fn new(op: &str, folder: Folder, images: &[Image]) -> Self {
+        let mut params = Value::map();
+        params.set("op", op).set("version-major", 10u64).set("version-minor", 0u64);
+        Self { folder, images: images.to_vec(), params, named: vec![("image", 0)], subsets: 2 }
+    }
+
+    /// Runs it, then cuts it everywhere; returns the number of states looked at.
+    ///
+    /// # Panics
+    /// When a state is not what it may be.
+    #[must_use]
+    pub fn run(&self) -> usize {
+        let machine = Machine::new().with_workers(1);
+        let mut devices = Vec::new();
+        for image in &self.images {
+            let bytes = fs::read(self.folder.path(image.name)).expect("the scenario made it");
+            let device = if image.watch == Watch::Read { machine.add(bytes) } else { machine.add_writable(bytes) };
+            machine.name(image.name, device);
+            devices.push(device);
+        }
+        let mut params = self.params.clone();
+        for (key, index) in &self.named {
+            let image = &self.images[*index];
+            let mut map = Value::map();
+            map.set("device", u64::from(devices[*index].0)).set("filename", image.name).set("format", image.format);
+            params.set(key, map);
+        }
+        let before = self.contents(&self.folder);
+        machine.record();
+        let status = instar_ops::run(&machine, &params);
+        assert_eq!(status, 0, "{:?}", machine.emitted());
+        let journal = machine.journal();
+        assert!(!journal.is_empty(), "the operation changed nothing: the scenario shows nothing");
+        let place = Folder::new();
+        self.write(&place, &devices, &devices.iter().map(|d| machine.disk(*d)).collect::<Vec<_>>());
+        let after = self.contents(&place);
+        self.judge(&place, "in the end", &after, &after, true);
+        let mut states = 0;
+        journal.cuts(self.subsets, 1, |when, disks| {
+            states += 1;
+            self.write(&place, &devices, disks);
+            self.judge(&place, when, &before, &after, false);
+        });
+        states
+    }
+
+    fn contents(&self, folder: &Folder) -> Vec<Vec<u8>> {
+        let content = |image| folder.content(image).unwrap_or_else(|e| panic!("{image:?}: {e}"));
+        self.images.iter().map(content).collect()
+    }
+
+    fn write(&self, folder: &Folder, devices: &[DeviceId], disks: &[Disk]) {
+        for (image, device) in self.images.iter().zip(devices) {
+            fs::write(folder.path(image.name), disks[device.0 as usize].to_bytes()).expect("there is room");
+        }
+    }
+
+    fn judge(&self, folder: &Folder, when: &str, before: &[Vec<u8>], after: &[Vec<u8>], clean: bool) {
+        for (index, image) in self.images.iter().enumerate() {
+            if image.watch == Watch::Read {
+                continue;
+            }
+            let checked = folder.try_stock("qemu-img", &["check", "-f", image.format, image.name]);
+            let text = String::from_utf8_lossy(&checked.stdout);
+            // 3: leaks; 63: the format has no check.
+            let fine = match checked.status.code() {
+                Some(0 | 63) => true,
+                Some(3) => !clean,
+                _ => false,
+            };
+            assert!(fine, "{when}: check of {}: {text}{}", image.name, String::from_utf8_lossy(&checked.stderr));
+            if image.watch == Watch::Sound {
+                continue;
+            }
+            let shown = folder.content(image).unwrap_or_else(|e| panic!("{when}: {}: {e}", image.name));
+            let (old, new) = (&before[index], &after[index]);
+            let fine = match image.watch {
+                Watch::Sectors => sectors_of_either(&shown, old, new),
+                _ => shown == *old || shown == *new,
+            };
+            assert!(fine, "{when}: {} shows neither the old nor the new content", image.name);
+        }
+    }
+}
+
+fn sectors_of_either(shown: &[u8], old: &[u8], new: &[u8]) -> bool {
+    const SECTOR: usize = 512;
+    let part = |bytes: &[u8], index: usize| {
+        let start = (index * SECTOR).min(bytes.len());
+        bytes[start..(start + SECTOR).min(bytes.len())].to_vec()
+    };
+    (shown.len() == old.len() || shown.len() == new.len())
+        && shown.chunks(SECTOR).enumerate().all(|(i, s)| s == part(old, i) || s == part(new, i))
+}

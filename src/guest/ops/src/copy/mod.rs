@@ -1,0 +1,57 @@
+//! Moving the bytes of chains into an image: shared by convert, rebase and commit.
+//!
+//! A planner walks the sources' extents and hands out jobs in ascending order ([`plan`]); every worker takes jobs
+//! until there are none ([`linear`] for targets in which every byte has its place, [`allocated`] for those that hand
+//! out clusters).
+
+mod allocated;
+pub mod fill;
+mod linear;
+pub mod plan;
+pub mod progress;
+
+use instar_image::chain::Chain;
+use instar_image::write::{Target, Writer};
+use instar_image::{Machine, Result};
+
+use plan::Planner;
+use progress::Progress;
+
+/// How bytes are moved.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Runs of zeroes of so many bytes are not written; 0: all are.
+    pub sparse: u64,
+    /// The target reads as zeroes.
+    pub zeroed: bool,
+    /// Zeroes stand for what cannot be read.
+    pub salvage: bool,
+    /// Units are compressed.
+    pub compress: bool,
+}
+
+/// What is moved.
+#[derive(Clone, Copy)]
+pub enum Selection<'a> {
+    /// Everything.
+    All,
+    /// What the first so many layers hold; the rest stays with what the target shows there already.
+    Layers(usize),
+    /// What the top image leaves to its backing file, where it reads otherwise through this chain.
+    Differing(&'a Chain<'a>),
+}
+
+/// Moves all that the planner hands out, on all workers.
+pub fn run(
+    machine: &dyn Machine,
+    chains: &[Chain<'_>],
+    writer: &dyn Writer,
+    planner: &Planner<'_>,
+    settings: Settings,
+    progress: &Progress<'_>,
+) -> Result<()> {
+    match writer.target() {
+        target @ Target::Linear { .. } => linear::run(machine, chains, target, planner, settings, progress),
+        Target::Allocated { .. } => allocated::run(machine, chains, writer, planner, settings, progress),
+    }
+}

@@ -1,0 +1,166 @@
+//! `rebase`
+
+use std::path::PathBuf;
+
+use instar_render::escape::terminal;
+
+use super::Command;
+use crate::getopt::{Opt, Parsed};
+use crate::image_name::ImageName;
+use crate::program::{Defaults, Exit, Program, image_params, workers};
+use crate::progress::Progress;
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "rebase",
+    about: "Change backing file of the image.",
+    operands: "FILE",
+    options: &[
+        Opt {
+            long: "format",
+            also: &[],
+            short: Some('f'),
+            argument: Some("FMT"),
+            help: "the image's format; found out if not given",
+        },
+        Opt {
+            long: "image-opts",
+            also: &[],
+            short: None,
+            argument: None,
+            help: "FILE is a list of options: driver=..,file.filename=..",
+        },
+        Opt { long: "cache", also: &[], short: Some('t'), argument: Some("MODE"), help: "how the image is written" },
+        Opt {
+            long: "backing",
+            also: &[],
+            short: Some('b'),
+            argument: Some("FILE"),
+            help: "the new backing file; empty: none",
+        },
+        Opt {
+            long: "backing-format",
+            also: &[],
+            short: Some('F'),
+            argument: Some("FMT"),
+            help: "the new backing file's format",
+        },
+        Opt {
+            long: "backing-cache",
+            also: &[],
+            short: Some('T'),
+            argument: Some("MODE"),
+            help: "how backing files are read",
+        },
+        Opt {
+            long: "backing-unsafe",
+            also: &[],
+            short: Some('u'),
+            argument: None,
+            help: "only change the name: the old and the new backing file read the same",
+        },
+        Opt { long: "compress", also: &[], short: Some('c'), argument: None, help: "compress what is copied" },
+        Opt { long: "progress", also: &[], short: Some('p'), argument: None, help: "show how far it is" },
+        Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "print nothing" },
+        Opt {
+            long: "force-share",
+            also: &[],
+            short: Some('U'),
+            argument: None,
+            help: "also while another program writes to it",
+        },
+        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+        Opt {
+            long: "dry-run",
+            also: &[],
+            short: None,
+            argument: None,
+            help: "change nothing; say what would be copied (instar only)",
+        },
+    ],
+    stock: true,
+    run,
+};
+
+fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
+    let [operand] = &parsed.operands[..] else { return Err(program.usage("Expecting one image file name")) };
+    let only_name = parsed.has("backing-unsafe");
+    if !only_name && !parsed.has("backing") {
+        return Err(program.usage("Must specify backing file (-b) or use unsafe mode (-u)"));
+    }
+    if parsed.has("image-opts") && parsed.has("format") {
+        return Err(program.fail("--image-opts and --format are mutually exclusive"));
+    }
+    super::info::check_objects(program, parsed)?;
+    let cache = program.cache(parsed, "cache", "cache", "writeback")?;
+    let source_cache = program.cache(parsed, "backing-cache", "source cache", "writeback")?;
+    let image = super::info::named(program, operand, parsed)?;
+    let mut params = program.params("rebase");
+    params.set("force-share", parsed.has("force-share")).set("image", image_params(&image, 0));
+    let dry_run = parsed.has("dry-run") && !program.is_stock();
+    let mut devices = vec![program.open_in_place(&image, cache)?];
+    let name = parsed.last("backing").unwrap_or_default();
+    let format = parsed.text("backing-format");
+    if !only_name && !name.is_empty() {
+        devices.push(open_backing(program, &image, name, format.clone(), source_cache, parsed, &mut params)?);
+    }
+    params
+        .set("backing", name.as_encoded_bytes())
+        .set("unsafe", only_name)
+        .set("compress", parsed.has("compress"))
+        .set("dry-run", dry_run);
+    match format {
+        Some(format) => {
+            params.set("backing-format", format);
+        }
+        None if !program.version.needs_backing_format() && !name.is_empty() => program.say(
+            "warning: Deprecated use of backing file without explicit backing format, use of this image requires \
+             potentially unsafe format probing",
+        ),
+        None => {}
+    }
+    let progress = Progress::new(parsed.has("progress") && !parsed.has("quiet"), 0);
+    progress.show(0.0);
+    let subject = operand.to_string_lossy();
+    let (status, results) = program.run(&params, devices, workers(), &Defaults::DATA, &subject, &progress)?;
+    if status == 0 {
+        progress.end();
+    }
+    if let (Some(found), false) = (results.get("dry-run"), parsed.has("quiet")) {
+        let bytes = |key| found.u64(key).unwrap_or(0);
+        program.print(&format!(
+            "{}: {} bytes would be copied, {} bytes marked as zeroes; nothing was changed\n",
+            terminal(operand.as_encoded_bytes()),
+            bytes("data-bytes"),
+            bytes("zero-bytes"),
+        ))?;
+    }
+    Ok(status)
+}
+
+/// The new backing file, relative to the image that is going to name it.
+fn open_backing(
+    program: &Program,
+    image: &ImageName,
+    name: &std::ffi::OsStr,
+    format: Option<String>,
+    cache: instar_vmm::target::Cache,
+    parsed: &Parsed,
+    params: &mut instar_abi::record::Value,
+) -> Result<instar_vmm::Device, Exit> {
+    let shown = terminal(name.as_encoded_bytes());
+    let not_opened = |text: String| {
+        let failed = program.fail(&format!("Could not open new backing file '{shown}': {text}"));
+        if !program.is_stock() {
+            program.say("-u changes the name without looking at the new backing file");
+        }
+        failed
+    };
+    let plain = ImageName::plain(name, format, program.version).map_err(&not_opened)?;
+    let path: PathBuf = image.path.parent().map_or_else(|| plain.path.clone(), |folder| folder.join(&plain.path));
+    // Messages name it as the image will.
+    let backing = ImageName { written: name.to_os_string(), path, ..plain };
+    let device = program.try_open(&backing, cache, parsed.has("force-share")).map_err(&not_opened)?;
+    params.set("new", image_params(&backing, 1));
+    Ok(device)
+}

@@ -1,0 +1,59 @@
+//! How far a command is, and how fast it may go.
+
+use std::io::Write;
+use std::sync::Mutex;
+
+use instar_vmm::Observer;
+
+/// `-p`, and `-r`: a worker that reports progress is the one that can be made to wait.
+pub struct Progress {
+    shown: bool,
+    rate: u64,
+    started: std::time::Instant,
+    last: Mutex<f64>,
+}
+
+impl Progress {
+    /// Nothing is done yet; `rate`: at most so many bytes a second (0: any).
+    pub fn new(shown: bool, rate: u64) -> Self {
+        Self { shown, rate, started: std::time::Instant::now(), last: Mutex::new(0.0) }
+    }
+
+    /// Shows a percentage.
+    pub fn show(&self, percent: f64) {
+        if self.shown {
+            let mut out = std::io::stdout().lock();
+            let _ = write!(out, "    ({percent:.2}/100%)\r").and_then(|()| out.flush());
+        }
+    }
+
+    /// All is done.
+    pub fn end(&self) {
+        if self.shown {
+            self.show(100.0);
+            let _ = writeln!(std::io::stdout());
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn progress(&self, done: u64, total: u64) {
+        const STEP: f64 = 1.0;
+        let percent = if total == 0 { 0.0 } else { done as f64 * 100.0 / total as f64 };
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if percent >= *last + STEP || (percent >= 100.0 && *last < 100.0) {
+            *last = percent;
+            self.show(percent);
+        }
+    }
+
+    fn delay(&self, done: u64) -> std::time::Duration {
+        if self.rate == 0 {
+            return std::time::Duration::ZERO;
+        }
+        let due = std::time::Duration::try_from_secs_f64(done as f64 / self.rate as f64);
+        due.unwrap_or(std::time::Duration::MAX).saturating_sub(self.started.elapsed())
+    }
+
+    fn log(&self, _level: u32, _text: &[u8]) {}
+}

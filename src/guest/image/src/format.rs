@@ -200,6 +200,18 @@ pub trait Format: Sync {
         &[]
     }
 
+    /// How the line "Formatting .." of `create` shows the options: their order (which is not that of `-o help`), and
+    /// the values of those that have a default. What is not listed follows, last what the file below it is made
+    /// with. `preallocation` is listed by a format that knows more of it than that file does.
+    fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
+        &[]
+    }
+
+    /// The release from which on the format has an option that is not as old as the format itself.
+    fn option_since(&self, _name: &str) -> Version {
+        Version::V5_2
+    }
+
     /// Makes images of this format. `None`: it is only read.
     fn creator(&self) -> Option<&dyn Creator> {
         None

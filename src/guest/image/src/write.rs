@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::options::Options;
-use crate::{Backing, DeviceId, Machine, Result, Step, Version};
+use crate::{Backing, DeviceId, Error, Machine, Result, Step, Version};
 
 /// What an image is made with. `'a` is the machine's lifetime; what has `'n` must be copied to be kept.
 pub struct CreateContext<'a, 'n> {
@@ -36,6 +36,14 @@ pub trait Creator: Sync {
     /// Images of this format can hold compressed units.
     fn can_compress(&self) -> bool {
         false
+    }
+
+    /// What is said of a backing format that nobody knows.
+    fn unknown_backing_format(&self, name: &str, version: Version) -> Error {
+        if version == Version::V5_2 {
+            return Error::usage(alloc::format!("Invalid parameter '{name}'"));
+        }
+        Error::usage(alloc::format!("Parameter 'backing-fmt' does not accept value '{name}'"))
     }
 
     /// Checks the options and the size, and makes an image that reads as zeroes (or as its backing file).

@@ -11,8 +11,10 @@ pub mod check;
 pub mod commit;
 pub mod convert;
 mod copy;
+pub mod create;
 pub mod info;
 pub mod open;
+mod option_help;
 pub mod rebase;
 
 use instar_image::{Error, Kind, Machine, Result, Value, Version};
@@ -23,6 +25,7 @@ type Operation = fn(&dyn Machine, &Value, Version) -> Result<u8>;
 const OPERATIONS: &[(&str, Operation)] = &[
     ("info", info::run),
     ("convert", convert::run),
+    ("create", create::run),
     ("rebase", rebase::run),
     ("commit", commit::run),
     ("check", check::run),
@@ -51,7 +54,8 @@ fn dispatch(machine: &dyn Machine, params: &Value) -> Result<u8> {
     operation(machine, params, version)
 }
 
-fn report(error: &Error) -> Value {
+/// An error as the host reads it.
+pub(crate) fn report(error: &Error) -> Value {
     let kind = match error.kind {
         Kind::Io(_) => "io",
         Kind::Malformed => "malformed",

@@ -135,28 +135,35 @@ impl<'a> Opening<'a> {
     /// The same; the first image is opened to be checked.
     pub fn chain_to_check(self, spec: &ImageSpec) -> Result<Chain<'a>> {
         let opened = self.open_with(spec.device, &spec.name, spec.format.as_deref(), &spec.options, false, true);
-        self.chain_from(opened, spec, &|_, _| false)
+        opened.and_then(|opened| self.layers_from(opened, spec, &|_, _| false)).map_err(|e| spec.could_not_open(e))
     }
 
     /// The same; `writes` tells of each image, by its number in the chain and its full name, whether it is going to be
     /// changed.
     pub fn chain_for(self, spec: &ImageSpec, writes: &dyn Fn(usize, &[u8]) -> bool) -> Result<Chain<'a>> {
-        self.chain_from(self.image_for(spec, writes(0, &spec.name)), spec, writes)
+        self.layers_for(spec, writes).map_err(|e| spec.could_not_open(e))
     }
 
-    fn chain_from(
+    /// As `chain`; the error has no `Could not open`.
+    pub fn layers(self, spec: &ImageSpec) -> Result<Chain<'a>> {
+        self.layers_for(spec, &|_, _| false)
+    }
+
+    fn layers_for(self, spec: &ImageSpec, writes: &dyn Fn(usize, &[u8]) -> bool) -> Result<Chain<'a>> {
+        self.layers_from(self.image_for(spec, writes(0, &spec.name))?, spec, writes)
+    }
+
+    fn layers_from(
         self,
-        opened: Result<Opened<'a>>,
+        (image, format): Opened<'a>,
         spec: &ImageSpec,
         writes: &dyn Fn(usize, &[u8]) -> bool,
     ) -> Result<Chain<'a>> {
-        let (image, format) = opened.map_err(|e| spec.could_not_open(e))?;
         let mut layers = vec![Layer { image, format, device: spec.device, name: spec.name.clone() }];
         while let Some(below) = self.next_layer(&layers, writes).map_err(|error| {
             // Of a chain that is too long, two hundred times the same would say no more.
             let above = if error.kind == Kind::Limit { 0 } else { layers.len() };
-            let error = (0..above).fold(error, |e, _| e.context("Could not open backing file"));
-            spec.could_not_open(error)
+            (0..above).fold(error, |e, _| e.context("Could not open backing file"))
         })? {
             layers.push(below);
         }

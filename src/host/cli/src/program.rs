@@ -153,6 +153,27 @@ impl Program {
         Ok(device(file, &image.path, Mode::Read))
     }
 
+    /// How a file that is written may grow.
+    pub fn may_write(&self) -> Result<Mode, Exit> {
+        let growth = self.config.size("limits.output-growth").map_err(|e| self.fail(&e))?;
+        // No file of Linux can be longer.
+        Ok(Mode::Write { growth_limit_bytes: growth.unwrap_or(i64::MAX as u64) })
+    }
+
+    /// Makes the file that will be `path`, to be published when it is complete. An inner error is a text.
+    pub fn new_file(&self, path: &Path, cache: Cache) -> Result<Result<(Target, Device), String>, Exit> {
+        let shown = escape::terminal(path.as_os_str().as_encoded_bytes());
+        let mode = self.may_write()?;
+        Ok(match Target::create(path, cache) {
+            Ok((target, file, fresh)) => {
+                Ok((target, Device { fresh, ignore_flush: cache.ignore_flush, ..device(file, path, mode) }))
+            }
+            Err(target::Error::Io(e)) => Err(format!("Could not create '{shown}': {}", plain(&e))),
+            Err(target::Error::Locked(text)) => Err(format!("{text}\nIs another process using the image [{shown}]?")),
+            Err(target::Error::WrongType) => Err(self.version.folder(&shown)),
+        })
+    }
+
     /// Opens an image to be changed in place.
     pub fn open_in_place(&self, image: &ImageName, cache: Cache) -> Result<Device, Exit> {
         let written = escape::terminal(image.written.as_encoded_bytes());
@@ -165,10 +186,7 @@ impl Program {
             };
             self.fail(&format!("Could not open '{written}': {text}"))
         })?;
-        let growth = self.config.size("limits.output-growth").map_err(|e| self.fail(&e))?;
-        // No file of Linux can be longer.
-        let mode = Mode::Write { growth_limit_bytes: growth.unwrap_or(i64::MAX as u64) };
-        let mut device = device(file, &image.path, mode);
+        let mut device = device(file, &image.path, self.may_write()?);
         device.ignore_flush = cache.ignore_flush;
         Ok(device)
     }
@@ -234,7 +252,7 @@ impl Program {
     }
 
     /// Prints an error record. The guest does not know that under `--no-backing` no directory can be allowed.
-    fn report(&self, error: &Value, no_backing: bool) {
+    pub fn report(&self, error: &Value, no_backing: bool) {
         const NONE: &[u8] = b"--no-backing (backing.none in the configuration) lets images refer to no other file";
         self.say(&escape::lines(error.bytes("message").unwrap_or(b"unknown error")));
         let hint = match error.text("kind") {

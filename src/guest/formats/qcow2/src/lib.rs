@@ -117,6 +117,14 @@ impl Format for Qcow2 {
         write::OPTIONS
     }
 
+    fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
+        write::SHOWN
+    }
+
+    fn option_since(&self, name: &str) -> Version {
+        if name == "keep_data_file" { Version::V11_1 } else { Version::V5_2 }
+    }
+
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::Qcow2Creator)
     }

@@ -36,6 +36,12 @@ pub fn by_name(name: &str) -> Option<&'static dyn Format> {
     formats().iter().copied().find(|f| f.name() == name)
 }
 
+/// The format of whatever is of no other.
+#[must_use]
+pub fn is_fallback(name: &str) -> bool {
+    name == instar_format_raw::Raw.name()
+}
+
 /// The format with the highest score, the first of them on a tie. An empty file is raw, whatever its name.
 #[must_use]
 pub fn probe(probe: &Probe<'_>) -> &'static dyn Format {

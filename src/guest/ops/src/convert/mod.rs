@@ -7,7 +7,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
-use instar_image::options::{OptionKind, Options};
+use instar_image::options::Options;
 use instar_image::write::{Target, Writer};
 use instar_image::{Backing, CreateContext, EditContext, Error, Format, Machine, Result, Value, Version};
 
@@ -15,13 +15,14 @@ use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
 use crate::copy::{self, Selection};
 use crate::open::Opening;
+use crate::option_help;
 use params::Params;
 
 /// Converts; exit status 0.
 pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
     let params = Params::read(params)?;
     if params.option_help {
-        return option_help(machine, &params);
+        return option_help::run(machine, params.target.format.as_deref().unwrap_or("raw"), version);
     }
     let opening = Opening { machine, version, data: true };
     let mut chains = Vec::new();
@@ -32,7 +33,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         }
         chains.push(chain);
     }
-    let format = output_format(&params)?;
+    let format = option_help::format_named(params.target.format.as_deref().unwrap_or("raw"))?;
     let size: u64 = chains.iter().map(Chain::virtual_size).sum();
     let writer = writer(machine, &params, format, size, version)?;
     // Writers in place keep to whole units: the last one's rest stays what it is.
@@ -58,36 +59,6 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     Ok(0)
 }
 
-fn output_format(params: &Params) -> Result<&'static dyn Format> {
-    let name = &params.target.format;
-    let name = name.as_deref().unwrap_or("raw");
-    instar_registry::by_name(name).ok_or_else(|| Error::usage(format!("Unknown file format '{name}'")))
-}
-
-/// What qemu-img says of an option's kind.
-const fn kind_text(kind: OptionKind) -> &'static str {
-    match kind {
-        OptionKind::Text => "str",
-        OptionKind::Size => "size",
-        OptionKind::Number => "num",
-        OptionKind::Bool => "bool (on/off)",
-    }
-}
-
-fn option_help(machine: &dyn Machine, params: &Params) -> Result<u8> {
-    let rows: Vec<Value> = output_format(params)?
-        .create_options()
-        .iter()
-        .map(|option| {
-            let mut row = Value::map();
-            row.set("name", option.name).set("kind", kind_text(option.kind)).set("help", option.help);
-            row
-        })
-        .collect();
-    machine.emit("help", &Value::List(rows))?;
-    Ok(0)
-}
-
 fn writer<'a>(
     machine: &'a dyn Machine,
     params: &'a Params,
@@ -99,10 +70,7 @@ fn writer<'a>(
         return existing(machine, params, format, size, version);
     }
     let name = format.name();
-    let creator = format.creator().ok_or_else(|| {
-        Error::unsupported(format!("Format driver '{name}' does not support image creation"))
-            .with_hint(format!("instar cannot write the {name} format yet"))
-    })?;
+    let creator = option_help::creator_of(format)?;
     let texts: Vec<&str> = params.options.iter().map(alloc::string::String::as_str).collect();
     let options = Options::parse(&texts, format.create_options())?;
     let backing = params.backing(&options);

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use instar_abi::record::Value;
 use instar_render::escape::terminal;
+use instar_vmm::Device;
 use instar_vmm::target::{self, Cache, Target};
-use instar_vmm::{Device, Mode};
 
 use super::Command;
+use super::option_list::{self, asks_for_help, file_option};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::program::{Defaults, Exit, Program, device, image_params, plain, workers};
@@ -232,6 +233,7 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
         }
     }
     super::info::check_objects(program, parsed)?;
+    option_list::check(program, parsed)?;
     Ok(Request {
         sparse,
         source_cache: program.cache(parsed, "source-cache", "source cache", "writeback")?,
@@ -239,22 +241,6 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
         format: parsed.text("target-format").unwrap_or_else(|| "raw".to_string()),
         rate,
     })
-}
-
-fn asks_for_help(parsed: &Parsed) -> bool {
-    words(parsed).iter().any(|word| matches!(word.as_str(), "help" | "?"))
-}
-
-/// All words of all `-o`, `,,` in them being one comma.
-fn words(parsed: &Parsed) -> Vec<String> {
-    let all: Vec<String> = parsed.all("options").map(|t| t.to_string_lossy().replace(",,", "\0")).collect();
-    all.join(",").split(',').map(|word| word.replace('\0', ",")).collect()
-}
-
-/// The last value of an option that names a file.
-fn file_option(parsed: &Parsed, name: &str) -> Option<String> {
-    let prefix = format!("{name}=");
-    words(parsed).iter().rev().find_map(|word| word.strip_prefix(&prefix)).map(ToString::to_string)
 }
 
 /// Targets that are published when all is done: the data file before the image that needs it.
@@ -266,7 +252,7 @@ struct Outputs {
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let request = check(program, parsed)?;
     if asks_for_help(parsed) {
-        return option_help(program, &request, parsed.operands.is_empty());
+        return option_list::help(program, "convert", &request.format, parsed.operands.is_empty());
     }
     let Some((last, sources)) = parsed.operands.split_last() else { return Err(Exit(1)) };
     let mut params = program.params("convert");
@@ -373,43 +359,32 @@ fn open_backing(
 /// Makes or opens one output.
 fn make(program: &Program, parsed: &Parsed, path: &Path, request: &Request, outputs: &mut Outputs) -> Result<(), Exit> {
     let shown = terminal(path.as_os_str().as_encoded_bytes());
-    let (kept, file, fresh) = if parsed.has("no-create") {
-        let file = Target::existing(path, request.target_cache).map_err(|error| {
-            let text = match error {
-                target::Error::Io(e) => format!("Could not open '{shown}': {}", plain(&e)),
-                target::Error::Locked(text) => format!("{text}\nIs another process using the image [{shown}]?"),
-                target::Error::WrongType => program.version.folder(&shown),
-            };
-            program.fail(&format!("Could not open '{shown}': {text}"))
-        })?;
-        (None, file, false)
-    } else {
-        let (kept, file, fresh) = Target::create(path, request.target_cache).map_err(|error| {
-            let text = match error {
-                target::Error::Io(e) => format!("Could not create '{shown}': {}", plain(&e)),
-                target::Error::Locked(text) => format!("{text}\nIs another process using the image [{shown}]?"),
-                target::Error::WrongType => program.version.folder(&shown),
-            };
-            program.fail(&format!("{shown}: error while converting {}: {text}", request.format))
-        })?;
-        (Some(kept), file, fresh)
-    };
-    let growth = program.config.size("limits.output-growth").map_err(|e| program.fail(&e))?;
-    // No file of Linux can be longer.
-    let mode = Mode::Write { growth_limit_bytes: growth.unwrap_or(i64::MAX as u64) };
-    let mut made = device(file, path, mode);
-    made.fresh = fresh;
+    if !parsed.has("no-create") {
+        let made = program.new_file(path, request.target_cache)?;
+        let (kept, made) =
+            made.map_err(|text| program.fail(&format!("{shown}: error while converting {}: {text}", request.format)))?;
+        outputs.devices.push(made);
+        outputs.targets.push(kept);
+        return Ok(());
+    }
+    let file = Target::existing(path, request.target_cache).map_err(|error| {
+        let text = match error {
+            target::Error::Io(e) => format!("Could not open '{shown}': {}", plain(&e)),
+            target::Error::Locked(text) => format!("{text}\nIs another process using the image [{shown}]?"),
+            target::Error::WrongType => program.version.folder(&shown),
+        };
+        program.fail(&format!("Could not open '{shown}': {text}"))
+    })?;
+    let mut made = device(file, path, program.may_write()?);
     made.ignore_flush = request.target_cache.ignore_flush;
     outputs.devices.push(made);
-    outputs.targets.extend(kept);
     Ok(())
 }
 
 /// Parameters that go to the guest as they are.
 fn rest(parsed: &Parsed, request: &Request, params: &mut Value) {
-    let texts: Vec<Value> = parsed.all("options").map(|t| Value::from(t.as_encoded_bytes())).collect();
     params
-        .set("options", texts)
+        .set("options", option_list::params(parsed))
         .set("compress", parsed.has("compress"))
         .set("sparse", request.sparse)
         .set("salvage", parsed.has("salvage"))
@@ -420,39 +395,4 @@ fn rest(parsed: &Parsed, request: &Request, params: &mut Value) {
     if let (Some(format), None) = (parsed.text("backing-format"), params.get("backing-format")) {
         params.set("backing-format", format);
     }
-}
-
-/// `-o help`. Without the target's name it is not known what will hold it, and what that offers is left out.
-fn option_help(program: &Program, request: &Request, nameless: bool) -> Result<u8, Exit> {
-    let mut params = program.params("convert");
-    params.set("option-help", true);
-    let mut map = Value::map();
-    map.set("format", request.format.as_str());
-    params.set("target", map);
-    let (status, results) =
-        program.run(&params, Vec::new(), 1, &Defaults::METADATA, &request.format, &crate::program::Silent)?;
-    if status == 0 {
-        let of_file = |name: &str| {
-            matches!(name, "extent_size_hint" | "nocow") || (name == "preallocation" && request.format == "raw")
-        };
-        let lines: String = results
-            .list("help")
-            .iter()
-            .filter(|option| !(nameless && of_file(option.text("name").unwrap_or(""))))
-            .map(|option| {
-                let head = format!("  {}=<{}>", option.text("name").unwrap_or(""), option.text("kind").unwrap_or(""));
-                format!("{head:<24} - {}\n", option.text("help").unwrap_or(""))
-            })
-            .collect();
-        program.print(&if nameless {
-            format!(
-                "Supported {} options:\n{lines}\nThe protocol level may support further options.\n\
-                 Specify the target filename to include those options.\n",
-                request.format
-            )
-        } else {
-            format!("Supported options:\n{lines}")
-        })?;
-    }
-    Ok(status)
 }

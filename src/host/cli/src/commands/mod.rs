@@ -4,9 +4,11 @@ pub mod check;
 pub mod commit;
 pub mod config;
 pub mod convert;
+pub mod create;
 pub mod doctor;
 pub mod generate;
 pub mod info;
+pub mod option_list;
 pub mod rebase;
 
 use crate::getopt::{Opt, Parsed};
@@ -31,6 +33,7 @@ pub struct Command {
 /// All commands.
 pub const COMMANDS: &[&Command] = &[
     &convert::COMMAND,
+    &create::COMMAND,
     &info::COMMAND,
     &rebase::COMMAND,
     &commit::COMMAND,
@@ -41,8 +44,7 @@ pub const COMMANDS: &[&Command] = &[
 ];
 
 /// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] =
-    &["amend", "bench", "bitmap", "compare", "create", "dd", "map", "measure", "resize", "snapshot"];
+pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "compare", "dd", "map", "measure", "resize", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

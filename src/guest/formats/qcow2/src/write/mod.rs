@@ -54,6 +54,32 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("size", OptionKind::Size, "Virtual disk size"),
 ];
 
+/// The options in the order of "Formatting ..", and what they are if nothing is said.
+pub const SHOWN: &[(&str, Option<&str>)] = &[
+    ("encryption", None),
+    ("encrypt.format", None),
+    ("encrypt.key-secret", None),
+    ("encrypt.cipher-alg", None),
+    ("encrypt.cipher-mode", None),
+    ("encrypt.ivgen-alg", None),
+    ("encrypt.ivgen-hash-alg", None),
+    ("encrypt.hash-alg", None),
+    ("encrypt.iter-time", None),
+    ("cluster_size", Some("65536")),
+    ("extended_l2", Some("off")),
+    ("preallocation", None),
+    ("compression_type", Some("zlib")),
+    ("size", None),
+    ("compat", None),
+    ("backing_file", None),
+    ("backing_fmt", None),
+    ("data_file", None),
+    ("data_file_raw", None),
+    ("keep_data_file", None),
+    ("lazy_refcounts", Some("off")),
+    ("refcount_bits", Some("16")),
+];
+
 /// Makes them.
 pub struct Qcow2Creator;
 

@@ -209,7 +209,7 @@ fn cluster_bits(options: &Options) -> Result<u32> {
 
 fn refcount_order(options: &Options) -> Result<u32> {
     let Some(text) = options.get("refcount_bits") else { return Ok(4) };
-    let bits: u64 = text.parse().map_err(|_| Error::usage("Parameter 'refcount_bits' expects a number"))?;
+    let bits = instar_image::options::number("refcount_bits", text)?;
     if bits.is_power_of_two() && bits.trailing_zeros() <= REFCOUNT_ORDER_MAX {
         Ok(bits.trailing_zeros())
     } else {

@@ -1,0 +1,78 @@
+//! `-o help`: the options that a format's images are made with.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use instar_image::options::{OptionKind, OptionSpec};
+use instar_image::{Creator, Error, Format, Machine, Result, Value, Version};
+
+/// Options of the file that an image is in, whatever its format.
+const OF_THE_FILE: [&str; 3] = ["nocow", "preallocation", "extent_size_hint"];
+
+/// Emits one row an option; exit status 0.
+pub fn run(machine: &dyn Machine, format: &str, version: Version) -> Result<u8> {
+    let format = format_named(format)?;
+    creator_of(format)?;
+    let rows: Vec<Value> = options(format, version)
+        .map(|option| {
+            let mut row = Value::map();
+            row.set("name", option.name)
+                .set("kind", kind_text(option.kind))
+                .set("help", option.help)
+                .set("of-file", is_of_file(format, option.name));
+            row
+        })
+        .collect();
+    machine.emit("help", &Value::List(rows))?;
+    Ok(0)
+}
+
+/// The options that a format has in that release, in the order of `-o help`.
+pub fn options(format: &dyn Format, version: Version) -> impl Iterator<Item = &'static OptionSpec> + '_ {
+    format.create_options().iter().filter(move |option| version >= format.option_since(option.name))
+}
+
+/// The option is one of the file, not of the format.
+pub fn is_of_file(format: &dyn Format, name: &str) -> bool {
+    OF_THE_FILE.contains(&name) && !format.shown_options().iter().any(|(own, _)| *own == name)
+}
+
+/// All options in the order of the line "Formatting ..", with their default values.
+pub fn shown(format: &dyn Format, version: Version) -> Vec<(&'static OptionSpec, Option<&'static str>)> {
+    let listed = format.shown_options();
+    let size = [("size", None)];
+    let first = if listed.is_empty() { &size[..] } else { listed };
+    let all: Vec<_> = options(format, version).collect();
+    let by_name = |name: &str| all.iter().copied().find(|option| option.name == name);
+    let mut shown: Vec<_> = first.iter().filter_map(|(name, default)| Some((by_name(name)?, *default))).collect();
+    let is_listed = |name: &str| first.iter().any(|(listed, _)| *listed == name);
+    let rest = all.iter().copied().filter(|o| !is_listed(o.name) && !is_of_file(format, o.name));
+    shown.extend(rest.map(|option| (option, None)));
+    let of_file = OF_THE_FILE.iter().filter(|name| is_of_file(format, name));
+    shown.extend(of_file.filter_map(|name| Some((by_name(name)?, None))));
+    shown
+}
+
+/// The format called `name`, as the commands that write name it.
+pub fn format_named(name: &str) -> Result<&'static dyn Format> {
+    instar_registry::by_name(name).ok_or_else(|| Error::usage(format!("Unknown file format '{name}'")))
+}
+
+/// What makes its images.
+pub fn creator_of(format: &'static dyn Format) -> Result<&'static dyn Creator> {
+    format.creator().ok_or_else(|| {
+        let name = format.name();
+        Error::unsupported(format!("Format driver '{name}' does not support image creation"))
+            .with_hint(format!("instar cannot write the {name} format yet"))
+    })
+}
+
+/// What qemu-img says of an option's kind.
+const fn kind_text(kind: OptionKind) -> &'static str {
+    match kind {
+        OptionKind::Text => "str",
+        OptionKind::Size => "size",
+        OptionKind::Number => "num",
+        OptionKind::Bool => "bool (on/off)",
+    }
+}

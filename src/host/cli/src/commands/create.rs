@@ -1,0 +1,216 @@
+//! `create`
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use instar_abi::record::Value;
+use instar_render::escape;
+use instar_vmm::Device;
+use instar_vmm::target::{Cache, Target};
+
+use super::Command;
+use super::option_list::{self, asks_for_help, file_option};
+use crate::getopt::{Opt, Parsed};
+use crate::image_name::ImageName;
+use crate::program::{Defaults, Exit, Program, Silent, image_params, plain};
+use crate::sizes;
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "create",
+    about: "Create and format a new image file.",
+    operands: "FILE [SIZE]",
+    options: &[
+        Opt {
+            long: "format",
+            also: &[],
+            short: Some('f'),
+            argument: Some("FMT"),
+            help: "its format: raw if not given",
+        },
+        Opt {
+            long: "options",
+            also: &[],
+            short: Some('o'),
+            argument: Some("OPTS"),
+            help: "the format's options; `help` lists them",
+        },
+        Opt { long: "backing", also: &[], short: Some('b'), argument: Some("FILE"), help: "it stands on FILE" },
+        Opt {
+            long: "backing-format",
+            also: &[],
+            short: Some('F'),
+            argument: Some("FMT"),
+            help: "the format of the file that it stands on",
+        },
+        Opt {
+            long: "backing-unsafe",
+            also: &[],
+            short: Some('u'),
+            argument: None,
+            help: "do not open the file that it stands on: SIZE has to be given",
+        },
+        Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "print nothing" },
+        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+    ],
+    stock: true,
+    run,
+};
+
+fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
+    option_list::check(program, parsed)?;
+    let format = parsed.text("format").unwrap_or_else(|| "raw".to_string());
+    if asks_for_help(parsed) {
+        return option_list::help(program, "create", &format, parsed.operands.is_empty());
+    }
+    let (name, size) = match &parsed.operands[..] {
+        [] => return Err(program.usage("Expecting image file name")),
+        [name] => (name, None),
+        [name, size, rest @ ..] => {
+            let size = image_size(program, &size.to_string_lossy())?;
+            if let Some(more) = rest.first() {
+                return Err(
+                    program.usage(&format!("Unexpected argument: {}", escape::terminal(more.as_encoded_bytes())))
+                );
+            }
+            (name, Some(size))
+        }
+    };
+    super::info::check_objects(program, parsed)?;
+    let mut params = program.params("create");
+    params
+        .set("filename", name.as_encoded_bytes())
+        .set("format", format.as_str())
+        .set("options", option_list::params(parsed))
+        .set("unopened", parsed.has("backing-unsafe"));
+    for key in ["backing", "backing-format"] {
+        if let Some(text) = parsed.text(key) {
+            params.set(key, text);
+        }
+    }
+    if let Some(size) = size {
+        params.set("size", size);
+    }
+    let mut devices = Vec::new();
+    let mut targets = Vec::new();
+    match path_of(name, program) {
+        Ok(path) => {
+            backing(program, parsed, name, &path, &mut params, &mut devices);
+            make(program, parsed, &path, &mut params, &mut devices, &mut targets)?;
+        }
+        Err(text) => {
+            params.set("name-error", text);
+        }
+    }
+    let subject = name.to_string_lossy();
+    let (status, results) = program.run(&params, devices, 1, &Defaults::DATA, &subject, &Silent)?;
+    let shown = escape::terminal(name.as_encoded_bytes());
+    if let (Some(rows), false) = (results.get("formatting"), parsed.has("quiet")) {
+        let options: Vec<String> = as_list(rows)
+            .iter()
+            .map(|row| {
+                let value = escape::terminal(row.bytes("value").unwrap_or_default());
+                format!("{}={value}", row.text("name").unwrap_or_default())
+            })
+            .collect();
+        program.print(&format!("Formatting '{shown}', fmt={format} {}\n", options.join(" ")))?;
+    }
+    if let Some(error) = results.get("late-error") {
+        program.report(error, false);
+    }
+    if status == 0 {
+        for made in targets {
+            made.publish().map_err(|e| program.fail(&format!("{shown}: Could not create '{shown}': {}", plain(&e))))?;
+        }
+    }
+    Ok(status)
+}
+
+fn as_list(value: &Value) -> &[Value] {
+    match value {
+        Value::List(rows) => rows,
+        _ => &[],
+    }
+}
+
+fn image_size(program: &Program, text: &str) -> Result<u64, Exit> {
+    const WHAT: &str = "image size";
+    let negative = text.strip_prefix('-').filter(|_| program.version.reads_negative_sizes());
+    match sizes::parse(negative.unwrap_or(text)) {
+        Some(size) if negative.is_none() && size <= i64::MAX as u64 => Ok(size),
+        Some(_) => Err(program.fail(&format!("Invalid {WHAT} specified. Must be between 0 and {}.", i64::MAX))),
+        None => Err(program.fail(&program.version.bad_size(WHAT, text))),
+    }
+}
+
+/// The file that is to be made. An empty name is left to the kernel to refuse.
+fn path_of(name: &OsStr, program: &Program) -> Result<PathBuf, String> {
+    if name.is_empty() {
+        return Ok(PathBuf::new());
+    }
+    if name.as_encoded_bytes().starts_with(b"json:") {
+        return Err("Unknown protocol 'json'".to_string());
+    }
+    ImageName::plain(name, None, program.version).map(|image| image.path)
+}
+
+/// Opens the backing file, or says in the parameters why it cannot be opened: other faults are told first.
+fn backing(
+    program: &Program,
+    parsed: &Parsed,
+    name: &OsStr,
+    target: &Path,
+    params: &mut Value,
+    devices: &mut Vec<Device>,
+) {
+    let Some(file) = parsed.text("backing").or_else(|| file_option(parsed, "backing_file")) else { return };
+    if parsed.has("backing-unsafe") || file.is_empty() || OsStr::new(&file) == name {
+        return;
+    }
+    // Relative to the target, as the target will say it; a protocol is none of this program's.
+    let written = match ImageName::plain(OsStr::new(&file), None, program.version) {
+        Ok(image) => image.path,
+        Err(text) => {
+            params.set("backing-error", text);
+            return;
+        }
+    };
+    let path = target.parent().map_or_else(|| written.clone(), |folder| folder.join(&written));
+    let image = ImageName { written: path.clone().into(), path, format: None, options: Vec::new() };
+    match program.try_open(&image, Cache::default(), false) {
+        Ok(device) => {
+            params.set("backing-image", image_params(&image, devices.len() as u64));
+            devices.push(device);
+        }
+        Err(text) => {
+            params.set("backing-error", text);
+        }
+    }
+}
+
+/// Makes the files that are published when all is done: the data file before the image that needs it. One that cannot
+/// be made is told by the guest, after all that is wrong with the options.
+fn make(
+    program: &Program,
+    parsed: &Parsed,
+    path: &Path,
+    params: &mut Value,
+    devices: &mut Vec<Device>,
+    targets: &mut Vec<Target>,
+) -> Result<(), Exit> {
+    let data = file_option(parsed, "data_file");
+    let files = data.iter().map(|name| ("data-device", Path::new(name))).chain([("device", path)]);
+    for (key, path) in files {
+        match program.new_file(path, Cache::default())? {
+            Ok((target, device)) => {
+                params.set(key, devices.len() as u64);
+                devices.push(device);
+                targets.push(target);
+            }
+            Err(text) => {
+                params.set("target-error", text);
+            }
+        }
+    }
+    Ok(())
+}

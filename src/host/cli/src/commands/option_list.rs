@@ -1,0 +1,73 @@
+//! `-o`: lists of options for the format of what is made.
+
+use instar_abi::record::Value;
+
+use crate::getopt::Parsed;
+use crate::program::{Defaults, Exit, Program, Silent};
+
+/// All words of one list; `,,` in them is one comma.
+fn split(list: &str) -> Vec<String> {
+    list.replace(",,", "\0").split(',').map(|word| word.replace('\0', ",")).collect()
+}
+
+/// All words of all lists.
+fn words(parsed: &Parsed) -> Vec<String> {
+    parsed.all("options").flat_map(|list| split(&list.to_string_lossy())).collect()
+}
+
+/// Refuses a list with a word that is empty or begins with a comma.
+pub fn check(program: &Program, parsed: &Parsed) -> Result<(), Exit> {
+    for list in parsed.all("options") {
+        let list = list.to_string_lossy();
+        if split(&list).iter().any(|word| word.is_empty() || word.starts_with(',')) {
+            return Err(program.fail(&format!("Invalid option list: {list}")));
+        }
+    }
+    Ok(())
+}
+
+/// `-o help` is among them.
+pub fn asks_for_help(parsed: &Parsed) -> bool {
+    words(parsed).iter().any(|word| matches!(word.as_str(), "help" | "?"))
+}
+
+/// The last value of an option that names a file.
+pub fn file_option(parsed: &Parsed, name: &str) -> Option<String> {
+    let prefix = format!("{name}=");
+    words(parsed).iter().rev().find_map(|word| word.strip_prefix(&prefix)).map(ToString::to_string)
+}
+
+/// The lists, as parameters of an operation.
+pub fn params(parsed: &Parsed) -> Vec<Value> {
+    parsed.all("options").map(|list| Value::from(list.as_encoded_bytes())).collect()
+}
+
+/// `-o help`. Without the target's name it is not known what will hold it, and what that offers is left out.
+pub fn help(program: &Program, operation: &str, format: &str, nameless: bool) -> Result<u8, Exit> {
+    let mut params = program.params(operation);
+    params.set("option-help", true).set("format", format);
+    let mut target = Value::map();
+    target.set("format", format);
+    params.set("target", target);
+    let (status, results) = program.run(&params, Vec::new(), 1, &Defaults::METADATA, format, &Silent)?;
+    if status == 0 {
+        let lines: String = results
+            .list("help")
+            .iter()
+            .filter(|option| !(nameless && option.flag("of-file")))
+            .map(|option| {
+                let head = format!("  {}=<{}>", option.text("name").unwrap_or(""), option.text("kind").unwrap_or(""));
+                format!("{head:<24} - {}\n", option.text("help").unwrap_or(""))
+            })
+            .collect();
+        program.print(&if nameless {
+            format!(
+                "Supported {format} options:\n{lines}\nThe protocol level may support further options.\n\
+                 Specify the target filename to include those options.\n"
+            )
+        } else {
+            format!("Supported options:\n{lines}")
+        })?;
+    }
+    Ok(status)
+}

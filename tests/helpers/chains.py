@@ -157,10 +157,17 @@ def described(name, cwd):
     return [line for line in lines if "disk size" not in line and "file length" not in line]
 
 
-def assert_equal_images(names, theirs, ours, what):
-    """Content of each image and of each of its snapshots, `check`, `info`."""
+def shows_stale_bytes(expected, actual, end):
+    """What a resize brings into sight is zeroes in ours; stock 10.0.2 shows what the last cluster's tail held."""
+    (status, theirs), (other, ours) = expected, actual
+    return status == other == 0 and ours[:end] == theirs[:end] and len(ours) == len(theirs) and not any(ours[end:])
+
+
+def assert_equal_images(names, theirs, ours, what, end):
+    """Content of each image and of each of its snapshots, `check`, `info`. `end`: `top` was never shorter."""
     for name, fmt in names.items():
-        if content(name, fmt, theirs) != content(name, fmt, ours):
+        expected, actual = content(name, fmt, theirs), content(name, fmt, ours)
+        if actual != expected and not (name == "top" and shows_stale_bytes(expected, actual, end)):
             raise Differing(f"{what}: {name} shows something else")
         if fmt == "qcow2":
             status, out, err = run([QEMU_IMG, "check", name], ours)
@@ -196,7 +203,7 @@ def one(seed, binary, isolation, kinds=OPERATIONS, most=1):
             return 0
         shutil.copytree(fixture, theirs)
         shutil.copytree(fixture, ours)
-        done = []
+        done, end = [], chain.sizes["top"]
         for _ in range(rng.randint(1, most)):
             argv = chain.operation(rng.choice(kinds))
             done.append(" ".join(argv))
@@ -216,5 +223,6 @@ def one(seed, binary, isolation, kinds=OPERATIONS, most=1):
                 actual, expected = (actual[0], actual[2]), (expected[0], expected[2])
             if actual != expected:
                 raise Differing(f"{done}: {expected} but {actual}")
-        assert_equal_images(chain.formats, theirs, ours, "; ".join(done))
+            end = min(end, len(content("top", "qcow2", ours)[1]))
+        assert_equal_images(chain.formats, theirs, ours, "; ".join(done), end)
     return 0

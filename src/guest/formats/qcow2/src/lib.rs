@@ -35,8 +35,8 @@ use instar_image::options::OptionSpec;
 use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::{
-    Backing, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image, OpenContext, Probe, Result, Role,
-    SafetyCheck, Unpacker, Value, Version, limits,
+    Backing, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image, OpenContext, Probe, Resizer,
+    Result, Role, SafetyCheck, Unpacker, Value, Version, limits,
 };
 
 use crate::bitmaps::Bitmap;
@@ -131,6 +131,10 @@ impl Format for Qcow2 {
 
     fn editing(&self) -> Option<&dyn Editing> {
         Some(&edit::Qcow2Editing)
+    }
+
+    fn resizer(&self) -> Option<&dyn Resizer> {
+        Some(&edit::Qcow2Resizer)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -16,7 +16,8 @@ use alloc::boxed::Box;
 use instar_image::options::OptionSpec;
 use instar_image::runs::RunMap;
 use instar_image::{
-    Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Place, Probe, Result, SafetyCheck,
+    Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Place, Probe, Resizer, Result,
+    SafetyCheck,
 };
 
 use crate::part::Part;
@@ -53,6 +54,10 @@ impl Format for Raw {
 
     fn editing(&self) -> Option<&dyn Editing> {
         Some(&write::RawEditing)
+    }
+
+    fn resizer(&self) -> Option<&dyn Resizer> {
+        Some(&write::RawResizer)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -16,6 +16,7 @@ pub mod info;
 pub mod open;
 mod option_help;
 pub mod rebase;
+pub mod resize;
 
 use instar_image::{Error, Kind, Machine, Result, Value, Version};
 
@@ -28,6 +29,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("create", create::run),
     ("rebase", rebase::run),
     ("commit", commit::run),
+    ("resize", resize::run),
     ("check", check::run),
 ];
 

@@ -5,9 +5,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
-use instar_image::{Error, Result, Value};
+use instar_image::{DeviceId, Error, Result, Source, Value};
 
-use crate::extensions::text;
+use crate::extensions::{Extensions, text};
 use crate::header::Header;
 use crate::layout::{AUTOCLEAR_BITMAPS, FILE_OFFSET_MAX};
 use crate::window::Window;
@@ -251,4 +251,29 @@ impl Entry {
         }
         Ok(())
     }
+}
+
+/// Whether the bitmaps still fit a disk of `size` bytes as they are stored: their tables would have to become longer
+/// or shorter, or a bit behind the end would have to go.
+pub fn check_resize(source: &dyn Source, device: DeviceId, header: &Header, size: u64) -> Result<()> {
+    let mut window = Window::new(source, device);
+    let Some(directory) = Extensions::read(&mut window, header)?.bitmaps else { return Ok(()) };
+    for bitmap in read(&mut window, directory, header)? {
+        let name = || String::from_utf8_lossy(&bitmap.name).into_owned();
+        if bitmap.flags & FLAG_IN_USE != 0 {
+            return Err(Error::unsupported(format!("Cannot resize with inconsistent bitmap '{}'", name())));
+        }
+        let clusters = |size: u64| {
+            let bits = size.div_ceil(1u64.unbounded_shl(u32::from(bitmap.granularity_bits)));
+            bits.div_ceil(8).div_ceil(header.cluster_size())
+        };
+        if clusters(size) != clusters(header.size) || size < header.size {
+            return Err(Error::unsupported(format!(
+                "the persistent bitmap '{}' would have to change its size",
+                name()
+            ))
+            .with_hint("instar cannot do that yet: remove the bitmap first"));
+        }
+    }
+    Ok(())
 }

@@ -37,7 +37,7 @@ use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::{
     Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
-    OpenContext, Probe, Result, Role, SafetyCheck, Unpacker, Value, Version, limits,
+    OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Unpacker, Value, Version, limits,
 };
 
 use crate::bitmaps::Bitmap;
@@ -108,6 +108,10 @@ impl Format for Qcow2 {
 
     fn editing(&self) -> Option<&dyn Editing> {
         Some(&edit::Qcow2Editing)
+    }
+
+    fn resizer(&self) -> Option<&dyn Resizer> {
+        Some(&edit::Qcow2Resizer)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

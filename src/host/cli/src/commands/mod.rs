@@ -10,6 +10,7 @@ pub mod generate;
 pub mod info;
 pub mod option_list;
 pub mod rebase;
+pub mod resize;
 
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Exit, Program};
@@ -36,6 +37,7 @@ pub const COMMANDS: &[&Command] = &[
     &create::COMMAND,
     &info::COMMAND,
     &rebase::COMMAND,
+    &resize::COMMAND,
     &commit::COMMAND,
     &check::COMMAND,
     &config::COMMAND,
@@ -44,7 +46,7 @@ pub const COMMANDS: &[&Command] = &[
 ];
 
 /// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "compare", "dd", "map", "measure", "resize", "snapshot"];
+pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "compare", "dd", "map", "measure", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

@@ -19,12 +19,12 @@ pub fn first_look(image: &Qcow2Image<'_>, cx: &mut CheckContext<'_>) -> Result<u
     let count = u64::from(header.snapshot_count);
     if let Err(error) = header.check_snapshots("snapshot table") {
         cx.findings.error(&format!("ERROR {}", error.message))?;
-        let too_many = count > SNAPSHOTS_MAX;
-        if too_many {
-            cx.findings
-                .line(&format!("You can force-remove all {count} overhanging snapshots with qemu-img check -r all"))?;
+        let over = count.saturating_sub(SNAPSHOTS_MAX);
+        if over > 0 {
+            let text = format!("You can force-remove all {over} overhanging snapshots with qemu-img check -r all");
+            cx.findings.line(&text)?;
         }
-        return Err(Error::malformed(if too_many { "File too large" } else { "Invalid argument" }));
+        return Err(Error::malformed(if over > 0 { "File too large" } else { "Invalid argument" }));
     }
     let mut window = Window::new(cx.machine.source(), image.device);
     let mut walk = Walk::new(header);

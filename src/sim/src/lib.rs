@@ -5,7 +5,7 @@ mod disk;
 mod journal;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use instar_image::{DeviceId, Error, Kind, Machine as Api, Read, Result, Role, Run, Sink, Source, Stat, Step, Value};
@@ -32,6 +32,7 @@ pub struct Machine {
     said: Mutex<String>,
     workers: usize,
     ids: AtomicU64,
+    stock: AtomicBool,
     journal: Mutex<Option<Journal>>,
 }
 
@@ -57,6 +58,11 @@ impl Machine {
         let mut devices = lock(&self.devices);
         devices.push(device);
         DeviceId(u32::try_from(devices.len() - 1).expect("a test has few devices"))
+    }
+
+    /// From now on it was called by the stock tool's name.
+    pub fn set_stock(&self) {
+        self.stock.store(true, Ordering::Relaxed);
     }
 
     /// A read-only device.
@@ -159,6 +165,10 @@ impl Machine {
 }
 
 impl Source for Machine {
+    fn is_stock(&self) -> bool {
+        self.stock.load(Ordering::Relaxed)
+    }
+
     fn stat(&self, device: DeviceId) -> Result<Stat> {
         self.with(device, |d| {
             Ok(Stat {

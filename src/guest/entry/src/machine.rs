@@ -1,7 +1,7 @@
 //! [`instar_image::Machine`] over the ring.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use instar_abi::boot::{BootInfo, MAX_WORKERS};
 use instar_abi::record;
@@ -32,6 +32,7 @@ pub struct RingMachine {
     now: u64,
     entropy: [u8; 32],
     ids: AtomicU64,
+    stock: AtomicBool,
 }
 
 const fn request(op: Op) -> Request {
@@ -69,7 +70,13 @@ impl RingMachine {
             now: boot.now_seconds,
             entropy: boot.entropy,
             ids: AtomicU64::new(0),
+            stock: AtomicBool::new(false),
         }
+    }
+
+    /// What [`Source::is_stock`] says from now on.
+    pub fn set_stock(&self, stock: bool) {
+        self.stock.store(stock, Ordering::Relaxed);
     }
 
     fn client(&self) -> &Client {
@@ -147,6 +154,10 @@ impl RingMachine {
 }
 
 impl Source for RingMachine {
+    fn is_stock(&self) -> bool {
+        self.stock.load(Ordering::Relaxed)
+    }
+
     fn stat(&self, device: DeviceId) -> Result<Stat> {
         let reply = self.call(Request { dev: device.0, ..request(Op::Stat) })?;
         Ok(Stat {

@@ -19,6 +19,7 @@ pub mod machine;
 pub mod options;
 pub mod reader;
 pub mod resize;
+pub mod runs;
 pub mod version;
 pub mod write;
 

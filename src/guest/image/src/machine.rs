@@ -66,6 +66,11 @@ pub trait Source: Sync {
     fn runs(&self, device: DeviceId, offset: u64, len: u64, runs: &mut Vec<Run>) -> Result<u64>;
     /// Which blocks of `block` bytes hold anything but zeroes: bit set, least significant first.
     fn zero_map(&self, device: DeviceId, offset: u64, len: u64, block: u32, bits: &mut [u8]) -> Result<()>;
+    /// The program was called by the stock tool's name: what that cannot read, or reads in another way, is not to be
+    /// read better.
+    fn is_stock(&self) -> bool {
+        false
+    }
     /// Length of the equal beginning of two ranges (`len` where all of it is).
     fn equal_prefix(&self, a: (DeviceId, u64), b: (DeviceId, u64), len: u64) -> Result<u64>;
 }

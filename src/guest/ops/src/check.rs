@@ -26,13 +26,11 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let opening = Opening { machine, version, data: true };
     let chain = opening.chain_to_check(&spec)?;
     machine.seal()?;
-    let warnings: alloc::vec::Vec<Value> =
-        chain.layers.iter().flat_map(|l| l.image.warnings()).map(Value::from).collect();
-    if !warnings.is_empty() {
-        machine.emit("warnings", &Value::List(warnings))?;
-    }
     let Some(top) = chain.layers.first() else { return Ok(INCOMPLETE) };
     let mut lines = Lines { machine, program: params.text("program").unwrap_or("qemu-img"), held: String::new() };
+    for warning in chain.layers.iter().flat_map(|l| l.image.warnings()) {
+        lines.error(&alloc::format!("warning: {warning}"))?;
+    }
     let known = !(top.format.check_is_extension() && params.flag("stock"));
     let found = if known { top.image.check(CheckContext { machine, findings: &mut lines }) } else { None };
     lines.flush()?;

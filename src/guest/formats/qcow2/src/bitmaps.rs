@@ -42,9 +42,10 @@ const WARNING_V2: &str = "This qcow2 v2 image contains bitmaps, but they may hav
 /// The header extension: where the directory is.
 #[derive(Clone, Copy, Debug)]
 pub struct Directory {
-    offset: u64,
     /// In bytes.
-    size: u64,
+    pub offset: u64,
+    /// In bytes.
+    pub size: u64,
     count: u32,
 }
 
@@ -88,9 +89,22 @@ pub struct Bitmap {
     name: Vec<u8>,
     flags: u32,
     granularity_bits: u8,
+    /// Where its table is, in bytes, and how many entries that has.
+    pub table: (u64, u64),
 }
 
 impl Bitmap {
+    /// A program has it open, or broke off: it is not loaded.
+    pub const fn is_in_use(&self) -> bool {
+        self.flags & FLAG_IN_USE != 0
+    }
+
+    /// What is said where its table cannot be.
+    pub fn unreadable(&self) -> Error {
+        let name = String::from_utf8_lossy(&self.name);
+        Error::malformed(format!("Could not read bitmap_table table from image for bitmap '{name}': Invalid argument"))
+    }
+
     /// As `info` shows it.
     pub fn describe(&self) -> Value {
         let known = [(FLAG_IN_USE, "in-use"), (FLAG_AUTO, "auto")];
@@ -101,6 +115,19 @@ impl Bitmap {
             .set("granularity", 1u64.unbounded_shl(u32::from(self.granularity_bits)));
         map
     }
+}
+
+/// What an entry of a bitmap's table says: the byte offset of a cluster, or 0 where all bits are the same. `None`: it
+/// says nothing that has a meaning (spec, "Bitmap table").
+pub const fn cluster(entry: u64, cluster_size: u64) -> Option<u64> {
+    const RESERVED: u64 = 0xff00_0000_0000_01fe;
+    const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+    const ALL_ONES: u64 = 1;
+    let offset = entry & OFFSET;
+    if entry & RESERVED != 0 || (offset != 0 && (!offset.is_multiple_of(cluster_size) || entry & ALL_ONES != 0)) {
+        return None;
+    }
+    Some(offset)
 }
 
 /// Reads the whole directory.
@@ -137,7 +164,12 @@ pub fn read(window: &mut Window<'_>, directory: Directory, header: &Header) -> R
         if names > NAMES_MAX {
             return Err(Error::limit("the names of the bitmaps are too long"));
         }
-        bitmaps.push(Bitmap { name, flags: entry.flags, granularity_bits: entry.granularity_bits });
+        bitmaps.push(Bitmap {
+            name,
+            flags: entry.flags,
+            granularity_bits: entry.granularity_bits,
+            table: (entry.table_offset, u64::from(entry.table_size)),
+        });
         at = at.saturating_add(len);
     }
     if bitmaps.len() < count as usize {

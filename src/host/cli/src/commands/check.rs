@@ -87,10 +87,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let image = super::info::named(program, operand, parsed)?;
     let device = program.open_source(&image, cache, parsed.has("force-share"))?;
     let mut params = program.params("check");
-    params
-        .set("force-share", parsed.has("force-share"))
-        .set("stock", program.is_stock())
-        .set("image", image_params(&image, 0));
+    params.set("force-share", parsed.has("force-share")).set("image", image_params(&image, 0));
     let subject = image.path.to_string_lossy();
     let (status, results) = program.run(&params, vec![device], workers(), &Defaults::DATA, &subject, &Lines)?;
     if status == UNSUPPORTED && results.flag("unsupported") {

@@ -382,9 +382,9 @@ class TestFiles(CreateTestBase):
         self.assertEqual(direct[1:], ("", 0))
 
     def test_disk_full(self):
-        limits = {resource.RLIMIT_FSIZE: 1 << 20}
+        limits = {resource.RLIMIT_FSIZE: 128 << 20}
         for fmt in ("raw", "qcow2"):
-            argv = ("create", "-f", fmt, "-o", "preallocation=full", "x", "8M")
+            argv = ("create", "-f", fmt, "-o", "preallocation=falloc", "x", "256M")
             out, err, status = self.run_instar(*argv, cwd=self.tmp, limits=limits)
             self.assertEqual(status, 1, out)
             self.assertIn("File too large", err)

@@ -5,7 +5,7 @@ mod disk;
 mod journal;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use instar_image::{DeviceId, Error, Kind, Machine as Api, Read, Result, Role, Run, Sink, Source, Stat, Step, Value};
@@ -29,8 +29,10 @@ pub struct Machine {
     devices: Mutex<Vec<Device>>,
     named: Mutex<HashMap<Vec<u8>, DeviceId>>,
     emitted: Mutex<Vec<(String, Value)>>,
+    said: Mutex<String>,
     workers: usize,
     ids: AtomicU64,
+    stock: AtomicBool,
     journal: Mutex<Option<Journal>>,
 }
 
@@ -58,6 +60,11 @@ impl Machine {
         DeviceId(u32::try_from(devices.len() - 1).expect("a test has few devices"))
     }
 
+    /// From now on it was called by the stock tool's name.
+    pub fn set_stock(&self) {
+        self.stock.store(true, Ordering::Relaxed);
+    }
+
     /// A read-only device.
     pub fn add(&self, content: impl AsRef<[u8]>) -> DeviceId {
         self.push(Device { disk: Disk::from_bytes(content.as_ref()), writable: false, fresh: false })
@@ -83,6 +90,12 @@ impl Machine {
     #[must_use]
     pub fn disk(&self, device: DeviceId) -> Disk {
         lock(&self.devices)[device.0 as usize].disk.clone()
+    }
+
+    /// What was said so far.
+    #[must_use]
+    pub fn said(&self) -> String {
+        lock(&self.said).clone()
     }
 
     /// What was emitted so far.
@@ -152,6 +165,10 @@ impl Machine {
 }
 
 impl Source for Machine {
+    fn is_stock(&self) -> bool {
+        self.stock.load(Ordering::Relaxed)
+    }
+
     fn stat(&self, device: DeviceId) -> Result<Stat> {
         self.with(device, |d| {
             Ok(Stat {
@@ -273,6 +290,11 @@ impl Api for Machine {
     fn progress(&self, _done: u64, _total: u64) {}
 
     fn log(&self, _text: &str) {}
+
+    fn say(&self, text: &str) -> Result<()> {
+        lock(&self.said).push_str(text);
+        Ok(())
+    }
 
     fn emit(&self, key: &str, value: &Value) -> Result<()> {
         lock(&self.emitted).push((key.to_string(), value.clone()));

@@ -1,13 +1,13 @@
 //! [`instar_image::Machine`] over the ring.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use instar_abi::boot::{BootInfo, MAX_WORKERS};
 use instar_abi::record;
 use instar_abi::ring::{
-    BATCH_MAX, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Request, Role,
-    STAT_BLOCK_DEVICE, STAT_FRESH, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
+    BATCH_MAX, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES, LOG_VERBOSE,
+    Op, Reply, Request, Role, STAT_BLOCK_DEVICE, STAT_FRESH, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
 use instar_image::{DeviceId, Machine, Read, Result, Run, Sink, Source, Stat, Step, Value};
 use zerocopy::FromBytes;
@@ -32,6 +32,7 @@ pub struct RingMachine {
     now: u64,
     entropy: [u8; 32],
     ids: AtomicU64,
+    stock: AtomicBool,
 }
 
 const fn request(op: Op) -> Request {
@@ -69,7 +70,13 @@ impl RingMachine {
             now: boot.now_seconds,
             entropy: boot.entropy,
             ids: AtomicU64::new(0),
+            stock: AtomicBool::new(false),
         }
+    }
+
+    /// What [`Source::is_stock`] says from now on.
+    pub fn set_stock(&self, stock: bool) {
+        self.stock.store(stock, Ordering::Relaxed);
     }
 
     fn client(&self) -> &Client {
@@ -147,6 +154,10 @@ impl RingMachine {
 }
 
 impl Source for RingMachine {
+    fn is_stock(&self) -> bool {
+        self.stock.load(Ordering::Relaxed)
+    }
+
     fn stat(&self, device: DeviceId) -> Result<Stat> {
         let reply = self.call(Request { dev: device.0, ..request(Op::Stat) })?;
         Ok(Stat {
@@ -353,9 +364,21 @@ impl Machine for RingMachine {
 
     fn log(&self, text: &str) {
         self.reachable(text.as_bytes(), |bytes| {
-            let log = Request { buf: bytes.as_ptr() as u64, buf_len: bytes.len() as u64, ..request(Op::Log) };
+            let log = Request {
+                arg: LOG_VERBOSE,
+                buf: bytes.as_ptr() as u64,
+                buf_len: bytes.len() as u64,
+                ..request(Op::Log)
+            };
             self.client().one(log);
         });
+    }
+
+    fn say(&self, text: &str) -> Result<()> {
+        self.reachable(text.as_bytes(), |bytes| {
+            let buf = bytes.as_ptr() as u64;
+            self.call(Request { arg: LOG_LINES, buf, buf_len: bytes.len() as u64, ..request(Op::Log) }).map(|_| ())
+        })
     }
 
     fn emit(&self, key: &str, value: &Value) -> Result<()> {

@@ -9,7 +9,10 @@ use instar_entry::rt;
 #[unsafe(no_mangle)]
 fn guest_main(machine: &RingMachine) -> u8 {
     match record::decode(rt::params()) {
-        Ok(params) => instar_ops::run(machine, &params),
+        Ok(params) => {
+            machine.set_stock(params.flag("stock"));
+            instar_ops::run(machine, &params)
+        }
         Err(error) => panic!("the parameters do not decode: {error:?}"),
     }
 }

@@ -1,13 +1,14 @@
 //! What checking an image's metadata finds.
 
-use alloc::string::String;
-
 use crate::{Machine, Result};
 
 /// Takes the lines that a check prints while it works, one at a time, in order: a damaged image has millions.
 pub trait Findings {
     /// One line as the stock tool's format driver prints it (`ERROR ..`, `Leaked cluster ..`), without its end.
-    fn line(&mut self, text: String) -> Result<()>;
+    fn line(&mut self, text: &str) -> Result<()>;
+
+    /// The same of what the stock tool prints behind its own name (`qemu-img: ERROR ..`).
+    fn error(&mut self, text: &str) -> Result<()>;
 }
 
 /// What a check is given.

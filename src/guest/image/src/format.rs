@@ -182,6 +182,11 @@ pub trait Format: Sync {
         Err(Error::unsupported(alloc::format!("instar cannot read the {} format", self.name())))
     }
 
+    /// The same for `check`, which wants to see damage that keeps an image from being opened else.
+    fn open_to_check<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        self.open(cx)
+    }
+
     /// `check` of this format is something that the stock tool does not have.
     fn check_is_extension(&self) -> bool {
         false

@@ -19,6 +19,7 @@ pub mod machine;
 pub mod options;
 pub mod reader;
 pub mod resize;
+pub mod runs;
 pub mod version;
 pub mod write;
 
@@ -29,6 +30,6 @@ pub use extent::{Extent, Packed, Place};
 pub use format::{Backing, Description, Format, Image, OpenContext, Probe, SafetyCheck, Snapshot, Unpacker};
 pub use instar_abi::record::Value;
 pub use machine::{DeviceId, Machine, Read, Role, Run, Sink, Source, Stat, Step};
-pub use resize::{ResizeContext, Resizer};
+pub use resize::{Preallocation, ResizeContext, Resizer};
 pub use version::Version;
 pub use write::{CreateContext, Creator, Packer, Piece, Target, Writer};

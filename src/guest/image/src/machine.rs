@@ -66,6 +66,11 @@ pub trait Source: Sync {
     fn runs(&self, device: DeviceId, offset: u64, len: u64, runs: &mut Vec<Run>) -> Result<u64>;
     /// Which blocks of `block` bytes hold anything but zeroes: bit set, least significant first.
     fn zero_map(&self, device: DeviceId, offset: u64, len: u64, block: u32, bits: &mut [u8]) -> Result<()>;
+    /// The program was called by the stock tool's name: what that cannot read, or reads in another way, is not to be
+    /// read better.
+    fn is_stock(&self) -> bool {
+        false
+    }
     /// Length of the equal beginning of two ranges (`len` where all of it is).
     fn equal_prefix(&self, a: (DeviceId, u64), b: (DeviceId, u64), len: u64) -> Result<u64>;
 }
@@ -97,6 +102,9 @@ pub trait Sink: Source {
     fn submit(&self, steps: &[Step<'_>]) -> Result<()>;
 }
 
+/// Most bytes of one [`Machine::say`].
+pub const SAY_MAX: usize = 4096;
+
 /// All that a command has. Implemented by the entry crate over the ring, and by the simulator in memory.
 pub trait Machine: Sink {
     /// This trait object as its readable half.
@@ -121,6 +129,8 @@ pub trait Machine: Sink {
     fn progress(&self, done: u64, total: u64);
     /// A line for `-v`.
     fn log(&self, text: &str);
+    /// Text that the user sees at once, on standard error: at most [`SAY_MAX`] bytes, line ends and all.
+    fn say(&self, text: &str) -> Result<()>;
     /// Adds to the result that the host renders.
     fn emit(&self, key: &str, value: &Value) -> Result<()>;
 

@@ -10,14 +10,14 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::machine::display_name;
-use instar_image::options::Options;
 use instar_image::write::{Target, Writer};
-use instar_image::{EditContext, Editor, Error, Kind, Machine, ResizeContext, Result, Value, Version};
+use instar_image::{EditContext, Editor, Error, Kind, Machine, Preallocation, ResizeContext, Result, Value, Version};
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
 use crate::copy::{self, Selection, Settings};
 use crate::open::{ImageSpec, Opening, combine};
+use crate::resize;
 
 /// Runs of zeroes of so many bytes become zero clusters.
 const SPARSE: u64 = 4096;
@@ -95,20 +95,21 @@ fn editor<'a>(
 
 /// Makes the lower image as large as the upper one, and looks at it anew.
 fn grow<'a>(opening: Opening<'a>, chain: &mut Chain<'a>, depth: usize, size: u64) -> Result<()> {
-    let backing_len = chain.layers.get(depth + 1).map(|l| l.image.virtual_size());
     let layer = chain.layers.get(depth).ok_or_else(|| Error::corrupt("no such layer"))?;
     let resizer = layer.format.resizer().ok_or_else(|| {
         let name = layer.format.name();
         Error::unsupported(format!("Could not resize the backing file: {name} images cannot grow"))
     })?;
+    let tail = resize::tail(opening.machine, chain, depth)?;
     resizer.resize(ResizeContext {
         machine: opening.machine,
         device: layer.device,
+        driver_options: &[],
         name: &layer.name,
         size,
-        shrink: false,
-        options: &Options::default(),
-        backing_len,
+        preallocation: Preallocation::Off,
+        backing_len: chain.layers.get(depth + 1).map(|l| l.image.virtual_size()),
+        tail: &tail,
         version: opening.version,
     })?;
     let spec = ImageSpec {

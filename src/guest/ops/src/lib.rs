@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod check;
 pub mod commit;
 pub mod convert;
 mod copy;
@@ -15,6 +16,7 @@ pub mod info;
 pub mod open;
 mod option_help;
 pub mod rebase;
+pub mod resize;
 
 use instar_image::{Error, Kind, Machine, Result, Value, Version};
 
@@ -27,6 +29,8 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("create", create::run),
     ("rebase", rebase::run),
     ("commit", commit::run),
+    ("resize", resize::run),
+    ("check", check::run),
 ];
 
 /// Runs the operation that `params` names. Failures are emitted as the record `error` and give exit status 1.

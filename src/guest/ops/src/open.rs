@@ -104,26 +104,38 @@ impl<'a> Opening<'a> {
         options: &[(String, String)],
         write: bool,
     ) -> Result<Opened<'a>> {
+        self.open_with(device, name, format, options, write, false)
+    }
+
+    fn open_with(
+        self,
+        device: DeviceId,
+        name: &[u8],
+        format: Option<&str>,
+        options: &[(String, String)],
+        write: bool,
+        check: bool,
+    ) -> Result<Opened<'a>> {
         let source = self.machine.source();
         let format = match format {
             Some(name) => format_by_name(name)?,
             None => probe(source, device, name)?,
         };
-        let image = format.open(OpenContext {
-            source,
-            opener: self.data.then_some(self.machine),
-            device,
-            name,
-            version: self.version,
-            write,
-            options,
-        })?;
+        let opener = self.data.then_some(self.machine);
+        let cx = OpenContext { source, opener, device, name, version: self.version, write, options };
+        let image = if check { format.open_to_check(cx)? } else { format.open(cx)? };
         Ok((image, format))
     }
 
     /// Opens an image and all that it stands on.
     pub fn chain(self, spec: &ImageSpec) -> Result<Chain<'a>> {
         self.chain_for(spec, &|_, _| false)
+    }
+
+    /// The same; the first image is opened to be checked.
+    pub fn chain_to_check(self, spec: &ImageSpec) -> Result<Chain<'a>> {
+        let opened = self.open_with(spec.device, &spec.name, spec.format.as_deref(), &spec.options, false, true);
+        opened.and_then(|opened| self.layers_from(opened, spec, &|_, _| false)).map_err(|e| spec.could_not_open(e))
     }
 
     /// The same; `writes` tells of each image, by its number in the chain and its full name, whether it is going to be
@@ -138,7 +150,15 @@ impl<'a> Opening<'a> {
     }
 
     fn layers_for(self, spec: &ImageSpec, writes: &dyn Fn(usize, &[u8]) -> bool) -> Result<Chain<'a>> {
-        let (image, format) = self.image_for(spec, writes(0, &spec.name))?;
+        self.layers_from(self.image_for(spec, writes(0, &spec.name))?, spec, writes)
+    }
+
+    fn layers_from(
+        self,
+        (image, format): Opened<'a>,
+        spec: &ImageSpec,
+        writes: &dyn Fn(usize, &[u8]) -> bool,
+    ) -> Result<Chain<'a>> {
         let mut layers = vec![Layer { image, format, device: spec.device, name: spec.name.clone() }];
         while let Some(below) = self.next_layer(&layers, writes).map_err(|error| {
             // Of a chain that is too long, two hundred times the same would say no more.

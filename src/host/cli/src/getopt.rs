@@ -88,7 +88,8 @@ pub enum Wrong {
     Unwanted(String, String),
 }
 
-/// Reads `arguments` by `options`.
+/// Reads `arguments` by `options`. A negative number in the last place is an operand (`resize FILE -1G`): no option is
+/// a digit.
 ///
 /// # Errors
 /// The first thing wrong.
@@ -118,7 +119,7 @@ pub fn parse(arguments: &[OsString], options: &[&Opt]) -> Result<Parsed, Wrong> 
                 (Some(_), None) => rest.next().cloned().ok_or_else(|| Wrong::Missing(format!("--{}", option.long)))?,
             };
             parsed.options.push((option.key(), value));
-        } else if bytes.len() > 1 && bytes[0] == b'-' {
+        } else if bytes.len() > 1 && bytes[0] == b'-' && !(rest.len() == 0 && bytes[1].is_ascii_digit()) {
             cluster(&bytes[1..], &mut rest, options, &mut parsed)?;
         } else {
             parsed.operands.push(argument.clone());

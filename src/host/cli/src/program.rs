@@ -295,6 +295,7 @@ impl Program {
         params
             .set("op", operation)
             .set("program", self.name)
+            .set("stock", self.is_stock())
             .set("version-major", u64::from(self.version.major))
             .set("version-minor", u64::from(self.version.minor));
         params

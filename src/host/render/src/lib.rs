@@ -2,6 +2,7 @@
 //! no format: what is specific to one is a tree that is printed as it comes.
 #![forbid(unsafe_code)]
 
+mod check;
 pub mod escape;
 mod human;
 mod json;
@@ -10,6 +11,7 @@ pub mod size;
 mod snapshots;
 pub mod version;
 
+pub use check::check as check_human;
 pub use human::{LocalTime, info as info_human};
 pub use json::{info as info_json, print as json};
 pub use version::QemuVersion;

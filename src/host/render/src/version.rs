@@ -125,6 +125,16 @@ impl QemuVersion {
         }
     }
 
+    /// What follows `--repair` with something else than `leaks` or `all`.
+    #[must_use]
+    pub fn bad_repair(self, given: &str) -> String {
+        match self.usage() {
+            UsageStyle::General => format!("Unknown option value for -r (expecting 'leaks' or 'all'): {given}"),
+            UsageStyle::CommandInfo => format!("--repair (-r) expects 'leaks' or 'all' not '{given}'"),
+            UsageStyle::CommandInformation => format!("--repair (-r) expects 'leaks' or 'all', not '{given}'"),
+        }
+    }
+
     /// What is said of a number that is no size; `what` is `buffer size for sparse output` or the like.
     #[must_use]
     pub fn bad_size(self, what: &str, given: &str) -> String {

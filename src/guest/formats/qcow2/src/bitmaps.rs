@@ -5,9 +5,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
-use instar_image::{Error, Result, Value};
+use instar_image::{DeviceId, Error, Result, Source, Value};
 
-use crate::extensions::text;
+use crate::extensions::{Extensions, text};
 use crate::header::Header;
 use crate::layout::{AUTOCLEAR_BITMAPS, FILE_OFFSET_MAX};
 use crate::window::Window;
@@ -42,9 +42,10 @@ const WARNING_V2: &str = "This qcow2 v2 image contains bitmaps, but they may hav
 /// The header extension: where the directory is.
 #[derive(Clone, Copy, Debug)]
 pub struct Directory {
-    offset: u64,
     /// In bytes.
-    size: u64,
+    pub offset: u64,
+    /// In bytes.
+    pub size: u64,
     count: u32,
 }
 
@@ -88,9 +89,22 @@ pub struct Bitmap {
     name: Vec<u8>,
     flags: u32,
     granularity_bits: u8,
+    /// Where its table is, in bytes, and how many entries that has.
+    pub table: (u64, u64),
 }
 
 impl Bitmap {
+    /// A program has it open, or broke off: it is not loaded.
+    pub const fn is_in_use(&self) -> bool {
+        self.flags & FLAG_IN_USE != 0
+    }
+
+    /// What is said where its table cannot be.
+    pub fn unreadable(&self) -> Error {
+        let name = String::from_utf8_lossy(&self.name);
+        Error::malformed(format!("Could not read bitmap_table table from image for bitmap '{name}': Invalid argument"))
+    }
+
     /// As `info` shows it.
     pub fn describe(&self) -> Value {
         let known = [(FLAG_IN_USE, "in-use"), (FLAG_AUTO, "auto")];
@@ -101,6 +115,19 @@ impl Bitmap {
             .set("granularity", 1u64.unbounded_shl(u32::from(self.granularity_bits)));
         map
     }
+}
+
+/// What an entry of a bitmap's table says: the byte offset of a cluster, or 0 where all bits are the same. `None`: it
+/// says nothing that has a meaning (spec, "Bitmap table").
+pub const fn cluster(entry: u64, cluster_size: u64) -> Option<u64> {
+    const RESERVED: u64 = 0xff00_0000_0000_01fe;
+    const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+    const ALL_ONES: u64 = 1;
+    let offset = entry & OFFSET;
+    if entry & RESERVED != 0 || (offset != 0 && (!offset.is_multiple_of(cluster_size) || entry & ALL_ONES != 0)) {
+        return None;
+    }
+    Some(offset)
 }
 
 /// Reads the whole directory.
@@ -137,7 +164,12 @@ pub fn read(window: &mut Window<'_>, directory: Directory, header: &Header) -> R
         if names > NAMES_MAX {
             return Err(Error::limit("the names of the bitmaps are too long"));
         }
-        bitmaps.push(Bitmap { name, flags: entry.flags, granularity_bits: entry.granularity_bits });
+        bitmaps.push(Bitmap {
+            name,
+            flags: entry.flags,
+            granularity_bits: entry.granularity_bits,
+            table: (entry.table_offset, u64::from(entry.table_size)),
+        });
         at = at.saturating_add(len);
     }
     if bitmaps.len() < count as usize {
@@ -219,4 +251,29 @@ impl Entry {
         }
         Ok(())
     }
+}
+
+/// Whether the bitmaps still fit a disk of `size` bytes as they are stored: their tables would have to become longer
+/// or shorter, or a bit behind the end would have to go.
+pub fn check_resize(source: &dyn Source, device: DeviceId, header: &Header, size: u64) -> Result<()> {
+    let mut window = Window::new(source, device);
+    let Some(directory) = Extensions::read(&mut window, header)?.bitmaps else { return Ok(()) };
+    for bitmap in read(&mut window, directory, header)? {
+        let name = || String::from_utf8_lossy(&bitmap.name).into_owned();
+        if bitmap.flags & FLAG_IN_USE != 0 {
+            return Err(Error::unsupported(format!("Cannot resize with inconsistent bitmap '{}'", name())));
+        }
+        let clusters = |size: u64| {
+            let bits = size.div_ceil(1u64.unbounded_shl(u32::from(bitmap.granularity_bits)));
+            bits.div_ceil(8).div_ceil(header.cluster_size())
+        };
+        if clusters(size) != clusters(header.size) || size < header.size {
+            return Err(Error::unsupported(format!(
+                "the persistent bitmap '{}' would have to change its size",
+                name()
+            ))
+            .with_hint("instar cannot do that yet: remove the bitmap first"));
+        }
+    }
+    Ok(())
 }

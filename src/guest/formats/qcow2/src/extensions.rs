@@ -21,8 +21,8 @@ pub struct Extensions {
     pub backing_format: Option<Vec<u8>>,
     /// Name of the data file.
     pub data_file: Option<Vec<u8>>,
-    /// Where the LUKS header is, in bytes.
-    pub crypto_header: Option<u64>,
+    /// Where the LUKS header is, and how long it is, in bytes.
+    pub crypto_header: Option<(u64, u64)>,
     /// The bitmap directory.
     pub bitmaps: Option<Directory>,
     /// A warning to the user.
@@ -106,7 +106,7 @@ pub fn text(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().copied().take_while(|b| *b != 0).collect()
 }
 
-fn crypto_header(window: &mut Window<'_>, header: &Header, entry: &Entry) -> Result<u64> {
+fn crypto_header(window: &mut Window<'_>, header: &Header, entry: &Entry) -> Result<(u64, u64)> {
     const LEN: u32 = 16;
     if header.encryption != Encryption::Luks {
         return Err(Error::malformed("CRYPTO header extension only expected with LUKS encryption method"));
@@ -115,14 +115,15 @@ fn crypto_header(window: &mut Window<'_>, header: &Header, entry: &Entry) -> Res
         let len = entry.len;
         return Err(Error::malformed(format!("CRYPTO header extension size {len}, but expected size {LEN}")));
     }
-    let offset = Reader::new(content(window, entry)?).be64(0)?;
+    let r = Reader::new(content(window, entry)?);
+    let (offset, len) = (r.be64(0)?, r.be64(8)?);
     let cluster_size = header.cluster_size();
     if !offset.is_multiple_of(cluster_size) {
         return Err(Error::malformed(format!(
             "Encryption header offset '{offset}' is not a multiple of cluster size '{cluster_size}'"
         )));
     }
-    Ok(offset)
+    Ok((offset, len))
 }
 
 /// The names that an image gives to feature bits.

@@ -53,6 +53,8 @@ pub struct Header {
     pub l1_size: u32,
     /// Where the L1 table is.
     pub l1_offset: u64,
+    /// Where the refcount table is, and how many clusters it has.
+    pub refcount_table: (u64, u32),
     /// Number of snapshots.
     pub snapshot_count: u32,
     /// Where the snapshot table is.
@@ -102,6 +104,15 @@ impl Header {
 
     /// Parses and checks.
     pub fn parse(window: &mut Window<'_>, version: Version) -> Result<Self> {
+        Self::parse_with(window, version, false)
+    }
+
+    /// The same, without the checks that `check` makes and tells of itself.
+    pub fn parse_to_check(window: &mut Window<'_>, version: Version) -> Result<Self> {
+        Self::parse_with(window, version, true)
+    }
+
+    fn parse_with(window: &mut Window<'_>, version: Version, check: bool) -> Result<Self> {
         const FIXED: usize = 112;
         let fixed: Vec<u8> = window.bytes(0, FIXED)?.to_vec();
         let r = Reader::new(&fixed);
@@ -137,6 +148,7 @@ impl Header {
             encryption: Encryption::None,
             l1_size: r.be32(field::L1_SIZE)?,
             l1_offset: r.be64(field::L1_OFFSET)?,
+            refcount_table: (r.be64(field::REFCOUNT_OFFSET)?, r.be32(field::REFCOUNT_CLUSTERS)?),
             snapshot_count: r.be32(field::SNAPSHOT_COUNT)?,
             snapshot_offset: r.be64(field::SNAPSHOT_OFFSET)?,
             incompatible: v3_u64(field::INCOMPATIBLE)?,
@@ -148,11 +160,11 @@ impl Header {
             backing: (backing_offset, r.be32(field::BACKING_SIZE)?),
             compression: Compression::Zlib,
         };
-        header.checked(&r, window, version)
+        header.checked(&r, window, version, check)
     }
 
     /// The checks that follow the reading of the fields, in qemu-img's order.
-    fn checked(mut self, r: &Reader<'_>, window: &mut Window<'_>, version: Version) -> Result<Self> {
+    fn checked(mut self, r: &Reader<'_>, window: &mut Window<'_>, version: Version, check: bool) -> Result<Self> {
         self.compression = self.compression_type(r, version)?;
         let unknown = self.incompatible & !incompatible::KNOWN;
         if unknown != 0 {
@@ -167,7 +179,7 @@ impl Header {
         if self.refcount_order > REFCOUNT_ORDER_MAX {
             return Err(Error::malformed("Reference count entry width too large; may not exceed 64 bits"));
         }
-        let refcount_table_end = self.check_tables(r)?;
+        let refcount_table_end = self.check_tables(r, check)?;
         self.encryption = match r.be32(field::CRYPT_METHOD)? {
             0 => Encryption::None,
             1 => Encryption::Aes,
@@ -204,7 +216,7 @@ impl Header {
     }
 
     /// Returns the end of the refcount table.
-    fn check_tables(&self, r: &Reader<'_>) -> Result<u64> {
+    fn check_tables(&self, r: &Reader<'_>, check: bool) -> Result<u64> {
         let (offset, clusters) = (r.be64(field::REFCOUNT_OFFSET)?, r.be32(field::REFCOUNT_CLUSTERS)?);
         if clusters == 0 {
             return Err(Error::malformed("Image does not contain a reference count table"));
@@ -212,9 +224,9 @@ impl Header {
         let cluster = self.cluster_size();
         let table = Table { name: "Reference count table", entry: cluster, bytes_max: REFCOUNT_TABLE_BYTES_MAX };
         let refcount_table_end = table.check(offset, u64::from(clusters), cluster)?;
-        let entry = SNAPSHOT_HEADER as u64;
-        let table = Table { name: "Snapshot table", entry, bytes_max: entry.saturating_mul(SNAPSHOTS_MAX) };
-        table.check(self.snapshot_offset, u64::from(self.snapshot_count), cluster)?;
+        if !check {
+            self.check_snapshots("Snapshot table")?;
+        }
         let end = l1_table("Active L1 table").check(self.l1_offset, u64::from(self.l1_size), cluster)?;
         let needed = self.l1_needed();
         if needed > i32::MAX as u64 {
@@ -227,6 +239,13 @@ impl Header {
             return Err(Error::malformed("Could not read L1 table: Input/output error"));
         }
         Ok(refcount_table_end)
+    }
+
+    /// Checks the place of the snapshot table, which is called that.
+    pub fn check_snapshots(&self, name: &'static str) -> Result<()> {
+        let entry = SNAPSHOT_HEADER as u64;
+        let table = Table { name, entry, bytes_max: entry.saturating_mul(SNAPSHOTS_MAX) };
+        table.check(self.snapshot_offset, u64::from(self.snapshot_count), self.cluster_size()).map(|_| ())
     }
 
     /// L1 entries that the virtual size needs. Sizes next to 2^64 wrap, as in QEMU, and are caught later.

@@ -95,6 +95,8 @@ pub const SNAPSHOT_NAMES_MAX: usize = 8 << 20;
 pub const SHOWN_MAX: usize = 16384;
 /// Largest unknown part of a snapshot's entry in bytes (QEMU).
 pub const SNAPSHOT_EXTRA_MAX: u32 = 1024;
+/// Bytes of extra data that every snapshot of version 3 has (spec).
+pub const SNAPSHOT_EXTRA_WHOLE: u32 = 16;
 /// Fixed part of a snapshot's entry in bytes.
 pub const SNAPSHOT_HEADER: usize = 40;
 /// Longest name of a backing file's format, and one more (QEMU).
@@ -104,6 +106,8 @@ pub const FILE_OFFSET_MAX: u64 = (1 << 63) - (1 << 30);
 /// Largest virtual size that QEMU's block layer can count (the same number).
 pub const VIRTUAL_SIZE_MAX: u64 = FILE_OFFSET_MAX;
 
+/// Bits of an entry of the refcount table that are the offset of a block.
+pub const REFCOUNT_BLOCK_MASK: u64 = !0x1ff;
 /// Bits of an L1 entry that are the offset of an L2 table.
 pub const L1_OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 /// Bits of an L2 entry that are the offset of a cluster.

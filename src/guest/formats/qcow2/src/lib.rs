@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod bitmaps;
+mod check;
 mod edit;
 mod entry;
 mod extensions;
@@ -35,8 +36,8 @@ use instar_image::options::OptionSpec;
 use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::{
-    Backing, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image, OpenContext, Probe, Result, Role,
-    SafetyCheck, Unpacker, Value, Version, limits,
+    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
+    OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Unpacker, Value, Version, limits,
 };
 
 use crate::bitmaps::Bitmap;
@@ -82,35 +83,11 @@ impl Format for Qcow2 {
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
-        check_driver_options("qcow2", cx.options, DRIVER_OPTIONS)?;
-        let mut window = Window::new(cx.source, cx.device);
-        let header = Header::parse(&mut window, cx.version)?;
-        let extensions = Extensions::read(&mut window, &header)?;
-        let data = data_device(&cx, &header, &extensions)?;
-        let luks = luks(&mut window, &cx, &header, &extensions)?;
-        if header.encryption != Encryption::None && cx.opener.is_some() {
-            return Err(Error::unsupported("Parameter 'encrypt.key-secret' is required for cipher")
-                .with_hint("instar cannot decrypt qcow2 images yet"));
-        }
-        let backing = backing(&mut window, &header, &extensions)?;
-        let snapshots = snapshots::read(&mut window, &header)?;
-        let bitmaps = match extensions.bitmaps {
-            Some(directory) => bitmaps::read(&mut window, directory, &header)?,
-            None => Vec::new(),
-        };
-        header.check_size()?;
-        let geometry = Geometry {
-            cluster_bits: header.cluster_bits,
-            entry_bits: header.l2_entry_bits(),
-            version: header.version,
-            external: header.has(incompatible::DATA_FILE),
-            encrypted: header.encryption != Encryption::None,
-            data,
-        };
-        let shows_dirty = cx.version > Version::V5_2;
-        let l1 = L1 { offset: header.l1_offset, size: u64::from(header.l1_size) };
-        let map = Map::new(cx.source, cx.device, geometry, header.size, l1);
-        Ok(Box::new(Qcow2Image { header, extensions, luks, backing, snapshots, bitmaps, shows_dirty, map }))
+        Ok(Box::new(open(cx, false)?))
+    }
+
+    fn open_to_check<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        Ok(Box::new(open(cx, true)?))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -133,6 +110,10 @@ impl Format for Qcow2 {
         Some(&edit::Qcow2Editing)
     }
 
+    fn resizer(&self) -> Option<&dyn Resizer> {
+        Some(&edit::Qcow2Resizer)
+    }
+
     fn safety(&self) -> &'static [SafetyCheck] {
         &[
             SafetyCheck::Checked("a backing file is opened by the host's policy"),
@@ -141,6 +122,44 @@ impl Format for Qcow2 {
             SafetyCheck::Checked("tables and names are bounded before they are read"),
         ]
     }
+}
+
+/// Opens an image; `check`: to be checked, so that what the check tells of itself is no error here.
+fn open<'a>(cx: OpenContext<'a, '_>, check: bool) -> Result<Qcow2Image<'a>> {
+    check_driver_options("qcow2", cx.options, DRIVER_OPTIONS)?;
+    let mut window = Window::new(cx.source, cx.device);
+    let header =
+        if check { Header::parse_to_check(&mut window, cx.version)? } else { Header::parse(&mut window, cx.version)? };
+    let extensions = Extensions::read(&mut window, &header)?;
+    let data = data_device(&cx, &header, &extensions)?;
+    let luks = luks(&mut window, &cx, &header, &extensions)?;
+    if header.encryption != Encryption::None && cx.opener.is_some() {
+        return Err(Error::unsupported("Parameter 'encrypt.key-secret' is required for cipher")
+            .with_hint("instar cannot decrypt qcow2 images yet"));
+    }
+    let backing = backing(&mut window, &header, &extensions)?;
+    let snapshots = if check { Vec::new() } else { snapshots::read(&mut window, &header)? };
+    let bitmaps = match extensions.bitmaps {
+        Some(directory) => bitmaps::read(&mut window, directory, &header)?,
+        None => Vec::new(),
+    };
+    if check {
+        check::load_bitmaps(&bitmaps, &cx, &header)?;
+    }
+    header.check_size()?;
+    let geometry = Geometry {
+        cluster_bits: header.cluster_bits,
+        entry_bits: header.l2_entry_bits(),
+        version: header.version,
+        external: header.has(incompatible::DATA_FILE),
+        encrypted: header.encryption != Encryption::None,
+        data,
+    };
+    let shows_dirty = cx.version > Version::V5_2;
+    let l1 = L1 { offset: header.l1_offset, size: u64::from(header.l1_size) };
+    let map = Map::new(cx.source, cx.device, geometry, header.size, l1);
+    let device = cx.device;
+    Ok(Qcow2Image { header, device, geometry, extensions, luks, backing, snapshots, bitmaps, shows_dirty, map })
 }
 
 /// The device that the clusters are on. Where no data is wanted, a data file is not opened, as with
@@ -176,7 +195,7 @@ fn luks(
         return Ok(None);
     }
     let missing = || Error::malformed("Missing CRYPTO header for crypt method 2");
-    luks::describe(window, extensions.crypto_header.ok_or_else(missing)?, cx.version).map(Some)
+    luks::describe(window, extensions.crypto_header.ok_or_else(missing)?.0, cx.version).map(Some)
 }
 
 fn backing(window: &mut Window<'_>, header: &Header, extensions: &Extensions) -> Result<Option<Backing>> {
@@ -199,6 +218,8 @@ fn backing(window: &mut Window<'_>, header: &Header, extensions: &Extensions) ->
 /// An open image.
 struct Qcow2Image<'a> {
     header: Header,
+    device: DeviceId,
+    geometry: Geometry,
     extensions: Extensions,
     /// What `info` shows of the LUKS header.
     luks: Option<Value>,
@@ -254,6 +275,10 @@ impl Image for Qcow2Image<'_> {
         let l1 = snapshots::select(&self.snapshots, wanted, &self.header)?;
         self.map.set_l1(l1);
         Ok(())
+    }
+
+    fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+        Some(check::run(self, cx))
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -21,31 +21,67 @@ pub struct Entry {
     /// What is shown.
     pub shown: Snapshot,
     /// Byte offset of its L1 table.
-    l1_offset: u64,
+    pub l1_offset: u64,
     /// Entries of its L1 table.
-    l1_size: u32,
+    pub l1_size: u32,
+    /// Bytes of extra data.
+    pub extra_len: u32,
+}
+
+/// The table, one entry after the other.
+pub struct Walk {
+    start: u64,
+    count: u32,
+    index: u32,
+    at: u64,
+}
+
+impl Walk {
+    /// At the first entry.
+    pub const fn new(header: &Header) -> Self {
+        Self { start: header.snapshot_offset, count: header.snapshot_count, index: 0, at: header.snapshot_offset }
+    }
+
+    /// The next entry.
+    pub fn next(&mut self, window: &mut Window<'_>) -> Result<Option<Entry>> {
+        if self.index >= self.count {
+            return Ok(None);
+        }
+        self.at = self.at.saturating_add(7) & !7;
+        if self.at.saturating_add(SNAPSHOT_HEADER as u64) > FILE_OFFSET_MAX {
+            return Err(Error::malformed("Failed to read snapshot table: Input/output error"));
+        }
+        let (entry, len) = one(window, self.at, self.index)?;
+        self.at = self.at.saturating_add(len);
+        if self.len() > SNAPSHOT_TABLE_BYTES_MAX {
+            let more = self.count.saturating_sub(self.index);
+            return Err(Error::limit(format!(
+                "Snapshot table is too big\nYou can force-remove all {more} overhanging snapshots with qemu-img \
+                 check -r all"
+            )));
+        }
+        self.index = self.index.saturating_add(1);
+        Ok(Some(entry))
+    }
+
+    /// How many entries were there so far.
+    pub const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Bytes of the table so far.
+    pub const fn len(&self) -> u64 {
+        self.at.saturating_sub(self.start)
+    }
 }
 
 /// Reads all of the table.
 pub fn read(window: &mut Window<'_>, header: &Header) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     let mut names = 0usize;
-    let mut at = header.snapshot_offset;
-    for index in 0..header.snapshot_count {
-        at = at.saturating_add(7) & !7;
-        if at.saturating_add(SNAPSHOT_HEADER as u64) > FILE_OFFSET_MAX {
-            return Err(Error::malformed("Failed to read snapshot table: Input/output error"));
-        }
-        let (entry, len) = one(window, at, index)?;
+    let mut walk = Walk::new(header);
+    while let Some(entry) = walk.next(window)? {
         names = names.saturating_add(entry.shown.id.len()).saturating_add(entry.shown.name.len());
-        at = at.saturating_add(len);
-        if at.saturating_sub(header.snapshot_offset) > SNAPSHOT_TABLE_BYTES_MAX {
-            let more = header.snapshot_count.saturating_sub(index);
-            return Err(Error::limit(format!(
-                "Snapshot table is too big\nYou can force-remove all {more} overhanging snapshots with qemu-img \
-                 check -r all"
-            )));
-        }
         // What is too much is counted all the same: a broken table is to be called broken.
         if names <= SNAPSHOT_NAMES_MAX {
             entries.push(entry);
@@ -85,7 +121,7 @@ fn one(window: &mut Window<'_>, at: u64, index: u32) -> Result<(Entry, u64)> {
         vm_clock_nsec: r.be64(24)?,
         icount: extra.be64(16).ok().filter(|n| *n != u64::MAX),
     };
-    let entry = Entry { shown, l1_offset: r.be64(0)?, l1_size: r.be32(8)? };
+    let entry = Entry { shown, l1_offset: r.be64(0)?, l1_size: r.be32(8)?, extra_len: r.be32(36)? };
     Ok((entry, (SNAPSHOT_HEADER as u64).saturating_add(rest_len as u64)))
 }
 

@@ -8,18 +8,18 @@
 extern crate alloc;
 
 pub mod content;
-mod map;
 mod part;
 mod write;
 
 use alloc::boxed::Box;
 
 use instar_image::options::OptionSpec;
+use instar_image::runs::RunMap;
 use instar_image::{
-    Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Place, Probe, Result, SafetyCheck,
+    Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Place, Probe, Resizer, Result,
+    SafetyCheck,
 };
 
-use crate::map::RunMap;
 use crate::part::Part;
 
 /// QEMU counts files in sectors of this many bytes: a shorter last one is filled up with zeroes.
@@ -54,6 +54,10 @@ impl Format for Raw {
 
     fn editing(&self) -> Option<&dyn Editing> {
         Some(&write::RawEditing)
+    }
+
+    fn resizer(&self) -> Option<&dyn Resizer> {
+        Some(&write::RawResizer)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -8,7 +8,8 @@ use alloc::vec::Vec;
 use instar_image::options::{OptionKind, OptionSpec};
 use instar_image::write::{Piece, Placed, Target, Writer};
 use instar_image::{
-    CreateContext, Creator, DeviceId, EditContext, Editing, Editor, Error, Kind, Machine, Result, Step,
+    CreateContext, Creator, DeviceId, EditContext, Editing, Editor, Error, Kind, Machine, Preallocation, ResizeContext,
+    Resizer, Result, Step,
 };
 
 use crate::SECTOR;
@@ -85,6 +86,35 @@ impl Editing for RawEditing {
 impl Editor for RawWriter<'_> {
     fn virtual_size(&self) -> u64 {
         self.machine.stat(self.device).map_or(0, |stat| stat.len)
+    }
+}
+
+/// Resizes them.
+pub struct RawResizer;
+
+impl Resizer for RawResizer {
+    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
+        let (machine, device) = (cx.machine, cx.device);
+        let stat = machine.stat(device)?;
+        let full = match cx.preallocation {
+            Preallocation::Off => None,
+            Preallocation::Falloc => Some(false),
+            Preallocation::Full => Some(true),
+            Preallocation::Metadata => return Err(Error::unsupported("Unsupported preallocation mode: metadata")),
+        };
+        if stat.block_device {
+            return Err(Error::unsupported(if cx.size > stat.len {
+                "Cannot grow device files"
+            } else {
+                "Cannot resize device files"
+            }));
+        }
+        // Blocks that cannot be had are missed before the size says that they are there.
+        if let Some(full) = full {
+            machine.submit(&[Step::Allocate { device, offset: stat.len, len: cx.size - stat.len, full }])?;
+        }
+        machine.submit(&[Step::SetLength { device, len: cx.size }])?;
+        machine.submit(&[Step::Barrier { device }])
     }
 }
 

@@ -138,6 +138,20 @@ impl<'a> Filler<'a> {
     }
 }
 
+/// Reads what layer `depth` of a chain shows at `at`.
+pub fn read_at(source: &dyn Source, chain: &Chain<'_>, depth: usize, at: u64, buf: &mut [u8]) -> Result<()> {
+    let (mut parts, mut done) = (Vec::new(), 0);
+    while done < buf.len() as u64 {
+        let (depth, extent) = chain.extent_below(depth, at + done, buf.len() as u64 - done)?;
+        if extent.len == 0 {
+            return Err(Error::corrupt("an extent without a byte"));
+        }
+        parts.push(Part { source: 0, depth, at: at + done, extent, work: true });
+        done += extent.len;
+    }
+    Filler::new(core::slice::from_ref(chain), source, false).fill(&parts, at, buf)
+}
+
 /// The compressed parts with their units.
 fn packed(parts: &[Part]) -> impl Iterator<Item = (&Part, Packed)> {
     parts.iter().filter_map(|part| match part.extent.place {

@@ -1,5 +1,6 @@
 //! The commands: one file each, one line each in [`COMMANDS`].
 
+pub mod check;
 pub mod commit;
 pub mod config;
 pub mod convert;
@@ -9,6 +10,7 @@ pub mod generate;
 pub mod info;
 pub mod option_list;
 pub mod rebase;
+pub mod resize;
 
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Exit, Program};
@@ -35,15 +37,16 @@ pub const COMMANDS: &[&Command] = &[
     &create::COMMAND,
     &info::COMMAND,
     &rebase::COMMAND,
+    &resize::COMMAND,
     &commit::COMMAND,
+    &check::COMMAND,
     &config::COMMAND,
     &doctor::COMMAND,
     &generate::COMMAND,
 ];
 
 /// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] =
-    &["amend", "bench", "bitmap", "check", "compare", "dd", "map", "measure", "resize", "snapshot"];
+pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "compare", "dd", "map", "measure", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

@@ -41,7 +41,7 @@ fn restrict_paths(directories: &[(&OwnedFd, bool)]) -> Result<(), landlock::Rule
         .create()?;
     for (directory, writable) in directories {
         let read = AccessFs::ReadFile;
-        let access = if *writable { read | AccessFs::WriteFile } else { read.into() };
+        let access = if *writable { read | AccessFs::WriteFile | AccessFs::Truncate } else { read.into() };
         ruleset = ruleset.add_rule(PathBeneath::new(directory, access))?;
     }
     ruleset.restrict_self().map(|_| ())

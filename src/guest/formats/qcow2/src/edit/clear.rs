@@ -19,17 +19,19 @@ impl<'a> Qcow2Editor<'a> {
         let mut steps = alloc::vec::Vec::new();
         state.tables.write_references(&mut steps);
         self.submit(&mut steps)?;
-        state.counts.apply_releases()?;
-        state.counts.write(&mut steps)?;
-        self.submit(&mut steps)?;
-        state.counts.publish()?;
-        // The clusters at the end that nobody uses any more.
+        self.settle_old(state)?;
+        self.cut_off(state)
+    }
+
+    /// Cuts off the clusters at the end of the file that nobody uses any more.
+    pub(super) fn cut_off(&self, state: &mut State<'a>) -> Result<()> {
         let end = state.counts.end(self.machine.stat(self.device)?.len)?;
         self.machine.submit(&[Step::SetLength { device: self.device, len: end }])?;
         self.barrier()
     }
 
-    fn give_up_table(&self, state: &mut State<'a>, index: usize) -> Result<()> {
+    /// Gives up L2 table `index` and all that it refers to. The caller takes it out of the L1 table.
+    pub(super) fn give_up_table(&self, state: &mut State<'a>, index: usize) -> Result<()> {
         let offset = state.tables.offset(index)?;
         if offset == 0 {
             return Ok(());
@@ -38,15 +40,20 @@ impl<'a> Qcow2Editor<'a> {
         let bytes = state.tables.read(index)?.to_vec();
         let entries = Reader::new(&bytes);
         for at in (0..bytes.len()).step_by(1 << g.entry_bits) {
-            let entry = entries.be64(at)?;
-            if entry & OFLAG_COMPRESSED != 0 {
-                let (offset, len) = crate::entry::packed_range(g, entry);
-                state.counts.release_bytes(offset, len);
-            } else if entry & L2_OFFSET_MASK != 0 && !g.external {
-                state.counts.release((entry & L2_OFFSET_MASK) >> g.cluster_bits, 1);
-            }
+            self.give_up_entry(state, entries.be64(at)?);
         }
         state.counts.release(offset >> g.cluster_bits, 1);
         Ok(())
+    }
+
+    /// Gives up what an L2 entry refers to.
+    pub(super) fn give_up_entry(&self, state: &mut State<'a>, entry: u64) {
+        let g = &self.geometry;
+        if entry & OFLAG_COMPRESSED != 0 {
+            let (offset, len) = crate::entry::packed_range(g, entry);
+            state.counts.release_bytes(offset, len);
+        } else if entry & L2_OFFSET_MASK != 0 && !g.external {
+            state.counts.release((entry & L2_OFFSET_MASK) >> g.cluster_bits, 1);
+        }
     }
 }

@@ -156,6 +156,21 @@ impl<'a> Counts<'a> {
         Ok(())
     }
 
+    fn set_run(&mut self, first: u64, count: u64, to: u64) -> Result<()> {
+        let (order, reach) = (self.order, self.reach());
+        let mut at = first;
+        while at < first + count {
+            let block = self.block(at / reach)?.ok_or_else(|| Error::corrupt("a cluster that nothing counts"))?;
+            let end = (at / reach + 1).saturating_mul(reach).min(first + count);
+            for cluster in at..end {
+                refblock::set(&mut block.bytes, order, (cluster % reach) as usize, to);
+            }
+            block.changed = true;
+            at = end;
+        }
+        Ok(())
+    }
+
     /// One more reference to a cluster that has some; false if its count has no room.
     pub fn add_reference(&mut self, cluster: u64) -> Result<bool> {
         let count = self.get(cluster)?;
@@ -169,9 +184,7 @@ impl<'a> Counts<'a> {
     /// Hands out at most `most` adjacent clusters: the first that are free. Returns the number of the first and how many.
     pub fn allocate_some(&mut self, most: u64) -> Result<(u64, u64)> {
         let (first, count) = self.free_run(self.next, most, false)?;
-        for cluster in first..first + count {
-            self.set(cluster, 1)?;
-        }
+        self.set_run(first, count, 1)?;
         self.next = first + count;
         Ok((first, count))
     }
@@ -180,9 +193,7 @@ impl<'a> Counts<'a> {
     pub fn allocate(&mut self, count: u64) -> Result<u64> {
         let from = self.next;
         let (first, _) = self.free_run(from, count, true)?;
-        for cluster in first..first + count {
-            self.set(cluster, 1)?;
-        }
+        self.set_run(first, count, 1)?;
         if first == from {
             self.next = first + count;
         }
@@ -191,9 +202,7 @@ impl<'a> Counts<'a> {
 
     /// Takes back clusters that were handed out and that nothing was written to.
     pub fn take_back(&mut self, first: u64, count: u64) -> Result<()> {
-        for cluster in first..first + count {
-            self.set(cluster, 0)?;
-        }
+        self.set_run(first, count, 0)?;
         self.next = self.next.min(first);
         Ok(())
     }
@@ -291,22 +300,36 @@ impl<'a> Counts<'a> {
     /// Takes one reference from all that is given up. Nothing stable refers to it any more.
     pub fn apply_releases(&mut self) -> Result<()> {
         for (first, count) in core::mem::take(&mut self.released) {
-            for cluster in first..first.saturating_add(count) {
-                match self.get(cluster)? {
-                    0 => {
-                        let text = alloc::format!("the image is corrupt: cluster {cluster} has no reference left");
-                        return Err(Error::corrupt(text).with_hint("qemu-img check -r all may repair it"));
-                    }
-                    left => {
-                        self.set(cluster, left - 1)?;
-                        if left == 1 {
-                            self.next = self.next.min(cluster);
-                        }
-                    }
-                }
+            let mut at = first;
+            while at < first.saturating_add(count) {
+                at = self.decrement(at, first.saturating_add(count))?;
             }
         }
         Ok(())
+    }
+
+    /// Takes a reference from the clusters from `at` on, at most to `end` and to the end of a block; returns where it
+    /// stopped.
+    fn decrement(&mut self, at: u64, end: u64) -> Result<u64> {
+        let (order, reach) = (self.order, self.reach());
+        let end = (at / reach + 1).saturating_mul(reach).min(end);
+        let mut free = u64::MAX;
+        let mut block = self.block(at / reach)?;
+        for cluster in at..end {
+            let index = (cluster % reach) as usize;
+            let count = block.as_ref().map_or(0, |b| refblock::get(&b.bytes, order, index));
+            let Some(block) = block.as_deref_mut().filter(|_| count != 0) else {
+                let text = alloc::format!("the image is corrupt: cluster {cluster} has no reference left");
+                return Err(Error::corrupt(text).with_hint("qemu-img check -r all may repair it"));
+            };
+            refblock::set(&mut block.bytes, order, index, count - 1);
+            block.changed = true;
+            if count == 1 {
+                free = free.min(cluster);
+            }
+        }
+        self.next = self.next.min(free);
+        Ok(end)
     }
 
     /// The steps that write the blocks that changed, and a table that has to move.

@@ -14,12 +14,12 @@ type Pool = (u64, u64);
 
 /// A cluster of the disk: its table, where its entry is in it, and the entry.
 #[derive(Clone, Copy)]
-struct Slot {
+pub(super) struct Slot {
     table: usize,
     at: usize,
-    entry: u64,
+    pub(super) entry: u64,
     /// Lower half: subclusters with data; upper half: subclusters that are zeroes. 0 without subclusters.
-    bitmap: u64,
+    pub(super) bitmap: u64,
 }
 
 impl Slot {
@@ -41,15 +41,27 @@ impl<'a> Qcow2Editor<'a> {
         piece: Piece<'p>,
         steps: &mut Vec<Placed<'p>>,
     ) -> Result<()> {
+        self.put_to(state, at, piece, self.header.size, steps)
+    }
+
+    /// The same for a disk of `size` bytes.
+    pub(super) fn put_to<'p>(
+        &self,
+        state: &mut State<'a>,
+        at: u64,
+        piece: Piece<'p>,
+        size: u64,
+        steps: &mut Vec<Placed<'p>>,
+    ) -> Result<()> {
         let len = match piece {
             Piece::Data(bytes) => bytes.len() as u64,
             Piece::Copy(_, _, len) | Piece::Zero(len) => len,
             Piece::Packed(bytes) => return self.put_packed(state, at, bytes, steps),
         };
-        if at.checked_add(len).is_none_or(|end| end > self.header.size.next_multiple_of(self.geometry.unit_size())) {
+        if at.checked_add(len).is_none_or(|end| end > size.next_multiple_of(self.geometry.unit_size())) {
             return Err(Error::usage("write past the end of the disk"));
         }
-        let len = len.min(self.header.size.saturating_sub(at));
+        let len = len.min(size.saturating_sub(at));
         let cluster = self.geometry.cluster_size();
         let mut pool = (0, 0);
         // What is being gathered: byte of the disk, place, length.
@@ -96,7 +108,7 @@ impl<'a> Qcow2Editor<'a> {
         }
     }
 
-    fn slot(&self, state: &mut State<'a>, at: u64) -> Result<Slot> {
+    pub(super) fn slot(&self, state: &mut State<'a>, at: u64) -> Result<Slot> {
         let g = &self.geometry;
         let cluster = at >> g.cluster_bits;
         let table = usize::try_from(cluster >> g.table_bits()).unwrap_or(usize::MAX);
@@ -119,7 +131,7 @@ impl<'a> Qcow2Editor<'a> {
     }
 
     /// The subclusters of a cluster that `len` bytes from `at` on are, as bits of the lower half.
-    fn bits(&self, at: u64, len: u64) -> u64 {
+    pub(super) fn bits(&self, at: u64, len: u64) -> u64 {
         let g = &self.geometry;
         if g.entry_bits != 4 {
             return 0;
@@ -157,7 +169,7 @@ impl<'a> Qcow2Editor<'a> {
         let bitmap = old & !(wanted << SUBCLUSTERS) | wanted;
         let (host, fresh) = if slot.is_own() { (slot.host(), false) } else { (self.take(state, left, pool)?, true) };
         if fresh {
-            self.give_up(state, slot);
+            self.give_up_entry(state, slot.entry);
             self.keep_rest(slot, old & 0xffff_ffff & !wanted, host, steps);
         }
         let held = if g.entry_bits == 4 { old & wanted == wanted } else { slot.entry & OFLAG_ZERO == 0 };
@@ -200,17 +212,6 @@ impl<'a> Qcow2Editor<'a> {
         }
     }
 
-    /// What the entry refers to is not referred to any more.
-    fn give_up(&self, state: &mut State<'a>, slot: Slot) {
-        let g = &self.geometry;
-        if slot.entry & OFLAG_COMPRESSED != 0 {
-            let (offset, len) = crate::entry::packed_range(g, slot.entry);
-            state.counts.release_bytes(offset, len);
-        } else if slot.host() != 0 && !g.external {
-            state.counts.release(slot.host() >> g.cluster_bits, 1);
-        }
-    }
-
     fn put_zero(&self, state: &mut State<'a>, at: u64, len: u64, steps: &mut Vec<Placed<'_>>) -> Result<()> {
         let g = &self.geometry;
         let slot = self.slot(state, at)?;
@@ -234,14 +235,14 @@ impl<'a> Qcow2Editor<'a> {
             }
             let (entry, old) = if compressed { (0, 0) } else { (slot.entry, slot.bitmap) };
             if compressed {
-                self.give_up(state, slot);
+                self.give_up_entry(state, slot.entry);
             }
             return self.set(state, slot, entry, old & !wanted | wanted << SUBCLUSTERS);
         }
         // A place of its own is kept, another is given up.
         let entry = if slot.is_own() { slot.host() | OFLAG_COPIED | OFLAG_ZERO } else { OFLAG_ZERO };
         if !slot.is_own() {
-            self.give_up(state, slot);
+            self.give_up_entry(state, slot.entry);
         }
         self.set(state, slot, entry, 0)
     }
@@ -262,7 +263,7 @@ impl<'a> Qcow2Editor<'a> {
         let offset = self.room_for(state, len)?;
         let end = offset + len;
         state.packed_at = (!end.is_multiple_of(g.cluster_size())).then_some(end);
-        self.give_up(state, slot);
+        self.give_up_entry(state, slot.entry);
         let sectors = (end - 1) / COMPRESSED_SECTOR - offset / COMPRESSED_SECTOR;
         let entry = OFLAG_COMPRESSED | sectors << (62 - (g.cluster_bits - 8)) | offset;
         self.set(state, slot, entry, 0)?;

@@ -1,7 +1,7 @@
-//! Changing an image in place: `convert -n`, rebase, commit.
+//! Changing an image in place: `convert -n`, rebase, commit, resize.
 //!
 //! [`counts`] hands out clusters, [`tables`] holds the tables that change, [`entries`] decides what becomes of a
-//! cluster, [`head`] rewrites the first cluster, [`clear`] empties the disk. Nothing that is stable refers to a new
+//! cluster, [`head`] rewrites the first cluster, [`clear`] empties the disk, [`resize`] changes its size. Nothing that is stable refers to a new
 //! place before [`Qcow2Editor::settle`], which writes in this order, with a barrier after each: counts and new tables;
 //! the refcount table; entries; and last the counts of what was given up. Cut anywhere, there are leaks at worst.
 
@@ -9,6 +9,7 @@ mod clear;
 mod counts;
 mod entries;
 mod head;
+mod resize;
 mod tables;
 
 use alloc::boxed::Box;
@@ -26,6 +27,8 @@ use crate::packer::packer;
 use crate::window::Window;
 use counts::Counts;
 use tables::Tables;
+
+pub use resize::Qcow2Resizer;
 
 /// Bytes of counts and tables that may wait in memory.
 const WAITING_MAX: usize = 12 << 20;
@@ -170,6 +173,12 @@ impl<'a> Qcow2Editor<'a> {
     }
 
     fn settle_state(&self, state: &mut State<'_>) -> Result<()> {
+        self.settle_new(state)?;
+        self.settle_old(state)
+    }
+
+    /// Makes new places part of the image.
+    fn settle_new(&self, state: &mut State<'_>) -> Result<()> {
         self.clear_stale()?;
         let mut steps = Vec::new();
         state.counts.write(&mut steps)?;
@@ -187,7 +196,12 @@ impl<'a> Qcow2Editor<'a> {
         self.submit(&mut steps)?;
         state.counts.publish()?;
         state.tables.write_references(&mut steps);
-        self.submit(&mut steps)?;
+        self.submit(&mut steps)
+    }
+
+    /// Gives up old ones, which nothing refers to any more.
+    fn settle_old(&self, state: &mut State<'_>) -> Result<()> {
+        let mut steps = Vec::new();
         if state.counts.has_releases() {
             state.counts.apply_releases()?;
             state.counts.write(&mut steps)?;

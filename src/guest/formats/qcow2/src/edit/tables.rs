@@ -152,6 +152,26 @@ impl<'a> Tables<'a> {
         }
     }
 
+    /// Gives the L1 table room for `entries` in a new place, which nothing refers to yet; returns its byte offset, and
+    /// what the old place was: first cluster, clusters.
+    pub fn grow(&mut self, entries: usize, counts: &mut Counts<'_>) -> Result<(u64, (u64, u64))> {
+        let clusters = |entries: usize| (entries as u64 * L1_ENTRY).div_ceil(1 << self.cluster_bits);
+        let old = (self.l1_offset >> self.cluster_bits, clusters(self.l1.len()));
+        self.l1_offset = counts.allocate(clusters(entries))? << self.cluster_bits;
+        self.l1.resize(entries, 0);
+        self.l1_changed = 0..entries;
+        Ok((self.l1_offset, old))
+    }
+
+    /// Forgets L2 table `index`, which nothing refers to any more.
+    pub fn remove(&mut self, index: usize) {
+        self.tables.remove(&index);
+        if let Some(entry) = self.l1.get_mut(index).filter(|entry| **entry != 0) {
+            *entry = 0;
+            widen(&mut self.l1_changed, index..index + 1);
+        }
+    }
+
     /// Forgets every L2 table: the disk holds nothing any more.
     pub fn clear(&mut self) {
         self.tables.clear();

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use instar_image::{DeviceId, Result, Run, Source};
+use crate::{DeviceId, Result, Run, Source};
 use spin::Mutex;
 
 /// The runs of one device. One answer of the host is kept, so that a walk from front to back costs one

@@ -1,0 +1,125 @@
+//! What is counted of one window of the file's clusters: how often each is referred to, and what the image's own
+//! refcounts say.
+//!
+//! Both take a byte a cluster; what does not fit into one is kept beside. A file with more clusters than a window is
+//! checked in several passes.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU8, Ordering};
+
+use spin::Mutex;
+
+/// Clusters of a window: two bytes each fit into a guest's memory.
+pub const WINDOW: u64 = 20 << 20;
+/// This many or more.
+pub const MANY: u8 = u8::MAX;
+
+/// One window. Clusters are numbered from the beginning of the file.
+pub struct Sheet {
+    /// The clusters of the window.
+    pub range: Range<u64>,
+    /// Largest refcount that the image can hold.
+    max: u64,
+    references: Vec<AtomicU8>,
+    /// Where there are [`MANY`] references or more.
+    many: Mutex<BTreeMap<u64, u64>>,
+    stored: Vec<AtomicU8>,
+}
+
+fn zeroes(count: usize) -> Vec<AtomicU8> {
+    (0..count).map(|_| AtomicU8::new(0)).collect()
+}
+
+impl Sheet {
+    /// All zeroes.
+    pub fn new(range: Range<u64>, max: u64) -> Self {
+        let count = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or_default();
+        Self { range, max, references: zeroes(count), many: Mutex::default(), stored: zeroes(count) }
+    }
+
+    /// Forgets the references.
+    pub fn clear(&self) {
+        self.references.iter().for_each(|cell| cell.store(0, Ordering::Relaxed));
+        self.many.lock().clear();
+    }
+
+    fn index(&self, cluster: u64) -> Option<usize> {
+        let index = cluster.checked_sub(self.range.start).and_then(|i| usize::try_from(i).ok())?;
+        (index < self.references.len()).then_some(index)
+    }
+
+    /// Counts one more reference. False: an image cannot hold so many, and it was not counted. Clusters of other
+    /// windows are none of ours.
+    pub fn refer(&self, cluster: u64) -> bool {
+        let Some(cell) = self.index(cluster).and_then(|i| self.references.get(i)) else { return true };
+        let fits = |n: u8| (n != MANY && u64::from(n) != self.max).then(|| n.saturating_add(1));
+        match cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            Ok(_) => true,
+            Err(MANY) => {
+                let mut many = self.many.lock();
+                let count = many.entry(cluster).or_insert_with(|| u64::from(MANY));
+                let fits = *count < self.max;
+                *count = count.saturating_add(u64::from(fits));
+                fits
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// How often the cluster is referred to; `None`: it is not of this window.
+    pub fn references(&self, cluster: u64) -> Option<u64> {
+        let count = self.references.get(self.index(cluster)?)?.load(Ordering::Relaxed);
+        let many = || self.many.lock().get(&cluster).copied().unwrap_or_else(|| u64::from(MANY));
+        Some(if count == MANY { many() } else { u64::from(count) })
+    }
+
+    /// Notes what the image's own refcount is.
+    pub fn store(&self, cluster: u64, count: u64) {
+        if let Some(cell) = self.index(cluster).and_then(|i| self.stored.get(i)) {
+            cell.store(u8::try_from(count).unwrap_or(MANY), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the image's own refcount is one; `None`: the cluster is not of this window.
+    pub fn is_single(&self, cluster: u64) -> Option<bool> {
+        Some(self.stored.get(self.index(cluster)?)?.load(Ordering::Relaxed) == 1)
+    }
+
+    /// Both counts of a cluster, [`MANY`] where there are that many or more: the image's own, and the references.
+    pub fn both(&self, cluster: u64) -> (u8, u8) {
+        let of = |cells: &[AtomicU8]| self.index(cluster).and_then(|i| cells.get(i)).map(|c| c.load(Ordering::Relaxed));
+        (of(&self.stored).unwrap_or(0), of(&self.references).unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_beyond_a_byte() {
+        let sheet = Sheet::new(10..20, 65535);
+        assert!((0..70_000).map(|_| sheet.refer(12)).filter(|fits| *fits).count() == 65535);
+        assert_eq!((sheet.references(12), sheet.references(11), sheet.references(9)), (Some(65535), Some(0), None));
+        sheet.clear();
+        assert_eq!(sheet.references(12), Some(0));
+    }
+
+    #[test]
+    fn narrow_counts_are_full_early() {
+        let sheet = Sheet::new(0..2, 3);
+        let fits: Vec<bool> = (0..5).map(|_| sheet.refer(1)).collect();
+        assert_eq!(fits, [true, true, true, false, false]);
+        let one = Sheet::new(0..2, 1);
+        assert!(one.refer(0) && !one.refer(0) && one.refer(7));
+    }
+
+    #[test]
+    fn exactly_a_byte_is_known() {
+        let sheet = Sheet::new(0..1, 255);
+        assert_eq!((0..300).filter(|_| sheet.refer(0)).count(), 255);
+        assert_eq!(sheet.references(0), Some(255));
+    }
+}

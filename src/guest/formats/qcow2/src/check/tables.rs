@@ -1,0 +1,360 @@
+//! Counting what the L1 and L2 tables refer to.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use instar_image::{CheckContext, DeviceId, Findings, Machine, Read, Result};
+use spin::Mutex;
+
+use super::sheet::Sheet;
+use super::stored::numbers;
+use crate::entry::{Geometry, packed_range};
+use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO};
+
+/// Bits of an L1 entry that must be zero.
+const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
+/// Bits of an L2 entry of a plain cluster that must be zero.
+const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
+/// Bytes of L2 tables that a worker reads at once.
+const PIECE: usize = 512 << 10;
+
+/// What was found so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Errors.
+    pub corruptions: u64,
+    /// Clusters with data, plain and compressed.
+    pub allocated: u64,
+    /// Of them, those that do not follow the one before.
+    pub fragmented: u64,
+    /// Of them, the compressed.
+    pub compressed: u64,
+    /// Entries whose copied flag is wrong, as far as this window can tell.
+    pub copied: u64,
+}
+
+impl Tally {
+    /// Adds another one.
+    pub fn add(&mut self, other: Self) {
+        self.corruptions = self.corruptions.saturating_add(other.corruptions);
+        self.allocated = self.allocated.saturating_add(other.allocated);
+        self.fragmented = self.fragmented.saturating_add(other.fragmented);
+        self.compressed = self.compressed.saturating_add(other.compressed);
+        self.copied = self.copied.saturating_add(other.copied);
+    }
+}
+
+/// Where a count goes on: what was found, and who is told. Without [`Findings`] nobody is, and whoever finds that
+/// something was found counts again.
+pub struct Out<'f> {
+    /// What was found.
+    pub tally: Tally,
+    /// Who is told.
+    pub findings: Option<&'f mut dyn Findings>,
+    /// Not the first window: all that is not about its clusters is said already.
+    pub later: bool,
+}
+
+impl Out<'_> {
+    /// An error in a table.
+    pub fn corruption(&mut self, text: &dyn Fn() -> String) -> Result<()> {
+        if self.later {
+            return Ok(());
+        }
+        self.of_window(text)
+    }
+
+    /// An error about a cluster of the window.
+    pub fn of_window(&mut self, text: &dyn Fn() -> String) -> Result<()> {
+        self.tally.corruptions = self.tally.corruptions.saturating_add(1);
+        match &mut self.findings {
+            Some(findings) => findings.line(&text()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One walk over everything that refers to clusters.
+pub struct Count<'c> {
+    /// All devices.
+    pub machine: &'c dyn Machine,
+    /// The image's device.
+    pub device: DeviceId,
+    /// What the numbers mean.
+    pub geometry: Geometry,
+    /// Length of the file in bytes.
+    pub file_len: u64,
+    /// Clusters that the file has, or is about to have: a reference may lie in one that was not wholly written.
+    pub clusters: AtomicU64,
+    /// Where they are counted.
+    pub sheet: &'c Sheet,
+}
+
+/// An L2 table to be counted: the entry of the L1 table.
+struct Job<'e>(&'e [u64]);
+
+impl Count<'_> {
+    /// Counts a reference to each cluster that the range touches.
+    pub fn refer(&self, offset: u64, len: u64, out: &mut Out<'_>) -> Result<()> {
+        let g = &self.geometry;
+        if len == 0 {
+            return Ok(());
+        }
+        let end = offset.saturating_add(len);
+        if end.checked_sub(self.file_len).is_some_and(|over| over >= g.cluster_size()) {
+            return out.corruption(&|| {
+                format!(
+                    "ERROR: counting reference for region exceeding the end of the file by one cluster or more: \
+                     offset {offset:#x} size {len:#x}"
+                )
+            });
+        }
+        let clusters = (offset >> g.cluster_bits)..end.div_ceil(g.cluster_size());
+        if clusters.end > self.clusters.load(Ordering::Relaxed) {
+            self.clusters.fetch_max(clusters.end, Ordering::Relaxed);
+        }
+        for cluster in clusters {
+            if !self.sheet.refer(cluster) {
+                out.of_window(&|| {
+                    format!(
+                        "ERROR: overflow cluster offset={:#x}\nUse qemu-img amend to increase the refcount entry \
+                         width or qemu-img convert to create a clean copy if the image cannot be opened for writing",
+                        cluster << g.cluster_bits
+                    )
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts an L1 table of `size` entries, and all below it. `active`: the disk's, not a snapshot's.
+    pub fn l1(&self, offset: u64, size: u64, active: bool, out: &mut Out<'_>) -> Result<()> {
+        self.refer(offset, size.saturating_mul(L1_ENTRY), out)?;
+        numbers(self.machine.source(), self.device, offset, size, &mut |_, entries| {
+            let entries: Vec<u64> = entries.iter().copied().filter(|e| *e != 0).collect();
+            if out.findings.is_some() { self.tables(&entries, active, out) } else { self.spread(&entries, active, out) }
+        })
+    }
+
+    /// The tables of these L1 entries, with all workers.
+    fn spread(&self, entries: &[u64], active: bool, out: &mut Out<'_>) -> Result<()> {
+        let jobs: Vec<Job<'_>> = entries.chunks(self.tables_at_once()).map(Job).collect();
+        let next = AtomicUsize::new(0);
+        let all = Mutex::new((Tally::default(), Ok(())));
+        let later = out.later;
+        let work = |_| {
+            let mut own = Out { tally: Tally::default(), findings: None, later };
+            let mut result = Ok(());
+            while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| result.is_ok()) {
+                result = self.tables(job.0, active, &mut own);
+            }
+            let mut all = all.lock();
+            all.0.add(own.tally);
+            if result.is_err() {
+                all.1 = result;
+            }
+        };
+        if jobs.len() > 1 {
+            self.machine.broadcast(&work);
+        } else {
+            work(0);
+        }
+        let (tally, result) = all.into_inner();
+        out.tally.add(tally);
+        result
+    }
+
+    fn tables_at_once(&self) -> usize {
+        (PIECE >> self.geometry.cluster_bits).max(1)
+    }
+
+    /// The tables of these L1 entries, one after the other.
+    fn tables(&self, entries: &[u64], active: bool, out: &mut Out<'_>) -> Result<()> {
+        let g = &self.geometry;
+        let size = g.cluster_size() as usize;
+        let mut bytes = alloc::vec![0; entries.len().min(self.tables_at_once()).saturating_mul(size).min(PIECE)];
+        for group in entries.chunks(self.tables_at_once()) {
+            let whole = size <= PIECE;
+            if whole {
+                let mut reads: Vec<Read<'_>> = bytes
+                    .chunks_exact_mut(size)
+                    .zip(group)
+                    .map(|(buf, e)| Read { device: self.device, offset: e & L1_OFFSET_MASK, buf })
+                    .collect();
+                self.machine.read_many(&mut reads)?;
+            }
+            for (index, entry) in group.iter().enumerate() {
+                let offset = entry & L1_OFFSET_MASK;
+                self.l1_entry(*entry, active, out)?;
+                let mut follows = 0;
+                if whole {
+                    let from = index.saturating_mul(size);
+                    let table = bytes.get(from..from.saturating_add(size)).unwrap_or_default();
+                    self.entries(table, 0, active, &mut follows, out)?;
+                    continue;
+                }
+                for part in (0..size).step_by(PIECE) {
+                    self.machine.read(self.device, offset.saturating_add(part as u64), &mut bytes)?;
+                    self.entries(&bytes, part >> g.entry_bits, active, &mut follows, out)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn l1_entry(&self, entry: u64, active: bool, out: &mut Out<'_>) -> Result<()> {
+        let g = &self.geometry;
+        if entry & L1_RESERVED != 0 {
+            out.corruption(&|| format!("ERROR found L1 entry with reserved bits set: {entry:x}"))?;
+        }
+        let offset = entry & L1_OFFSET_MASK;
+        self.refer(offset, g.cluster_size(), out)?;
+        if !offset.is_multiple_of(g.cluster_size()) {
+            out.corruption(&|| {
+                format!("ERROR l2_offset={offset:x}: Table is not cluster aligned; L1 entry corrupted")
+            })?;
+        }
+        if active && offset != 0 {
+            self.copied_flag(offset, entry, out);
+        }
+        Ok(())
+    }
+
+    fn copied_flag(&self, offset: u64, entry: u64, out: &mut Out<'_>) {
+        let single = self.sheet.is_single(offset >> self.geometry.cluster_bits);
+        if single.is_some_and(|single| single != (entry & OFLAG_COPIED != 0)) {
+            out.tally.copied = out.tally.copied.saturating_add(1);
+        }
+    }
+
+    /// Part of an L2 table, from entry number `first` on. `follows`: where the next cluster would be if it follows the
+    /// one before; 0: there was none yet.
+    fn entries(&self, table: &[u8], first: usize, active: bool, follows: &mut u64, out: &mut Out<'_>) -> Result<()> {
+        const GROUP: usize = 64;
+        let per_group = GROUP >> self.geometry.entry_bits;
+        for (number, group) in table.as_chunks::<GROUP>().0.iter().enumerate() {
+            // Most tables are mostly empty.
+            if instar_image::reader::is_zero(group) {
+                continue;
+            }
+            let index = first.saturating_add(number.saturating_mul(per_group));
+            let words = group.as_chunks::<8>().0;
+            if self.geometry.entry_bits == 4 {
+                for (i, pair) in words.as_chunks::<2>().0.iter().enumerate() {
+                    let [entry, bitmap] = pair.map(u64::from_be_bytes);
+                    self.entry(entry, bitmap, index.saturating_add(i), active, follows, out)?;
+                }
+            } else {
+                for (i, word) in words.iter().enumerate() {
+                    self.entry(u64::from_be_bytes(*word), 0, index.saturating_add(i), active, follows, out)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(
+        &self,
+        entry: u64,
+        bitmap: u64,
+        index: usize,
+        active: bool,
+        follows: &mut u64,
+        out: &mut Out<'_>,
+    ) -> Result<()> {
+        let g = &self.geometry;
+        let counted = active && !out.later;
+        if entry & OFLAG_COMPRESSED != 0 {
+            return self.compressed(entry, bitmap, index, counted, out);
+        }
+        if entry & L2_RESERVED != 0 {
+            out.corruption(&|| format!("ERROR found l2 entry with reserved bits set: {entry:x}"))?;
+        }
+        let offset = entry & L2_OFFSET_MASK;
+        let subclusters = g.entry_bits == 4;
+        if !is_plain(g, entry) {
+            if subclusters && bitmap & u64::from(u32::MAX) != 0 {
+                out.corruption(&|| "ERROR: Unallocated cluster has non-zero subcluster allocation map".into())?;
+            }
+            return Ok(());
+        }
+        if (bitmap >> 32) & bitmap & u64::from(u32::MAX) != 0 {
+            return out.corruption(&|| {
+                format!("ERROR offset={offset:x}: Allocated cluster with corrupted subcluster allocation bitmap")
+            });
+        }
+        if !offset.is_multiple_of(g.cluster_size()) {
+            let holds = if subclusters { bitmap & u64::from(u32::MAX) != 0 } else { entry & OFLAG_ZERO == 0 };
+            let what = if holds { "Data" } else { "Preallocated" };
+            out.corruption(&|| {
+                format!("ERROR offset={offset:x}: {what} cluster is not properly aligned; L2 entry corrupted.")
+            })?;
+        }
+        if counted {
+            out.tally.allocated = out.tally.allocated.saturating_add(1);
+            if *follows != 0 && offset != *follows {
+                out.tally.fragmented = out.tally.fragmented.saturating_add(1);
+            }
+            *follows = offset.saturating_add(g.cluster_size());
+        }
+        if g.external {
+            if active && entry & OFLAG_COPIED == 0 {
+                out.tally.copied = out.tally.copied.saturating_add(1);
+            }
+            return Ok(());
+        }
+        if active {
+            self.copied_flag(offset, entry, out);
+        }
+        self.refer(offset, g.cluster_size(), out)
+    }
+
+    fn compressed(&self, entry: u64, bitmap: u64, index: usize, counted: bool, out: &mut Out<'_>) -> Result<()> {
+        let g = &self.geometry;
+        let (offset, len) = packed_range(g, entry);
+        if entry & OFLAG_COPIED != 0 {
+            out.corruption(&|| {
+                format!("ERROR: coffset={offset:#x}: copied flag must never be set for compressed clusters")
+            })?;
+        }
+        let shown = entry & !OFLAG_COPIED;
+        if g.external {
+            return out.corruption(&|| format!("ERROR compressed cluster {index} with data file, entry={shown:#x}"));
+        }
+        if bitmap != 0 {
+            return out.corruption(&|| {
+                format!("ERROR compressed cluster {index} with non-zero subcluster allocation bitmap, entry={shown:#x}")
+            });
+        }
+        self.refer(offset, len, out)?;
+        if counted {
+            // A reader fetches the sectors that two of them share twice.
+            for count in [&mut out.tally.allocated, &mut out.tally.compressed, &mut out.tally.fragmented] {
+                *count = count.saturating_add(1);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The entry (of no compressed cluster) has a cluster.
+pub const fn is_plain(g: &Geometry, entry: u64) -> bool {
+    if entry & L2_OFFSET_MASK != 0 {
+        return true;
+    }
+    // In a data file, offset 0 is a place like any other.
+    let zero = entry & OFLAG_ZERO != 0 && g.entry_bits == 3;
+    g.external && entry & OFLAG_COPIED != 0 && !zero
+}
+
+/// Whoever needs both halves of a context one after the other.
+pub fn quiet(later: bool) -> Out<'static> {
+    Out { tally: Tally::default(), findings: None, later }
+}
+
+/// With a listener.
+pub fn loud<'c>(cx: &'c mut CheckContext<'_>, later: bool) -> Out<'c> {
+    Out { tally: Tally::default(), findings: Some(&mut *cx.findings), later }
+}

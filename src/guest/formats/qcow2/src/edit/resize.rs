@@ -1,0 +1,248 @@
+//! Changing the size of the disk.
+//!
+//! Growing: what the larger disk needs (a longer L1 table, clusters that are zeroes where a backing file would show,
+//! preallocated clusters) is made first, where nobody looks; then one write of the header shows it; then the old L1 table is
+//! given up. Shrinking: the header first, then what lies behind the new end is given up. Either way the disk is at each
+//! moment the old or the new one.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::reader::Reader;
+use instar_image::write::Piece;
+use instar_image::{EditContext, Error, Preallocation, ResizeContext, Resizer, Result, Step};
+
+use super::{Qcow2Editor, State};
+use crate::bitmaps;
+use crate::layout::{
+    L1_BYTES_MAX, L1_ENTRY, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS, field,
+};
+
+/// The disk is counted in sectors of so many bytes.
+const SECTOR: u64 = 512;
+
+/// Resizes images.
+pub struct Qcow2Resizer;
+
+impl Resizer for Qcow2Resizer {
+    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
+        if !cx.size.is_multiple_of(SECTOR) {
+            return Err(Error::usage("The new size must be a multiple of 512"));
+        }
+        let edit = EditContext {
+            machine: cx.machine,
+            device: cx.device,
+            name: cx.name,
+            version: cx.version,
+            changes_content: false,
+            compressed: false,
+            options: cx.driver_options,
+        };
+        let editor = Qcow2Editor::open(edit)?;
+        if editor.header.version < 3 && editor.header.snapshot_count != 0 {
+            return Err(Error::unsupported("Can't resize a v2 image which has snapshots"));
+        }
+        let old = editor.header.size;
+        bitmaps::check_resize(cx.machine.source(), cx.device, &editor.header, cx.size)?;
+        if cx.size > old {
+            editor.grow(&cx)
+        } else if cx.size < old {
+            editor.shrink(cx.size)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl<'a> Qcow2Editor<'a> {
+    /// Bytes of the disk that one L2 table covers.
+    const fn reach(&self) -> u64 {
+        1 << self.header.l1_coverage_bits()
+    }
+
+    fn grow(&self, cx: &ResizeContext<'_, '_>) -> Result<()> {
+        let (old, size) = (self.header.size, cx.size);
+        let state = &mut *self.state.lock();
+        let entries = size.div_ceil(self.reach());
+        if entries.saturating_mul(L1_ENTRY) > L1_BYTES_MAX {
+            return Err(Error::limit("Failed to grow the L1 table: File too large"));
+        }
+        let mut head = vec![0; 24];
+        self.machine.read(self.device, field::SIZE as u64, &mut head)?;
+        if entries > state.tables.len() as u64 {
+            let (offset, (first, count)) = state.tables.grow(entries as usize, &mut state.counts)?;
+            // The fields from the size to the L1 table's offset lie together: one write shows all of it.
+            let at = |field: usize| field - field::SIZE;
+            put(&mut head, at(field::L1_SIZE), &(entries as u32).to_be_bytes());
+            put(&mut head, at(field::L1_OFFSET), &offset.to_be_bytes());
+            state.counts.release(first, count);
+        }
+        put(&mut head, 0, &size.to_be_bytes());
+        let covered = cx.backing_len.unwrap_or(0).min(size);
+        self.clear_tail(state, old)?;
+        if covered > old {
+            self.hide_backing(state, covered, cx)?;
+        }
+        self.preallocate(state, old, size, cx)?;
+        self.settle_new(state)?;
+        if self.external {
+            self.machine.submit(&[Step::SetLength { device: self.geometry.data, len: size }])?;
+            self.barrier()?;
+        }
+        let offset = field::SIZE as u64;
+        self.machine.submit(&[Step::Write { device: self.device, offset, data: &head }])?;
+        self.barrier()?;
+        self.settle_old(state)
+    }
+
+    /// Zeroes what lies behind the disk's old end in its last cluster.
+    fn clear_tail(&self, state: &mut State<'a>, old: u64) -> Result<()> {
+        let g = &self.geometry;
+        let inside = old % g.cluster_size();
+        if inside == 0 || self.external {
+            return Ok(());
+        }
+        let slot = self.slot(state, old)?;
+        let host = slot.entry & L2_OFFSET_MASK;
+        if slot.entry & OFLAG_COMPRESSED == 0 && host != 0 && slot.entry & OFLAG_COPIED != 0 {
+            let (offset, len) = (host + inside, g.cluster_size() - inside);
+            self.machine.submit(&[Step::Zero { device: g.data, offset, len, unmap: false }])?;
+        }
+        Ok(())
+    }
+
+    /// Makes the disk zeroes from its old end to `end`, where its backing file would show.
+    fn hide_backing(&self, state: &mut State<'a>, end: u64, cx: &ResizeContext<'_, '_>) -> Result<()> {
+        let (old, size, tail) = (self.header.size, cx.size, cx.tail);
+        let unit = self.geometry.unit_size();
+        let start = old / unit * unit;
+        let mut steps = Vec::new();
+        let mut from = old;
+        if start < old {
+            let slot = self.slot(state, start)?;
+            let bits = self.bits(start, unit.min(size - start));
+            let plain = slot.entry & (L2_OFFSET_MASK | OFLAG_COMPRESSED | OFLAG_ZERO) == 0;
+            let unallocated = if bits == 0 { plain } else { (slot.bitmap | slot.bitmap >> SUBCLUSTERS) & bits == 0 };
+            if unallocated && slot.entry & OFLAG_COMPRESSED == 0 {
+                // The backing file's bytes up to the old end, and zeroes behind it.
+                let len = (old - start) as usize;
+                let shown = tail.len().checked_sub(len).and_then(|skip| tail.get(skip..));
+                let mut bytes = shown.ok_or_else(|| Error::corrupt("the end of the disk is missing"))?.to_vec();
+                bytes.resize(unit.min(size - start) as usize, 0);
+                self.put_to(state, start, Piece::Data(&bytes), size, &mut steps)?;
+                let plain: Vec<Step<'_>> = steps.iter().map(instar_image::write::Placed::as_step).collect();
+                self.machine.submit(&plain)?;
+            }
+            from = start + unit;
+        }
+        if from < end {
+            if self.header.version < 3 {
+                // Version 2 has no zero clusters, but preallocated ones hide the backing file as well.
+                if cx.preallocation != Preallocation::Off {
+                    return Ok(());
+                }
+                return Err(Error::unsupported("Failed to zero out new clusters: Operation not supported"));
+            }
+            let len = end.next_multiple_of(unit).min(size) - from;
+            let mut steps = Vec::new();
+            self.put_to(state, from, Piece::Zero(len), size, &mut steps)?;
+            let plain: Vec<Step<'_>> = steps.iter().map(instar_image::write::Placed::as_step).collect();
+            self.machine.submit(&plain)?;
+        }
+        Ok(())
+    }
+
+    /// Gives every new cluster a place, as `--preallocation` says.
+    fn preallocate(&self, state: &mut State<'a>, old: u64, size: u64, cx: &ResizeContext<'_, '_>) -> Result<()> {
+        let g = &self.geometry;
+        let mode = cx.preallocation;
+        if mode == Preallocation::Off {
+            return Ok(());
+        }
+        let width = 1u64 << g.entry_bits;
+        let backed = self.header.backing.0 != 0;
+        // Over a backing file the new clusters are zeroes by their entries.
+        let (flag, bitmap) = match (backed, g.entry_bits == 4) {
+            (true, true) => (0, 0xffff_ffff << SUBCLUSTERS),
+            (true, false) if self.header.version >= 3 => (OFLAG_ZERO, 0),
+            _ => (0, 0),
+        };
+        let (mut cluster, end) = (old.div_ceil(g.cluster_size()), size.div_ceil(g.cluster_size()));
+        while cluster < end {
+            let index = g.index_in_table(cluster);
+            let most = ((1u64 << g.table_bits()) - index).min(end - cluster);
+            let (host, count) = if g.external { (cluster, most) } else { state.counts.allocate_some(most)? };
+            let mut bytes = Vec::with_capacity((count * width) as usize);
+            for i in 0..count {
+                bytes.extend_from_slice(&((host + i) << g.cluster_bits | OFLAG_COPIED | flag).to_be_bytes());
+                if width == 16 {
+                    bytes.extend_from_slice(&u64::to_be_bytes(bitmap));
+                }
+            }
+            let table = usize::try_from(cluster >> g.table_bits()).unwrap_or(usize::MAX);
+            state.tables.change(table, (index * width) as usize, &bytes, &mut state.counts)?;
+            let (device, offset, len) = (g.data, host << g.cluster_bits, count << g.cluster_bits);
+            // What was there before must not show.
+            let zero = Step::Zero { device, offset, len, unmap: true };
+            let allocate = Step::Allocate { device, offset, len, full: mode == Preallocation::Full };
+            match mode {
+                Preallocation::Metadata => self.machine.submit(&[zero])?,
+                _ => {
+                    self.machine.submit(&[zero])?;
+                    self.machine.submit(&[allocate])?;
+                }
+            }
+            cluster += count;
+            if state.counts.waiting().saturating_add(state.tables.waiting()) > super::WAITING_MAX {
+                self.settle_new(state)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn shrink(&self, size: u64) -> Result<()> {
+        let state = &mut *self.state.lock();
+        self.clear_stale()?;
+        let (device, offset) = (self.device, field::SIZE as u64);
+        self.machine.submit(&[Step::Write { device, offset, data: &size.to_be_bytes() }])?;
+        self.barrier()?;
+        let g = &self.geometry;
+        let first = size.div_ceil(g.cluster_size());
+        let whole = first.div_ceil(1 << g.table_bits());
+        // The clusters behind the end in the table that the end is in.
+        let index = g.index_in_table(first);
+        if index != 0 {
+            let table = (first >> g.table_bits()) as usize;
+            if state.tables.offset(table)? != 0 {
+                self.give_up_rest(state, table, (index << g.entry_bits) as usize)?;
+            }
+        }
+        for table in usize::try_from(whole).unwrap_or(usize::MAX)..state.tables.len() {
+            self.give_up_table(state, table)?;
+            state.tables.remove(table);
+        }
+        self.settle_new(state)?;
+        self.settle_old(state)?;
+        if self.external {
+            self.machine.submit(&[Step::SetLength { device: g.data, len: size }])?;
+        }
+        self.cut_off(state)
+    }
+
+    /// Gives up what the entries from byte `from` of a table on refer to.
+    fn give_up_rest(&self, state: &mut State<'a>, table: usize, from: usize) -> Result<()> {
+        let g = &self.geometry;
+        let bytes = state.tables.read(table)?.get(from..).unwrap_or_default().to_vec();
+        let entries = Reader::new(&bytes);
+        for at in (0..bytes.len()).step_by(1 << g.entry_bits) {
+            self.give_up_entry(state, entries.be64(at)?);
+        }
+        state.tables.change(table, from, &vec![0; bytes.len()], &mut state.counts)
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at + value.len()) {
+        place.copy_from_slice(value);
+    }
+}

@@ -1,0 +1,110 @@
+//! `check`: whether an image's metadata agrees with itself.
+//!
+//! What the format's check says while it works goes to the user at once; the counts are QEMU's own `ImageCheck` (QAPI,
+//! block-core.json), less what has no name in it.
+
+use alloc::string::String;
+
+use instar_image::machine::SAY_MAX;
+use instar_image::{CheckContext, CheckReport, Error, Findings, Machine, Result, Value, Version};
+
+use crate::open::{ImageSpec, Opening};
+
+/// Exit status: the check could not be carried out wholly.
+const INCOMPLETE: u8 = 1;
+/// Exit status: the image is damaged.
+const CORRUPT: u8 = 2;
+/// Exit status: clusters are leaked, nothing worse.
+const LEAKS: u8 = 3;
+/// Exit status: the format has nothing to check.
+const UNSUPPORTED: u8 = 63;
+
+/// Emits `check`, the counts. `stock`: only what the stock tool can check.
+pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
+    let image = params.get("image").ok_or_else(|| Error::usage("check without an image"))?;
+    let spec = ImageSpec::from_value(image)?;
+    let opening = Opening { machine, version, data: true };
+    let chain = opening.chain_to_check(&spec)?;
+    machine.seal()?;
+    let Some(top) = chain.layers.first() else { return Ok(INCOMPLETE) };
+    let mut lines = Lines { machine, program: params.text("program").unwrap_or("qemu-img"), held: String::new() };
+    for warning in chain.layers.iter().flat_map(|l| l.image.warnings()) {
+        lines.error(&alloc::format!("warning: {warning}"))?;
+    }
+    let known = !(top.format.check_is_extension() && params.flag("stock"));
+    let found = if known { top.image.check(CheckContext { machine, findings: &mut lines }) } else { None };
+    lines.flush()?;
+    let Some(found) = found else {
+        machine.emit("unsupported", &Value::from(true))?;
+        return Ok(UNSUPPORTED);
+    };
+    let report = found.map_err(|e| e.context("Check failed"))?;
+    machine.emit("check", &record(&report, &spec, top.format.name()))?;
+    Ok(match report {
+        CheckReport { check_errors: 1.., .. } => INCOMPLETE,
+        CheckReport { corruptions: 1.., .. } => CORRUPT,
+        CheckReport { leaks: 1.., .. } => LEAKS,
+        _ => 0,
+    })
+}
+
+/// What is zero is not said, but for the number of errors of the check itself.
+fn record(report: &CheckReport, spec: &ImageSpec, format: &str) -> Value {
+    let mut record = Value::map();
+    record.set("filename", spec.written.as_slice()).set("format", format).set("check-errors", report.check_errors);
+    let counts = [
+        ("image-end-offset", report.image_end_offset.unwrap_or(0)),
+        ("corruptions", report.corruptions),
+        ("leaks", report.leaks),
+        ("total-clusters", report.total_clusters),
+        ("allocated-clusters", report.allocated_clusters),
+        ("fragmented-clusters", report.fragmented_clusters),
+        ("compressed-clusters", report.compressed_clusters),
+    ];
+    for (key, count) in counts.into_iter().filter(|(_, count)| *count != 0) {
+        record.set(key, count);
+    }
+    record
+}
+
+/// Lines on their way to the user: some at a time.
+struct Lines<'m> {
+    machine: &'m dyn Machine,
+    /// What errors begin with.
+    program: &'m str,
+    held: String,
+}
+
+impl Lines<'_> {
+    /// Says everything, in pieces that are short enough.
+    fn flush(&mut self) -> Result<()> {
+        let mut rest = self.held.as_str();
+        while !rest.is_empty() {
+            let mut end = rest.len().min(SAY_MAX);
+            while !rest.is_char_boundary(end) {
+                end = end.saturating_sub(1);
+            }
+            let (now, later) = rest.split_at(end);
+            self.machine.say(now)?;
+            rest = later;
+        }
+        self.held.clear();
+        Ok(())
+    }
+}
+
+impl Findings for Lines<'_> {
+    fn line(&mut self, text: &str) -> Result<()> {
+        if self.held.len().saturating_add(text.len()) >= SAY_MAX {
+            self.flush()?;
+        }
+        self.held.push_str(text);
+        self.held.push('\n');
+        Ok(())
+    }
+
+    fn error(&mut self, text: &str) -> Result<()> {
+        let line = alloc::format!("{}: {text}", self.program);
+        self.line(&line)
+    }
+}

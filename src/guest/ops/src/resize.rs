@@ -1,0 +1,78 @@
+//! `resize`: another size for the disk, in place.
+
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::chain::Chain;
+use instar_image::{Error, Machine, Preallocation, ResizeContext, Result, Value, Version};
+
+use crate::copy::fill::read_at;
+use crate::open::{ImageSpec, Opening};
+
+/// The largest unit that a format has.
+const UNIT_MAX: u64 = 2 << 20;
+
+/// Resizes; exit status 0.
+pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
+    let image = params.get("image").ok_or_else(|| Error::usage("resize without an image"))?;
+    let image = ImageSpec::from_value(image)?;
+    let preallocation = params.text("preallocation").and_then(Preallocation::by_name).unwrap_or_default();
+    let opening = Opening { machine, version, data: true };
+    let chain = opening.chain_for(&image, &|depth, _| depth == 0)?;
+    let format = chain.layers.first().map(|l| l.format).ok_or_else(|| Error::corrupt("a chain without an image"))?;
+    if image.format.is_none() && format.name() == "raw" {
+        machine.emit("guessed-raw", &Value::from(image.name.as_slice()))?;
+    }
+    let old = chain.virtual_size();
+    let size = new_size(params, old)?;
+    if size <= old && preallocation != Preallocation::Off {
+        return Err(Error::usage("Preallocation can only be used for growing images"));
+    }
+    if size < old && !params.flag("shrink") {
+        machine.emit("needs-shrink", &Value::from(true))?;
+        return Ok(1);
+    }
+    let extensions = params.flag("extensions");
+    let resizer = format.resizer().filter(|resizer| extensions || !resizer.extension()).ok_or_else(|| {
+        Error::unsupported("Image format driver does not support resize")
+            .with_hint(format!("images of the format {} keep their size", format.name()))
+    })?;
+    let backing_len = chain.layers.get(1).map(|l| l.image.virtual_size());
+    let tail = if size > old { tail(machine, &chain, 0)? } else { Vec::new() };
+    resizer.resize(ResizeContext {
+        machine,
+        device: image.device,
+        driver_options: &image.options,
+        name: &image.name,
+        size,
+        preallocation,
+        backing_len,
+        tail: &tail,
+        version,
+    })?;
+    Ok(0)
+}
+
+fn new_size(params: &Value, old: u64) -> Result<u64> {
+    let by = params.u64("size").unwrap_or(0);
+    let size = match params.text("relative") {
+        Some("+") => old.checked_add(by),
+        Some("-") => old.checked_sub(by),
+        _ => Some(by),
+    };
+    let size = size.filter(|size| *size > 0 && i64::try_from(*size).is_ok());
+    size.ok_or_else(|| Error::usage("New image size must be positive"))
+}
+
+/// The last bytes that layer `depth` of the chain shows, where the one below it is longer; see [`ResizeContext::tail`].
+pub fn tail(machine: &dyn Machine, chain: &Chain<'_>, depth: usize) -> Result<Vec<u8>> {
+    let size = |depth: usize| chain.layers.get(depth).map_or(0, |l| l.image.virtual_size());
+    let len = size(depth) % UNIT_MAX;
+    if size(depth + 1) <= size(depth) || len == 0 {
+        return Ok(Vec::new());
+    }
+    let mut bytes = vec![0; len as usize];
+    read_at(machine.source(), chain, depth, size(depth) - len, &mut bytes)?;
+    Ok(bytes)
+}

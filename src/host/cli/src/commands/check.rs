@@ -1,0 +1,104 @@
+//! `check`
+
+use std::io::Write;
+
+use instar_abi::ring::LOG_LINES;
+use instar_render::escape;
+use instar_vmm::Observer;
+
+use super::Command;
+use crate::getopt::{Opt, Parsed};
+use crate::program::{Defaults, Exit, Program, image_params, workers};
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "check",
+    about: "Check basic image integrity.",
+    operands: "FILE",
+    options: &[
+        Opt {
+            long: "format",
+            also: &[],
+            short: Some('f'),
+            argument: Some("FMT"),
+            help: "the image's format; found out if not given",
+        },
+        Opt {
+            long: "image-opts",
+            also: &[],
+            short: None,
+            argument: None,
+            help: "FILE is a list of options: driver=..,file.filename=..",
+        },
+        Opt { long: "cache", also: &[], short: Some('T'), argument: Some("MODE"), help: "how the image is read" },
+        Opt {
+            long: "repair",
+            also: &[],
+            short: Some('r'),
+            argument: Some("leaks|all"),
+            help: "repair what is found (not yet)",
+        },
+        Opt {
+            long: "force-share",
+            also: &[],
+            short: Some('U'),
+            argument: None,
+            help: "also while another program writes to it",
+        },
+        Opt { long: "output", also: &[], short: None, argument: Some("human|json"), help: "how it is shown" },
+        Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "print only errors" },
+        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+    ],
+    stock: true,
+    run,
+};
+
+/// Exit status: the format has nothing to check.
+const UNSUPPORTED: u8 = 63;
+
+/// Prints what the check finds while it works.
+struct Lines;
+
+impl Observer for Lines {
+    fn progress(&self, _done: u64, _total: u64) {}
+
+    fn log(&self, level: u32, text: &[u8]) {
+        if level == LOG_LINES {
+            let _ = std::io::stderr().lock().write_all(escape::lines(text).as_bytes());
+        }
+    }
+}
+
+fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
+    if let Some(what) = parsed.text("repair").filter(|what| !matches!(what.as_str(), "leaks" | "all")) {
+        let text = program.version.bad_repair(&what);
+        return Err(if program.version.major >= 10 { program.usage(&text) } else { program.fail(&text) });
+    }
+    let json = super::info::wants_json(program, parsed)?;
+    let [operand] = &parsed.operands[..] else { return Err(program.usage("Expecting one image file name")) };
+    if parsed.has("image-opts") && parsed.has("format") {
+        return Err(program.fail("--image-opts and --format are mutually exclusive"));
+    }
+    super::info::check_objects(program, parsed)?;
+    let cache = program.cache(parsed, "cache", "source cache", "writeback")?;
+    if parsed.has("repair") {
+        return Err(program.fail("--repair (-r) is not supported yet: instar does not repair images"));
+    }
+    let image = super::info::named(program, operand, parsed)?;
+    let device = program.open_source(&image, cache, parsed.has("force-share"))?;
+    let mut params = program.params("check");
+    params.set("force-share", parsed.has("force-share")).set("image", image_params(&image, 0));
+    let subject = image.path.to_string_lossy();
+    let (status, results) = program.run(&params, vec![device], workers(), &Defaults::DATA, &subject, &Lines)?;
+    if status == UNSUPPORTED && results.flag("unsupported") {
+        program.say("This image format does not support checks");
+    }
+    let Some(check) = results.get("check") else { return Ok(status) };
+    if !parsed.has("quiet") {
+        program.print(&if json { instar_render::json(check) + "\n" } else { instar_render::check_human(check) })?;
+    }
+    if check.u64("check-errors").is_some_and(|n| n > 0) {
+        program.say("Check failed");
+    }
+    Ok(status)
+}

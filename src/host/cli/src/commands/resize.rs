@@ -1,0 +1,107 @@
+//! `resize`
+
+use super::Command;
+use crate::getopt::{Opt, Parsed};
+use crate::program::{Defaults, Exit, Program, Silent, image_params, workers};
+use crate::sizes;
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "resize",
+    about: "Resize the image to the new size.",
+    operands: "FILE [+-]SIZE",
+    options: &[
+        Opt {
+            long: "format",
+            also: &[],
+            short: Some('f'),
+            argument: Some("FMT"),
+            help: "the image's format; found out if not given",
+        },
+        Opt {
+            long: "image-opts",
+            also: &[],
+            short: None,
+            argument: None,
+            help: "FILE is a list of options: driver=..,file.filename=..",
+        },
+        Opt {
+            long: "preallocation",
+            also: &[],
+            short: None,
+            argument: Some("off|metadata|falloc|full"),
+            help: "how what is added is allocated",
+        },
+        Opt {
+            long: "shrink",
+            also: &[],
+            short: None,
+            argument: None,
+            help: "the new size may be smaller: data is lost",
+        },
+        Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "print nothing" },
+        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+    ],
+    stock: true,
+    run,
+};
+
+const SHRINK: &str = "Use the --shrink option to perform a shrink operation.";
+const LOSS: &str = "warning: Shrinking an image will delete all data beyond the shrunken image's end. Before performing \
+                    such an operation, make sure there is no important data there.";
+
+fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
+    let modern = program.version.major >= 10;
+    let (operand, size) = match &parsed.operands[..] {
+        [operand, size] => (operand, size.to_string_lossy()),
+        [_, _, ..] if modern => return Err(program.usage("Extra argument(s) in command line")),
+        [] | [_] if !modern => {
+            return Err(program.usage("Not enough arguments"));
+        }
+        _ => return Err(program.usage("Expecting image file name and size")),
+    };
+    if let Some(mode) = parsed.text("preallocation")
+        && !matches!(mode.as_str(), "off" | "metadata" | "falloc" | "full")
+    {
+        return Err(program.fail(&format!("Invalid preallocation mode '{mode}'")));
+    }
+    if parsed.has("image-opts") && parsed.has("format") {
+        return Err(program.fail("--image-opts and --format are mutually exclusive"));
+    }
+    super::info::check_objects(program, parsed)?;
+    let (sign, number) = match size.split_at_checked(1) {
+        Some((sign @ ("+" | "-"), number)) => (sign, number),
+        _ => ("", &*size),
+    };
+    let bytes = sizes::parse(number).ok_or_else(|| {
+        if number.starts_with('-') && sizes::parse(&number[1..]).is_some() {
+            return program.fail(&format!("Value '{number}' is out of range for parameter 'size'"));
+        }
+        program.fail(
+            "Parameter 'size' expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or E means kilo-, \
+             mega-, giga-, tera-, peta-\nand exabytes, respectively.",
+        )
+    })?;
+    let image = super::info::named(program, operand, parsed)?;
+    let mut params = program.params("resize");
+    params
+        .set("image", image_params(&image, 0))
+        .set("size", bytes)
+        .set("relative", sign)
+        .set("shrink", parsed.has("shrink"))
+        .set("extensions", !program.is_stock());
+    if let Some(mode) = parsed.text("preallocation") {
+        params.set("preallocation", mode);
+    }
+    let cache = program.cache(parsed, "cache", "cache", "writeback")?;
+    let devices = vec![program.open_in_place(&image, cache)?];
+    let subject = operand.to_string_lossy();
+    let (status, results) = program.run(&params, devices, workers(), &Defaults::DATA, &subject, &Silent)?;
+    if results.flag("needs-shrink") {
+        program.say(SHRINK);
+        program.say(LOSS);
+    } else if status == 0 && !parsed.has("quiet") {
+        program.print("Image resized.\n")?;
+    }
+    Ok(status)
+}

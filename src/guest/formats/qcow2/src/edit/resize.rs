@@ -138,7 +138,7 @@ impl<'a> Qcow2Editor<'a> {
         if from < end {
             if self.header.version < 3 {
                 // Version 2 has no zero clusters, but preallocated ones hide the backing file as well.
-                if cx.preallocation != Preallocation::Off {
+                if matches!(cx.preallocation, Preallocation::Falloc | Preallocation::Full) {
                     return Ok(());
                 }
                 return Err(Error::unsupported("Failed to zero out new clusters: Operation not supported"));

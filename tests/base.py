@@ -169,7 +169,8 @@ class InstarTestBase(unittest.TestCase):
 
     def assert_same_outcome(self, ours, theirs, what=""):
         """Output, errors and exit status equal to the letter, but for the program's name."""
-        mine = (ours[0], ours[1].replace("instar: ", "qemu-img: ").replace("'instar ", "'qemu-img "), ours[2])
+        mine = (ours[0], re.sub(r"^instar(?=( \w+)?: )", "qemu-img", ours[1], flags=re.MULTILINE), ours[2])
+        mine = (mine[0], mine[1].replace("'instar ", "'qemu-img "), mine[2])
         self.assertEqual(mine, theirs, what)
 
     def assert_same_disk(self, a, b, *argv):

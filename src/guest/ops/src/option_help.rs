@@ -60,11 +60,9 @@ pub fn format_named(name: &str) -> Result<&'static dyn Format> {
 
 /// What makes its images.
 pub fn creator_of(format: &'static dyn Format) -> Result<&'static dyn Creator> {
-    format.creator().ok_or_else(|| {
-        let name = format.name();
-        Error::unsupported(format!("Format driver '{name}' does not support image creation"))
-            .with_hint(format!("instar cannot write the {name} format yet"))
-    })
+    format
+        .creator()
+        .ok_or_else(|| Error::unsupported(format!("Format driver '{}' does not support image creation", format.name())))
 }
 
 /// What qemu-img says of an option's kind.

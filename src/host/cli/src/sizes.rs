@@ -29,6 +29,12 @@ pub fn parse(text: &str) -> Option<u64> {
     whole.checked_mul(1 << shift)?.checked_add(part)
 }
 
+/// Whether the text is a whole number at all, however large.
+#[must_use]
+pub fn is_number(text: &str) -> bool {
+    digits(text.strip_suffix(|c: char| "bBkKmMgGtTpPeE".contains(c)).unwrap_or(text)).is_some()
+}
+
 fn digits(text: &str) -> Option<&str> {
     (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then_some(text)
 }

@@ -211,7 +211,8 @@ struct Draft {
 impl Draft {
     fn new(path: &Path, replaces: Option<&Metadata>, cache: Cache) -> io::Result<(Self, File)> {
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let name = path.file_name().ok_or_else(|| io::Error::from_raw_os_error(libc::EISDIR))?;
+        let nowhere = if path.as_os_str().is_empty() { libc::ENOENT } else { libc::EISDIR };
+        let name = path.file_name().ok_or_else(|| io::Error::from_raw_os_error(nowhere))?;
         if replaces.is_some_and(|meta| meta.nlink() > 1) {
             // The other names must go on naming the same file.
             return Err(io::Error::from_raw_os_error(libc::EMLINK));

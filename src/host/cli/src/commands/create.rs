@@ -78,7 +78,9 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     };
     super::info::check_objects(program, parsed)?;
     let mut params = program.params("create");
+    // Only the backing chain's size is asked for: another program may write to it meanwhile.
     params
+        .set("force-share", true)
         .set("filename", name.as_encoded_bytes())
         .set("format", format.as_str())
         .set("options", option_list::params(parsed))
@@ -138,8 +140,8 @@ fn image_size(program: &Program, text: &str) -> Result<u64, Exit> {
     let negative = text.strip_prefix('-').filter(|_| program.version.reads_negative_sizes());
     match sizes::parse(negative.unwrap_or(text)) {
         Some(size) if negative.is_none() && size <= i64::MAX as u64 => Ok(size),
-        Some(_) => Err(program.fail(&format!("Invalid {WHAT} specified. Must be between 0 and {}.", i64::MAX))),
-        None => Err(program.fail(&program.version.bad_size(WHAT, text))),
+        None if !sizes::is_number(negative.unwrap_or(text)) => Err(program.fail(&program.version.bad_size(WHAT, text))),
+        _ => Err(program.fail(&format!("Invalid {WHAT} specified. Must be between 0 and {}.", i64::MAX))),
     }
 }
 
@@ -177,7 +179,7 @@ fn backing(
     };
     let path = target.parent().map_or_else(|| written.clone(), |folder| folder.join(&written));
     let image = ImageName { written: path.clone().into(), path, format: None, options: Vec::new() };
-    match program.try_open(&image, Cache::default(), false) {
+    match program.try_open(&image, Cache::default(), true) {
         Ok(device) => {
             params.set("backing-image", image_params(&image, devices.len() as u64));
             devices.push(device);

@@ -8,6 +8,7 @@ use instar_image::write::{Packer, Piece, Placed, Target, Writer};
 use instar_image::{Error, Result, Step};
 use spin::Mutex;
 
+use super::fresh::Layout;
 use super::header::{self, Tables};
 use super::refcounts::Refcounts;
 use super::spec::Codec;
@@ -225,6 +226,11 @@ impl Writer for Clusters<'_> {
     fn finish(&self) -> Result<()> {
         let NewImage { machine, device, data, ref spec } = self.image;
         let state = &mut *self.state.lock();
+        if state.l1_offset.is_none() {
+            let layout = Layout::new(spec)?;
+            layout.reserve(&self.image)?;
+            return layout.finish(&self.image, None);
+        }
         let l1 = self.begin(state)?;
         // All of it is written before anything says that it is there.
         header::encode(spec, Tables::default())?;

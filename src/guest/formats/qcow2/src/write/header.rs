@@ -1,7 +1,9 @@
 //! The first cluster: header, extensions, name of the backing file.
 
+use alloc::format;
 use alloc::vec::Vec;
 
+use instar_image::machine::display_name;
 use instar_image::{Error, Result};
 
 use super::spec::{Codec, Spec};
@@ -22,6 +24,12 @@ pub struct Tables {
     /// Its clusters.
     pub refcount_clusters: u32,
 }
+
+/// Longest name of a backing file in bytes (spec, "Header", `backing_file_size`).
+const BACKING_NAME_MAX: usize = 1023;
+
+/// Clusters of so many bytes are too small for the names of the feature bits.
+const FEATURE_NAMES_ABOVE: usize = 4096;
 
 /// The names of the feature bits: kind (0 incompatible, 1 compatible, 2 autoclear), bit, name.
 const FEATURES: &[(u8, u8, &str)] = &[
@@ -46,6 +54,13 @@ fn add_extension(bytes: &mut Vec<u8>, kind: u32, data: &[u8]) {
     bytes.extend_from_slice(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
     bytes.extend_from_slice(data);
     bytes.resize(bytes.len().next_multiple_of(8), 0);
+}
+
+/// The backing file's name cannot be put into the header.
+fn no_room(spec: &Spec, why: &str) -> Error {
+    let (name, format) = spec.backing.clone().unwrap_or_default();
+    let format = format.unwrap_or_else(|| "(null)".into());
+    Error::usage(format!("Could not assign backing file '{}' with format '{format}': {why}", display_name(&name)))
 }
 
 /// The first cluster's bytes.
@@ -86,8 +101,8 @@ pub fn encode(spec: &Spec, tables: Tables) -> Result<Vec<u8>> {
             names.extend_from_slice(text.as_bytes());
             names.resize(names.len().next_multiple_of(48), 0);
         }
-        // Of use to people only: in the smallest clusters the backing file's name may need the room.
-        if bytes.len() + 8 + names.len() + 8 + name.len() <= cluster {
+        // Of use to people only: in small clusters the backing file's name may need the room.
+        if cluster > FEATURE_NAMES_ABOVE {
             add_extension(&mut bytes, extension::FEATURE_NAMES, &names);
         }
     }
@@ -98,8 +113,11 @@ pub fn encode(spec: &Spec, tables: Tables) -> Result<Vec<u8>> {
         put(&mut bytes, field::BACKING_SIZE, &backing.1.to_be_bytes());
         bytes.extend_from_slice(name);
     }
+    if name.len() > BACKING_NAME_MAX {
+        return Err(no_room(spec, "Invalid argument"));
+    }
     if bytes.len() > cluster {
-        return Err(Error::limit("Could not assign backing file: No space left on device")
+        return Err(no_room(spec, "No space left on device")
             .with_hint("the name does not fit into the first cluster: use a larger cluster_size or a shorter name"));
     }
     bytes.resize(cluster, 0);

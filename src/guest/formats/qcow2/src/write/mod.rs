@@ -1,14 +1,18 @@
 //! Making qcow2 images.
 //!
 //! What the options mean is in [`spec`], what the header looks like in [`header`], who counts references in
-//! [`refcounts`]. Two kinds of writers: [`clusters`] allocates as data comes, [`linear`] has every cluster in its
-//! place from the start (preallocation, raw data file). What changes an image that is there is in
+//! [`refcounts`]. Writers: [`clusters`] allocates as data comes; [`linear`] and [`reserved`] have every cluster in its
+//! place from the start (preallocation, raw data file), in one piece or in several. An image without data is laid out
+//! by [`fresh`]. What changes an image that is there is in
 //! [`crate::edit`].
 
+mod allocator;
 mod clusters;
+mod fresh;
 mod header;
 mod linear;
 mod refcounts;
+mod reserved;
 mod spec;
 
 use alloc::boxed::Box;
@@ -95,10 +99,19 @@ impl Creator for Qcow2Creator {
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
         let spec = Spec::read(&cx)?;
         let image = NewImage { machine: cx.machine, device: cx.device, data: cx.data_device, spec };
-        if image.spec.preallocation == Preallocation::Off {
-            Ok(Box::new(clusters::Clusters::new(image)))
+        // What the header cannot hold is told before anything is made.
+        header::encode(&image.spec, header::Tables::default())?;
+        let spec = &image.spec;
+        let one_piece = match spec.preallocation {
+            Preallocation::Off => return Ok(Box::new(clusters::Clusters::new(image))),
+            Preallocation::Metadata => spec.data_file.is_some(),
+            Preallocation::Falloc | Preallocation::Full => true,
+        };
+        let layout = fresh::Layout::new(spec)?;
+        if one_piece && !spec.extended_l2 {
+            Ok(Box::new(linear::Linear::new(image, layout)?))
         } else {
-            Ok(Box::new(linear::Linear::new(image)?))
+            Ok(Box::new(reserved::Reserved::new(image, layout)?))
         }
     }
 }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use instar_image::options::Options;
 use instar_image::{CreateContext, Error, Result};
 
-use crate::layout::{CLUSTER_BITS, L1_BYTES_MAX, L1_ENTRY, REFCOUNT_ORDER_MAX, VIRTUAL_SIZE_MAX};
+use crate::layout::{CLUSTER_BITS, L1_BYTES_MAX, L1_ENTRY, REFCOUNT_ORDER_MAX, SUBCLUSTERS, VIRTUAL_SIZE_MAX};
 
 /// Compression of clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,9 @@ pub struct Spec {
     /// Entries of the L1 table.
     pub l1_entries: u64,
 }
+
+/// QEMU counts disks in sectors of this many bytes.
+const SECTOR: u64 = 512;
 
 fn boolean(options: &Options, name: &str) -> Result<bool> {
     options.get(name).map_or(Ok(false), |text| instar_image::options::boolean(name, text))
@@ -120,6 +123,10 @@ impl Spec {
                 "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or \
                  greater)",
             ),
+            (
+                options.get("backing_fmt").is_some() && cx.backing.is_none(),
+                "Backing format cannot be used without backing file",
+            ),
             (data_file_raw && data_file.is_none(), "data-file-raw requires data-file"),
             (data_file_raw && cx.backing.is_some(), "Backing file and data-file-raw cannot be used at the same time"),
             (
@@ -136,17 +143,15 @@ impl Spec {
                 preallocation != Preallocation::Off && cx.backing.is_some() && !extended_l2,
                 "Backing file and preallocation can only be used at the same time if extended_l2 is on",
             ),
-            (
-                preallocation != Preallocation::Off && cx.backing.is_some(),
-                "instar cannot preallocate an image that has a backing file",
-            ),
         ])?;
         if data_file_raw && preallocation == Preallocation::Off {
             // A raw data file is only right if every cluster is where the disk's own offset says.
             preallocation = Preallocation::Metadata;
         }
+        let size = cx.size.checked_next_multiple_of(SECTOR).filter(|size| i64::try_from(*size).is_ok());
+        let size = size.ok_or_else(|| Error::usage("Could not resize image: Image size cannot be negative"))?;
         let mut spec = Self {
-            size: cx.size,
+            size,
             version,
             cluster_bits,
             refcount_order,
@@ -159,8 +164,8 @@ impl Spec {
             backing: cx.backing.clone().map(|b| (b.name, b.format)),
             l1_entries: 0,
         };
-        spec.l1_entries = cx.size.div_ceil(spec.l2_reach());
-        if cx.size > VIRTUAL_SIZE_MAX || spec.l1_entries.saturating_mul(L1_ENTRY) > L1_BYTES_MAX {
+        spec.l1_entries = size.div_ceil(spec.l2_reach());
+        if size > VIRTUAL_SIZE_MAX || spec.l1_entries.saturating_mul(L1_ENTRY) > L1_BYTES_MAX {
             return Err(Error::limit("Image size too large for file format (try using a larger cluster size)"));
         }
         Ok(spec)
@@ -169,6 +174,12 @@ impl Spec {
     /// Bytes of a cluster.
     pub const fn cluster(&self) -> u64 {
         1 << self.cluster_bits
+    }
+
+    /// The disk's size in whole clusters or, where there are any, subclusters; in bytes.
+    pub const fn rounded(&self) -> u64 {
+        let unit = if self.extended_l2 { self.cluster() / SUBCLUSTERS as u64 } else { self.cluster() };
+        self.size.next_multiple_of(unit)
     }
 
     /// Bytes of an L2 entry.

@@ -1,0 +1,74 @@
+//! The writer whose clusters are all in place from the start, but not in one piece, or with subclusters that tell what
+//! has data from what is reserved only.
+
+use alloc::vec::Vec;
+
+use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::{Error, Result, Step};
+use spin::Mutex;
+
+use super::NewImage;
+use super::allocator::Runs;
+use super::fresh::Layout;
+
+/// See the module.
+pub struct Reserved<'a> {
+    image: NewImage<'a>,
+    layout: Layout,
+    /// Clusters of the disk that were placed.
+    written: Mutex<Runs>,
+}
+
+impl<'a> Reserved<'a> {
+    /// Reserves the clusters.
+    pub fn new(image: NewImage<'a>, layout: Layout) -> Result<Self> {
+        layout.reserve(&image)?;
+        Ok(Self { image, layout, written: Mutex::new(Runs::default()) })
+    }
+}
+
+impl Writer for Reserved<'_> {
+    fn target(&self) -> Target {
+        let unit = self.image.spec.cluster();
+        Target::Allocated { unit, zero_unit: unit, zeroed: self.image.spec.backing.is_none() }
+    }
+
+    fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
+        let spec = &self.image.spec;
+        let device = self.image.data.unwrap_or(self.image.device);
+        let len = match piece {
+            Piece::Data(bytes) => bytes.len() as u64,
+            Piece::Copy(_, _, len) | Piece::Zero(len) => len,
+            Piece::Packed(_) => return Err(Error::unsupported("compressed clusters cannot be reserved")),
+        };
+        let mut done = 0;
+        while done < len {
+            let found = self.layout.find(spec, at + done);
+            let (offset, room) = found.ok_or_else(|| Error::corrupt("a write behind the end of the disk"))?;
+            let part = room.min(len - done);
+            steps.push(Placed::Step(match piece {
+                Piece::Copy(from, from_offset, _) => Step::Copy {
+                    from,
+                    from_offset: from_offset + done,
+                    to: device,
+                    to_offset: offset,
+                    len: part,
+                    skip_zero: 0,
+                },
+                Piece::Data(bytes) => {
+                    let data = bytes.get(done as usize..(done + part) as usize).unwrap_or_default();
+                    Step::Write { device, offset, data }
+                }
+                Piece::Zero(_) | Piece::Packed(_) => Step::Zero { device, offset, len: part, unmap: false },
+            }));
+            done += part;
+        }
+        let bits = spec.cluster_bits;
+        self.written.lock().insert(at >> bits, (at + len).div_ceil(spec.cluster()));
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.layout.finish(&self.image, Some(&self.written.lock()))
+    }
+}

@@ -20,7 +20,9 @@ pub mod options;
 pub mod reader;
 pub mod resize;
 pub mod runs;
+pub mod table;
 pub mod version;
+pub mod windows;
 pub mod write;
 
 pub use check::{CheckContext, CheckReport, Findings};

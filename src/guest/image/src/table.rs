@@ -1,0 +1,66 @@
+//! Tables of fixed-width entries, read in pieces.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::{DeviceId, Result, Source};
+
+/// Bytes that are held of a table.
+const PIECE: u64 = 65536;
+
+/// A table of entries of `N` bytes. One piece is held, so a walk from front to back crosses to the host once for each
+/// piece, and memory does not grow with the image.
+pub struct Table<'a, const N: usize> {
+    source: &'a dyn Source,
+    device: DeviceId,
+    /// Byte offset of the table.
+    offset: u64,
+    entries: u64,
+    /// First entry that is held.
+    first: u64,
+    held: Vec<u8>,
+}
+
+impl<'a, const N: usize> Table<'a, N> {
+    /// Nothing is read yet.
+    #[must_use]
+    pub const fn new(source: &'a dyn Source, device: DeviceId, offset: u64, entries: u64) -> Self {
+        Self { source, device, offset, entries, first: 0, held: Vec::new() }
+    }
+
+    /// How many entries it has.
+    #[must_use]
+    pub const fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// The entry number `index`; `None` behind the table's end.
+    pub fn get(&mut self, index: u64) -> Result<Option<[u8; N]>> {
+        if index >= self.entries {
+            return Ok(None);
+        }
+        let mut found = self.held_entry(index);
+        if found.is_none() {
+            self.fetch(index)?;
+            found = self.held_entry(index);
+        }
+        Ok(found)
+    }
+
+    fn held_entry(&self, index: u64) -> Option<[u8; N]> {
+        let skip = usize::try_from(index.checked_sub(self.first)?).ok()?.checked_mul(N)?;
+        self.held.get(skip..)?.first_chunk::<N>().copied()
+    }
+
+    fn fetch(&mut self, index: u64) -> Result<()> {
+        let piece = PIECE / N as u64;
+        let first = index - index % piece;
+        let count = self.entries.saturating_sub(first).min(piece);
+        let mut held = vec![0; usize::try_from(count.saturating_mul(N as u64)).unwrap_or_default()];
+        let at = self.offset.saturating_add(first.saturating_mul(N as u64));
+        self.held.clear();
+        self.source.read(self.device, at, &mut held)?;
+        (self.first, self.held) = (first, held);
+        Ok(())
+    }
+}

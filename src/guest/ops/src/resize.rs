@@ -13,6 +13,9 @@ use crate::open::{ImageSpec, Opening};
 /// The largest unit that a format has.
 const UNIT_MAX: u64 = 2 << 20;
 
+/// Where QEMU's block layer ends, in bytes.
+const SIZE_MAX: u64 = (1 << 63) - (1 << 30);
+
 /// Resizes; exit status 0.
 pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
     let image = params.get("image").ok_or_else(|| Error::usage("resize without an image"))?;
@@ -32,6 +35,12 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     if size < old && !params.flag("shrink") {
         machine.emit("needs-shrink", &Value::from(true))?;
         return Ok(1);
+    }
+    if size > SIZE_MAX {
+        return Err(Error::usage(match version {
+            Version::V5_2 => "New image size must be positive".into(),
+            _ => format!("offset({size}) exceeds maximum({SIZE_MAX})"),
+        }));
     }
     let extensions = params.flag("extensions");
     let resizer = format.resizer().filter(|resizer| extensions || !resizer.extension()).ok_or_else(|| {

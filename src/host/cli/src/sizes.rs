@@ -35,13 +35,32 @@ pub fn is_number(text: &str) -> bool {
     digits(text.strip_suffix(|c: char| "bBkKmMgGtTpPeE".contains(c)).unwrap_or(text)).is_some()
 }
 
+/// Whether the text is a number of bytes, but one of more than 64 bits (a number that is too long before its suffix is
+/// applied is none to QEMU).
+#[must_use]
+pub fn is_out_of_range(text: &str) -> bool {
+    let (hexadecimal, decimal) = (text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")), digits(text).is_some());
+    if let Some(digits) = hexadecimal {
+        return digits.bytes().all(|b| b.is_ascii_hexdigit()) && u128::from_str_radix(digits, 16).is_ok();
+    }
+    decimal || text.get(..text.len().saturating_sub(1)).is_some_and(|n| n.parse::<u64>().is_ok() && is_number(text))
+}
+
 fn digits(text: &str) -> Option<&str> {
     (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then_some(text)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{is_out_of_range, parse};
+
+    #[test]
+    fn what_is_too_much_is_a_number_all_the_same() {
+        for text in ["16E", "18446744073709551616", "99999999999999999999", "0x1ffffffffffffffff"] {
+            assert!(parse(text).is_none() && is_out_of_range(text), "{text}");
+        }
+        assert!(["99999999999999999999k", "x", "", "k", "0x", "1.5"].iter().all(|text| !is_out_of_range(text)));
+    }
 
     #[test]
     fn sizes_read_as_qemu_reads_them() {

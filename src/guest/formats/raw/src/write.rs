@@ -111,9 +111,18 @@ impl Resizer for RawResizer {
         }
         // Blocks that cannot be had are missed before the size says that they are there.
         if let Some(full) = full {
-            machine.submit(&[Step::Allocate { device, offset: stat.len, len: cx.size - stat.len, full }])?;
+            let allocate = Step::Allocate { device, offset: stat.len, len: cx.size - stat.len, full };
+            if let Err(error) = machine.submit(&[allocate]) {
+                machine.submit(&[Step::SetLength { device, len: stat.len }])?;
+                return Err(error.context(if full {
+                    "Could not write zeros for preallocation"
+                } else {
+                    "Could not preallocate new data"
+                }));
+            }
         }
-        machine.submit(&[Step::SetLength { device, len: cx.size }])?;
+        let resize = Step::SetLength { device, len: cx.size };
+        machine.submit(&[resize]).map_err(|error| error.context("Could not resize file"))?;
         machine.submit(&[Step::Barrier { device }])
     }
 }

@@ -74,7 +74,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         _ => ("", &*size),
     };
     let bytes = sizes::parse(number).ok_or_else(|| {
-        if number.starts_with('-') && sizes::parse(&number[1..]).is_some() {
+        if sizes::is_out_of_range(number) || number.strip_prefix('-').is_some_and(sizes::is_number) {
             return program.fail(&format!("Value '{number}' is out of range for parameter 'size'"));
         }
         program.fail(

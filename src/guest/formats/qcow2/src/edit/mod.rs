@@ -1,9 +1,12 @@
 //! Changing an image in place: `convert -n`, rebase, commit, resize.
 //!
 //! [`counts`] hands out clusters, [`tables`] holds the tables that change, [`entries`] decides what becomes of a
-//! cluster, [`head`] rewrites the first cluster, [`clear`] empties the disk, [`resize`] changes its size, [`tracker`] keeps persistent bitmaps up. Nothing that is stable refers to a new
-//! place before [`Qcow2Editor::settle`], which writes in this order, with a barrier after each: counts and new tables;
-//! the refcount table; entries; and last the counts of what was given up. Cut anywhere, there are leaks at worst.
+//! cluster, [`head`] rewrites the first cluster, [`clear`] empties the disk, [`resize`] changes its size, [`tail`] clears
+//! what lay behind its end, [`tracker`] keeps persistent bitmaps up.
+//!
+//! Nothing that is stable refers to a new place before [`Qcow2Editor::settle`], which writes in this order, with a
+//! barrier after each: counts and new tables; the refcount table; entries; and last the counts of what was given up.
+//! Cut anywhere, there are leaks at worst.
 
 mod clear;
 mod counts;
@@ -11,6 +14,7 @@ mod entries;
 mod head;
 mod resize;
 mod tables;
+mod tail;
 mod tracker;
 
 use alloc::boxed::Box;

@@ -93,7 +93,7 @@ impl<'a> Qcow2Editor<'a> {
         }
         put(&mut head, 0, &size.to_be_bytes());
         let covered = cx.backing_len.unwrap_or(0).min(size);
-        self.clear_tail(state, old)?;
+        self.clear_tail(state, size)?;
         if covered > old {
             self.hide_backing(state, covered, cx)?;
         }
@@ -107,22 +107,6 @@ impl<'a> Qcow2Editor<'a> {
         self.machine.submit(&[Step::Write { device: self.device, offset, data: &head }])?;
         self.barrier()?;
         self.settle_old(state)
-    }
-
-    /// Zeroes what lies behind the disk's old end in its last cluster.
-    fn clear_tail(&self, state: &mut State<'a>, old: u64) -> Result<()> {
-        let g = &self.geometry;
-        let inside = old % g.cluster_size();
-        if inside == 0 || self.external {
-            return Ok(());
-        }
-        let slot = self.slot(state, old)?;
-        let host = slot.entry & L2_OFFSET_MASK;
-        if slot.entry & OFLAG_COMPRESSED == 0 && host != 0 && slot.entry & OFLAG_COPIED != 0 {
-            let (offset, len) = (host + inside, g.cluster_size() - inside);
-            self.machine.submit(&[Step::Zero { device: g.data, offset, len, unmap: false }])?;
-        }
-        Ok(())
     }
 
     /// Makes the disk zeroes from its old end to `end`, where its backing file would show.

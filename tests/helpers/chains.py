@@ -1,5 +1,6 @@
 """Random chains, random operations on them with both tools, and what must be equal afterwards. A seed says it all."""
 
+import hashlib
 import os
 import random
 import shutil
@@ -142,13 +143,19 @@ class Differing(AssertionError):
     """The tools disagree; the text says where."""
 
 
-def content(name, fmt, cwd, *argv):
-    """Exit status and guest-visible bytes."""
+def shown(name, fmt, cwd, *argv):
+    """Exit status and guest-visible bytes (or the error)."""
     status, _, err = run([QEMU_IMG, "convert", "-f", fmt, *argv, "-O", "raw", name, "content.out"], cwd)
     path = Path(cwd, "content.out")
     found = path.read_bytes() if status == 0 else err.encode()
     path.unlink(missing_ok=True)
     return status, found
+
+
+def content(name, fmt, cwd, *argv):
+    """The same as exit status, length and digest: what a report can print."""
+    status, found = shown(name, fmt, cwd, *argv)
+    return status, len(found), hashlib.sha256(found).hexdigest()
 
 
 def described(name, cwd):
@@ -166,7 +173,7 @@ def shows_stale_bytes(expected, actual, end):
 def assert_equal_images(names, theirs, ours, what, end):
     """Content of each image and of each of its snapshots, `check`, `info`. `end`: `top` was never shorter."""
     for name, fmt in names.items():
-        expected, actual = content(name, fmt, theirs), content(name, fmt, ours)
+        expected, actual = shown(name, fmt, theirs), shown(name, fmt, ours)
         if actual != expected and not (name == "top" and shows_stale_bytes(expected, actual, end)):
             raise Differing(f"{what}: {name} shows something else")
         if fmt == "qcow2":
@@ -223,6 +230,6 @@ def one(seed, binary, isolation, kinds=OPERATIONS, most=1):
                 actual, expected = (actual[0], actual[2]), (expected[0], expected[2])
             if actual != expected:
                 raise Differing(f"{done}: {expected} but {actual}")
-            end = min(end, len(content("top", "qcow2", ours)[1]))
+            end = min(end, content("top", "qcow2", ours)[1])
         assert_equal_images(chain.formats, theirs, ours, "; ".join(done), end)
     return 0

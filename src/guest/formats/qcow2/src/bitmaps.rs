@@ -7,10 +7,10 @@ use alloc::vec::Vec;
 use instar_image::reader::Reader;
 use instar_image::{DeviceId, Error, Result, Source, Value};
 
-use crate::extensions::{Extensions, text};
+use crate::extensions::text;
 use crate::header::Header;
 use crate::layout::{AUTOCLEAR_BITMAPS, FILE_OFFSET_MAX};
-use crate::window::Window;
+use crate::window::{Window, numbers};
 
 /// Most bitmaps (QEMU).
 const COUNT_MAX: u32 = 65535;
@@ -29,8 +29,10 @@ const TABLE_MAX: u32 = 0x800_0000;
 const GRANULARITY_BITS: core::ops::RangeInclusive<u8> = 9..=31;
 /// The only type there is.
 const DIRTY_TRACKING: u8 = 1;
-const FLAG_IN_USE: u32 = 1;
-const FLAG_AUTO: u32 = 1 << 1;
+/// It is inconsistent, unless a program has it open.
+pub const FLAG_IN_USE: u32 = 1;
+/// It follows every change of the disk.
+pub const FLAG_AUTO: u32 = 1 << 1;
 /// Said where the bitmaps are stale, by version of the format.
 const WARNING_LOST: &str = "a program lacking bitmap support modified this file, so all bitmaps are now considered \
                             inconsistent\nSome clusters may be leaked, run 'qemu-img check -r' on the image file to \
@@ -86,25 +88,19 @@ impl Directory {
 /// One bitmap.
 #[derive(Clone, Debug)]
 pub struct Bitmap {
-    name: Vec<u8>,
-    flags: u32,
-    granularity_bits: u8,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Bits `FLAG_*`.
+    pub flags: u32,
+    /// A bit stands for so many bytes, as a power of two.
+    pub granularity_bits: u8,
     /// Where its table is, in bytes, and how many entries that has.
     pub table: (u64, u64),
+    /// Where its entry in the directory is, in bytes.
+    pub entry_at: u64,
 }
 
 impl Bitmap {
-    /// A program has it open, or broke off: it is not loaded.
-    pub const fn is_in_use(&self) -> bool {
-        self.flags & FLAG_IN_USE != 0
-    }
-
-    /// What is said where its table cannot be.
-    pub fn unreadable(&self) -> Error {
-        let name = String::from_utf8_lossy(&self.name);
-        Error::malformed(format!("Could not read bitmap_table table from image for bitmap '{name}': Invalid argument"))
-    }
-
     /// As `info` shows it.
     pub fn describe(&self) -> Value {
         let known = [(FLAG_IN_USE, "in-use"), (FLAG_AUTO, "auto")];
@@ -128,6 +124,30 @@ pub const fn cluster(entry: u64, cluster_size: u64) -> Option<u64> {
         return None;
     }
     Some(offset)
+}
+
+/// What opening an image for any purpose does with its bitmaps, but for those in use, which are not loaded.
+pub fn load(bitmaps: &[Bitmap], source: &dyn Source, device: DeviceId, header: &Header) -> Result<()> {
+    let cluster_size = header.cluster_size();
+    for bitmap in bitmaps.iter().filter(|b| b.flags & FLAG_IN_USE == 0) {
+        let (offset, entries) = bitmap.table;
+        let name = String::from_utf8_lossy(&bitmap.name);
+        let failed = |what: &str| Error::malformed(format!("Could not read {what}"));
+        let table = |why: &str| failed(&format!("bitmap_table table from image for bitmap '{name}': {why}"));
+        if offset.saturating_add(entries.saturating_mul(8)) > FILE_OFFSET_MAX {
+            return Err(table("Input/output error"));
+        }
+        numbers(source, device, offset, entries, &mut |_, numbers| {
+            let fine = numbers.iter().all(|entry| cluster(*entry, cluster_size).is_some());
+            if fine { Ok(()) } else { Err(table("Invalid argument")) }
+        })?;
+        // One bit a granule, in whole clusters.
+        let bits = header.size.div_ceil(1u64.unbounded_shl(u32::from(bitmap.granularity_bits)));
+        if entries != bits.div_ceil(8).div_ceil(cluster_size) {
+            return Err(failed(&format!("bitmap '{name}' from image: Invalid argument")));
+        }
+    }
+    Ok(())
 }
 
 /// Reads the whole directory.
@@ -169,6 +189,7 @@ pub fn read(window: &mut Window<'_>, directory: Directory, header: &Header) -> R
             flags: entry.flags,
             granularity_bits: entry.granularity_bits,
             table: (entry.table_offset, u64::from(entry.table_size)),
+            entry_at: offset.saturating_add(at),
         });
         at = at.saturating_add(len);
     }
@@ -238,42 +259,21 @@ impl Entry {
             && self.kind == DIRTY_TRACKING
             && bytes <= BITMAP_MAX
             && (in_use || u128::from(header.size) <= covered);
-        let shown = || String::from_utf8_lossy(name);
         if !fine {
-            return Err(Error::malformed(format!("Bitmap '{}' doesn't satisfy the constraints", shown())));
-        }
-        // One bit a granule, in whole clusters. A bitmap in use is not loaded, so its table is not looked at.
-        let bits = header.size.div_ceil(1u64.unbounded_shl(u32::from(self.granularity_bits)));
-        let needed = bits.div_ceil(8).div_ceil(cluster);
-        if !in_use && u64::from(self.table_size) != needed {
-            let name = shown();
-            return Err(Error::malformed(format!("Could not read bitmap '{name}' from image: Invalid argument")));
+            let shown = String::from_utf8_lossy(name);
+            return Err(Error::malformed(format!("Bitmap '{shown}' doesn't satisfy the constraints")));
         }
         Ok(())
     }
 }
 
-/// Whether the bitmaps still fit a disk of `size` bytes as they are stored: their tables would have to become longer
-/// or shorter, or a bit behind the end would have to go.
-pub fn check_resize(source: &dyn Source, device: DeviceId, header: &Header, size: u64) -> Result<()> {
-    let mut window = Window::new(source, device);
-    let Some(directory) = Extensions::read(&mut window, header)?.bitmaps else { return Ok(()) };
-    for bitmap in read(&mut window, directory, header)? {
-        let name = || String::from_utf8_lossy(&bitmap.name).into_owned();
-        if bitmap.flags & FLAG_IN_USE != 0 {
-            return Err(Error::unsupported(format!("Cannot resize with inconsistent bitmap '{}'", name())));
-        }
-        let clusters = |size: u64| {
-            let bits = size.div_ceil(1u64.unbounded_shl(u32::from(bitmap.granularity_bits)));
-            bits.div_ceil(8).div_ceil(header.cluster_size())
-        };
-        if clusters(size) != clusters(header.size) || size < header.size {
-            return Err(Error::unsupported(format!(
-                "the persistent bitmap '{}' would have to change its size",
-                name()
-            ))
-            .with_hint("instar cannot do that yet: remove the bitmap first"));
-        }
+/// Whether all bitmaps can follow a change of the disk's size.
+pub fn check_resize(bitmaps: &[Bitmap]) -> Result<()> {
+    match bitmaps.iter().find(|bitmap| bitmap.flags & FLAG_IN_USE != 0) {
+        None => Ok(()),
+        Some(bitmap) => Err(Error::unsupported(format!(
+            "Bitmap '{}' is inconsistent and cannot be used\nTry block-dirty-bitmap-remove to delete this bitmap from disk",
+            String::from_utf8_lossy(&bitmap.name)
+        ))),
     }
-    Ok(())
 }

@@ -69,3 +69,24 @@ fn with_bitmaps_that_grow_and_shrink() {
         assert!(resize(folder, size, "off") > 5);
     }
 }
+
+#[test]
+fn growing_where_a_snapshot_has_a_part_in_the_last_cluster() {
+    for (options, mode) in [("cluster_size=64k", "off"), ("cluster_size=64k,extended_l2=on", "metadata")] {
+        // A copied cluster brings bytes of the longer backing file along, behind the end.
+        let folder = image(options, true);
+        folder.stock("qemu-io", &["-c", "write -P 9 998k 2k", "top"]);
+        folder.stock("qemu-img", &["snapshot", "-c", "before", "top"]);
+        assert!(resize(folder, 2 << 20, mode) > 5, "{options}");
+    }
+}
+
+#[test]
+fn growing_behind_a_compressed_cluster_that_was_cut_off() {
+    let folder = Folder::new();
+    folder.stock("qemu-img", &["create", "-q", "-f", "qcow2", "base", "64k"]);
+    folder.stock("qemu-img", &["create", "-q", "-f", "qcow2", "top", "256k"]);
+    folder.stock("qemu-io", &["-c", "write -c -P 7 64k 64k", "top"]);
+    folder.stock("qemu-img", &["resize", "-q", "--shrink", "top", "100k"]);
+    assert!(resize(folder, 2 << 20, "off") > 5);
+}

@@ -20,6 +20,7 @@ pub mod options;
 pub mod reader;
 pub mod resize;
 pub mod runs;
+pub mod table;
 pub mod version;
 pub mod write;
 

@@ -1,0 +1,121 @@
+//! `check`: whether each cluster lies in the file, once, and nothing lies behind the last.
+
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::table::Pieces;
+use instar_image::{CheckContext, CheckReport, DeviceId, Error, Findings, Result, Source};
+
+use crate::header::Header;
+use crate::layout::SECTOR;
+
+/// Most clusters of a file that is checked: a bit for each has to fit into the guest's memory (instar).
+const CHECKED_MAX: u64 = 1 << 28;
+
+/// An image that is being checked.
+struct Check<'c> {
+    header: &'c Header,
+    source: &'c dyn Source,
+    device: DeviceId,
+    /// Bytes of the file, in whole sectors.
+    len: u64,
+}
+
+impl Check<'_> {
+    /// Calls `each` for all map entries that refer to a cluster: its number, and the byte offset.
+    fn each(&self, mut each: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
+        let mut pieces = Pieces::<4>::new(self.source, self.device);
+        let mut index = 0;
+        while index < self.header.map.count {
+            let entries = pieces.from(self.header.map, index)?;
+            for (entry, index) in entries.iter().map(|e| u32::from_le_bytes(*e)).zip(index..).filter(|e| e.0 != 0) {
+                each(index, self.header.place(entry))?;
+            }
+            index += entries.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// First sector of the clusters, and whether that is what the header says.
+    fn data_start(&self) -> (u64, bool) {
+        let header = self.header;
+        let map_end = header.map_end().div_ceil(SECTOR);
+        let in_clusters = header.entry_unit == header.cluster;
+        let least = if in_clusters { map_end.next_multiple_of(header.cluster / SECTOR) } else { map_end };
+        match u64::from(header.data) {
+            0 if !in_clusters => (least, true),
+            said if said >= least && said <= self.len / SECTOR => (said, true),
+            _ => (least, false),
+        }
+    }
+
+    fn outside(&self, findings: &mut dyn Findings, report: &mut CheckReport) -> Result<u64> {
+        let mut high = 0;
+        self.each(|index, offset| {
+            if offset.saturating_add(self.header.cluster) > self.len {
+                findings.line(&format!("ERROR cluster {index} is outside image"))?;
+                report.corruptions += 1;
+            } else {
+                high = high.max(offset);
+            }
+            Ok(())
+        })?;
+        Ok(high)
+    }
+
+    fn duplicates(&self, data: u64, findings: &mut dyn Findings, report: &mut CheckReport) -> Result<()> {
+        let cluster = self.header.cluster;
+        let count = self.len.saturating_sub(data).div_ceil(cluster);
+        if count > CHECKED_MAX {
+            return Err(Error::limit("Cannot allocate memory"));
+        }
+        let mut used: Vec<u64> = vec![0; count.div_ceil(64) as usize];
+        self.each(|index, offset| {
+            let number = offset.saturating_sub(data) / cluster;
+            if let Some(word) = used.get_mut((number / 64) as usize) {
+                if *word & (1 << (number % 64)) != 0 {
+                    findings.line(&format!("ERROR duplicate offset in BAT entry {index}"))?;
+                    report.corruptions += 1;
+                }
+                *word |= 1 << (number % 64);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Checks the image.
+pub fn run(header: &Header, device: DeviceId, cx: CheckContext<'_>) -> Result<CheckReport> {
+    let CheckContext { machine, findings } = cx;
+    let mut report = CheckReport { total_clusters: header.map.count, ..CheckReport::default() };
+    let len = machine.stat(device)?.len.next_multiple_of(SECTOR);
+    let check = Check { header, source: machine.source(), device, len };
+    if header.in_use {
+        findings.line("ERROR image was not closed correctly")?;
+        report.corruptions += 1;
+    }
+    let (data, right) = check.data_start();
+    if !right {
+        findings.line("ERROR data_off field has incorrect value")?;
+        report.corruptions += 1;
+    }
+    let high = check.outside(findings, &mut report)?;
+    let end = if high == 0 { data * SECTOR } else { high + header.cluster };
+    report.image_end_offset = Some(end);
+    if len > end {
+        findings.line(&format!("ERROR space leaked at the end of the image {}", len - end))?;
+        report.leaks += (len - end).div_ceil(header.cluster);
+    }
+    check.duplicates(data * SECTOR, findings, &mut report)?;
+    let mut last = 0;
+    check.each(|_, offset| {
+        report.allocated_clusters += 1;
+        if last != 0 && last + header.cluster != offset {
+            report.fragmented_clusters += 1;
+        }
+        last = offset;
+        Ok(())
+    })?;
+    Ok(report)
+}

@@ -3,7 +3,9 @@
 Each test runs under the isolation that INSTAR_ISOLATION names; `make test` runs the suite once for each.
 """
 
+import contextlib
 import hashlib
+import json
 import os
 import re
 import resource
@@ -98,6 +100,40 @@ class InstarTestBase(unittest.TestCase):
         """The stock tool's `convert`."""
         flags = ["-c"] if compress else []
         return self.run_qemu_img("convert", "-O", output_format, *flags, *argv, source, target, timeout=timeout, cwd=cwd)
+
+    def run_instar_rebase(self, overlay, *args, timeout=60):
+        """`rebase ARGS... OVERLAY`."""
+        return self.run_instar("rebase", *args, overlay, timeout=timeout)
+
+    def run_qemu_img_rebase(self, overlay, backing, *args, timeout=60):
+        """The stock tool's `rebase`."""
+        return self.run_qemu_img("rebase", *args, "-b", backing, overlay, timeout=timeout)
+
+    def run_instar_commit(self, overlay, *args, timeout=60):
+        """`commit ARGS... OVERLAY`."""
+        return self.run_instar("commit", *args, overlay, timeout=timeout)
+
+    def run_qemu_img_commit(self, overlay, *args, timeout=60):
+        """The stock tool's `commit`."""
+        return self.run_qemu_img("commit", *args, overlay, timeout=timeout)
+
+    def info_json(self, name):
+        """What the stock tool says of an image."""
+        return json.loads(self.make("qemu-img", "info", "--output=json", name))
+
+    @contextlib.contextmanager
+    def held(self, name, fmt="qcow2"):
+        """A qemu-io holds the image open for writing."""
+        argv = [QEMU_IO, "-f", fmt, self.path(name)]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as holder:
+            try:
+                holder.stdin.write(b"length\n")
+                holder.stdin.flush()
+                self.assertTrue(holder.stdout.readline())
+                yield
+            finally:
+                holder.stdin.close()
+                holder.wait(timeout=30)
 
     def make(self, *argv, cwd=None):
         """Makes a fixture with the stock tools; it must work."""

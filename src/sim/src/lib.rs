@@ -33,6 +33,7 @@ pub struct Machine {
     workers: usize,
     ids: AtomicU64,
     stock: AtomicBool,
+    secrets: Vec<(String, Vec<u8>)>,
     journal: Mutex<Option<Journal>>,
 }
 
@@ -51,6 +52,13 @@ impl Machine {
     #[must_use]
     pub fn with_workers(mut self, workers: usize) -> Self {
         self.workers = workers.max(1);
+        self
+    }
+
+    /// The same with one more secret.
+    #[must_use]
+    pub fn with_secret(mut self, id: &str, data: impl AsRef<[u8]>) -> Self {
+        self.secrets.push((id.to_string(), data.as_ref().to_vec()));
         self
     }
 
@@ -165,6 +173,10 @@ impl Machine {
 }
 
 impl Source for Machine {
+    fn secret(&self, id: &str) -> Option<&[u8]> {
+        self.secrets.iter().find(|(name, _)| name == id).map(|(_, data)| data.as_slice())
+    }
+
     fn is_stock(&self) -> bool {
         self.stock.load(Ordering::Relaxed)
     }

@@ -1,5 +1,6 @@
 //! [`instar_image::Machine`] over the ring.
 
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -33,6 +34,7 @@ pub struct RingMachine {
     entropy: [u8; 32],
     ids: AtomicU64,
     stock: AtomicBool,
+    secrets: spin::Once<Vec<(String, Vec<u8>)>>,
 }
 
 const fn request(op: Op) -> Request {
@@ -71,12 +73,19 @@ impl RingMachine {
             entropy: boot.entropy,
             ids: AtomicU64::new(0),
             stock: AtomicBool::new(false),
+            secrets: spin::Once::new(),
         }
     }
 
     /// What [`Source::is_stock`] says from now on.
     pub fn set_stock(&self, stock: bool) {
         self.stock.store(stock, Ordering::Relaxed);
+    }
+
+    /// What [`Source::secret`] knows from now on: the parameter `secrets`.
+    pub fn set_secrets(&self, secrets: &[Value]) {
+        let entry = |secret: &Value| Some((secret.text("id")?.to_string(), secret.bytes("data")?.to_vec()));
+        self.secrets.call_once(|| secrets.iter().filter_map(entry).collect());
     }
 
     fn client(&self) -> &Client {
@@ -154,6 +163,10 @@ impl RingMachine {
 }
 
 impl Source for RingMachine {
+    fn secret(&self, id: &str) -> Option<&[u8]> {
+        self.secrets.get()?.iter().find(|(name, _)| name == id).map(|(_, data)| data.as_slice())
+    }
+
     fn is_stock(&self) -> bool {
         self.stock.load(Ordering::Relaxed)
     }

@@ -11,6 +11,7 @@ fn guest_main(machine: &RingMachine) -> u8 {
     match record::decode(rt::params()) {
         Ok(params) => {
             machine.set_stock(params.flag("stock"));
+            machine.set_secrets(params.list("secrets"));
             instar_ops::run(machine, &params)
         }
         Err(error) => panic!("the parameters do not decode: {error:?}"),

@@ -22,6 +22,7 @@ pub mod resize;
 pub mod runs;
 pub mod table;
 pub mod version;
+pub mod windows;
 pub mod write;
 
 pub use check::{CheckContext, CheckReport, Findings};

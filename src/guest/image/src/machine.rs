@@ -71,6 +71,10 @@ pub trait Source: Sync {
     fn is_stock(&self) -> bool {
         false
     }
+    /// The secret that `--object secret,id=..` gave.
+    fn secret(&self, _id: &str) -> Option<&[u8]> {
+        None
+    }
     /// Length of the equal beginning of two ranges (`len` where all of it is).
     fn equal_prefix(&self, a: (DeviceId, u64), b: (DeviceId, u64), len: u64) -> Result<u64>;
 }

@@ -7,9 +7,9 @@ use crate::{DeviceId, Result, Source};
 /// Bytes read at once.
 const PIECE: usize = 65536;
 
-/// A table in the file.
+/// Where a table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Table {
+pub struct Span {
     /// Byte offset.
     pub offset: u64,
     /// Entries.
@@ -34,7 +34,7 @@ impl<'a, const N: usize> Pieces<'a, N> {
     }
 
     /// The entries of `table` from number `first` on, as many as one piece holds: none only behind the table's end.
-    pub fn from(&mut self, table: Table, first: u64) -> Result<&[[u8; N]]> {
+    pub fn from(&mut self, table: Span, first: u64) -> Result<&[[u8; N]]> {
         let most = (PIECE / N.max(1)) as u64;
         let start = first - first % most;
         let count = table.count.saturating_sub(start).min(most) as usize;
@@ -54,12 +54,37 @@ impl<'a, const N: usize> Pieces<'a, N> {
     }
 
     /// Entry `index` of `table`; `None` behind its end.
-    pub fn entry(&mut self, table: Table, index: u64) -> Result<Option<[u8; N]>> {
+    pub fn entry(&mut self, table: Span, index: u64) -> Result<Option<[u8; N]>> {
         Ok(self.from(table, index)?.first().copied())
     }
 
     /// Forgets what is held: the table was written to.
     pub fn forget(&mut self) {
         self.bytes.clear();
+    }
+}
+
+/// The one table of an image that has one: a walk from front to back crosses to the host once for each piece.
+pub struct Table<'a, const N: usize> {
+    span: Span,
+    pieces: Pieces<'a, N>,
+}
+
+impl<'a, const N: usize> Table<'a, N> {
+    /// Nothing is read yet.
+    #[must_use]
+    pub const fn new(source: &'a dyn Source, device: DeviceId, offset: u64, entries: u64) -> Self {
+        Self { span: Span { offset, count: entries }, pieces: Pieces::new(source, device) }
+    }
+
+    /// How many entries it has.
+    #[must_use]
+    pub const fn entries(&self) -> u64 {
+        self.span.count
+    }
+
+    /// The entry number `index`; `None` behind the table's end.
+    pub fn get(&mut self, index: u64) -> Result<Option<[u8; N]>> {
+        self.pieces.entry(self.span, index)
     }
 }

@@ -101,7 +101,7 @@ fn grow<'a>(opening: Opening<'a>, chain: &mut Chain<'a>, depth: usize, size: u64
         Error::unsupported(format!("Could not resize the backing file: {name} images cannot grow"))
     })?;
     let tail = resize::tail(opening.machine, chain, depth)?;
-    resizer.resize(ResizeContext {
+    let resized = resizer.resize(ResizeContext {
         machine: opening.machine,
         device: layer.device,
         driver_options: &[],
@@ -111,6 +111,12 @@ fn grow<'a>(opening: Opening<'a>, chain: &mut Chain<'a>, depth: usize, size: u64
         backing_len: chain.layers.get(depth + 1).map(|l| l.image.virtual_size()),
         tail: &tail,
         version: opening.version,
+    });
+    resized.map_err(|error| match error.kind {
+        Kind::Unsupported => {
+            Error::new(error.kind, "Block job failed: Operation not supported").with_hint(error.message)
+        }
+        _ => error.context("Block job failed"),
     })?;
     let spec = ImageSpec {
         device: layer.device,

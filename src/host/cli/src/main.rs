@@ -8,6 +8,7 @@ mod help;
 mod image_name;
 mod program;
 mod progress;
+mod secrets;
 mod sizes;
 
 use std::ffi::OsString;
@@ -58,8 +59,14 @@ fn run(name: &'static str, arguments: &[OsString]) -> Result<u8, Exit> {
     let settings = config::SETTINGS.iter().map(|s| &s.flag);
     let standard: Vec<&Opt> = STANDARD.iter().chain(&commands::COMMON[1..]).chain(settings.clone()).collect();
     let (before, rest) = arguments.split_at(command_at(arguments, &standard));
-    let mut program =
-        Program { name, command: "", version: Default::default(), config: Config::default(), verbose: false };
+    let mut program = Program {
+        name,
+        command: "",
+        version: Default::default(),
+        config: Config::default(),
+        verbose: false,
+        secrets: Default::default(),
+    };
     let global = getopt::parse(before, &standard);
     let named = rest.first().map(|w| w.to_string_lossy().into_owned());
     let command = COMMANDS.iter().copied().find(|c| Some(c.name) == named.as_deref() && (c.stock || name == "instar"));

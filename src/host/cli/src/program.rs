@@ -1,5 +1,6 @@
 //! What every command shares: the name it was called by, the messages, running the guest.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -14,6 +15,7 @@ use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Policy
 use crate::config::Config;
 use crate::getopt::{Parsed, Wrong};
 use crate::image_name::ImageName;
+use crate::secrets::{self, Secrets};
 
 /// A command's way out: what it said is said.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct Program {
     pub config: Config,
     /// `--verbose`.
     pub verbose: bool,
+    /// `--object secret`, until they are handed to the guest.
+    pub secrets: RefCell<Secrets>,
 }
 
 /// How long a command may take and how much it may ask for, unless said otherwise: far beyond what any legitimate
@@ -219,6 +223,9 @@ impl Program {
                 record::encode(&mut stream, key, value);
             }
         }
+        let mut kept = self.secrets.borrow_mut().hand_over();
+        record::encode(&mut stream, "secrets", &kept);
+        secrets::wipe(&mut kept);
         instar_vmm::clock::prepare();
         let lock_down = !cfg!(debug_assertions) || std::env::var_os("INSTAR_NO_LOCKDOWN").is_none();
         let job = Job { guest: None, isolation, workers, devices, params: stream, policy, limits, observer, lock_down };

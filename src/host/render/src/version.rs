@@ -185,6 +185,44 @@ impl QemuVersion {
         }
     }
 
+    /// Objects are typed (QAPI): what they are made of is checked before anything else.
+    #[must_use]
+    pub fn has_typed_objects(self) -> bool {
+        self.at_least(6, 0)
+    }
+
+    /// What is said of a property that an object does not have.
+    #[must_use]
+    pub fn unexpected_property(self, kind: &str, name: &str) -> String {
+        if !self.has_typed_objects() {
+            return format!("Property '{kind}.{name}' not found");
+        }
+        match name.split_once('.') {
+            Some((group, _)) => format!("Parameters '{group}.*' are unexpected"),
+            None => format!("Parameter '{name}' is unexpected"),
+        }
+    }
+
+    /// What is said of a value that is none of those that a parameter can have.
+    #[must_use]
+    pub fn bad_choice(self, name: &str, value: &str) -> String {
+        if self.has_typed_objects() {
+            format!("Parameter '{name}' does not accept value '{value}'")
+        } else {
+            format!("Invalid parameter '{value}'")
+        }
+    }
+
+    /// What is said of a second object of that name.
+    #[must_use]
+    pub fn duplicate_object(self, id: &str) -> String {
+        if self.has_typed_objects() {
+            format!("attempt to add duplicate property '{id}' to object (type 'container')")
+        } else {
+            format!("Duplicate ID '{id}' for object")
+        }
+    }
+
     /// What is said of a number of coroutines that is none from 1 to 16; `number` where it is a number at all.
     #[must_use]
     pub fn bad_parallel(self, given: &str, number: bool) -> String {

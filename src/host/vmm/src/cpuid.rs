@@ -46,8 +46,8 @@ const LEAVES: &[Leaf] = &[
             0x0781_abff,
         ],
     },
-    // BMI1, AVX2, BMI2, fast string moves.
-    Leaf { leaf: 7, index: Some(0), mask: [0, bit(3) | bit(5) | bit(8) | bit(9), 0, bit(4)] },
+    // BMI1, AVX2, BMI2, fast string moves, SHA; VAES.
+    Leaf { leaf: 7, index: Some(0), mask: [0, bit(3) | bit(5) | bit(8) | bit(9) | bit(29), bit(9), bit(4)] },
     // Which vector state there is: x87, SSE, AVX.
     Leaf { leaf: 13, index: Some(0), mask: [7, ALL, ALL, 0] },
     Leaf { leaf: 0x8000_0000, index: None, mask: [ALL; 4] },

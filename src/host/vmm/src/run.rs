@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use instar_abi::ABI_VERSION;
 use instar_abi::boot::{BOOT_MAGIC, BootInfo, DOORBELL_PORT_IO, DOORBELL_SYSCALL, MAX_WORKERS};
 use zerocopy::IntoBytes;
+use zeroize::Zeroize;
 
 use crate::backend::kvm::Machine;
 use crate::backend::process::Child;
@@ -33,7 +34,7 @@ enum Sandbox {
 ///
 /// # Errors
 /// See [`Failure`].
-pub fn run(job: Job<'_>) -> Result<Outcome, Failure> {
+pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     let host = |what: &str| Failure::Host(what.to_string());
     let file = job.guest.unwrap_or_else(|| crate::guest::program());
     let program = Program::parse(file).ok_or_else(|| host("the guest program is damaged"))?;
@@ -60,6 +61,8 @@ pub fn run(job: Job<'_>) -> Result<Outcome, Failure> {
             build_process(&program, &layout, &job).map_err(|e| Failure::Host(format!("no sandbox process: {e}")))?
         }
     };
+    // The guest has them; there may be secrets among them.
+    job.params.zeroize();
     let isolation = if matches!(sandbox, Sandbox::Kvm(_)) { Isolation::Kvm } else { Isolation::Process };
     prepare_signal();
     let server = Server::new(job.devices, job.policy, job.limits.clone(), job.observer, workers);

@@ -23,13 +23,13 @@ struct Check<'c> {
 }
 
 impl Check<'_> {
-    /// Calls `each` for all map entries that refer to a cluster: its number, and the byte offset.
+    /// Calls `each` for all map entries: their number, and the byte offset of the cluster (0: none).
     fn each(&self, mut each: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
         let mut pieces = Pieces::<4>::new(self.source, self.device);
         let mut index = 0;
         while index < self.header.map.count {
             let entries = pieces.from(self.header.map, index)?;
-            for (entry, index) in entries.iter().map(|e| u32::from_le_bytes(*e)).zip(index..).filter(|e| e.0 != 0) {
+            for (entry, index) in entries.iter().map(|e| u32::from_le_bytes(*e)).zip(index..) {
                 each(index, self.header.place(entry))?;
             }
             index += entries.len() as u64;
@@ -53,6 +53,9 @@ impl Check<'_> {
     fn outside(&self, findings: &mut dyn Findings, report: &mut CheckReport) -> Result<u64> {
         let mut high = 0;
         self.each(|index, offset| {
+            if offset == 0 {
+                return Ok(());
+            }
             if offset.saturating_add(self.header.cluster) > self.len {
                 findings.line(&format!("ERROR cluster {index} is outside image"))?;
                 report.corruptions += 1;
@@ -71,17 +74,28 @@ impl Check<'_> {
             return Err(Error::limit("Cannot allocate memory"));
         }
         let mut used: Vec<u64> = vec![0; count.div_ceil(64) as usize];
+        let mut last = false;
         self.each(|index, offset| {
+            if offset == 0 {
+                return Ok(());
+            }
+            last = false;
             let number = offset.saturating_sub(data) / cluster;
             if let Some(word) = used.get_mut((number / 64) as usize) {
                 if *word & (1 << (number % 64)) != 0 {
                     findings.line(&format!("ERROR duplicate offset in BAT entry {index}"))?;
                     report.corruptions += 1;
+                    last = true;
                 }
                 *word |= 1 << (number % 64);
             }
             Ok(())
-        })
+        })?;
+        if last && self.source.is_stock() {
+            // Where the last one of all is a duplicate, the stock tool takes that for its own failure.
+            return Err(Error::corrupt("Device or resource busy"));
+        }
+        Ok(())
     }
 }
 
@@ -110,8 +124,8 @@ pub fn run(header: &Header, device: DeviceId, cx: CheckContext<'_>) -> Result<Ch
     check.duplicates(data * SECTOR, findings, &mut report)?;
     let mut last = 0;
     check.each(|_, offset| {
-        report.allocated_clusters += 1;
-        if last != 0 && last + header.cluster != offset {
+        report.allocated_clusters += u64::from(offset != 0);
+        if offset != 0 && last != 0 && last + header.cluster != offset {
             report.fragmented_clusters += 1;
         }
         last = offset;

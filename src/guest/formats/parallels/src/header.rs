@@ -1,7 +1,7 @@
 //! The header, parsed once into checked values.
 
 use instar_image::reader::Reader;
-use instar_image::table::Table;
+use instar_image::table::Span;
 use instar_image::{Error, OpenContext, Result, Version};
 
 use crate::layout::{
@@ -17,7 +17,7 @@ pub struct Header {
     /// Bytes of a cluster.
     pub cluster: u64,
     /// The map.
-    pub map: Table,
+    pub map: Span,
     /// What a map entry is multiplied with to be a byte offset.
     pub entry_unit: u64,
     /// First sector of the clusters, as the header says.
@@ -62,7 +62,7 @@ impl Header {
         Ok(Self {
             size: sectors * SECTOR,
             cluster,
-            map: Table { offset: HEADER_LEN as u64, count: u64::from(entries) },
+            map: Span { offset: HEADER_LEN as u64, count: u64::from(entries) },
             entry_unit: if in_clusters { cluster } else { SECTOR },
             data: read.le32(field::DATA_OFFSET)?,
             in_use: read.le32(field::IN_USE)? == IN_USE,

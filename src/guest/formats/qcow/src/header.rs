@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::vec;
 
 use instar_image::reader::Reader;
-use instar_image::table::Table;
+use instar_image::table::Span;
 use instar_image::{Backing, Error, OpenContext, Result};
 
 use crate::layout::{BACKING_NAME_MAX, ENTRY, HEADER_LEN, MAGIC, SECTOR, field};
@@ -21,7 +21,7 @@ pub struct Header {
     /// The clusters that are not compressed are encrypted.
     pub encrypted: bool,
     /// The L1 table.
-    pub l1: Table,
+    pub l1: Span,
     /// The backing file.
     pub backing: Option<Backing>,
 }
@@ -65,7 +65,7 @@ impl Header {
             cluster_bits,
             l2_bits,
             encrypted: crypt != 0,
-            l1: Table { offset: read.be64(field::L1_OFFSET)?, count: entries },
+            l1: Span { offset: read.be64(field::L1_OFFSET)?, count: entries },
             backing: backing(cx, read.be64(field::BACKING_OFFSET)?, read.be32(field::BACKING_LEN)?)?,
         })
     }
@@ -81,8 +81,8 @@ impl Header {
     }
 
     /// The L2 table at `offset`.
-    pub const fn table_at(&self, offset: u64) -> Table {
-        Table { offset, count: 1 << self.l2_bits }
+    pub const fn table_at(&self, offset: u64) -> Span {
+        Span { offset, count: 1 << self.l2_bits }
     }
 }
 

@@ -10,7 +10,7 @@ use instar_image::{DeviceId, Error, Result, Source, Value};
 use crate::extensions::{Extensions, text};
 use crate::header::Header;
 use crate::layout::{AUTOCLEAR_BITMAPS, FILE_OFFSET_MAX};
-use crate::window::Window;
+use crate::window::{Window, numbers};
 
 /// Most bitmaps (QEMU).
 const COUNT_MAX: u32 = 65535;
@@ -94,17 +94,6 @@ pub struct Bitmap {
 }
 
 impl Bitmap {
-    /// A program has it open, or broke off: it is not loaded.
-    pub const fn is_in_use(&self) -> bool {
-        self.flags & FLAG_IN_USE != 0
-    }
-
-    /// What is said where its table cannot be.
-    pub fn unreadable(&self) -> Error {
-        let name = String::from_utf8_lossy(&self.name);
-        Error::malformed(format!("Could not read bitmap_table table from image for bitmap '{name}': Invalid argument"))
-    }
-
     /// As `info` shows it.
     pub fn describe(&self) -> Value {
         let known = [(FLAG_IN_USE, "in-use"), (FLAG_AUTO, "auto")];
@@ -128,6 +117,30 @@ pub const fn cluster(entry: u64, cluster_size: u64) -> Option<u64> {
         return None;
     }
     Some(offset)
+}
+
+/// What opening an image for any purpose does with its bitmaps, but for those in use, which are not loaded.
+pub fn load(bitmaps: &[Bitmap], source: &dyn Source, device: DeviceId, header: &Header) -> Result<()> {
+    let cluster_size = header.cluster_size();
+    for bitmap in bitmaps.iter().filter(|b| b.flags & FLAG_IN_USE == 0) {
+        let (offset, entries) = bitmap.table;
+        let name = String::from_utf8_lossy(&bitmap.name);
+        let failed = |what: &str| Error::malformed(format!("Could not read {what}"));
+        let table = |why: &str| failed(&format!("bitmap_table table from image for bitmap '{name}': {why}"));
+        if offset.saturating_add(entries.saturating_mul(8)) > FILE_OFFSET_MAX {
+            return Err(table("Input/output error"));
+        }
+        numbers(source, device, offset, entries, &mut |_, numbers| {
+            let fine = numbers.iter().all(|entry| cluster(*entry, cluster_size).is_some());
+            if fine { Ok(()) } else { Err(table("Invalid argument")) }
+        })?;
+        // One bit a granule, in whole clusters.
+        let bits = header.size.div_ceil(1u64.unbounded_shl(u32::from(bitmap.granularity_bits)));
+        if entries != bits.div_ceil(8).div_ceil(cluster_size) {
+            return Err(failed(&format!("bitmap '{name}' from image: Invalid argument")));
+        }
+    }
+    Ok(())
 }
 
 /// Reads the whole directory.
@@ -238,16 +251,9 @@ impl Entry {
             && self.kind == DIRTY_TRACKING
             && bytes <= BITMAP_MAX
             && (in_use || u128::from(header.size) <= covered);
-        let shown = || String::from_utf8_lossy(name);
         if !fine {
-            return Err(Error::malformed(format!("Bitmap '{}' doesn't satisfy the constraints", shown())));
-        }
-        // One bit a granule, in whole clusters. A bitmap in use is not loaded, so its table is not looked at.
-        let bits = header.size.div_ceil(1u64.unbounded_shl(u32::from(self.granularity_bits)));
-        let needed = bits.div_ceil(8).div_ceil(cluster);
-        if !in_use && u64::from(self.table_size) != needed {
-            let name = shown();
-            return Err(Error::malformed(format!("Could not read bitmap '{name}' from image: Invalid argument")));
+            let shown = String::from_utf8_lossy(name);
+            return Err(Error::malformed(format!("Bitmap '{shown}' doesn't satisfy the constraints")));
         }
         Ok(())
     }

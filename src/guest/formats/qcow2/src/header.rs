@@ -218,7 +218,7 @@ impl Header {
     /// Returns the end of the refcount table.
     fn check_tables(&self, r: &Reader<'_>, check: bool) -> Result<u64> {
         let (offset, clusters) = (r.be64(field::REFCOUNT_OFFSET)?, r.be32(field::REFCOUNT_CLUSTERS)?);
-        if clusters == 0 {
+        if clusters == 0 && !check {
             return Err(Error::malformed("Image does not contain a reference count table"));
         }
         let cluster = self.cluster_size();

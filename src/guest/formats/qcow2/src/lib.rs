@@ -143,9 +143,7 @@ fn open<'a>(cx: OpenContext<'a, '_>, check: bool) -> Result<Qcow2Image<'a>> {
         Some(directory) => bitmaps::read(&mut window, directory, &header)?,
         None => Vec::new(),
     };
-    if check {
-        check::load_bitmaps(&bitmaps, &cx, &header)?;
-    }
+    bitmaps::load(&bitmaps, cx.source, cx.device, &header)?;
     header.check_size()?;
     let geometry = Geometry {
         cluster_bits: header.cluster_bits,

@@ -1,8 +1,10 @@
-//! Reading small things one after the other without crossing to the host for each.
+//! Reading small things one after the other, and long tables some entries at a time, without crossing to the host for
+//! each.
 
 use alloc::vec;
 use alloc::vec::Vec;
 
+use instar_image::reader::Reader;
 use instar_image::{DeviceId, Error, Result, Source};
 
 /// Bytes fetched at first: headers and extensions nearly always fit.
@@ -41,4 +43,26 @@ impl<'a> Window<'a> {
         self.source.read(self.device, offset, &mut self.bytes)?;
         Ok(0)
     }
+}
+
+/// Entries of a table of 64-bit numbers in the file, some at a time.
+pub fn numbers(
+    source: &dyn Source,
+    device: DeviceId,
+    offset: u64,
+    count: u64,
+    act: &mut dyn FnMut(u64, &[u64]) -> Result<()>,
+) -> Result<()> {
+    const AT_ONCE: u64 = 32768;
+    let mut first = 0;
+    while first < count {
+        let some = count.saturating_sub(first).min(AT_ONCE);
+        let mut bytes = vec![0; usize::try_from(some.saturating_mul(8)).unwrap_or_default()];
+        source.read(device, offset.saturating_add(first.saturating_mul(8)), &mut bytes)?;
+        let r = Reader::new(&bytes);
+        let entries: Vec<u64> = (0..some as usize).map(|i| r.be64(i.saturating_mul(8))).collect::<Result<_>>()?;
+        act(first, &entries)?;
+        first = first.saturating_add(some);
+    }
+    Ok(())
 }

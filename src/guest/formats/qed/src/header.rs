@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use instar_image::machine::display_name;
 use instar_image::reader::Reader;
-use instar_image::table::Table;
+use instar_image::table::Span;
 use instar_image::{Backing, Error, Kind, OpenContext, Result, Version};
 
 use crate::layout::{
@@ -123,8 +123,8 @@ impl Header {
     }
 
     /// The table at `offset`.
-    pub const fn table_at(&self, offset: u64) -> Table {
-        Table { offset, count: self.entries() }
+    pub const fn table_at(&self, offset: u64) -> Span {
+        Span { offset, count: self.entries() }
     }
 
     /// Whether a cluster of data may be at `offset`.

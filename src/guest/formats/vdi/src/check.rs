@@ -30,7 +30,7 @@ pub fn run(header: &Header, device: DeviceId, cx: CheckContext<'_>) -> Result<Ch
                 continue;
             }
             if u64::from(entry) >= blocks {
-                cx.findings.line(&format!("ERROR: block index {block} out of range, is {entry}"))?;
+                cx.findings.line(&format!("ERROR: block index {block} too large, is {entry}"))?;
                 report.corruptions += 1;
                 continue;
             }

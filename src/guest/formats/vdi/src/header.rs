@@ -3,7 +3,7 @@
 use alloc::format;
 
 use instar_image::reader::{Reader, is_zero};
-use instar_image::table::Table;
+use instar_image::table::Span;
 use instar_image::{Error, OpenContext, Result};
 
 use crate::layout::{BLOCK, BLOCKS_MAX, HEADER_LEN, SECTOR, SIGNATURE, SIGNATURE_AT, SIZE_MAX, VERSION_1_1, field};
@@ -14,7 +14,7 @@ pub struct Header {
     /// Virtual size in bytes, in whole sectors.
     pub size: u64,
     /// The block map.
-    pub map: Table,
+    pub map: Span,
     /// Byte offset of the first block.
     pub data: u64,
     /// Blocks that the file has, as the header says.
@@ -75,7 +75,7 @@ impl Header {
         }
         Ok(Self {
             size,
-            map: Table { offset: u64::from(map), count: blocks },
+            map: Span { offset: u64::from(map), count: blocks },
             data: u64::from(data),
             allocated: read.le32(field::ALLOCATED)?,
         })

@@ -1,13 +1,31 @@
-//! The VHD format (VirtualPC): so far instar only recognises it.
+//! The VHD format, which QEMU calls `vpc` after Virtual PC: fixed, dynamic and differencing disks.
 //!
 //! A dynamic VHD begins with a copy of its footer. A fixed one has only the footer at its end, and `qemu-img`
 //! takes it for raw unless told otherwise; so does instar.
 #![no_std]
 #![forbid(unsafe_code)]
 
-use instar_image::{Format, Probe, SafetyCheck};
+extern crate alloc;
 
-const COOKIE: &[u8] = b"conectix";
+mod check;
+mod header;
+pub mod layout;
+mod map;
+mod parent;
+
+use alloc::boxed::Box;
+
+use instar_image::options::check_driver_options;
+use instar_image::runs::RunMap;
+use instar_image::{
+    Backing, CheckContext, CheckReport, Description, DeviceId, Error, Extent, Format, Image, OpenContext, Probe,
+    Result, SafetyCheck,
+};
+
+use crate::check::Subject;
+use crate::header::{Dynamic, Footer, Kind};
+use crate::layout::COOKIE;
+use crate::map::{Blocks, Map};
 
 /// The format.
 pub struct Vpc;
@@ -21,22 +39,89 @@ impl Format for Vpc {
         if probe.head.starts_with(COOKIE) { 100 } else { 0 }
     }
 
+    fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        open(&cx, false).map(|image| Box::new(image) as Box<dyn Image>)
+    }
+
+    fn open_to_check<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        open(&cx, true).map(|image| Box::new(image) as Box<dyn Image>)
+    }
+
+    fn check_is_extension(&self) -> bool {
+        true
+    }
+
     fn safety(&self) -> &'static [SafetyCheck] {
-        &[SafetyCheck::Banned("it cannot be read yet")]
+        &[
+            SafetyCheck::Checked("the parent is opened by the host's policy"),
+            SafetyCheck::Checked("disk size, block size and table are bounded before they are used"),
+            SafetyCheck::Checked("blocks lie inside the file"),
+        ]
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn open<'a>(cx: &OpenContext<'a, '_>, damaged: bool) -> Result<VpcImage<'a>> {
+    check_driver_options("vpc", cx.options, &["force_size_calc"])?;
+    let footer = Footer::read(cx)?;
+    let fixed = footer.kind == Kind::Fixed;
+    // What is called dynamic at its end only has no table for releases that open it at all.
+    let bare = !footer.at_start && cx.source.is_stock();
+    let dynamic = if bare || (fixed && !footer.at_start) { None } else { Some(Dynamic::read(cx, &footer)?) };
+    if let (Some(dynamic), false) = (&dynamic, damaged)
+        && map::end_of_blocks(cx.source, cx.device, dynamic)? > header::file_len(cx)?
+    {
+        return Err(Error::corrupt(
+            "block-vpc: free_data_block_offset points after the end of file. The image has been truncated.",
+        ));
+    }
+    let differencing = footer.kind == Kind::Differencing;
+    let backing = match &dynamic {
+        Some(dynamic) if differencing => Some(parent::backing(cx, dynamic)?),
+        _ => None,
+    };
+    let map = match &dynamic {
+        _ if fixed => {
+            let len = cx.source.stat(cx.device)?.len;
+            Map::Fixed { device: cx.device, runs: RunMap::new(cx.source, cx.device, len) }
+        }
+        Some(dynamic) => Map::Blocks(Blocks::new(cx.source, cx.device, dynamic, differencing)),
+        None => Map::Blocks(Blocks::new(cx.source, cx.device, &Dynamic::none(), false)),
+    };
+    Ok(VpcImage { device: cx.device, footer, dynamic, backing, map })
+}
 
-    fn score(head: &[u8]) -> u32 {
-        Vpc.probe(&Probe { head, tail: &[], len: 1 << 20, name: b"disk" })
+/// An open image.
+struct VpcImage<'a> {
+    device: DeviceId,
+    footer: Footer,
+    dynamic: Option<Dynamic>,
+    backing: Option<Backing>,
+    map: Map<'a>,
+}
+
+impl Image for VpcImage<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.footer.size
     }
 
-    #[test]
-    fn the_cookie_must_come_first() {
-        assert_eq!(score(b"conectix\0\0"), 100);
-        assert_eq!(score(b"xconectix"), 0);
+    fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        self.map.extent(at, max, self.footer.size)
+    }
+
+    fn backing(&self) -> Option<Backing> {
+        self.backing.clone()
+    }
+
+    fn describe(&self) -> Result<Description> {
+        Ok(Description { cluster_size: self.cluster_size(), ..Description::default() })
+    }
+
+    fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+        let subject = Subject { device: self.device, footer: &self.footer, dynamic: self.dynamic.as_ref() };
+        Some(check::check(&subject, cx))
+    }
+
+    fn cluster_size(&self) -> Option<u64> {
+        self.dynamic.as_ref().filter(|_| self.footer.kind != Kind::Fixed).map(|d| d.block)
     }
 }

@@ -92,18 +92,10 @@ pub fn named(program: &Program, operand: &std::ffi::OsStr, parsed: &Parsed) -> R
     })
 }
 
-/// Secrets are taken and not used: an image that needs one is refused by the guest, which cannot decrypt yet.
+/// Reads the secrets that `--object` gives.
 pub fn check_objects(program: &Program, parsed: &Parsed) -> Result<(), Exit> {
     for object in parsed.all("object") {
-        let text = object.to_string_lossy();
-        let mut words = text.split(',');
-        let kind = words.next().unwrap_or_default();
-        if !matches!(kind.strip_prefix("qom-type=").unwrap_or(kind), "secret" | "secret_keyring") {
-            return Err(program.fail(&program.version.bad_object(kind)));
-        }
-        if !words.any(|word| word.starts_with("id=")) {
-            return Err(program.fail("Parameter 'id' is missing"));
-        }
+        program.secrets.borrow_mut().add(object, program.version).map_err(|text| program.fail(&text))?;
     }
     Ok(())
 }

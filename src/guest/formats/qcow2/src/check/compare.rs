@@ -7,11 +7,12 @@ use instar_image::reader::Reader;
 use instar_image::{CheckContext, CheckReport, Result};
 
 use super::sheet::{MANY, Sheet};
-use super::stored::{Block, Stored, numbers};
+use super::stored::{Block, Stored};
 use super::tables::is_plain;
 use crate::Qcow2Image;
 use crate::layout::{L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED};
 use crate::map::Hex;
+use crate::window::numbers;
 
 /// What comparing has come to.
 #[derive(Default)]

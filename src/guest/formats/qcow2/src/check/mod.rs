@@ -13,12 +13,12 @@ mod tables;
 use alloc::format;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use instar_image::{CheckContext, CheckReport, DeviceId, Error, Machine, OpenContext, Result};
+use instar_image::{CheckContext, CheckReport, DeviceId, Error, Machine, Result};
 
 use crate::Qcow2Image;
 use crate::bitmaps::{self, Bitmap};
-use crate::header::Header;
-use crate::layout::incompatible;
+use crate::layout::{FILE_OFFSET_MAX, incompatible};
+use crate::window::numbers;
 use sheet::{Sheet, WINDOW};
 use stored::Stored;
 use tables::{Count, Out, Tally, loud, quiet};
@@ -74,18 +74,6 @@ pub fn run(image: &Qcow2Image<'_>, mut cx: CheckContext<'_>) -> Result<CheckRepo
     }
     report.image_end_offset = Some(compare.highest.saturating_add(1) << header.cluster_bits);
     Ok(report)
-}
-
-/// Opening the image loads its bitmaps, but for those in use: their tables are looked at.
-pub fn load_bitmaps(bitmaps: &[Bitmap], cx: &OpenContext<'_, '_>, header: &Header) -> Result<()> {
-    for bitmap in bitmaps.iter().filter(|b| !b.is_in_use()) {
-        let (offset, entries) = bitmap.table;
-        stored::numbers(cx.source, cx.device, offset, entries, &mut |_, numbers| {
-            let fine = numbers.iter().all(|entry| bitmaps::cluster(*entry, header.cluster_size()).is_some());
-            if fine { Ok(()) } else { Err(bitmap.unreadable()) }
-        })?;
-    }
-    Ok(())
 }
 
 /// Everything that refers to clusters, in qemu-img's order.
@@ -145,8 +133,11 @@ impl Walk<'_, '_> {
     fn bitmap(&self, bitmap: &Bitmap, count: &Count<'_>, out: &mut Out<'_>) -> Result<()> {
         let (offset, entries) = bitmap.table;
         count.refer(offset, entries.saturating_mul(8), out)?;
+        if offset.saturating_add(entries.saturating_mul(8)) > FILE_OFFSET_MAX {
+            return Err(Error::malformed("Input/output error"));
+        }
         let cluster = self.image.header.cluster_size();
-        stored::numbers(count.machine.source(), self.device, offset, entries, &mut |_, numbers| {
+        numbers(count.machine.source(), self.device, offset, entries, &mut |_, numbers| {
             for entry in numbers {
                 match bitmaps::cluster(*entry, cluster).ok_or_else(|| Error::malformed("Invalid argument"))? {
                     0 => {}

@@ -28,16 +28,17 @@ pub fn first_look(image: &Qcow2Image<'_>, cx: &mut CheckContext<'_>) -> Result<u
     }
     let mut window = Window::new(cx.machine.source(), image.device);
     let mut walk = Walk::new(header);
-    let mut incomplete = 0u64;
     while let Some(entry) = walk.next(&mut window).transpose() {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                cx.findings.error(&format!("ERROR failed to read the snapshot table: {}", error.message))?;
-                let io = error.message.contains("Input/output error");
-                return Err(Error::malformed(if io { "Input/output error" } else { "File too large" }));
-            }
-        };
+        if let Err(error) = entry {
+            cx.findings.error(&format!("ERROR failed to read the snapshot table: {}", error.message))?;
+            let io = error.message.contains("Input/output error");
+            return Err(Error::malformed(if io { "Input/output error" } else { "File too large" }));
+        }
+    }
+    // Only a table that can be read wholly is judged.
+    let mut walk = Walk::new(header);
+    let mut incomplete = 0u64;
+    while let Some(entry) = walk.next(&mut window)? {
         if header.version >= 3 && entry.extra_len < SNAPSHOT_EXTRA_WHOLE {
             incomplete = incomplete.saturating_add(1);
             let index = walk.index().saturating_sub(1);

@@ -5,13 +5,15 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use instar_image::{CheckContext, DeviceId, Findings, Machine, Read, Result};
+use instar_image::{CheckContext, DeviceId, Error, Findings, Machine, Read, Result};
 use spin::Mutex;
 
 use super::sheet::Sheet;
-use super::stored::numbers;
 use crate::entry::{Geometry, packed_range};
-use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO};
+use crate::layout::{
+    FILE_OFFSET_MAX, L1_ENTRY, L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO,
+};
+use crate::window::numbers;
 
 /// Bits of an L1 entry that must be zero.
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
@@ -103,6 +105,10 @@ impl Count<'_> {
             return Ok(());
         }
         let end = offset.saturating_add(len);
+        if offset > i64::MAX as u64 {
+            // Below zero to the stock tool, whose counters would have to reach that far.
+            return Err(Error::limit("Cannot allocate memory"));
+        }
         if end.checked_sub(self.file_len).is_some_and(|over| over >= g.cluster_size()) {
             return out.corruption(&|| {
                 format!(
@@ -132,6 +138,11 @@ impl Count<'_> {
     /// Counts an L1 table of `size` entries, and all below it. `active`: the disk's, not a snapshot's.
     pub fn l1(&self, offset: u64, size: u64, active: bool, out: &mut Out<'_>) -> Result<()> {
         self.refer(offset, size.saturating_mul(L1_ENTRY), out)?;
+        if size > 0 && offset.saturating_add(size.saturating_mul(L1_ENTRY)) > FILE_OFFSET_MAX {
+            out.corruption(&|| String::from("ERROR: I/O error in check_refcounts_l1"))?;
+            // Who says nothing goes on, so that it is said the next time.
+            return if out.findings.is_some() { Err(Error::malformed("Input/output error")) } else { Ok(()) };
+        }
         numbers(self.machine.source(), self.device, offset, size, &mut |_, entries| {
             let entries: Vec<u64> = entries.iter().copied().filter(|e| *e != 0).collect();
             if out.findings.is_some() { self.tables(&entries, active, out) } else { self.spread(&entries, active, out) }
@@ -281,9 +292,9 @@ impl Count<'_> {
             return Ok(());
         }
         if (bitmap >> 32) & bitmap & u64::from(u32::MAX) != 0 {
-            return out.corruption(&|| {
-                format!("ERROR offset={offset:x}: Allocated cluster with corrupted subcluster allocation bitmap")
-            });
+            out.corruption(&|| {
+                format!("ERROR offset={offset:x}: Allocated cluster has corrupted subcluster allocation bitmap")
+            })?;
         }
         if !offset.is_multiple_of(g.cluster_size()) {
             let holds = if subclusters { bitmap & u64::from(u32::MAX) != 0 } else { entry & OFLAG_ZERO == 0 };

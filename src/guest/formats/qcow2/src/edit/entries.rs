@@ -58,7 +58,7 @@ impl<'a> Qcow2Editor<'a> {
             Piece::Copy(_, _, len) | Piece::Zero(len) => len,
             Piece::Packed(bytes) => return self.put_packed(state, at, bytes, steps),
         };
-        if at.checked_add(len).is_none_or(|end| end > size.next_multiple_of(self.geometry.unit_size())) {
+        if at.checked_add(len).is_none_or(|end| end > size.next_multiple_of(self.geometry.cluster_size())) {
             return Err(Error::usage("write past the end of the disk"));
         }
         let len = len.min(size.saturating_sub(at));

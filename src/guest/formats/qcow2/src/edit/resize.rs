@@ -114,6 +114,10 @@ impl<'a> Qcow2Editor<'a> {
     /// Makes the disk zeroes from its old end to `end`, where its backing file would show.
     fn hide_backing(&self, state: &mut State<'a>, end: u64, cx: &ResizeContext<'_, '_>) -> Result<()> {
         let (old, size, tail) = (self.header.size, cx.size, cx.tail);
+        if self.header.version < 3 && !matches!(cx.preallocation, Preallocation::Falloc | Preallocation::Full) {
+            // Version 2 has no zero clusters; only preallocated ones hide the backing file as well.
+            return Err(Error::unsupported("Failed to zero out new clusters: Operation not supported"));
+        }
         let unit = self.geometry.unit_size();
         let start = old / unit * unit;
         let mut steps = Vec::new();
@@ -135,14 +139,7 @@ impl<'a> Qcow2Editor<'a> {
             }
             from = start + unit;
         }
-        if from < end {
-            if self.header.version < 3 {
-                // Version 2 has no zero clusters, but preallocated ones hide the backing file as well.
-                if cx.preallocation != Preallocation::Off {
-                    return Ok(());
-                }
-                return Err(Error::unsupported("Failed to zero out new clusters: Operation not supported"));
-            }
+        if from < end && self.header.version >= 3 {
             let len = end.next_multiple_of(unit).min(size) - from;
             let mut steps = Vec::new();
             self.put_to(state, from, Piece::Zero(len), size, &mut steps)?;

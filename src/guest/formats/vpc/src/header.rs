@@ -1,0 +1,192 @@
+//! The footer and the dynamic disk header.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use instar_image::machine::display_name;
+use instar_image::reader::Reader;
+use instar_image::{Error, OpenContext, Read, Result, Version};
+
+use crate::layout::{
+    COOKIE, DYNAMIC_COOKIE, DYNAMIC_HEADER, FOOTER, MAX_GEOMETRY, MAX_SECTORS, SECTOR, checksum, dynamic, footer,
+};
+
+/// What kind of disk a footer says it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The disk's bytes, then the footer.
+    Fixed,
+    /// Blocks that are allocated when written; also what says it is anything unheard of.
+    Dynamic,
+    /// The same over a parent.
+    Differencing,
+}
+
+/// A footer, checked.
+#[derive(Clone, Debug)]
+pub struct Footer {
+    /// What kind of disk.
+    pub kind: Kind,
+    /// Byte offset of the dynamic disk header.
+    pub data_offset: u64,
+    /// Size of the disk in bytes.
+    pub size: u64,
+    /// It is at the beginning of the file (else at the end).
+    pub at_start: bool,
+}
+
+/// How the size of a disk is found out: `force_size_calc` of `--image-opts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SizeRule {
+    /// By the creator.
+    Auto,
+    /// Cylinders times heads times sectors.
+    Geometry,
+    /// The footer's current size.
+    CurrentSize,
+}
+
+impl SizeRule {
+    /// From the driver options.
+    pub fn of(options: &[(alloc::string::String, alloc::string::String)]) -> Result<Self> {
+        match options.iter().rev().find(|(key, _)| key == "force_size_calc").map(|(_, value)| value.as_str()) {
+            None | Some("auto") => Ok(Self::Auto),
+            Some("chs") => Ok(Self::Geometry),
+            Some("current_size") => Ok(Self::CurrentSize),
+            Some(mode) => Err(Error::usage(format!("Invalid size calculation mode: '{mode}'"))),
+        }
+    }
+
+    /// Whether the geometry is the size: products that write a geometry which is smaller than the disk are known by
+    /// their creator field. Up to 9.2 all others were taken to be like Virtual PC, later ones only Virtual PC itself
+    /// and QEMU.
+    fn by_geometry(self, creator: [u8; 4], version: Version) -> bool {
+        match self {
+            Self::Geometry => true,
+            Self::CurrentSize => false,
+            Self::Auto if version >= Version::V10_0 => matches!(&creator, b"vpc " | b"qemu"),
+            Self::Auto => !matches!(&creator, b"win " | b"qem2" | b"d2v " | b"tap\0" | b"CTXS"),
+        }
+    }
+}
+
+/// Length of the file as QEMU counts it: in whole sectors.
+pub fn file_len(cx: &OpenContext<'_, '_>) -> Result<u64> {
+    let len = cx.source.stat(cx.device)?.len;
+    len.checked_next_multiple_of(SECTOR).ok_or_else(|| Error::limit("File too large"))
+}
+
+impl Footer {
+    /// Finds the footer: a dynamic disk begins with one, others have it at the end only. Under our own name, the one at
+    /// the end stands in for one at the beginning that is damaged.
+    pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
+        let len = file_len(cx)?;
+        let (mut head, mut tail) = ([0; FOOTER], [0; FOOTER]);
+        cx.source.read_many(&mut [
+            Read { device: cx.device, offset: 0, buf: &mut head },
+            Read { device: cx.device, offset: len.saturating_sub(SECTOR), buf: &mut tail },
+        ])?;
+        let rule = SizeRule::of(cx.options)?;
+        let end = || Self::parse(&tail, false, rule, cx);
+        let is_whole = |f: &[u8]| f.starts_with(COOKIE) && is_sound(f);
+        if head.starts_with(COOKIE) {
+            let start = Self::parse(&head, true, rule, cx);
+            return match start {
+                Err(_) if !cx.source.is_stock() && !is_sound(&head) && is_whole(&tail) => end(),
+                start => start,
+            };
+        }
+        if len < SECTOR {
+            return Err(Error::malformed("File too small for a VHD header"));
+        }
+        let is_fixed = Reader::new(&tail).be32(footer::TYPE)? == 2;
+        // Releases up to 5.2 take whatever kind is said at the end.
+        let taken = is_fixed || cx.version <= Version::V5_2 || (!cx.source.is_stock() && is_whole(&tail));
+        if !tail.starts_with(COOKIE) || !taken {
+            return Err(Error::malformed("invalid VPC image"));
+        }
+        end()
+    }
+
+    fn parse(bytes: &[u8; FOOTER], at_start: bool, rule: SizeRule, cx: &OpenContext<'_, '_>) -> Result<Self> {
+        if !is_sound(bytes) {
+            return Err(Error::malformed("Incorrect header checksum"));
+        }
+        let r = Reader::new(bytes);
+        let geometry =
+            u64::from(r.be16(footer::CYLINDERS)?) * u64::from(r.u8(footer::HEADS)?) * u64::from(r.u8(footer::SECTORS)?);
+        let by_geometry = rule.by_geometry(r.array(footer::CREATOR)?, cx.version) && geometry != MAX_GEOMETRY;
+        let sectors = if by_geometry { geometry } else { r.be64(footer::CURRENT_SIZE)? / SECTOR };
+        if sectors > MAX_SECTORS {
+            return Err(Error::limit(format!("Could not open '{}': File too large", display_name(cx.name))));
+        }
+        let kind = match r.be32(footer::TYPE)? {
+            2 => Kind::Fixed,
+            // The stock tool does not know parents.
+            4 if !cx.source.is_stock() => Kind::Differencing,
+            _ => Kind::Dynamic,
+        };
+        let data_offset = r.be64(footer::DATA_OFFSET)?;
+        Ok(Self { kind, data_offset, size: sectors * SECTOR, at_start })
+    }
+}
+
+fn is_sound(bytes: &[u8]) -> bool {
+    Reader::new(bytes).be32(footer::CHECKSUM).is_ok_and(|sum| sum == checksum(bytes, footer::CHECKSUM))
+}
+
+/// A dynamic disk header, checked.
+#[derive(Clone, Debug)]
+pub struct Dynamic {
+    /// Byte offset of the block allocation table.
+    pub table: u64,
+    /// Its entries.
+    pub entries: u64,
+    /// Bytes of a block.
+    pub block: u64,
+    /// The header's own sum is right.
+    pub sound: bool,
+    /// Its bytes: names of the parent are in it.
+    pub bytes: Vec<u8>,
+}
+
+impl Dynamic {
+    /// The one of a disk without blocks.
+    pub const fn none() -> Self {
+        Self { table: 0, entries: 0, block: SECTOR, sound: true, bytes: Vec::new() }
+    }
+
+    /// Reads and checks the one of `of`.
+    pub fn read(cx: &OpenContext<'_, '_>, of: &Footer) -> Result<Self> {
+        // More entries than this make a table that QEMU does not take.
+        const ENTRIES_MAX: u32 = i32::MAX as u32 / 4;
+        let fits = of.data_offset.checked_add(DYNAMIC_HEADER as u64).is_some_and(|end| i64::try_from(end).is_ok());
+        if !fits {
+            return Err(Error::malformed("Error reading dynamic VHD header"));
+        }
+        let mut bytes = alloc::vec![0; DYNAMIC_HEADER];
+        cx.source.read(cx.device, of.data_offset, &mut bytes)?;
+        let r = Reader::new(&bytes);
+        if !bytes.starts_with(DYNAMIC_COOKIE) {
+            return Err(Error::malformed("Invalid header magic"));
+        }
+        let block = r.be32(dynamic::BLOCK_SIZE)?;
+        if !block.is_power_of_two() || u64::from(block) < SECTOR {
+            return Err(Error::malformed(format!("Invalid block size {block}")));
+        }
+        let entries = r.be32(dynamic::MAX_ENTRIES)?;
+        if entries > ENTRIES_MAX {
+            return Err(Error::limit(format!("Max Table Entries too large ({entries})")));
+        }
+        if u64::from(entries) * u64::from(block) < of.size {
+            return Err(Error::malformed("Page table too small"));
+        }
+        let table = r.be64(dynamic::TABLE_OFFSET)?;
+        let end = table.checked_add(u64::from(entries) * 4);
+        if end.is_none_or(|end| i64::try_from(end).is_err()) {
+            return Err(Error::malformed("Error reading pagetable"));
+        }
+        let sound = r.be32(dynamic::CHECKSUM)? == checksum(&bytes, dynamic::CHECKSUM);
+        Ok(Self { table, entries: entries.into(), block: block.into(), sound, bytes })
+    }
+}

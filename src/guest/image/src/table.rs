@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::{DeviceId, Result, Source};
+use crate::{DeviceId, Error, Result, Source};
 
 /// Bytes read at once.
 const PIECE: usize = 65536;
@@ -39,6 +39,9 @@ impl<'a, const N: usize> Pieces<'a, N> {
         let start = first - first % most;
         let count = table.count.saturating_sub(start).min(most) as usize;
         let at = table.offset.saturating_add(start.saturating_mul(N as u64));
+        if at.saturating_add((count * N) as u64) > i64::MAX as u64 {
+            return Err(Error::malformed("Input/output error"));
+        }
         if self.at != at || self.bytes.len() != count * N {
             self.bytes.clear();
             self.bytes.resize(count * N, 0);

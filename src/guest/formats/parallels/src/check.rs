@@ -50,12 +50,12 @@ impl Check<'_> {
         }
     }
 
-    fn outside(&self, findings: &mut dyn Findings, report: &mut CheckReport) -> Result<u64> {
-        let mut high = 0;
+    /// Says which clusters are not in the file, and returns the byte behind the last one that is; where there is none,
+    /// behind all that the map and `data`, the first byte of the clusters, tell of.
+    fn outside(&self, data: u64, findings: &mut dyn Findings, report: &mut CheckReport) -> Result<u64> {
+        let (mut high, mut end) = (0, data);
         self.each(|index, offset| {
-            if offset == 0 {
-                return Ok(());
-            }
+            end = end.max(offset.saturating_add(self.header.cluster));
             if offset.saturating_add(self.header.cluster) > self.len {
                 findings.line(&format!("ERROR cluster {index} is outside image"))?;
                 report.corruptions += 1;
@@ -64,12 +64,13 @@ impl Check<'_> {
             }
             Ok(())
         })?;
-        Ok(high)
+        Ok(if high == 0 { end } else { high.saturating_add(self.header.cluster) })
     }
 
-    fn duplicates(&self, data: u64, findings: &mut dyn Findings, report: &mut CheckReport) -> Result<()> {
+    /// Says which clusters are used twice, of those from byte `data` to `end`.
+    fn duplicates(&self, data: u64, end: u64, findings: &mut dyn Findings, report: &mut CheckReport) -> Result<()> {
         let cluster = self.header.cluster;
-        let count = self.len.saturating_sub(data).div_ceil(cluster);
+        let count = end.saturating_sub(data).div_ceil(cluster);
         if count > CHECKED_MAX {
             return Err(Error::limit("Cannot allocate memory"));
         }
@@ -109,23 +110,27 @@ pub fn run(header: &Header, device: DeviceId, cx: CheckContext<'_>) -> Result<Ch
         findings.line("ERROR image was not closed correctly")?;
         report.corruptions += 1;
     }
-    let (data, right) = check.data_start();
+    let (sector, right) = check.data_start();
+    let data = sector * SECTOR;
     if !right {
         findings.line("ERROR data_off field has incorrect value")?;
         report.corruptions += 1;
     }
-    let high = check.outside(findings, &mut report)?;
-    let end = if high == 0 { data * SECTOR } else { high + header.cluster };
+    let end = check.outside(data, findings, &mut report)?;
     report.image_end_offset = Some(end);
     if len > end {
         findings.line(&format!("ERROR space leaked at the end of the image {}", len - end))?;
         report.leaks += (len - end).div_ceil(header.cluster);
     }
-    check.duplicates(data * SECTOR, findings, &mut report)?;
-    let mut last = 0;
+    check.duplicates(data, end, findings, &mut report)?;
+    let mut last = 0u64;
     check.each(|_, offset| {
+        if offset.saturating_add(header.cluster) > end {
+            last = 0;
+            return Ok(());
+        }
         report.allocated_clusters += u64::from(offset != 0);
-        if offset != 0 && last != 0 && last + header.cluster != offset {
+        if offset != 0 && last != 0 && last.saturating_add(header.cluster) != offset {
             report.fragmented_clusters += 1;
         }
         last = offset;

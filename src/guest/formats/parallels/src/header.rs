@@ -59,6 +59,10 @@ impl Header {
             return Err(Error::limit("Could not refresh total sector count: File too large"));
         }
         let cluster = u64::from(tracks) * SECTOR;
+        let extension = read.le64(field::EXTENSION)?;
+        if extension > i64::MAX as u64 / SECTOR {
+            return Err(Error::malformed("Invalid image: Too big offset"));
+        }
         Ok(Self {
             size: sectors * SECTOR,
             cluster,
@@ -66,7 +70,7 @@ impl Header {
             entry_unit: if in_clusters { cluster } else { SECTOR },
             data: read.le32(field::DATA_OFFSET)?,
             in_use: read.le32(field::IN_USE)? == IN_USE,
-            extension: read.le64(field::EXTENSION)?.saturating_mul(SECTOR),
+            extension: extension * SECTOR,
         })
     }
 

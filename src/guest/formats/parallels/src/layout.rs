@@ -45,3 +45,19 @@ pub const TRACKS_MAX: u32 = i32::MAX as u32 / 513;
 pub const ENTRIES_MAX: u32 = i32::MAX as u32 / 4;
 /// Largest disk in sectors (QEMU: what its block layer can address).
 pub const SECTORS_MAX: u64 = ((1 << 63) - (1 << 30)) / SECTOR;
+
+/// The format extension.
+pub mod extension {
+    /// At its beginning; behind it the MD5 checksum of what follows the header.
+    pub const MAGIC: u64 = 0xab23_4cef_23dc_ea87;
+    /// Bytes of its header.
+    pub const HEADER_LEN: usize = 24;
+    /// Bytes of a feature's header: magic (u64), flags (u64), bytes of data (u32), nothing (u32).
+    pub const FEATURE_LEN: usize = 24;
+    /// The feature behind the last.
+    pub const END: u64 = 0;
+    /// A dirty bitmap.
+    pub const BITMAP: u64 = 0x2038_5fae_252c_b34a;
+    /// Bytes of a bitmap's data before its table.
+    pub const BITMAP_LEN: usize = 32;
+}

@@ -8,6 +8,7 @@
 extern crate alloc;
 
 mod check;
+mod extension;
 mod header;
 pub mod layout;
 mod map;
@@ -44,6 +45,7 @@ impl Format for Parallels {
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         check_driver_options(self.name(), cx.options, DRIVER_OPTIONS)?;
         let header = Header::read(&cx)?;
+        extension::check(&cx, &header)?;
         Ok(Box::new(ParallelsImage { header, device: cx.device, map: Map::new(cx.source, cx.device) }))
     }
 

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::vec;
 
+use instar_image::machine::display_name;
 use instar_image::reader::Reader;
 use instar_image::table::Span;
 use instar_image::{Backing, Error, OpenContext, Result};
@@ -37,7 +38,8 @@ impl Header {
         }
         let version = read.be32(field::VERSION)?;
         if version != 1 {
-            return Err(Error::unsupported(format!("qcow (v1) does not support qcow version {version}")));
+            let other = if version == 2 || version == 3 { "\nTry the 'qcow2' driver instead." } else { "" };
+            return Err(Error::unsupported(format!("qcow (v1) does not support qcow version {version}{other}")));
         }
         let size = read.be64(field::SIZE)?;
         if size <= 1 {
@@ -60,12 +62,15 @@ impl Header {
         if entries > i32::MAX as u64 / ENTRY {
             return Err(Error::limit("Image too large"));
         }
+        let l1 = Span { offset: read.be64(field::L1_OFFSET)?, count: entries };
+        // The stock tool reads all of it now.
+        check_range(cx, l1.offset, entries * ENTRY)?;
         Ok(Self {
             size: size - size % SECTOR,
             cluster_bits,
             l2_bits,
             encrypted: crypt != 0,
-            l1: Span { offset: read.be64(field::L1_OFFSET)?, count: entries },
+            l1,
             backing: backing(cx, read.be64(field::BACKING_OFFSET)?, read.be32(field::BACKING_LEN)?)?,
         })
     }
@@ -86,6 +91,14 @@ impl Header {
     }
 }
 
+/// Refuses what no file can hold.
+fn check_range(cx: &OpenContext<'_, '_>, offset: u64, len: u64) -> Result<()> {
+    if offset.saturating_add(len) <= i64::MAX as u64 {
+        return Ok(());
+    }
+    Err(Error::malformed("Input/output error").context(format_args!("Could not open '{}'", display_name(cx.name))))
+}
+
 fn backing(cx: &OpenContext<'_, '_>, offset: u64, len: u32) -> Result<Option<Backing>> {
     if offset == 0 {
         return Ok(None);
@@ -93,6 +106,7 @@ fn backing(cx: &OpenContext<'_, '_>, offset: u64, len: u32) -> Result<Option<Bac
     if len > BACKING_NAME_MAX {
         return Err(Error::malformed("Backing file name too long"));
     }
+    check_range(cx, offset, u64::from(len))?;
     let mut name = vec![0; len as usize];
     cx.source.read(cx.device, offset, &mut name)?;
     name.truncate(name.iter().position(|b| *b == 0).unwrap_or(name.len()));

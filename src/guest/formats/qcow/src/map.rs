@@ -5,7 +5,7 @@ use instar_image::{DeviceId, Error, Extent, Packed, Place, Result, Source};
 use spin::Mutex;
 
 use crate::header::Header;
-use crate::layout::COMPRESSED;
+use crate::layout::{COMPRESSED, SECTOR};
 
 /// The mapping of one image.
 pub struct Map<'a> {
@@ -42,6 +42,11 @@ impl<'a> Map<'a> {
         let mut len = cluster - skip;
         if entry & COMPRESSED != 0 {
             return Ok(Extent { at, len: len.min(left), place: self.packed(header, entry, skip) });
+        }
+        if !entry.is_multiple_of(SECTOR) || entry > COMPRESSED - cluster {
+            // What cannot be is found out when it is read, as with the stock tool: it does not decompress.
+            let unreadable = Packed { device: self.device, offset: 0, len: 0, unit: cluster, skip };
+            return Ok(Extent { at, len: len.min(left), place: Place::Packed(unreadable) });
         }
         let step = if entry == 0 { 0 } else { cluster };
         let mut expected = entry;

@@ -1,93 +1,93 @@
-//! Tables of an image that are read in pieces: a table may be larger than the guest's memory.
+//! Tables of fixed-width entries, read in pieces.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::{DeviceId, Error, Result, Source};
+use crate::{DeviceId, Result, Source};
 
-/// Bytes read at once.
-const PIECE: usize = 65536;
+/// Bytes that are held of a table.
+const PIECE: u64 = 65536;
 
-/// Where a table is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// Byte offset.
-    pub offset: u64,
-    /// Entries.
-    pub count: u64,
+/// What a table is read from.
+pub trait Bytes {
+    /// Reads from byte `offset` on; zeroes past the end.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
 }
 
-/// Reads tables whose entries are `N` bytes long, and keeps the last piece. What lies past the end of the device is
-/// zeroes.
-pub struct Pieces<'a, const N: usize> {
-    source: &'a dyn Source,
-    device: DeviceId,
-    /// Byte offset of what is held.
-    at: u64,
-    bytes: Vec<u8>,
-}
+/// A device as it is.
+pub struct OnDevice<'a>(&'a dyn Source, DeviceId);
 
-impl<'a, const N: usize> Pieces<'a, N> {
-    /// Nothing is read yet.
-    #[must_use]
-    pub const fn new(source: &'a dyn Source, device: DeviceId) -> Self {
-        Self { source, device, at: 0, bytes: Vec::new() }
-    }
-
-    /// The entries of `table` from number `first` on, as many as one piece holds: none only behind the table's end.
-    pub fn from(&mut self, table: Span, first: u64) -> Result<&[[u8; N]]> {
-        let most = (PIECE / N.max(1)) as u64;
-        let start = first - first % most;
-        let count = table.count.saturating_sub(start).min(most) as usize;
-        let at = table.offset.saturating_add(start.saturating_mul(N as u64));
-        if at.saturating_add((count * N) as u64) > i64::MAX as u64 {
-            return Err(Error::malformed("Input/output error"));
-        }
-        if self.at != at || self.bytes.len() != count * N {
-            self.bytes.clear();
-            self.bytes.resize(count * N, 0);
-            let read = self.source.read(self.device, at, &mut self.bytes);
-            if read.is_err() {
-                self.bytes.clear();
-            }
-            read?;
-            self.at = at;
-        }
-        let (entries, _) = self.bytes.as_chunks::<N>();
-        Ok(entries.get((first - start) as usize..).unwrap_or_default())
-    }
-
-    /// Entry `index` of `table`; `None` behind its end.
-    pub fn entry(&mut self, table: Span, index: u64) -> Result<Option<[u8; N]>> {
-        Ok(self.from(table, index)?.first().copied())
-    }
-
-    /// Forgets what is held: the table was written to.
-    pub fn forget(&mut self) {
-        self.bytes.clear();
+impl Bytes for OnDevice<'_> {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read(self.1, offset, buf)
     }
 }
 
-/// The one table of an image that has one: a walk from front to back crosses to the host once for each piece.
-pub struct Table<'a, const N: usize> {
-    span: Span,
-    pieces: Pieces<'a, N>,
+/// A table on a device.
+pub type Table<'a, const N: usize> = TableOver<OnDevice<'a>, N>;
+
+/// A table of entries of `N` bytes. One piece is held, so a walk from front to back crosses to the host once for each
+/// piece, and memory does not grow with the image.
+pub struct TableOver<B, const N: usize> {
+    bytes: B,
+    /// Byte offset of the table.
+    offset: u64,
+    entries: u64,
+    /// First entry that is held.
+    first: u64,
+    held: Vec<u8>,
 }
 
 impl<'a, const N: usize> Table<'a, N> {
     /// Nothing is read yet.
     #[must_use]
     pub const fn new(source: &'a dyn Source, device: DeviceId, offset: u64, entries: u64) -> Self {
-        Self { span: Span { offset, count: entries }, pieces: Pieces::new(source, device) }
+        Self::over(OnDevice(source, device), offset, entries)
     }
+}
 
+impl<B, const N: usize> TableOver<B, N> {
+    /// A table in `bytes`. Nothing is read yet.
+    #[must_use]
+    pub const fn over(bytes: B, offset: u64, entries: u64) -> Self {
+        Self { bytes, offset, entries, first: 0, held: Vec::new() }
+    }
+}
+
+impl<B: Bytes, const N: usize> TableOver<B, N> {
     /// How many entries it has.
     #[must_use]
     pub const fn entries(&self) -> u64 {
-        self.span.count
+        self.entries
     }
 
     /// The entry number `index`; `None` behind the table's end.
     pub fn get(&mut self, index: u64) -> Result<Option<[u8; N]>> {
-        self.pieces.entry(self.span, index)
+        if index >= self.entries {
+            return Ok(None);
+        }
+        let mut found = self.held_entry(index);
+        if found.is_none() {
+            self.fetch(index)?;
+            found = self.held_entry(index);
+        }
+        Ok(found)
+    }
+
+    fn held_entry(&self, index: u64) -> Option<[u8; N]> {
+        let skip = usize::try_from(index.checked_sub(self.first)?).ok()?.checked_mul(N)?;
+        self.held.get(skip..)?.first_chunk::<N>().copied()
+    }
+
+    fn fetch(&mut self, index: u64) -> Result<()> {
+        let piece = PIECE / N as u64;
+        let first = index - index % piece;
+        let count = self.entries.saturating_sub(first).min(piece);
+        let mut held = vec![0; usize::try_from(count.saturating_mul(N as u64)).unwrap_or_default()];
+        let at = self.offset.saturating_add(first.saturating_mul(N as u64));
+        self.held.clear();
+        self.bytes.read_at(at, &mut held)?;
+        (self.first, self.held) = (first, held);
+        Ok(())
     }
 }

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::table::Pieces;
+use instar_image::pieces::Pieces;
 use instar_image::{CheckContext, CheckReport, DeviceId, Error, Findings, Result, Source};
 
 use crate::header::Header;

@@ -1,7 +1,7 @@
 //! The header, parsed once into checked values.
 
+use instar_image::pieces::Span;
 use instar_image::reader::Reader;
-use instar_image::table::Span;
 use instar_image::{Error, OpenContext, Result, Version};
 
 use crate::layout::{

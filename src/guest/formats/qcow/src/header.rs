@@ -4,8 +4,8 @@ use alloc::format;
 use alloc::vec;
 
 use instar_image::machine::display_name;
+use instar_image::pieces::Span;
 use instar_image::reader::Reader;
-use instar_image::table::Span;
 use instar_image::{Backing, Error, OpenContext, Result};
 
 use crate::layout::{BACKING_NAME_MAX, ENTRY, HEADER_LEN, MAGIC, SECTOR, field};

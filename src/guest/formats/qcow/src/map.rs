@@ -1,6 +1,6 @@
 //! From the virtual disk to the file: the L1 table, the L2 tables.
 
-use instar_image::table::Pieces;
+use instar_image::pieces::Pieces;
 use instar_image::{DeviceId, Error, Extent, Packed, Place, Result, Source};
 use spin::Mutex;
 

@@ -5,8 +5,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::machine::display_name;
+use instar_image::pieces::Span;
 use instar_image::reader::Reader;
-use instar_image::table::Span;
 use instar_image::{Backing, Error, Kind, OpenContext, Result, Version};
 
 use crate::layout::{

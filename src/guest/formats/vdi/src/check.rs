@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::vec;
 
-use instar_image::table::Pieces;
+use instar_image::pieces::Pieces;
 use instar_image::{CheckContext, CheckReport, DeviceId, Error, Result};
 
 use crate::header::Header;

@@ -2,8 +2,8 @@
 
 use alloc::format;
 
+use instar_image::pieces::Span;
 use instar_image::reader::{Reader, is_zero};
-use instar_image::table::Span;
 use instar_image::{Error, OpenContext, Result};
 
 use crate::layout::{BLOCK, BLOCKS_MAX, HEADER_LEN, SECTOR, SIGNATURE, SIGNATURE_AT, SIZE_MAX, VERSION_1_1, field};

@@ -1,6 +1,6 @@
 //! From the virtual disk to the file: one map, an entry a block.
 
-use instar_image::table::Pieces;
+use instar_image::pieces::Pieces;
 use instar_image::{DeviceId, Error, Extent, Place, Result, Source};
 use spin::Mutex;
 

@@ -6,6 +6,7 @@ mod check;
 pub mod escape;
 mod human;
 mod json;
+pub mod map;
 pub mod order;
 pub mod size;
 mod snapshots;

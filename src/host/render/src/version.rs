@@ -148,6 +148,18 @@ impl QemuVersion {
         }
     }
 
+    /// `map` says whether a range is in any layer.
+    #[must_use]
+    pub const fn map_has_present(self) -> bool {
+        self.at_least(6, 1)
+    }
+
+    /// `map` says whether a range is compressed.
+    #[must_use]
+    pub const fn map_has_compressed(self) -> bool {
+        self.at_least(8, 2)
+    }
+
     /// A size below zero is a number out of range; in between it was no number at all.
     #[must_use]
     pub const fn reads_negative_sizes(self) -> bool {

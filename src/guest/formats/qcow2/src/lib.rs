@@ -20,6 +20,7 @@ mod luks;
 mod map;
 mod packed;
 mod packer;
+mod preallocated;
 mod refblock;
 mod snapshots;
 mod window;
@@ -37,7 +38,7 @@ use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::{
     Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
-    OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Unpacker, Value, Version, limits,
+    OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Value, Version, limits,
 };
 
 use crate::bitmaps::Bitmap;
@@ -157,7 +158,8 @@ fn open<'a>(cx: OpenContext<'a, '_>, check: bool) -> Result<Qcow2Image<'a>> {
     let l1 = L1 { offset: header.l1_offset, size: u64::from(header.l1_size) };
     let map = Map::new(cx.source, cx.device, geometry, header.size, l1);
     let device = cx.device;
-    Ok(Qcow2Image { header, device, geometry, extensions, luks, backing, snapshots, bitmaps, shows_dirty, map })
+    let source = cx.source;
+    Ok(Qcow2Image { source, header, device, geometry, extensions, luks, backing, snapshots, bitmaps, shows_dirty, map })
 }
 
 /// The device that the clusters are on. Where no data is wanted, a data file is not opened, as with
@@ -215,6 +217,7 @@ fn backing(window: &mut Window<'_>, header: &Header, extensions: &Extensions) ->
 
 /// An open image.
 struct Qcow2Image<'a> {
+    source: &'a dyn Source,
     header: Header,
     device: DeviceId,
     geometry: Geometry,
@@ -277,6 +280,14 @@ impl Image for Qcow2Image<'_> {
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
         Some(check::run(self, cx))
+    }
+
+    fn reserved(&self, at: u64) -> Result<Option<(DeviceId, u64)>> {
+        Ok(self.map.reserved(at)?.map(|offset| (self.geometry.data, offset)))
+    }
+
+    fn shows_holes(&self) -> Result<bool> {
+        preallocated::looks_so(self.source, self.device, &self.header)
     }
 
     fn cluster_size(&self) -> Option<u64> {

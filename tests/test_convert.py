@@ -11,6 +11,7 @@ import time
 
 from tests.base import InstarTestBase
 from tests.helpers import images
+from tests.helpers.bitmaps import bitmap_bits
 from tests.helpers.comparators import get_disk_size
 from tests.helpers.info_json import assert_info_equivalent
 
@@ -225,15 +226,20 @@ class TestConvert(InstarTestBase):
                     self.make("qemu-img", "convert", "-l", "before", "-O", "raw", "ours.qcow2", "snapshot.raw")
                     self.assert_bytes_identical(self.path("snapshot.raw"), self.path("old.raw"))
 
-    def test_an_existing_image_with_bitmaps_is_left_alone(self):
+    def test_persistent_bitmaps_of_an_existing_image_follow(self):
+        """The bits that the stock tool's own writes set."""
         self.disk()
-        self.make("qemu-img", "create", "-q", "-f", "qcow2", "old.qcow2", "8M")
-        self.make("qemu-img", "bitmap", "--add", "old.qcow2", "b")
-        before = self.sha256(self.path("old.qcow2"))
-        _, err, status = self.run_instar("convert", "-n", "-O", "qcow2", "disk.raw", "old.qcow2", cwd=self.tmp)
-        self.assertEqual(status, 1)
-        self.assertIn("bitmaps", err)
-        self.assertEqual(self.sha256(self.path("old.qcow2")), before)
+        for options in ("cluster_size=64k", "cluster_size=512"):
+            with self.subTest(options=options):
+                self.make("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, "ours.qcow2", "8M")
+                self.make("qemu-img", "bitmap", "--add", "-g", "512", "ours.qcow2", "fine")
+                self.make("qemu-img", "bitmap", "--add", "--disable", "ours.qcow2", "still")
+                shutil.copy(self.path("ours.qcow2"), self.path("theirs.qcow2"))
+                self.make("qemu-img", "convert", "-n", "-S", "0", "-O", "qcow2", "disk.raw", "theirs.qcow2")
+                self.ok("-n", "-S", "0", "-O", "qcow2", "disk.raw", "ours.qcow2")
+                self.assert_check_clean(self.path("ours.qcow2"))
+                for name in ("fine", "still"):
+                    self.assertEqual(bitmap_bits(self.path("ours.qcow2"), name), bitmap_bits(self.path("theirs.qcow2"), name), name)
 
     def test_a_target_too_small_is_refused(self):
         self.disk()

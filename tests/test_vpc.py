@@ -66,7 +66,9 @@ class TestVpc(InstarTestBase):
         return name
 
     def size_of(self, name, version=None):
-        out, err, status = self.run_as_qemu_img("info", "-f", "vpc", "--output=json", name, version=version, cwd=self.tmp)
+        out, err, status = self.run_as_qemu_img(
+            "info", "-f", "vpc", "--output=json", name, version=version, cwd=self.tmp
+        )
         self.assertEqual(status, 0, err)
         return json.loads(out)["virtual-size"]
 
@@ -196,7 +198,11 @@ class TestDifferencing(InstarTestBase):
 
     def test_as_qemu_img_there_is_no_parent(self):
         self.make_child([(b"W2ru", ".\\parent.vhd")])
-        for argv in (["info", "child.vhd"], ["info", "--output=json", "child.vhd"], ["info", "--backing-chain", "child.vhd"]):
+        for argv in (
+            ["info", "child.vhd"],
+            ["info", "--output=json", "child.vhd"],
+            ["info", "--backing-chain", "child.vhd"],
+        ):
             self.assertEqual(self.run_as_qemu_img(*argv, cwd=self.tmp), self.run_qemu_img(*argv, cwd=self.tmp))
         for run, target in ((self.run_as_qemu_img, "ours.raw"), (self.run_qemu_img, "theirs.raw")):
             self.assertEqual(run("convert", "-O", "raw", "child.vhd", target, cwd=self.tmp)[2], 0)

@@ -29,7 +29,9 @@ def footer(size, creator=b"win ", kind=DYNAMIC, geometry=(10, 4, 17), unique=ID,
     return bytes(data)
 
 
-def dynamic_header(entries, block=BLOCK, table=TABLE_AT, magic=b"cxsparse", sound=True, parent=b"", name="", locators=()):
+def dynamic_header(
+    entries, block=BLOCK, table=TABLE_AT, magic=b"cxsparse", sound=True, parent=b"", name="", locators=()
+):
     """A dynamic disk header; `locators`: (code, text, byte offset of the text)."""
     data = bytearray(1024)
     struct.pack_into(">8sQQIII", data, 0, magic, 2**64 - 1, table, 0x10000, entries, block)

@@ -59,3 +59,13 @@ fn shrinking_with_a_snapshot() {
     folder.stock("qemu-img", &["snapshot", "-c", "before", "top"]);
     assert!(resize(folder, 150 << 10, "off") > 5);
 }
+
+#[test]
+fn with_bitmaps_that_grow_and_shrink() {
+    for size in [5 << 20, 150 << 10] {
+        let folder = image("cluster_size=512", false);
+        folder.stock("qemu-img", &["bitmap", "--add", "-g", "512", "top", "fine"]);
+        folder.stock("qemu-io", &["-c", "write -P 3 0 200k", "top"]);
+        assert!(resize(folder, size, "off") > 5);
+    }
+}

@@ -89,7 +89,9 @@ VARIANTS = [
     Variant("block-4k", "vpc", _built(block=4096, numbers=(0, 1, 5), size=64 << 10)),
     Variant("all-blocks", "vpc", _built(numbers=(0, 1, 2))),
     Variant("size-no-block", "vpc", _built(size=5 * MIB + 512 * 7)),
-    Variant("more-entries", "vpc", _built(entries=9, table=[4, vhd.UNUSED, vhd.UNUSED, *[vhd.UNUSED] * 6], numbers=(0,))),
+    Variant(
+        "more-entries", "vpc", _built(entries=9, table=[4, vhd.UNUSED, vhd.UNUSED, *[vhd.UNUSED] * 6], numbers=(0,))
+    ),
     Variant("shared-block", "vpc", _built(table=[4, 4, 4], numbers=(0,))),
     Variant("bitmap-clear", "vpc", _built(numbers=(1,), bitmaps={1: b""})),
     Variant("kind-unknown", "vpc", _built(kind=7)),

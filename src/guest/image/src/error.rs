@@ -35,12 +35,14 @@ pub struct Error {
     pub message: String,
     /// A further line that says what to do, shown only under the name `instar`.
     pub hint: Option<String>,
+    /// A line of its own that the stock tool says before: what it found while it looked.
+    pub earlier: Option<String>,
 }
 
 impl Error {
     /// An error with that text.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None }
+        Self { kind, message: message.into(), hint: None, earlier: None }
     }
 
     /// See [`Kind::Malformed`].
@@ -72,6 +74,13 @@ impl Error {
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same error with a line before it.
+    #[must_use]
+    pub fn after(mut self, earlier: impl Into<String>) -> Self {
+        self.earlier = Some(earlier.into());
         self
     }
 

@@ -8,11 +8,28 @@ use crate::{DeviceId, Result, Source};
 /// Bytes that are held of a table.
 const PIECE: u64 = 65536;
 
+/// What a table is read from.
+pub trait Bytes {
+    /// Reads from byte `offset` on; zeroes past the end.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+}
+
+/// A device as it is.
+pub struct OnDevice<'a>(&'a dyn Source, DeviceId);
+
+impl Bytes for OnDevice<'_> {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read(self.1, offset, buf)
+    }
+}
+
+/// A table on a device.
+pub type Table<'a, const N: usize> = TableOver<OnDevice<'a>, N>;
+
 /// A table of entries of `N` bytes. One piece is held, so a walk from front to back crosses to the host once for each
 /// piece, and memory does not grow with the image.
-pub struct Table<'a, const N: usize> {
-    source: &'a dyn Source,
-    device: DeviceId,
+pub struct TableOver<B, const N: usize> {
+    bytes: B,
     /// Byte offset of the table.
     offset: u64,
     entries: u64,
@@ -25,9 +42,19 @@ impl<'a, const N: usize> Table<'a, N> {
     /// Nothing is read yet.
     #[must_use]
     pub const fn new(source: &'a dyn Source, device: DeviceId, offset: u64, entries: u64) -> Self {
-        Self { source, device, offset, entries, first: 0, held: Vec::new() }
+        Self::over(OnDevice(source, device), offset, entries)
     }
+}
 
+impl<B, const N: usize> TableOver<B, N> {
+    /// A table in `bytes`. Nothing is read yet.
+    #[must_use]
+    pub const fn over(bytes: B, offset: u64, entries: u64) -> Self {
+        Self { bytes, offset, entries, first: 0, held: Vec::new() }
+    }
+}
+
+impl<B: Bytes, const N: usize> TableOver<B, N> {
     /// How many entries it has.
     #[must_use]
     pub const fn entries(&self) -> u64 {
@@ -59,7 +86,7 @@ impl<'a, const N: usize> Table<'a, N> {
         let mut held = vec![0; usize::try_from(count.saturating_mul(N as u64)).unwrap_or_default()];
         let at = self.offset.saturating_add(first.saturating_mul(N as u64));
         self.held.clear();
-        self.source.read(self.device, at, &mut held)?;
+        self.bytes.read_at(at, &mut held)?;
         (self.first, self.held) = (first, held);
         Ok(())
     }

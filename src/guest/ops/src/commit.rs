@@ -139,7 +139,7 @@ fn copy_down(machine: &dyn Machine, chain: Chain<'_>, depth: usize, writer: &dyn
         Target::Linear { .. } => 0,
     };
     let chains = [chain];
-    let settings = Settings { sparse: SPARSE, zeroed: false, salvage: false, compress: false };
+    let settings = Settings { sparse: SPARSE, zeroed: false, salvage: false, compress: false, as_is: true };
     let progress = Progress::new(machine, size);
     let selection = Selection::Layers(depth);
     let planner = Planner::new(machine.source(), &chains, writer.target(), settings, selection, (size, rest));

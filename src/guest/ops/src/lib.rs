@@ -70,6 +70,9 @@ pub(crate) fn report(error: &Error) -> Value {
     };
     let mut record = Value::map();
     record.set("message", error.message.as_str()).set("kind", kind);
+    if let Some(earlier) = &error.earlier {
+        record.set("earlier", earlier.as_str());
+    }
     if let Some(hint) = &error.hint {
         record.set("hint", hint.as_str());
     }

@@ -261,6 +261,9 @@ impl Program {
     /// Prints an error record. The guest does not know that under `--no-backing` no directory can be allowed.
     pub fn report(&self, error: &Value, no_backing: bool) {
         const NONE: &[u8] = b"--no-backing (backing.none in the configuration) lets images refer to no other file";
+        if let Some(earlier) = error.bytes("earlier") {
+            self.say(&escape::lines(earlier));
+        }
         self.say(&escape::lines(error.bytes("message").unwrap_or(b"unknown error")));
         let hint = match error.text("kind") {
             Some("refused") if no_backing => Some(NONE),

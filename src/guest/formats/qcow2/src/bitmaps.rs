@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use instar_image::reader::Reader;
 use instar_image::{DeviceId, Error, Result, Source, Value};
 
-use crate::extensions::{Extensions, text};
+use crate::extensions::text;
 use crate::header::Header;
 use crate::layout::{AUTOCLEAR_BITMAPS, FILE_OFFSET_MAX};
 use crate::window::{Window, numbers};
@@ -29,8 +29,10 @@ const TABLE_MAX: u32 = 0x800_0000;
 const GRANULARITY_BITS: core::ops::RangeInclusive<u8> = 9..=31;
 /// The only type there is.
 const DIRTY_TRACKING: u8 = 1;
-const FLAG_IN_USE: u32 = 1;
-const FLAG_AUTO: u32 = 1 << 1;
+/// It is inconsistent, unless a program has it open.
+pub const FLAG_IN_USE: u32 = 1;
+/// It follows every change of the disk.
+pub const FLAG_AUTO: u32 = 1 << 1;
 /// Said where the bitmaps are stale, by version of the format.
 const WARNING_LOST: &str = "a program lacking bitmap support modified this file, so all bitmaps are now considered \
                             inconsistent\nSome clusters may be leaked, run 'qemu-img check -r' on the image file to \
@@ -86,11 +88,16 @@ impl Directory {
 /// One bitmap.
 #[derive(Clone, Debug)]
 pub struct Bitmap {
-    name: Vec<u8>,
-    flags: u32,
-    granularity_bits: u8,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Bits `FLAG_*`.
+    pub flags: u32,
+    /// A bit stands for so many bytes, as a power of two.
+    pub granularity_bits: u8,
     /// Where its table is, in bytes, and how many entries that has.
     pub table: (u64, u64),
+    /// Where its entry in the directory is, in bytes.
+    pub entry_at: u64,
 }
 
 impl Bitmap {
@@ -182,6 +189,7 @@ pub fn read(window: &mut Window<'_>, directory: Directory, header: &Header) -> R
             flags: entry.flags,
             granularity_bits: entry.granularity_bits,
             table: (entry.table_offset, u64::from(entry.table_size)),
+            entry_at: offset.saturating_add(at),
         });
         at = at.saturating_add(len);
     }
@@ -259,27 +267,13 @@ impl Entry {
     }
 }
 
-/// Whether the bitmaps still fit a disk of `size` bytes as they are stored: their tables would have to become longer
-/// or shorter, or a bit behind the end would have to go.
-pub fn check_resize(source: &dyn Source, device: DeviceId, header: &Header, size: u64) -> Result<()> {
-    let mut window = Window::new(source, device);
-    let Some(directory) = Extensions::read(&mut window, header)?.bitmaps else { return Ok(()) };
-    for bitmap in read(&mut window, directory, header)? {
-        let name = || String::from_utf8_lossy(&bitmap.name).into_owned();
-        if bitmap.flags & FLAG_IN_USE != 0 {
-            return Err(Error::unsupported(format!("Cannot resize with inconsistent bitmap '{}'", name())));
-        }
-        let clusters = |size: u64| {
-            let bits = size.div_ceil(1u64.unbounded_shl(u32::from(bitmap.granularity_bits)));
-            bits.div_ceil(8).div_ceil(header.cluster_size())
-        };
-        if clusters(size) != clusters(header.size) || size < header.size {
-            return Err(Error::unsupported(format!(
-                "the persistent bitmap '{}' would have to change its size",
-                name()
-            ))
-            .with_hint("instar cannot do that yet: remove the bitmap first"));
-        }
+/// Whether all bitmaps can follow a change of the disk's size.
+pub fn check_resize(bitmaps: &[Bitmap]) -> Result<()> {
+    match bitmaps.iter().find(|bitmap| bitmap.flags & FLAG_IN_USE != 0) {
+        None => Ok(()),
+        Some(bitmap) => Err(Error::unsupported(format!(
+            "Bitmap '{}' is inconsistent and cannot be used\nTry block-dirty-bitmap-remove to delete this bitmap from disk",
+            String::from_utf8_lossy(&bitmap.name)
+        ))),
     }
-    Ok(())
 }

@@ -1,12 +1,40 @@
-//! The VHDX format: so far instar only recognises it.
+//! The VHDX format: dynamic, fixed and differencing disks with a log.
 //!
-//! A file is vhdx if it begins with the file type identifier.
+//! [`header`] takes the newer of two headers, [`log`] reads what a crash left to be done, [`view`] is the file as it is
+//! when that is done; [`regions`] and [`metadata`] are read from there, [`map`] turns ranges of the disk into places.
+//! The parent of a differencing disk is opened by the host's policy, never here.
 #![no_std]
 #![forbid(unsafe_code)]
 
-use instar_image::{Format, Probe, SafetyCheck};
+extern crate alloc;
 
-const SIGNATURE: &[u8] = b"vhdxfile";
+mod bat;
+mod check;
+mod error;
+mod header;
+pub mod layout;
+mod log;
+mod map;
+mod metadata;
+mod regions;
+mod view;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use instar_image::options::check_driver_options;
+use instar_image::{
+    Backing, CheckContext, CheckReport, Description, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+};
+
+use crate::bat::{Geometry, verify};
+use crate::error::invalid;
+use crate::header::Header;
+use crate::layout::FILE_SIGNATURE;
+use crate::map::Map;
+use crate::metadata::Metadata;
+use crate::regions::Regions;
+use crate::view::View;
 
 /// The format.
 pub struct Vhdx;
@@ -17,25 +45,79 @@ impl Format for Vhdx {
     }
 
     fn probe(&self, probe: &Probe<'_>) -> u32 {
-        if probe.head.starts_with(SIGNATURE) { 100 } else { 0 }
+        if probe.head.starts_with(FILE_SIGNATURE) { 100 } else { 0 }
+    }
+
+    fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        let image = open(&cx)?;
+        verify(&image.view, &image.geometry, &image.regions, &mut |text| Err(invalid(&cx).after(text)))?;
+        Ok(Box::new(image))
+    }
+
+    fn open_to_check<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        open(&cx).map(|image| Box::new(image) as Box<dyn Image>)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
-        &[SafetyCheck::Banned("it cannot be read yet")]
+        &[
+            SafetyCheck::Checked("the parent is opened by the host's policy"),
+            SafetyCheck::Checked("headers, log entries and region tables count only where their checksums are right"),
+            SafetyCheck::Checked("tables, names and the log are bounded before they are read"),
+            SafetyCheck::Checked("blocks lie inside the file and in no region"),
+        ]
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VhdxImage<'a>> {
+    check_driver_options("vhdx", cx.options, &[])?;
+    let header = Header::read(cx)?;
+    let log = log::read(cx, &header)?;
+    let view = View { source: cx.source, device: cx.device, log: Arc::new(log) };
+    let regions = Regions::read(cx, &view, &header)?;
+    let metadata = Metadata::read(cx, &view, regions.metadata)?;
+    let geometry = Geometry::new(&metadata, regions.bat);
+    if geometry.entries() > regions.bat.len / 8 {
+        return Err(invalid(cx));
+    }
+    let map = Map::new(view.clone(), geometry, metadata.sector);
+    Ok(VhdxImage { view, regions, metadata, geometry, map })
+}
 
-    fn score(head: &[u8]) -> u32 {
-        Vhdx.probe(&Probe { head, tail: &[], len: 1 << 20, name: b"disk" })
+/// An open image.
+struct VhdxImage<'a> {
+    view: View<'a>,
+    regions: Regions,
+    metadata: Metadata,
+    geometry: Geometry,
+    map: Map<'a>,
+}
+
+impl Image for VhdxImage<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.metadata.size
     }
 
-    #[test]
-    fn the_signature_must_come_first() {
-        assert_eq!(score(b"vhdxfile"), 100);
-        assert_eq!(score(b"vhdxfil"), 0);
+    fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        self.map.extent(at, max)
+    }
+
+    fn backing(&self) -> Option<Backing> {
+        self.metadata.backing.clone()
+    }
+
+    fn describe(&self) -> Result<Description> {
+        Ok(Description {
+            cluster_size: Some(self.metadata.block),
+            dirty: self.view.log.dirty,
+            ..Description::default()
+        })
+    }
+
+    fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+        Some(check::check(&self.view, &self.geometry, &self.regions, cx))
+    }
+
+    fn cluster_size(&self) -> Option<u64> {
+        Some(self.metadata.block)
     }
 }

@@ -65,6 +65,7 @@ impl Params {
                 zeroed: target.flag("zeroed"),
                 salvage: params.flag("salvage"),
                 compress: params.flag("compress"),
+                as_is: false,
             },
         })
     }

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use instar_image::chain::Chain;
 use instar_image::reader::is_zero;
 use instar_image::write::{Packer, Piece, Placed, Target, Writer};
-use instar_image::{Error, Machine, Result, Step};
+use instar_image::{DeviceId, Error, Machine, Place, Result, Step};
 
 use super::fill::Filler;
 use super::plan::{Job, Part, Planner};
@@ -32,6 +32,8 @@ struct Shared<'a> {
     zeroed: bool,
     /// Zeroes are looked for.
     sparse: bool,
+    /// Plain bytes are not looked at.
+    as_is: bool,
     /// What reads the same through this chain needs no place.
     against: Option<&'a Chain<'a>>,
     /// Jobs that have their places and are being written.
@@ -59,6 +61,7 @@ pub fn run(
         zero_unit: zero_unit.max(settings.sparse.next_power_of_two().min(1 << 21)) as usize,
         zeroed: zeroed || settings.zeroed,
         sparse: settings.sparse != 0,
+        as_is: settings.as_is,
         against: match planner.selection() {
             Selection::Differing(chain) => Some(chain),
             Selection::All | Selection::Layers(_) => None,
@@ -93,6 +96,18 @@ enum Fate {
     Leave,
     Zero,
     Data,
+    /// The host copies it from there.
+    Copy(DeviceId, u64),
+}
+
+impl Fate {
+    /// What `units` units further is part of the same piece.
+    fn further(self, units: usize, unit: usize) -> Self {
+        match self {
+            Self::Copy(device, offset) => Self::Copy(device, offset + (units * unit) as u64),
+            other => other,
+        }
+    }
 }
 
 struct Worker<'a> {
@@ -144,12 +159,15 @@ impl Worker<'_> {
         }
         let buf = self.buf.get_mut(..len).unwrap_or_default();
         buf.get_mut(job.len as usize..).unwrap_or_default().fill(0);
-        if matches!(self.shared.planner.selection(), Selection::Layers(_)) {
-            let parts = self.shared.planner.resolve(&job.parts)?;
-            self.filler.fill(&parts, job.at, buf)?;
-        } else {
-            self.filler.fill(&job.parts, job.at, buf)?;
+        let resolved = match self.shared.planner.selection() {
+            Selection::Layers(_) => Some(self.shared.planner.resolve(&job.parts)?),
+            Selection::All | Selection::Differing(_) => None,
+        };
+        let parts = resolved.as_deref().unwrap_or(&job.parts);
+        if self.shared.as_is {
+            return self.prepare_as_is(job, parts);
         }
+        self.filler.fill(parts, job.at, buf)?;
         self.fates = self.shared.fates(job, self.buf.get(..len).unwrap_or_default());
         self.leave_what_is_the_same(job)?;
         let fates = &self.fates;
@@ -162,6 +180,37 @@ impl Worker<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Only units that are not one plain extent, or one run of zeroes, are read.
+    fn prepare_as_is(&mut self, job: &Job, parts: &[Part]) -> Result<()> {
+        let unit = self.shared.unit;
+        let mut fates = vec![Fate::Data; (job.len as usize).div_ceil(unit)];
+        for part in parts {
+            let (start, end) = ((part.at - job.at) as usize, (part.at - job.at + part.extent.len) as usize);
+            let whole = if end as u64 == job.len { fates.len() } else { end / unit };
+            for index in start.div_ceil(unit)..whole {
+                let skip = (index * unit - start) as u64;
+                let fate = match part.extent.place {
+                    Place::Data { device, offset } => Fate::Copy(device, offset + skip),
+                    Place::Zero { .. } | Place::Unallocated => Fate::Zero,
+                    Place::Packed(_) | Place::Encrypted { .. } => Fate::Data,
+                };
+                if let Some(place) = fates.get_mut(index) {
+                    *place = fate;
+                }
+            }
+        }
+        self.shared.leave(job, &mut fates);
+        let is_read = |part: &&Part| {
+            let first = (part.at - job.at) as usize / unit;
+            let last = (part.at - job.at + part.extent.len - 1) as usize / unit;
+            fates.get(first..=last).unwrap_or_default().contains(&Fate::Data)
+        };
+        let read: Vec<Part> = parts.iter().filter(is_read).copied().collect();
+        let len = fates.len() * unit;
+        self.fates = fates;
+        self.filler.fill(&read, job.at, self.buf.get_mut(..len).unwrap_or_default())
     }
 
     /// Units that read the same through the other chain are left to it.
@@ -214,12 +263,16 @@ impl Worker<'_> {
                 .iter()
                 .enumerate()
                 .skip(i)
-                .take_while(|(k, f)| *f == fate && !(*fate == Fate::Data && is_packed(*k)));
+                .take_while(|(k, f)| **f == fate.further(k - i, unit) && !(*fate == Fate::Data && is_packed(*k)));
             let count = same.count();
             let (start, end) = (i * unit, (i + count) * unit);
             match fate {
                 Fate::Leave => {}
                 Fate::Zero => writer.place(at, Piece::Zero((end - start) as u64), steps)?,
+                Fate::Copy(device, offset) => {
+                    let len = ((end - start) as u64).min(job.len - start as u64);
+                    writer.place(at, Piece::Copy(*device, *offset, len), steps)?;
+                }
                 Fate::Data => writer.place(at, Piece::Data(buf.get(start..end).unwrap_or_default()), steps)?,
             }
             i += count;

@@ -28,6 +28,8 @@ pub struct Settings {
     pub salvage: bool,
     /// Units are compressed.
     pub compress: bool,
+    /// Plain bytes are copied by the host as they are, unread: zeroes are where the sources' tables say so.
+    pub as_is: bool,
 }
 
 /// What is moved.

@@ -146,7 +146,7 @@ fn copy_what_differs(
 ) -> Result<()> {
     let size = chain.virtual_size();
     let chains = [chain];
-    let settings = Settings { sparse: SPARSE, zeroed: false, salvage: false, compress: params.compress };
+    let settings = Settings { sparse: SPARSE, zeroed: false, salvage: false, compress: params.compress, as_is: false };
     let progress = Progress::new(machine, size);
     let counter = count::Counter::new(editor.target());
     let writer: &dyn Writer = if params.dry_run { &counter } else { editor };

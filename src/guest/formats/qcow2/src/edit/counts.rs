@@ -47,7 +47,7 @@ pub struct Counts<'a> {
     /// Where the table is in the file: byte offset, clusters.
     place: (u64, u64),
     /// The table has outgrown its place; where the new one is, once it has one.
-    moved: bool,
+    outgrown: bool,
     new_place: Option<u64>,
     /// Entries of the table that differ from the file's.
     changed: Range<usize>,
@@ -93,7 +93,7 @@ impl<'a> Counts<'a> {
             order: header.refcount_order,
             table,
             place: (offset, clusters),
-            moved: false,
+            outgrown: false,
             new_place: None,
             changed: 0..0,
             blocks: BTreeMap::new(),
@@ -265,7 +265,7 @@ impl<'a> Counts<'a> {
                 return Err(Error::limit("File too large"));
             }
             self.table.resize(len, 0);
-            self.moved = true;
+            self.outgrown = true;
         }
         let (order, inside) = (self.order, (cluster % self.reach()) as usize);
         let mut bytes = vec![0; 1 << self.cluster_bits];
@@ -276,6 +276,12 @@ impl<'a> Counts<'a> {
         }
         widen(&mut self.changed, index..index + 1);
         Ok(())
+    }
+
+    /// What began in cluster `old` and could never be free is in other clusters now.
+    pub fn moved(&mut self, old: u64, first: u64, count: u64) {
+        self.taken.retain(|range| range.start != old);
+        self.taken.push(first..first + count);
     }
 
     /// Gives clusters up, later.
@@ -334,7 +340,7 @@ impl<'a> Counts<'a> {
 
     /// The steps that write the blocks that changed, and a table that has to move.
     pub fn write(&mut self, steps: &mut Vec<Placed<'_>>) -> Result<()> {
-        if self.moved && self.new_place.is_none() {
+        if self.outgrown && self.new_place.is_none() {
             // Room for the table may need another block, which the table has room for.
             let clusters = (self.table.len() as u64 * TABLE_ENTRY).div_ceil(1 << self.cluster_bits);
             let first = self.allocate(clusters)?;
@@ -374,10 +380,9 @@ impl<'a> Counts<'a> {
             self.machine.submit(&[Step::Write { device, offset: at, data: &fields }])?;
             self.machine.submit(&[barrier])?;
             let (old, count) = core::mem::replace(&mut self.place, (offset, clusters));
-            self.taken.push(offset >> self.cluster_bits..(offset >> self.cluster_bits) + clusters);
-            self.taken.retain(|range| range.start != old >> self.cluster_bits);
+            self.moved(old >> self.cluster_bits, offset >> self.cluster_bits, clusters);
             self.release(old >> self.cluster_bits, count);
-            (self.moved, self.changed) = (false, 0..0);
+            (self.outgrown, self.changed) = (false, 0..0);
         } else if !self.changed.is_empty() {
             let range = core::mem::replace(&mut self.changed, 0..0);
             let offset = self.place.0 + range.start as u64 * TABLE_ENTRY;

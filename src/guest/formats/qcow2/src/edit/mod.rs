@@ -1,7 +1,7 @@
 //! Changing an image in place: `convert -n`, rebase, commit, resize.
 //!
 //! [`counts`] hands out clusters, [`tables`] holds the tables that change, [`entries`] decides what becomes of a
-//! cluster, [`head`] rewrites the first cluster, [`clear`] empties the disk, [`resize`] changes its size. Nothing that is stable refers to a new
+//! cluster, [`head`] rewrites the first cluster, [`clear`] empties the disk, [`resize`] changes its size, [`tracker`] keeps persistent bitmaps up. Nothing that is stable refers to a new
 //! place before [`Qcow2Editor::settle`], which writes in this order, with a barrier after each: counts and new tables;
 //! the refcount table; entries; and last the counts of what was given up. Cut anywhere, there are leaks at worst.
 
@@ -11,6 +11,7 @@ mod entries;
 mod head;
 mod resize;
 mod tables;
+mod tracker;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -19,6 +20,7 @@ use instar_image::write::{Packer, Piece, Placed, Target, Writer};
 use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
 use spin::Mutex;
 
+use crate::bitmaps;
 use crate::entry::Geometry;
 use crate::extensions::Extensions;
 use crate::header::{Compression, Encryption, Header};
@@ -27,6 +29,7 @@ use crate::packer::packer;
 use crate::window::Window;
 use counts::Counts;
 use tables::Tables;
+use tracker::Tracker;
 
 pub use resize::Qcow2Resizer;
 
@@ -56,8 +59,12 @@ struct Qcow2Editor<'a> {
     device: DeviceId,
     header: Header,
     geometry: Geometry,
+    /// The persistent bitmaps, as they were.
+    list: Vec<bitmaps::Bitmap>,
     /// The data file's length is its disk's, and it is to hold what a raw image would.
     external: bool,
+    /// See [`EditContext::changes_content`].
+    changes_content: bool,
     /// Bytes of what is placed: clusters, or subclusters where only what is not allocated is written.
     unit: u64,
     /// What is not allocated reads as zeroes, and will.
@@ -74,6 +81,7 @@ struct State<'a> {
     tables: Tables<'a>,
     /// Where the next compressed cluster may begin, in the middle of a cluster.
     packed_at: Option<u64>,
+    bitmaps: Tracker<'a>,
 }
 
 fn refuse(why: &str) -> Error {
@@ -95,9 +103,11 @@ impl<'a> Qcow2Editor<'a> {
         if header.encryption != Encryption::None {
             return Err(refuse("it is encrypted"));
         }
-        if cx.changes_content && extensions.bitmaps.is_some() {
-            return Err(refuse("it has persistent bitmaps, which would have to follow"));
-        }
+        let bitmaps = match extensions.bitmaps {
+            Some(directory) => bitmaps::read(&mut window, directory, &header)?,
+            None => Vec::new(),
+        };
+        bitmaps::load(&bitmaps, machine.source(), device, &header)?;
         let reading = OpenContext {
             source: machine.source(),
             opener: Some(machine),
@@ -121,6 +131,7 @@ impl<'a> Qcow2Editor<'a> {
             counts: Counts::open(machine, device, &header)?,
             tables: Tables::open(machine, device, &header)?,
             packed_at: None,
+            bitmaps: Tracker::open(machine, device, &header, &bitmaps)?,
         };
         let whole = cx.changes_content || cx.compressed;
         let unit = if whole { geometry.cluster_size() } else { geometry.unit_size() };
@@ -133,7 +144,9 @@ impl<'a> Qcow2Editor<'a> {
             device,
             header,
             geometry,
+            list: bitmaps,
             external,
+            changes_content: cx.changes_content,
             unit,
             unbacked,
             blank,
@@ -219,6 +232,14 @@ impl Writer for Qcow2Editor<'_> {
 
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
         let state = &mut *self.state.lock();
+        if self.changes_content {
+            let len = match piece {
+                Piece::Data(bytes) => bytes.len() as u64,
+                Piece::Copy(_, _, len) | Piece::Zero(len) => len,
+                Piece::Packed(_) => self.geometry.cluster_size(),
+            };
+            state.bitmaps.touch(at, len.min(self.header.size.saturating_sub(at)), &mut state.counts)?;
+        }
         self.put(state, at, piece, steps)
     }
 
@@ -236,7 +257,11 @@ impl Writer for Qcow2Editor<'_> {
     }
 
     fn finish(&self) -> Result<()> {
-        self.settle()
+        let state = &mut *self.state.lock();
+        state.bitmaps.write_back(&mut state.counts)?;
+        self.settle_new(state)?;
+        state.bitmaps.end()?;
+        self.settle_old(state)
     }
 }
 

@@ -43,14 +43,26 @@ impl Resizer for Qcow2Resizer {
             return Err(Error::unsupported("Can't resize a v2 image which has snapshots"));
         }
         let old = editor.header.size;
-        bitmaps::check_resize(cx.machine.source(), cx.device, &editor.header, cx.size)?;
-        if cx.size > old {
-            editor.grow(&cx)
-        } else if cx.size < old {
-            editor.shrink(cx.size)
-        } else {
-            Ok(())
+        bitmaps::check_resize(&editor.list)?;
+        if cx.size == old {
+            return Ok(());
         }
+        {
+            let state = &mut *editor.state.lock();
+            state.bitmaps.begin()?;
+        }
+        if cx.size > old {
+            editor.grow(&cx)?;
+        } else {
+            editor.shrink(cx.size)?;
+        }
+        let state = &mut *editor.state.lock();
+        state.bitmaps.resize(cx.size, &mut state.counts)?;
+        state.bitmaps.write_back(&mut state.counts)?;
+        editor.settle_new(state)?;
+        state.bitmaps.end()?;
+        editor.settle_old(state)?;
+        if cx.size < old { editor.cut_off(state) } else { Ok(()) }
     }
 }
 
@@ -76,6 +88,8 @@ impl<'a> Qcow2Editor<'a> {
             put(&mut head, at(field::L1_SIZE), &(entries as u32).to_be_bytes());
             put(&mut head, at(field::L1_OFFSET), &offset.to_be_bytes());
             state.counts.release(first, count);
+            let clusters = (entries * L1_ENTRY).div_ceil(self.header.cluster_size());
+            state.counts.moved(first, offset >> self.header.cluster_bits, clusters);
         }
         put(&mut head, 0, &size.to_be_bytes());
         let covered = cx.backing_len.unwrap_or(0).min(size);
@@ -223,7 +237,7 @@ impl<'a> Qcow2Editor<'a> {
         if self.external {
             self.machine.submit(&[Step::SetLength { device: g.data, len: size }])?;
         }
-        self.cut_off(state)
+        Ok(())
     }
 
     /// Gives up what the entries from byte `from` of a table on refer to.

@@ -1,0 +1,84 @@
+//! The two headers, of which the newer one counts.
+
+use instar_image::reader::Reader;
+use instar_image::{Error, OpenContext, Read, Result};
+
+use crate::error::invalid;
+use crate::layout::{ALIGNMENT, FILE_SIGNATURE, HEADER, HEADERS, checksum, header};
+
+/// The current header.
+#[derive(Clone, Debug)]
+pub struct Header {
+    pub sequence: u64,
+    /// Identifies the log's entries; zeroes: nothing is in it.
+    pub log_guid: [u8; 16],
+    /// Bytes of the log.
+    pub log_len: u64,
+    /// Byte offset of the log.
+    pub log_at: u64,
+    /// All of it.
+    pub bytes: [u8; HEADER],
+}
+
+impl Header {
+    /// Reads both and takes the newer sound one.
+    pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
+        let mut signature = [0; FILE_SIGNATURE.len()];
+        let mut both = [[0; HEADER]; 2];
+        let [first, second] = &mut both;
+        cx.source.read_many(&mut [
+            Read { device: cx.device, offset: 0, buf: &mut signature },
+            Read { device: cx.device, offset: HEADERS[0], buf: first },
+            Read { device: cx.device, offset: HEADERS[1], buf: second },
+        ])?;
+        if signature != *FILE_SIGNATURE {
+            return Err(invalid(cx));
+        }
+        let none = || Error::malformed("No valid VHDX header found");
+        let [first, second] = both;
+        let header = match (is_sound(&first)?, is_sound(&second)?) {
+            (false, false) => return Err(none()),
+            (true, false) => Self::parse(first)?,
+            (false, true) => Self::parse(second)?,
+            (true, true) => {
+                let (a, b) = (Self::parse(first)?, Self::parse(second)?);
+                match a.sequence.cmp(&b.sequence) {
+                    // Of two that differ none can be told to be the newer.
+                    core::cmp::Ordering::Equal if a.bytes != b.bytes => return Err(none()),
+                    core::cmp::Ordering::Less => b,
+                    _ => a,
+                }
+            }
+        };
+        if header.log_at < ALIGNMENT || !header.log_at.is_multiple_of(ALIGNMENT) {
+            return Err(invalid(cx));
+        }
+        if Reader::new(&header.bytes).le16(header::LOG_VERSION)? != 0 {
+            return Err(invalid(cx));
+        }
+        Ok(header)
+    }
+
+    fn parse(bytes: [u8; HEADER]) -> Result<Self> {
+        let r = Reader::new(&bytes);
+        Ok(Self {
+            sequence: r.le64(header::SEQUENCE)?,
+            log_guid: r.array(header::LOG_GUID)?,
+            log_len: r.le32(header::LOG_LENGTH)?.into(),
+            log_at: r.le64(header::LOG_OFFSET)?,
+            bytes,
+        })
+    }
+
+    /// Whether something may be in the log.
+    pub fn has_log(&self) -> bool {
+        self.log_guid != [0; 16] && self.log_len != 0
+    }
+}
+
+fn is_sound(bytes: &[u8; HEADER]) -> Result<bool> {
+    let r = Reader::new(bytes);
+    Ok(bytes.starts_with(b"head")
+        && r.le32(header::CHECKSUM)? == checksum(bytes, header::CHECKSUM)
+        && r.le16(header::VERSION)? == 1)
+}

@@ -1,0 +1,144 @@
+//! From the virtual disk to the file.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::table::Bytes;
+use instar_image::{Error, Extent, Kind, Place, Result};
+use spin::Mutex;
+
+use crate::bat::{Bat, Geometry, entry};
+use crate::layout::{BITMAP_BLOCK, CHUNK_SECTORS, state};
+use crate::view::View;
+
+/// Entries that one extent may run over: a walk through an enormous disk is to come back now and then.
+const ENTRIES_AT_ONCE: u64 = 8192;
+/// Bytes of a sector bitmap that are read at once.
+const BITMAP_PIECE: u64 = 4096;
+const EIO: u32 = 5;
+
+/// Where the bytes of the disk are.
+pub struct Map<'a> {
+    view: View<'a>,
+    geometry: Geometry,
+    /// Bytes of a sector.
+    sector: u64,
+    state: Mutex<State<'a>>,
+}
+
+/// What is kept between calls.
+struct State<'a> {
+    bat: Bat<View<'a>>,
+    /// The piece of a sector bitmap that is held, and its byte offset.
+    bitmap: Vec<u8>,
+    bitmap_at: u64,
+}
+
+/// What a run of blocks has in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Run {
+    /// From this byte of the file on.
+    Data(u64),
+    Zero,
+    Parent,
+    /// By the sector, in the block at this byte of the file.
+    Partial(u64),
+}
+
+impl<'a> Map<'a> {
+    /// Nothing is read yet.
+    pub fn new(view: View<'a>, geometry: Geometry, sector: u64) -> Self {
+        let bat = Bat::over(view.clone(), geometry.bat, geometry.entries());
+        let state = Mutex::new(State { bat, bitmap: Vec::new(), bitmap_at: 0 });
+        Self { view, geometry, sector, state }
+    }
+
+    /// The extent at `at`, at most `max` bytes.
+    pub fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        let left = self.geometry.size.saturating_sub(at).min(max);
+        if left == 0 {
+            return Err(Error::usage("read past the end of the disk"));
+        }
+        let state = &mut *self.state.lock();
+        let mut block = at / self.geometry.block;
+        let inside = at % self.geometry.block;
+        let run = self.run(state, block)?;
+        let mut len = (self.geometry.block - inside).min(left);
+        if let Run::Partial(offset) = run {
+            return self.sectors(state, block, inside, offset, Extent { at, len, place: Place::Unallocated });
+        }
+        let until = block.saturating_add(ENTRIES_AT_ONCE);
+        while len < left && block < until {
+            block += 1;
+            let next = self.run(state, block)?;
+            let joins = match (run, next) {
+                (Run::Data(first), Run::Data(next)) => first.checked_add(inside + len) == Some(next),
+                (run, next) => run == next,
+            };
+            if !joins {
+                break;
+            }
+            len = len.saturating_add(self.geometry.block).min(left);
+        }
+        let place = match run {
+            Run::Data(offset) => {
+                let offset = offset.saturating_add(inside);
+                if self.view.is_patched(offset, len) {
+                    return Err(Error::corrupt("the log changes the content of the disk"));
+                }
+                Place::Data { device: self.view.device, offset }
+            }
+            Run::Zero => Place::Zero { at: None },
+            Run::Parent | Run::Partial(_) => Place::Unallocated,
+        };
+        Ok(Extent { at, len, place })
+    }
+
+    fn run(&self, state: &mut State<'_>, block: u64) -> Result<Run> {
+        let found = entry(&mut state.bat, self.geometry.payload(block))?;
+        Ok(match found.state() {
+            state::FULLY_PRESENT => Run::Data(found.offset()),
+            state::NOT_PRESENT if self.geometry.differencing => Run::Parent,
+            state::PARTIALLY_PRESENT if self.geometry.differencing => Run::Partial(found.offset()),
+            state::NOT_PRESENT | state::UNDEFINED | state::ZERO | state::UNMAPPED | state::UNMAPPED_DRAFT => Run::Zero,
+            _ => return Err(Error::new(Kind::Io(EIO), "Input/output error")),
+        })
+    }
+
+    /// Of a block that is partly the parent's: whose the sector at `inside` is, and for how long that stays.
+    fn sectors(&self, state: &mut State<'_>, block: u64, inside: u64, offset: u64, extent: Extent) -> Result<Extent> {
+        let bitmap = entry(&mut state.bat, self.geometry.bitmap(block))?;
+        if bitmap.state() != state::FULLY_PRESENT {
+            return Err(Error::corrupt("a block is partly present and has no sector bitmap"));
+        }
+        let first = ((block % self.geometry.ratio) * self.geometry.block + inside) / self.sector;
+        let end = (first + extent.len.div_ceil(self.sector)).min(CHUNK_SECTORS);
+        let own = state.bit(&self.view, bitmap.offset(), first)?;
+        let mut next = first + 1;
+        while next < end && state.bit(&self.view, bitmap.offset(), next)? == own {
+            next += 1;
+        }
+        let into = inside % self.sector;
+        let len = ((next - first) * self.sector - into).min(extent.len);
+        let at = offset.saturating_add(inside);
+        if own && self.view.is_patched(at, len) {
+            return Err(Error::corrupt("the log changes the content of the disk"));
+        }
+        let place = if own { Place::Data { device: self.view.device, offset: at } } else { Place::Unallocated };
+        Ok(Extent { len, place, ..extent })
+    }
+}
+
+impl State<'_> {
+    /// Bit `sector` of the sector bitmap at `offset`.
+    fn bit(&mut self, view: &View<'_>, offset: u64, sector: u64) -> Result<bool> {
+        let byte = (sector / 8).min(BITMAP_BLOCK - 1);
+        let at = offset.saturating_add(byte - byte % BITMAP_PIECE);
+        if self.bitmap.is_empty() || self.bitmap_at != at {
+            self.bitmap = vec![0; BITMAP_PIECE as usize];
+            self.bitmap_at = at;
+            view.read_at(at, &mut self.bitmap).inspect_err(|_| self.bitmap.clear())?;
+        }
+        Ok(self.bitmap.get((byte % BITMAP_PIECE) as usize).is_some_and(|b| b & (1 << (sector % 8)) != 0))
+    }
+}

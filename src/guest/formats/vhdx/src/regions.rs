@@ -1,0 +1,104 @@
+//! The region table: where the block allocation table and the metadata are, and what may not be overlapped.
+
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::reader::Reader;
+use instar_image::table::Bytes;
+use instar_image::{OpenContext, Result};
+
+use crate::error::{invalid, unreadable, unsupported};
+use crate::header::Header;
+use crate::layout::{ENTRIES_MAX, REGION_TABLES, TABLE, checksum, region};
+use crate::view::View;
+
+const CHECKSUM: usize = 4;
+const HEADER: usize = 16;
+const ENTRY: usize = 32;
+
+/// A range of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Byte offset.
+    pub at: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+impl Range {
+    const fn end(self) -> u64 {
+        self.at.saturating_add(self.len)
+    }
+}
+
+/// All regions.
+#[derive(Clone, Debug)]
+pub struct Regions {
+    pub bat: Range,
+    pub metadata: Range,
+    /// Every range with a purpose, log included, the last one that was found first.
+    taken: Vec<Range>,
+}
+
+impl Regions {
+    /// Reads the table; the second one counts under our own name only, where the first is damaged.
+    pub fn read(cx: &OpenContext<'_, '_>, view: &View<'_>, header: &Header) -> Result<Self> {
+        let mut bytes = vec![0; TABLE];
+        let tables = if cx.source.is_stock() { 1 } else { REGION_TABLES.len() };
+        let mut sound = false;
+        for offset in REGION_TABLES.iter().take(tables) {
+            view.read_at(*offset, &mut bytes)?;
+            sound = bytes.starts_with(b"regi")
+                && Reader::new(&bytes).le32(CHECKSUM)? == checksum(&bytes, CHECKSUM)
+                && Reader::new(&bytes).le32(8)? <= ENTRIES_MAX.into();
+            if sound {
+                break;
+            }
+        }
+        if !sound {
+            return Err(invalid(cx));
+        }
+        Self::parse(cx, &bytes, header)
+    }
+
+    fn parse(cx: &OpenContext<'_, '_>, bytes: &[u8], header: &Header) -> Result<Self> {
+        let mut taken = vec![Range { at: header.log_at, len: header.log_len }];
+        let (mut bat, mut metadata) = (None, None);
+        let count = Reader::new(bytes).le32(8)? as usize;
+        for number in 0..count {
+            let r = Reader::new(bytes.get(HEADER + number * ENTRY..).unwrap_or_default());
+            let range = Range { at: r.le64(16)?, len: r.le32(24)?.into() };
+            if let Some(text) = overlap(&taken, range) {
+                return Err(invalid(cx).after(text));
+            }
+            taken.insert(0, range);
+            let place = match r.array::<16>(0)? {
+                region::BAT => &mut bat,
+                region::METADATA => &mut metadata,
+                _ if r.le32(28)? & 1 != 0 => return Err(unsupported(cx)),
+                _ => continue,
+            };
+            if place.replace(range).is_some() {
+                return Err(invalid(cx));
+            }
+        }
+        let (Some(bat), Some(metadata)) = (bat, metadata) else { return Err(invalid(cx)) };
+        // What a file cannot have at all.
+        if [bat, metadata].iter().any(|r| i64::try_from(r.end()).is_err()) {
+            return Err(unreadable(cx));
+        }
+        Ok(Self { bat, metadata, taken })
+    }
+
+    /// In the stock tool's words, what the range would overlap.
+    pub fn overlap(&self, range: Range) -> Option<alloc::string::String> {
+        overlap(&self.taken, range)
+    }
+}
+
+fn overlap(taken: &[Range], range: Range) -> Option<alloc::string::String> {
+    let other = taken.iter().find(|other| range.at < other.end() && other.at < range.end())?;
+    let (start, end) = (range.at, range.end());
+    Some(format!("VHDX region {start}-{end} overlaps with region {}-{}", other.at, other.end()))
+}

@@ -9,7 +9,7 @@ use crate::Hash;
 
 /// Each digest-long part of the key replaced by the digest of its number (big-endian) and itself; the last may be short.
 fn diffuse(hash: Hash, key: &mut [u8]) {
-    for (number, part) in (0u32..).zip(key.chunks_mut(hash.len())) {
+    for (number, part) in (0u32..).zip(key.chunks_mut(hash.digest_len())) {
         let digest = Zeroizing::new(hash.digest(&[&number.to_be_bytes(), part]));
         part.iter_mut().zip(digest.iter()).for_each(|(byte, new)| *byte = *new);
     }

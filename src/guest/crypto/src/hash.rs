@@ -93,7 +93,7 @@ impl Hash {
 
     /// Bytes of a digest.
     #[must_use]
-    pub fn len(self) -> usize {
+    pub fn digest_len(self) -> usize {
         with_hash!(self, H => <H as Digest>::output_size())
     }
 
@@ -137,7 +137,7 @@ mod tests {
     fn names_and_lengths() {
         for (name, hash) in NAMES {
             assert_eq!((Hash::by_name(name), hash.name()), (Some(hash), name));
-            assert_eq!(hash.digest(&[b"a", b"b"]).len(), hash.len());
+            assert_eq!(hash.digest(&[b"a", b"b"]).len(), hash.digest_len());
             assert_eq!(hash.digest(&[b"a", b"b"]), hash.digest(&[b"ab"]));
         }
         assert_eq!(hex(&Hash::Ripemd160.digest(&[b"abc"])), "8eb208f7e05d987a9b044a8e98c6b087f15a0bfc");

@@ -93,7 +93,7 @@ pub fn xts(
             let mut tweak = u128::from_le_bytes(*start);
             for mask in masks.as_chunks_mut::<WIDE>().0 {
                 *mask = tweak.to_le_bytes();
-                tweak = tweak << 1 ^ (tweak >> 127) * 0x87;
+                tweak = (tweak << 1) ^ ((tweak >> 127) * 0x87);
             }
         }
         let masks = masks.get(..part.len()).unwrap_or_default();

@@ -165,7 +165,7 @@ fn no_essiv(algorithm: Algorithm, hash: Hash) -> String {
         Algorithm::Serpent => "Serpent",
         Algorithm::Twofish => "Twofish",
     };
-    format!("No {name} cipher with key size {} available", hash.len())
+    format!("No {name} cipher with key size {} available", hash.digest_len())
 }
 
 enum Iv {

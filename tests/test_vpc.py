@@ -2,11 +2,13 @@
 Microsoft's specification; what the stock tool can read too is compared with it."""
 
 import json
+import os
 import random
 import unittest
 
 from tests.base import InstarTestBase
 from tests.helpers import vhd
+from tests.helpers.variants import Maker
 
 MIB = 1 << 20
 SIZE = 5 * MIB
@@ -266,6 +268,213 @@ class TestCheck(InstarTestBase):
             file.write(GOOD)
         for argv in (["check", "disk.vhd"], ["check", "--output=json", "disk.vhd"]):
             self.assertEqual(self.run_as_qemu_img(*argv, cwd=self.tmp), self.run_qemu_img(*argv, cwd=self.tmp))
+
+
+def _masked(path):
+    """A file's bytes; of its footers, time, sum and identifier are zeroes."""
+    with open(path, "rb") as file:
+        data = bytearray(file.read())
+    for at in {0, len(data) - 512}:
+        if data[at : at + 8] == b"conectix":
+            data[at + 24 : at + 28] = bytes(4)
+            data[at + 64 : at + 84] = bytes(20)
+    return bytes(data)
+
+
+class TestWrite(InstarTestBase):
+    """New images against the stock tool's."""
+
+    OPTIONS = (
+        "",
+        "force_size=on",
+        "force_size=off",
+        "subformat=dynamic",
+        "subformat=fixed",
+        "subformat=fixed,force_size",
+    )
+    SMALL = (
+        0,
+        1,
+        511,
+        512,
+        513,
+        34816,
+        34817,
+        1 << 20,
+        10 << 20,
+        (10 << 20) + 700,
+        69632 * 512,
+        104349 * 512,
+        504 << 20,
+    )
+    # At every turn of the rounding, and up to the largest disk.
+    LARGE = (
+        *((65535 * 16 * 63 + n) * 512 for n in (-1, 0, 1)),
+        *((65535 * 16 * 255 + n) * 512 for n in (-1, 0, 1)),
+        127 << 30,
+        130 << 30,
+        (130 << 30) + 1,
+        2040 << 30,
+        (2040 << 30) + 1,
+        3 << 40,
+    )
+
+    def both(self, *argv):
+        """Runs both tools for a target each; the outcomes are the same. Returns the status."""
+        ours = self.run_as_qemu_img(*argv[:-1], "x.vhd", *argv[-1:], cwd=self.path("ours"))
+        theirs = self.run_qemu_img(*argv[:-1], "x.vhd", *argv[-1:], cwd=self.path("theirs"))
+        self.assertEqual(ours, theirs, argv)
+        return theirs[2]
+
+    def setUp(self):
+        super().setUp()
+        for name in ("ours", "theirs"):
+            os.mkdir(self.path(name))
+        self.ours, self.theirs = self.path("ours/x.vhd"), self.path("theirs/x.vhd")
+
+    def create(self, options, size):
+        return self.both("create", "-f", "vpc", *(["-o", options] if options else []), str(size))
+
+    def test_create_is_byte_identical(self):
+        for options in self.OPTIONS:
+            for size in self.SMALL:
+                with self.subTest(options=options, size=size):
+                    self.assertEqual(self.create(options, size), 0)
+                    self.assertEqual(os.stat(self.ours).st_blocks, os.stat(self.theirs).st_blocks)
+                    if "fixed" not in options or size < 20 << 20:
+                        self.assertEqual(_masked(self.ours) == _masked(self.theirs), True)
+
+    def test_create_large(self):
+        for size in self.LARGE:
+            with self.subTest(size):
+                if self.create("", size) == 0:
+                    self.assertEqual(_masked(self.ours) == _masked(self.theirs), True)
+                if self.create("subformat=fixed", size) == 0:
+                    files = []
+                    for path in (self.ours, self.theirs):
+                        with open(path, "rb") as file:
+                            length = file.seek(-512, 2)
+                            end = file.read()
+                        files.append((length, end[:24] + end[28:64] + end[84:]))
+                    self.assertEqual(*files)
+
+    def test_create_rounds_like_every_release(self):
+        """All releases round alike."""
+        for version in ("5.2.0", "7.2.22", "11.1.3"):
+            argv = ["create", "-q", "-f", "vpc", "x.vhd", str(104349 * 512)]
+            self.assertEqual(self.run_as_qemu_img(*argv, version=version, cwd=self.tmp)[2], 0)
+            with open(self.path("x.vhd"), "rb") as file:
+                self.assertEqual(int.from_bytes(file.read(56)[48:], "big"), 104363 * 512)
+
+    def test_bad_options(self):
+        for options in ("subformat=nosuch", "subformat=", "force_size=x", "nosuch=1"):
+            self.assertEqual(self.create(options, 1 << 20), 1)
+        out = self.run_as_qemu_img(
+            "create", "-f", "vpc", "-o", "subformat=x", "x.vhd", "1M", version="5.2.0", cwd=self.tmp
+        )
+        self.assertIn("Invalid parameter 'x'", out[1])
+        self.assertEqual(self.both("create", "-f", "vpc", "-b", "x", "1M"), 1)
+        self.assertEqual(
+            self.run_as_qemu_img("create", "-f", "vpc", "-o", "help"),
+            self.run_qemu_img("create", "-f", "vpc", "-o", "help"),
+        )
+
+    def test_convert(self):
+        """What both tools make shows the same, and the same of itself."""
+        Maker(self.tmp, "vpc-convert").raw("small.raw", 3 << 20)
+        Maker(self.tmp, "vpc-convert-odd").raw("odd.raw", 5 << 20, tail=512 * 5)
+        Maker(self.tmp, "vpc-convert-large").raw("large.raw", 5 << 30, pieces=30)
+        for source in ("small.raw", "odd.raw", "large.raw"):
+            for options in self.OPTIONS:
+                with self.subTest(source=source, options=options):
+                    argv = [
+                        "convert",
+                        "-f",
+                        "raw",
+                        "-O",
+                        "vpc",
+                        *(["-o", options] if options else []),
+                        self.path(source),
+                        "x.vhd",
+                    ]
+                    for run, folder in ((self.run_instar, "ours"), (self.run_qemu_img, "theirs")):
+                        out, err, status = run(*argv, cwd=self.path(folder), timeout=120)
+                        self.assertEqual((out, err, status), ("", "", 0))
+                    self.assert_same_disk(self.ours, self.theirs, "-s", "-f", "vpc", "-F", "vpc")
+                    self.assert_same_disk(self.ours, self.path(source), "-f", "vpc", "-F", "raw")
+                    infos = []
+                    for folder in ("ours", "theirs"):
+                        out = self.run_qemu_img("info", "-f", "vpc", "--output=json", "x.vhd", cwd=self.path(folder))[0]
+                        info = json.loads(out)
+                        # Where zeroes are left out in the middle of a block may differ by some file system blocks.
+                        for part in (info, info["children"][0]["info"]):
+                            self.assertLess(part.pop("actual-size"), 5 << 20)
+                        infos.append(info)
+                    self.assertEqual(*infos)
+                    self.assertEqual(self.run_instar("check", "-f", "vpc", self.ours)[2], 0)
+
+    def test_convert_to_a_device_that_is_not_empty(self):
+        """`-S 0` and zeroes: read as they were."""
+        Maker(self.tmp, "vpc-full").raw("small.raw", 3 << 20)
+        out = self.run_instar("convert", "-S", "0", "-O", "vpc", "small.raw", "x.vhd", cwd=self.tmp)
+        self.assertEqual(out, ("", "", 0))
+        self.assert_same_disk("x.vhd", "small.raw", "-f", "vpc", "-F", "raw")
+
+
+class TestChildren(InstarTestBase):
+    """Differencing disks are made under our own name only."""
+
+    def make_parent(self, options=""):
+        maker = Maker(self.tmp, "vpc-parent")
+        maker.raw("parent.raw", 9 << 20)
+        argv = ["convert", "-f", "raw", "-O", "vpc", *(["-o", options] if options else []), "parent.raw", "parent.vhd"]
+        self.assertEqual(self.run_instar(*argv, cwd=self.tmp)[2], 0)
+
+    def shown(self, name):
+        out, err, status = self.run_instar("convert", "-f", "vpc", "-O", "raw", name, "shown.raw", cwd=self.tmp)
+        self.assertEqual(status, 0, err)
+        with open(self.path("shown.raw"), "rb") as file:
+            return file.read()
+
+    def test_create_over(self):
+        for options in ("", "subformat=fixed"):
+            self.make_parent(options)
+            out, err, status = self.run_instar(
+                "create", "-f", "vpc", "-b", "parent.vhd", "-F", "vpc", "child.vhd", cwd=self.tmp
+            )
+            self.assertEqual((err, status), ("", 0))
+            self.assertEqual(self.shown("child.vhd") == self.shown("parent.vhd"), True)
+            with open(self.path("child.vhd"), "rb") as file:
+                child = file.read()
+            with open(self.path("parent.vhd"), "rb") as file:
+                parent = file.read()[-512:]
+            self.assertEqual(int.from_bytes(child[60:64], "big"), vhd.DIFFERENCING)
+            # The child knows its parent by identifier, time, and name.
+            self.assertEqual(child[512 + 40 : 512 + 60], parent[68:84] + parent[24:28])
+            self.assertIn(".\\parent.vhd".encode("utf-16-le"), child)
+            self.assertEqual(child[512 + 576 : 512 + 580], b"W2ru")
+
+    def test_child_of_a_child(self):
+        self.make_parent()
+        for below, above in (("parent", "one"), ("one", "two")):
+            argv = ["create", "-f", "vpc", "-b", f"{below}.vhd", "-F", "vpc", f"{above}.vhd"]
+            self.assertEqual(self.run_instar(*argv, cwd=self.tmp)[2], 0)
+        self.assertEqual(self.shown("two.vhd") == self.shown("parent.vhd"), True)
+        self.assertEqual(self.run_instar("check", "two.vhd", cwd=self.tmp)[2], 0)
+
+    def test_refused(self):
+        self.make_parent()
+        for argv, text in (
+            (["-u", "-b", "parent.vhd", "-F", "vpc", "c.vhd", "9M"], "must be opened"),
+            (["-b", "parent.raw", "-F", "raw", "c.vhd"], "must be a VHD"),
+            (["-o", "subformat=fixed", "-b", "parent.vhd", "-F", "vpc", "c.vhd"], "cannot have a parent"),
+        ):
+            out, err, status = self.run_instar("create", "-f", "vpc", *argv, cwd=self.tmp)
+            self.assertEqual(status, 1)
+            self.assertIn(text, err)
+            self.assertFalse(os.path.exists(self.path("c.vhd")))
+        argv = ["create", "-f", "vpc", "-b", "parent.vhd", "-F", "vpc", "c.vhd"]
+        self.assertEqual(self.run_as_qemu_img(*argv, cwd=self.tmp), self.run_qemu_img(*argv, cwd=self.tmp))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,8 @@ pub struct Description {
     pub encrypted: bool,
     /// `cleanly shut down: no`.
     pub dirty: bool,
+    /// The stock tool's driver tells neither that nor anything else of itself: `dirty-flag` is not shown.
+    pub tells_nothing: bool,
     /// The snapshot list.
     pub snapshots: Vec<Snapshot>,
     /// `format-specific`: the map under `data`; its `type` is the format's name.

@@ -17,6 +17,7 @@ pub mod format;
 pub mod limits;
 pub mod machine;
 pub mod options;
+pub mod pieces;
 pub mod reader;
 pub mod resize;
 pub mod runs;

@@ -107,7 +107,8 @@ fn plan(machine: &dyn Machine, request: &Request<'_>, version: Version) -> Resul
         _ => {}
     }
     let name = format.name();
-    let has = |option: &str| specs.iter().any(|spec| spec.name == option);
+    let child = creator.backs_as_extension() && !machine.is_stock();
+    let has = |option: &str| child || specs.iter().any(|spec| spec.name == option);
     if let Some(file) = request.backing {
         if !has("backing_file") {
             return Err(Error::usage(format!("Backing file not supported for file format '{name}'")));
@@ -216,6 +217,13 @@ fn signed(number: Result<u64>) -> String {
     number.unwrap_or_default().cast_signed().to_string()
 }
 
+/// The device of a parent that its child must know more of than its name.
+fn parent(request: &Request<'_>) -> Result<DeviceId> {
+    let unopened = || Error::usage("The parent must be opened to be recorded in an image of this format");
+    let image = request.backing_image.filter(|_| !request.unopened).ok_or_else(unopened)?;
+    ImageSpec::from_value(image).map(|spec| spec.device)
+}
+
 fn make(machine: &dyn Machine, request: &Request<'_>, plan: &Plan, version: Version) -> Result<()> {
     if let Some(text) = request.target_error {
         return Err(Error::usage(text));
@@ -236,7 +244,12 @@ fn make(machine: &dyn Machine, request: &Request<'_>, plan: &Plan, version: Vers
         compressed: false,
         version,
     };
-    let made = plan.creator.create(cx).and_then(|writer| writer.finish());
+    let parent = if plan.creator.backs_as_extension() { plan.backing.as_ref().map(|_| parent(request)) } else { None };
+    let writer = match parent {
+        Some(parent) => parent.and_then(|parent| plan.creator.create_child(cx, parent)),
+        None => plan.creator.create(cx),
+    };
+    let made = writer.and_then(|writer| writer.finish());
     made.map_err(|error| match error.kind {
         Kind::Limit => {
             let clusters = option_help::shown(plan.format, version).iter().any(|(option, default)| {

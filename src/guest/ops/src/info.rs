@@ -62,7 +62,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
 }
 
 fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec: &ImageSpec) -> Result<Value> {
-    let Description { cluster_size, encrypted, dirty, snapshots, specific, children } = image.describe()?;
+    let Description { cluster_size, encrypted, dirty, tells_nothing, snapshots, specific, children } =
+        image.describe()?;
     let mut child_list = Vec::new();
     let mut actual = 0u64;
     for (name, device) in children.into_iter().chain([("file".into(), spec.device)]) {
@@ -83,7 +84,9 @@ fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec:
     if encrypted {
         info.set("encrypted", true);
     }
-    info.set("dirty-flag", dirty);
+    if !tells_nothing {
+        info.set("dirty-flag", dirty);
+    }
     if let Some(backing) = image.backing() {
         info.set("full-backing-filename", combine(&spec.name, &backing.name));
         info.set("backing-filename", backing.name);

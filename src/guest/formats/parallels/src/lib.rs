@@ -1,16 +1,32 @@
-//! The Parallels format: so far instar only recognises it.
+//! The Parallels format (expandable images).
 //!
-//! A file is parallels if it begins with one of the two magics and says version 2.
+//! [`header`] parses the header once, into checked values; [`map`] turns ranges of the virtual disk into places in
+//! the file; [`check`] finds clusters outside of the file and clusters that are used twice.
 #![no_std]
 #![forbid(unsafe_code)]
 
-use instar_image::reader::Reader;
-use instar_image::{Format, Probe, SafetyCheck};
+extern crate alloc;
 
-/// The two magics: images that count in sectors, and those that count in clusters.
-const MAGICS: [&[u8]; 2] = [b"WithoutFreeSpace", b"WithouFreSpacExt"];
-const VERSION_AT: usize = 16;
-const VERSION: u32 = 2;
+mod check;
+mod extension;
+mod header;
+pub mod layout;
+mod map;
+
+use alloc::boxed::Box;
+
+use instar_image::options::check_driver_options;
+use instar_image::reader::Reader;
+use instar_image::{
+    CheckContext, CheckReport, Description, DeviceId, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+};
+
+use crate::header::Header;
+use crate::layout::{MAGIC_CLUSTERS, MAGIC_SECTORS, VERSION, field};
+use crate::map::Map;
+
+/// The options of `--image-opts` that tune QEMU's own doing.
+const DRIVER_OPTIONS: &[&str] = &["prealloc-size", "prealloc-mode"];
 
 /// The format.
 pub struct Parallels;
@@ -21,29 +37,51 @@ impl Format for Parallels {
     }
 
     fn probe(&self, probe: &Probe<'_>) -> u32 {
-        let known = MAGICS.iter().any(|m| probe.head.starts_with(m));
-        let version = Reader::new(probe.head).le32(VERSION_AT);
+        let known = probe.head.starts_with(MAGIC_SECTORS) || probe.head.starts_with(MAGIC_CLUSTERS);
+        let version = Reader::new(probe.head).le32(field::VERSION);
         if known && version.is_ok_and(|v| v == VERSION) { 100 } else { 0 }
     }
 
+    fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        check_driver_options(self.name(), cx.options, DRIVER_OPTIONS)?;
+        let header = Header::read(&cx)?;
+        extension::check(&cx, &header)?;
+        Ok(Box::new(ParallelsImage { header, device: cx.device, map: Map::new(cx.source, cx.device) }))
+    }
+
     fn safety(&self) -> &'static [SafetyCheck] {
-        &[SafetyCheck::Banned("it cannot be read yet")]
+        &[
+            SafetyCheck::NoneNeeded("it names no other file"),
+            SafetyCheck::Checked("the map is bounded and read in pieces"),
+        ]
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// An open image.
+struct ParallelsImage<'a> {
+    header: Header,
+    device: DeviceId,
+    map: Map<'a>,
+}
 
-    fn score(head: &[u8]) -> u32 {
-        Parallels.probe(&Probe { head, tail: &[], len: 1 << 20, name: b"disk" })
+impl Image for ParallelsImage<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.header.size
     }
 
-    #[test]
-    fn both_magics_with_version_2() {
-        assert_eq!(score(b"WithoutFreeSpace\x02\0\0\0"), 100);
-        assert_eq!(score(b"WithouFreSpacExt\x02\0\0\0"), 100);
-        assert_eq!(score(b"WithouFreSpacExt\x01\0\0\0"), 0);
-        assert_eq!(score(b"WithoutFreeSpace"), 0);
+    fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        self.map.extent(&self.header, at, max)
+    }
+
+    fn describe(&self) -> Result<Description> {
+        Ok(Description { tells_nothing: true, ..Description::default() })
+    }
+
+    fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+        Some(check::run(&self.header, self.device, cx))
+    }
+
+    fn cluster_size(&self) -> Option<u64> {
+        Some(self.header.cluster)
     }
 }

@@ -1,13 +1,28 @@
-//! The first qcow format: so far instar only recognises it.
+//! The first qcow format.
 //!
-//! A file is qcow if it begins with the magic that qcow2 has too and says version 1.
+//! [`header`] parses the header once, into checked values; [`map`] turns ranges of the virtual disk into places in
+//! the file through two levels of tables; [`packed`] decompresses.
 #![no_std]
 #![forbid(unsafe_code)]
 
-use instar_image::{Format, Probe, SafetyCheck};
+extern crate alloc;
 
-/// Magic and version 1, big-endian.
-const MAGIC: &[u8] = b"QFI\xfb\0\0\0\x01";
+mod header;
+pub mod layout;
+mod map;
+mod packed;
+
+use alloc::boxed::Box;
+
+use instar_image::options::check_driver_options;
+use instar_image::{
+    Backing, Description, Error, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck, Unpacker,
+};
+
+use crate::header::Header;
+use crate::layout::MAGIC_1;
+use crate::map::Map;
+use crate::packed::QcowUnpacker;
 
 /// The format.
 pub struct Qcow;
@@ -18,26 +33,58 @@ impl Format for Qcow {
     }
 
     fn probe(&self, probe: &Probe<'_>) -> u32 {
-        if probe.head.starts_with(MAGIC) { 100 } else { 0 }
+        if probe.head.starts_with(MAGIC_1) { 100 } else { 0 }
+    }
+
+    fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        check_driver_options(self.name(), cx.options, &["encrypt."])?;
+        let header = Header::read(&cx)?;
+        if header.encrypted && cx.opener.is_some() {
+            return Err(Error::unsupported("Parameter 'encrypt.key-secret' is required for cipher"));
+        }
+        Ok(Box::new(QcowImage { header, map: Map::new(cx.source, cx.device) }))
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
-        &[SafetyCheck::Banned("it cannot be read yet")]
+        &[
+            SafetyCheck::Checked("a backing file is opened by the host's policy"),
+            SafetyCheck::Checked("tables are read in pieces; names are bounded before they are read"),
+        ]
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// An open image.
+struct QcowImage<'a> {
+    header: Header,
+    map: Map<'a>,
+}
 
-    fn score(head: &[u8]) -> u32 {
-        Qcow.probe(&Probe { head, tail: &[], len: 1 << 20, name: b"disk" })
+impl Image for QcowImage<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.header.size
     }
 
-    #[test]
-    fn only_version_1_is_qcow() {
-        assert_eq!(score(b"QFI\xfb\0\0\0\x01"), 100);
-        assert_eq!(score(b"QFI\xfb\0\0\0\x02"), 0);
-        assert_eq!(score(b"QFI"), 0);
+    fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        self.map.extent(&self.header, at, max)
+    }
+
+    fn backing(&self) -> Option<Backing> {
+        self.header.backing.clone()
+    }
+
+    fn describe(&self) -> Result<Description> {
+        Ok(Description {
+            cluster_size: Some(self.header.cluster()),
+            encrypted: self.header.encrypted,
+            ..Description::default()
+        })
+    }
+
+    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
+        Some(Box::<QcowUnpacker>::default())
+    }
+
+    fn cluster_size(&self) -> Option<u64> {
+        Some(self.header.cluster())
     }
 }

@@ -254,7 +254,7 @@ impl Image for Qcow2Image<'_> {
             dirty: self.shows_dirty && self.header.has(incompatible::DIRTY),
             snapshots: self.snapshots.iter().map(|s| s.shown.clone()).collect(),
             specific: Some(info::specific(self)),
-            children: Vec::new(),
+            ..Description::default()
         })
     }
 

@@ -1,15 +1,29 @@
-//! The VDI format (VirtualBox): so far instar only recognises it.
+//! The VDI format (VirtualBox), version 1.1.
 //!
-//! A file is vdi if the signature follows the 64 bytes of text that it begins with.
+//! [`header`] parses the header once, into checked values; [`map`] turns ranges of the virtual disk into places in
+//! the file; [`check`] finds blocks that are used twice. What differs from another image (undo, differencing) is
+//! refused, as the stock tool does: nothing in the file says where the other one is.
 #![no_std]
 #![forbid(unsafe_code)]
 
-use instar_image::reader::Reader;
-use instar_image::{Format, Probe, SafetyCheck};
+extern crate alloc;
 
-/// After 64 bytes of free text.
-const SIGNATURE_AT: usize = 64;
-const SIGNATURE: u32 = 0xbeda_107f;
+mod check;
+mod header;
+pub mod layout;
+mod map;
+
+use alloc::boxed::Box;
+
+use instar_image::options::check_driver_options;
+use instar_image::reader::Reader;
+use instar_image::{
+    CheckContext, CheckReport, Description, DeviceId, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+};
+
+use crate::header::Header;
+use crate::layout::{BLOCK, SIGNATURE, SIGNATURE_AT};
+use crate::map::Map;
 
 /// The format.
 pub struct Vdi;
@@ -23,25 +37,45 @@ impl Format for Vdi {
         if Reader::new(probe.head).le32(SIGNATURE_AT).is_ok_and(|s| s == SIGNATURE) { 100 } else { 0 }
     }
 
+    fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        check_driver_options(self.name(), cx.options, &[])?;
+        let header = Header::read(&cx)?;
+        Ok(Box::new(VdiImage { header, device: cx.device, map: Map::new(cx.source, cx.device) }))
+    }
+
     fn safety(&self) -> &'static [SafetyCheck] {
-        &[SafetyCheck::Banned("it cannot be read yet")]
+        &[
+            SafetyCheck::Checked("images that differ from another one are refused: no other file is opened"),
+            SafetyCheck::Checked("the block map is bounded and read in pieces"),
+        ]
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// An open image.
+struct VdiImage<'a> {
+    header: Header,
+    device: DeviceId,
+    map: Map<'a>,
+}
 
-    fn score(head: &[u8]) -> u32 {
-        Vdi.probe(&Probe { head, tail: &[], len: 1 << 20, name: b"disk" })
+impl Image for VdiImage<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.header.size
     }
 
-    #[test]
-    fn the_signature_is_behind_the_text() {
-        let mut head = [b' '; 512];
-        assert_eq!(score(&head), 0);
-        head[64..68].copy_from_slice(&[0x7f, 0x10, 0xda, 0xbe]);
-        assert_eq!(score(&head), 100);
-        assert_eq!(score(&head[..67]), 0);
+    fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        self.map.extent(&self.header, at, max)
+    }
+
+    fn describe(&self) -> Result<Description> {
+        Ok(Description { cluster_size: Some(BLOCK), ..Description::default() })
+    }
+
+    fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+        Some(check::run(&self.header, self.device, cx))
+    }
+
+    fn cluster_size(&self) -> Option<u64> {
+        Some(BLOCK)
     }
 }

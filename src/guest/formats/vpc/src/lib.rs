@@ -12,14 +12,15 @@ mod header;
 pub mod layout;
 mod map;
 mod parent;
+mod write;
 
 use alloc::boxed::Box;
 
-use instar_image::options::check_driver_options;
+use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::runs::RunMap;
 use instar_image::{
-    Backing, CheckContext, CheckReport, Description, DeviceId, Error, Extent, Format, Image, OpenContext, Probe,
-    Result, SafetyCheck,
+    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Error, Extent, Format, Image, OpenContext,
+    Probe, Result, SafetyCheck,
 };
 
 use crate::check::Subject;
@@ -45,6 +46,18 @@ impl Format for Vpc {
 
     fn open_to_check<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         open(&cx, true).map(|image| Box::new(image) as Box<dyn Image>)
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        write::OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
+        write::SHOWN
+    }
+
+    fn creator(&self) -> Option<&dyn Creator> {
+        Some(&write::VpcCreator)
     }
 
     fn check_is_extension(&self) -> bool {

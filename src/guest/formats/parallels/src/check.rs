@@ -1,0 +1,140 @@
+//! `check`: whether each cluster lies in the file, once, and nothing lies behind the last.
+
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::pieces::Pieces;
+use instar_image::{CheckContext, CheckReport, DeviceId, Error, Findings, Result, Source};
+
+use crate::header::Header;
+use crate::layout::SECTOR;
+
+/// Most clusters of a file that is checked: a bit for each has to fit into the guest's memory (instar).
+const CHECKED_MAX: u64 = 1 << 28;
+
+/// An image that is being checked.
+struct Check<'c> {
+    header: &'c Header,
+    source: &'c dyn Source,
+    device: DeviceId,
+    /// Bytes of the file, in whole sectors.
+    len: u64,
+}
+
+impl Check<'_> {
+    /// Calls `each` for all map entries: their number, and the byte offset of the cluster (0: none).
+    fn each(&self, mut each: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
+        let mut pieces = Pieces::<4>::new(self.source, self.device);
+        let mut index = 0;
+        while index < self.header.map.count {
+            let entries = pieces.from(self.header.map, index)?;
+            for (entry, index) in entries.iter().map(|e| u32::from_le_bytes(*e)).zip(index..) {
+                each(index, self.header.place(entry))?;
+            }
+            index += entries.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// First sector of the clusters, and whether that is what the header says.
+    fn data_start(&self) -> (u64, bool) {
+        let header = self.header;
+        let map_end = header.map_end().div_ceil(SECTOR);
+        let in_clusters = header.entry_unit == header.cluster;
+        let least = if in_clusters { map_end.next_multiple_of(header.cluster / SECTOR) } else { map_end };
+        match u64::from(header.data) {
+            0 if !in_clusters => (least, true),
+            said if said >= least && said <= self.len / SECTOR => (said, true),
+            _ => (least, false),
+        }
+    }
+
+    /// Says which clusters are not in the file, and returns the byte behind the last one that is; where there is none,
+    /// behind all that the map and `data`, the first byte of the clusters, tell of.
+    fn outside(&self, data: u64, findings: &mut dyn Findings, report: &mut CheckReport) -> Result<u64> {
+        let (mut high, mut end) = (0, data);
+        self.each(|index, offset| {
+            end = end.max(offset.saturating_add(self.header.cluster));
+            if offset.saturating_add(self.header.cluster) > self.len {
+                findings.line(&format!("ERROR cluster {index} is outside image"))?;
+                report.corruptions += 1;
+            } else {
+                high = high.max(offset);
+            }
+            Ok(())
+        })?;
+        Ok(if high == 0 { end } else { high.saturating_add(self.header.cluster) })
+    }
+
+    /// Says which clusters are used twice, of those from byte `data` to `end`.
+    fn duplicates(&self, data: u64, end: u64, findings: &mut dyn Findings, report: &mut CheckReport) -> Result<()> {
+        let cluster = self.header.cluster;
+        let count = end.saturating_sub(data).div_ceil(cluster);
+        if count > CHECKED_MAX {
+            return Err(Error::limit("Cannot allocate memory"));
+        }
+        let mut used: Vec<u64> = vec![0; count.div_ceil(64) as usize];
+        let mut last = false;
+        self.each(|index, offset| {
+            if offset == 0 {
+                return Ok(());
+            }
+            last = false;
+            let number = offset.saturating_sub(data) / cluster;
+            if let Some(word) = used.get_mut((number / 64) as usize) {
+                if *word & (1 << (number % 64)) != 0 {
+                    findings.line(&format!("ERROR duplicate offset in BAT entry {index}"))?;
+                    report.corruptions += 1;
+                    last = true;
+                }
+                *word |= 1 << (number % 64);
+            }
+            Ok(())
+        })?;
+        if last && self.source.is_stock() {
+            // Where the last one of all is a duplicate, the stock tool takes that for its own failure.
+            return Err(Error::corrupt("Device or resource busy"));
+        }
+        Ok(())
+    }
+}
+
+/// Checks the image.
+pub fn run(header: &Header, device: DeviceId, cx: CheckContext<'_>) -> Result<CheckReport> {
+    let CheckContext { machine, findings } = cx;
+    let mut report = CheckReport { total_clusters: header.map.count, ..CheckReport::default() };
+    let len = machine.stat(device)?.len.next_multiple_of(SECTOR);
+    let check = Check { header, source: machine.source(), device, len };
+    if header.in_use {
+        findings.line("ERROR image was not closed correctly")?;
+        report.corruptions += 1;
+    }
+    let (sector, right) = check.data_start();
+    let data = sector * SECTOR;
+    if !right {
+        findings.line("ERROR data_off field has incorrect value")?;
+        report.corruptions += 1;
+    }
+    let end = check.outside(data, findings, &mut report)?;
+    report.image_end_offset = Some(end);
+    if len > end {
+        findings.line(&format!("ERROR space leaked at the end of the image {}", len - end))?;
+        report.leaks += (len - end).div_ceil(header.cluster);
+    }
+    check.duplicates(data, end, findings, &mut report)?;
+    let mut last = 0u64;
+    check.each(|_, offset| {
+        if offset.saturating_add(header.cluster) > end {
+            last = 0;
+            return Ok(());
+        }
+        report.allocated_clusters += u64::from(offset != 0);
+        if offset != 0 && last != 0 && last.saturating_add(header.cluster) != offset {
+            report.fragmented_clusters += 1;
+        }
+        last = offset;
+        Ok(())
+    })?;
+    Ok(report)
+}

@@ -1,0 +1,114 @@
+//! The header, parsed once into checked values.
+
+use alloc::format;
+use alloc::vec;
+
+use instar_image::machine::display_name;
+use instar_image::pieces::Span;
+use instar_image::reader::Reader;
+use instar_image::{Backing, Error, OpenContext, Result};
+
+use crate::layout::{BACKING_NAME_MAX, ENTRY, HEADER_LEN, MAGIC, SECTOR, field};
+
+/// What the header says.
+#[derive(Clone, Debug)]
+pub struct Header {
+    /// Virtual size in bytes, in whole sectors.
+    pub size: u64,
+    /// Bits of an offset in a cluster.
+    pub cluster_bits: u32,
+    /// Bits of an index in an L2 table.
+    pub l2_bits: u32,
+    /// The clusters that are not compressed are encrypted.
+    pub encrypted: bool,
+    /// The L1 table.
+    pub l1: Span,
+    /// The backing file.
+    pub backing: Option<Backing>,
+}
+
+impl Header {
+    /// Reads and checks it, in the order in which the stock tool does.
+    pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
+        let mut head = [0; HEADER_LEN];
+        cx.source.read(cx.device, 0, &mut head)?;
+        let read = Reader::new(&head);
+        if !head.starts_with(MAGIC) {
+            return Err(Error::malformed("Image not in qcow format"));
+        }
+        let version = read.be32(field::VERSION)?;
+        if version != 1 {
+            let other = if version == 2 || version == 3 { "\nTry the 'qcow2' driver instead." } else { "" };
+            return Err(Error::unsupported(format!("qcow (v1) does not support qcow version {version}{other}")));
+        }
+        let size = read.be64(field::SIZE)?;
+        if size <= 1 {
+            return Err(Error::malformed("Image size is too small (must be at least 2 bytes)"));
+        }
+        let cluster_bits = u32::from(read.u8(field::CLUSTER_BITS)?);
+        if !(9..=16).contains(&cluster_bits) {
+            return Err(Error::malformed("Cluster size must be between 512 and 64k"));
+        }
+        let l2_bits = u32::from(read.u8(field::L2_BITS)?);
+        if !(6..=13).contains(&l2_bits) {
+            return Err(Error::malformed("L2 table size must be between 512 and 64k"));
+        }
+        let crypt = read.be32(field::CRYPT_METHOD)?;
+        if crypt > 1 {
+            return Err(Error::malformed("invalid encryption method in qcow header"));
+        }
+        let reach = 1u64 << (cluster_bits + l2_bits);
+        let entries = size.checked_next_multiple_of(reach).map_or(u64::MAX, |end| end / reach);
+        if entries > i32::MAX as u64 / ENTRY {
+            return Err(Error::limit("Image too large"));
+        }
+        let l1 = Span { offset: read.be64(field::L1_OFFSET)?, count: entries };
+        // The stock tool reads all of it now.
+        check_range(cx, l1.offset, entries * ENTRY)?;
+        Ok(Self {
+            size: size - size % SECTOR,
+            cluster_bits,
+            l2_bits,
+            encrypted: crypt != 0,
+            l1,
+            backing: backing(cx, read.be64(field::BACKING_OFFSET)?, read.be32(field::BACKING_LEN)?)?,
+        })
+    }
+
+    /// Bytes of a cluster.
+    pub const fn cluster(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// Bytes of the disk that one L2 table covers.
+    pub const fn reach(&self) -> u64 {
+        1 << (self.cluster_bits + self.l2_bits)
+    }
+
+    /// The L2 table at `offset`.
+    pub const fn table_at(&self, offset: u64) -> Span {
+        Span { offset, count: 1 << self.l2_bits }
+    }
+}
+
+/// Refuses what no file can hold.
+fn check_range(cx: &OpenContext<'_, '_>, offset: u64, len: u64) -> Result<()> {
+    if offset.saturating_add(len) <= i64::MAX as u64 {
+        return Ok(());
+    }
+    Err(Error::malformed("Input/output error").context(format_args!("Could not open '{}'", display_name(cx.name))))
+}
+
+fn backing(cx: &OpenContext<'_, '_>, offset: u64, len: u32) -> Result<Option<Backing>> {
+    if offset == 0 {
+        return Ok(None);
+    }
+    if len > BACKING_NAME_MAX {
+        return Err(Error::malformed("Backing file name too long"));
+    }
+    check_range(cx, offset, u64::from(len))?;
+    let mut name = vec![0; len as usize];
+    cx.source.read(cx.device, offset, &mut name)?;
+    name.truncate(name.iter().position(|b| *b == 0).unwrap_or(name.len()));
+    Ok(if name.is_empty() { None } else { Some(Backing { name, format: None }) })
+}

@@ -1,0 +1,41 @@
+//! Where things are in a qcow file (version 1), and what its numbers mean. All numbers are big-endian.
+//!
+//! Source: "The QCOW Image Format" by M. McLoughlin, version 1; QEMU where that is silent.
+
+/// Magic and version 1.
+pub const MAGIC_1: &[u8] = b"QFI\xfb\0\0\0\x01";
+/// The magic, which qcow2 has too.
+pub const MAGIC: &[u8] = b"QFI\xfb";
+/// Bytes of the header.
+pub const HEADER_LEN: usize = 48;
+
+/// Byte offsets of the header's fields.
+pub mod field {
+    /// Version (u32).
+    pub const VERSION: usize = 4;
+    /// Byte offset of the backing file's name; 0: none (u64).
+    pub const BACKING_OFFSET: usize = 8;
+    /// Bytes of it (u32).
+    pub const BACKING_LEN: usize = 16;
+    /// When the backing file was changed, seconds since 1970 (u32).
+    pub const MTIME: usize = 20;
+    /// Virtual size in bytes (u64).
+    pub const SIZE: usize = 24;
+    /// Bits of an offset in a cluster (u8).
+    pub const CLUSTER_BITS: usize = 32;
+    /// Bits of an index in an L2 table (u8).
+    pub const L2_BITS: usize = 33;
+    /// 0: plain, 1: AES (u32).
+    pub const CRYPT_METHOD: usize = 36;
+    /// Byte offset of the L1 table (u64).
+    pub const L1_OFFSET: usize = 40;
+}
+
+/// Bytes of a table's entry.
+pub const ENTRY: u64 = 8;
+/// In an L2 entry: the cluster is compressed. Below it, in the cluster's bits, the length, then the offset.
+pub const COMPRESSED: u64 = 1 << 63;
+/// Longest backing file name in bytes (QEMU).
+pub const BACKING_NAME_MAX: u32 = 1023;
+/// Bytes of a sector: the disk has whole ones.
+pub const SECTOR: u64 = 512;

@@ -1,0 +1,103 @@
+//! `check`: whether each cluster of the file is used once.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::pieces::Pieces;
+use instar_image::{CheckContext, CheckReport, DeviceId, Error, Result};
+
+use crate::header::Header;
+use crate::layout::{UNALLOCATED, ZERO};
+
+/// Most clusters of a file that is checked: a bit for each has to fit into the guest's memory (instar).
+const CLUSTERS_MAX: u64 = 1 << 28;
+
+/// Which clusters of the file are in use.
+struct Used {
+    bits: Vec<u64>,
+    cluster: u64,
+}
+
+impl Used {
+    /// Takes `count` clusters from byte `offset` on; how many were taken before or do not exist.
+    fn take(&mut self, offset: u64, count: u64) -> u64 {
+        let first = offset / self.cluster;
+        let mut bad = 0;
+        for number in first..first.saturating_add(count) {
+            match self.bits.get_mut((number / 64) as usize) {
+                Some(word) if *word & (1 << (number % 64)) == 0 => *word |= 1 << (number % 64),
+                _ => bad += 1,
+            }
+        }
+        bad
+    }
+}
+
+/// Checks the image.
+pub fn run(header: &Header, device: DeviceId, cx: &CheckContext<'_>) -> Result<CheckReport> {
+    let clusters = header.file_len / header.cluster;
+    if clusters > CLUSTERS_MAX {
+        return Err(Error::limit("Cannot allocate memory"));
+    }
+    let mut used = Used { bits: vec![0; clusters.div_ceil(64) as usize], cluster: header.cluster };
+    let mut report = CheckReport { total_clusters: header.size.div_ceil(header.cluster), ..CheckReport::default() };
+    used.take(0, header.header.min(clusters));
+    report.corruptions += used.take(header.l1, header.table);
+    let mut l1 = Pieces::<8>::new(cx.machine.source(), device);
+    let mut l2 = Pieces::<8>::new(cx.machine.source(), device);
+    let mut index = 0;
+    loop {
+        let tables = l1.from(header.table_at(header.l1), index)?;
+        if tables.is_empty() {
+            break;
+        }
+        index += tables.len() as u64;
+        for table in tables.iter().map(|t| u64::from_le_bytes(*t)).filter(|t| *t != UNALLOCATED) {
+            if !header.is_table(table) {
+                report.corruptions += 1;
+                continue;
+            }
+            let bad = used.take(table, header.table);
+            report.corruptions += bad;
+            if bad == 0 {
+                check_table(header, &mut l2, table, &mut used, &mut report)?;
+            }
+        }
+    }
+    let free = clusters.saturating_sub(used.bits.iter().map(|w| u64::from(w.count_ones())).sum());
+    report.leaks = free;
+    Ok(report)
+}
+
+/// One L2 table.
+fn check_table(
+    header: &Header,
+    pieces: &mut Pieces<'_, 8>,
+    table: u64,
+    used: &mut Used,
+    report: &mut CheckReport,
+) -> Result<()> {
+    let (mut index, mut last) = (0, 0u64);
+    loop {
+        let entries = pieces.from(header.table_at(table), index)?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        index += entries.len() as u64;
+        for offset in entries.iter().map(|e| u64::from_le_bytes(*e)) {
+            if offset == UNALLOCATED || offset == ZERO {
+                continue;
+            }
+            report.allocated_clusters += 1;
+            if last != 0 && last.saturating_add(header.cluster) != offset {
+                report.fragmented_clusters += 1;
+            }
+            last = offset;
+            if header.is_cluster(offset) {
+                report.corruptions += used.take(offset, 1);
+            } else {
+                report.corruptions += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The header, parsed once into checked values.
+
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::machine::display_name;
+use instar_image::pieces::Span;
+use instar_image::reader::Reader;
+use instar_image::{Backing, Error, Kind, OpenContext, Result, Version};
+
+use crate::layout::{
+    BACKING_NAME_MAX, ENTRY, HEADER_LEN, MAGIC, SECTOR, feature, field, is_cluster_size, is_table_size, size_max,
+};
+
+const NOT_QED: &str = "Image not in QED format";
+
+/// What the header says.
+#[derive(Clone, Debug)]
+pub struct Header {
+    /// Bytes of a cluster: a power of two.
+    pub cluster: u64,
+    /// Clusters of a table: a power of two.
+    pub table: u64,
+    /// Clusters of the header.
+    pub header: u64,
+    /// Features.
+    pub features: u64,
+    /// Byte offset of the L1 table.
+    pub l1: u64,
+    /// Virtual size in bytes.
+    pub size: u64,
+    /// The backing file.
+    pub backing: Option<Backing>,
+    /// Bytes of the file in whole clusters: no cluster lies behind.
+    pub file_len: u64,
+}
+
+impl Header {
+    /// Reads and checks it, in the order in which the stock tool does.
+    pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
+        Self::parse(cx).map_err(|error| match error.kind {
+            // The oldest release has no words of its own for what is wrong.
+            Kind::Malformed if cx.version == Version::V5_2 && error.message != NOT_QED => {
+                Error::malformed("Invalid argument").context(format_args!("Could not open '{}'", display_name(cx.name)))
+            }
+            _ => error,
+        })
+    }
+
+    fn parse(cx: &OpenContext<'_, '_>) -> Result<Self> {
+        let mut head = [0; HEADER_LEN];
+        cx.source.read(cx.device, 0, &mut head)?;
+        if !head.starts_with(MAGIC) {
+            return Err(Error::malformed(NOT_QED));
+        }
+        let read = Reader::new(&head);
+        let features = read.le64(field::FEATURES)?;
+        if features & !feature::KNOWN != 0 {
+            return Err(Error::unsupported(alloc::format!(
+                "Unsupported QED features: {:x}",
+                features & !feature::KNOWN
+            )));
+        }
+        let cluster = u64::from(read.le32(field::CLUSTER_SIZE)?);
+        if !is_cluster_size(cluster) {
+            return Err(Error::malformed("QED cluster size is invalid"));
+        }
+        let len = cx.source.stat(cx.device)?.len;
+        let table = u64::from(read.le32(field::TABLE_SIZE)?);
+        if !is_table_size(table) {
+            return Err(Error::malformed("QED table size is invalid"));
+        }
+        let size = read.le64(field::IMAGE_SIZE)?;
+        if !size.is_multiple_of(SECTOR) || size > size_max(cluster, table) {
+            return Err(Error::malformed("QED image size is invalid"));
+        }
+        let mut header = Self {
+            cluster,
+            table,
+            header: u64::from(read.le32(field::HEADER_SIZE)?),
+            features,
+            l1: read.le64(field::L1_OFFSET)?,
+            size,
+            backing: None,
+            file_len: len - len % cluster,
+        };
+        if !header.is_table(header.l1) {
+            return Err(Error::malformed("QED table offset is invalid"));
+        }
+        if header.header > u64::from(u32::MAX) / cluster {
+            return Err(Error::malformed("QED header size is too large"));
+        }
+        if features & feature::BACKING != 0 {
+            let place = (read.le32(field::BACKING_OFFSET)?, read.le32(field::BACKING_LEN)?);
+            header.backing = header.backing_file(cx, place)?;
+        }
+        Ok(header)
+    }
+
+    fn backing_file(&self, cx: &OpenContext<'_, '_>, (offset, len): (u32, u32)) -> Result<Option<Backing>> {
+        if u64::from(offset) + u64::from(len) > self.cluster * self.header {
+            return Err(Error::malformed("QED backing filename offset is invalid"));
+        }
+        if len as usize > BACKING_NAME_MAX {
+            return Err(Error::malformed("Failed to read backing filename"));
+        }
+        let mut name: Vec<u8> = vec![0; len as usize];
+        cx.source.read(cx.device, u64::from(offset), &mut name)?;
+        name.truncate(name.iter().position(|b| *b == 0).unwrap_or(name.len()));
+        let format = (self.features & feature::BACKING_RAW != 0).then(|| String::from("raw"));
+        Ok(if name.is_empty() { None } else { Some(Backing { name, format }) })
+    }
+
+    /// Entries of a table.
+    pub const fn entries(&self) -> u64 {
+        self.cluster * self.table / ENTRY
+    }
+
+    /// Bytes of the disk that one L2 table covers.
+    pub const fn reach(&self) -> u64 {
+        self.entries().saturating_mul(self.cluster)
+    }
+
+    /// The table at `offset`.
+    pub const fn table_at(&self, offset: u64) -> Span {
+        Span { offset, count: self.entries() }
+    }
+
+    /// Whether a cluster of data may be at `offset`.
+    pub const fn is_cluster(&self, offset: u64) -> bool {
+        offset.is_multiple_of(self.cluster)
+            && offset >= self.header.saturating_mul(self.cluster)
+            && offset < self.file_len
+    }
+
+    /// Whether a table may be at `offset`.
+    pub const fn is_table(&self, offset: u64) -> bool {
+        match offset.checked_add((self.table - 1) * self.cluster) {
+            // QEMU takes a table of a single cluster for one that is too long.
+            Some(last) => last > offset && self.is_cluster(offset) && self.is_cluster(last),
+            None => false,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The header, parsed once into checked values.
+
+use alloc::format;
+
+use instar_image::pieces::Span;
+use instar_image::reader::{Reader, is_zero};
+use instar_image::{Error, OpenContext, Result};
+
+use crate::layout::{BLOCK, BLOCKS_MAX, HEADER_LEN, SECTOR, SIGNATURE, SIGNATURE_AT, SIZE_MAX, VERSION_1_1, field};
+
+/// What the header says.
+#[derive(Clone, Debug)]
+pub struct Header {
+    /// Virtual size in bytes, in whole sectors.
+    pub size: u64,
+    /// The block map.
+    pub map: Span,
+    /// Byte offset of the first block.
+    pub data: u64,
+    /// Blocks that the file has, as the header says.
+    pub allocated: u32,
+}
+
+impl Header {
+    /// Reads and checks it, in the order in which the stock tool does.
+    pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
+        let mut head = [0; HEADER_LEN];
+        cx.source.read(cx.device, 0, &mut head)?;
+        let read = Reader::new(&head);
+        let said = read.le64(field::DISK_SIZE)?;
+        if said > SIZE_MAX {
+            return Err(Error::unsupported(format!(
+                "Unsupported VDI image size (size is 0x{said:x}, max supported is 0x{SIZE_MAX:x})"
+            )));
+        }
+        let size = said.next_multiple_of(SECTOR);
+        let signature = read.le32(SIGNATURE_AT)?;
+        if signature != SIGNATURE {
+            return Err(Error::malformed(format!("Image not in VDI format (bad signature {signature:08x})")));
+        }
+        let unsupported = |what| Err(Error::unsupported(format!("unsupported VDI image ({what})")));
+        let version = read.le32(field::VERSION)?;
+        if version != VERSION_1_1 {
+            return unsupported(format!("version {}.{}", version >> 16, version & 0xffff));
+        }
+        let map = read.le32(field::MAP_OFFSET)?;
+        if !u64::from(map).is_multiple_of(SECTOR) {
+            return unsupported(format!("unaligned block map offset 0x{map:x}"));
+        }
+        let data = read.le32(field::DATA_OFFSET)?;
+        if !u64::from(data).is_multiple_of(SECTOR) {
+            return unsupported(format!("unaligned data offset 0x{data:x}"));
+        }
+        let sector = read.le32(field::SECTOR_SIZE)?;
+        if u64::from(sector) != SECTOR {
+            return unsupported(format!("sector size {sector} is not {SECTOR}"));
+        }
+        let block = read.le32(field::BLOCK_SIZE)?;
+        if u64::from(block) != BLOCK {
+            return unsupported(format!("block size {block} is not {BLOCK}"));
+        }
+        let blocks = u64::from(read.le32(field::BLOCKS)?);
+        let room = blocks * BLOCK;
+        if size > room {
+            return unsupported(format!("disk size {size}, image bitmap has room for {room}"));
+        }
+        if !is_zero(read.bytes(field::LINK_UUID, 16)?) {
+            return unsupported("non-NULL link UUID".into());
+        }
+        if !is_zero(read.bytes(field::PARENT_UUID, 16)?) {
+            return unsupported("non-NULL parent UUID".into());
+        }
+        if blocks > BLOCKS_MAX {
+            return unsupported(format!("too many blocks {blocks}, max is {BLOCKS_MAX}"));
+        }
+        Ok(Self {
+            size,
+            map: Span { offset: u64::from(map), count: blocks },
+            data: u64::from(data),
+            allocated: read.le32(field::ALLOCATED)?,
+        })
+    }
+
+    /// Byte offset of block `number` of the file.
+    pub const fn block_at(&self, number: u32) -> u64 {
+        self.data + number as u64 * BLOCK
+    }
+}

@@ -1,0 +1,69 @@
+//! Reading tables of which an image has many: any of them through one window, in pieces. (An image's only one:
+//! [`crate::table`].)
+
+use alloc::vec::Vec;
+
+use crate::{DeviceId, Error, Result, Source};
+
+/// Bytes read at once.
+const PIECE: usize = 65536;
+
+/// Where a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Byte offset.
+    pub offset: u64,
+    /// Entries.
+    pub count: u64,
+}
+
+/// Reads tables whose entries are `N` bytes long, and keeps the last piece. What lies past the end of the device is
+/// zeroes.
+pub struct Pieces<'a, const N: usize> {
+    source: &'a dyn Source,
+    device: DeviceId,
+    /// Byte offset of what is held.
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a, const N: usize> Pieces<'a, N> {
+    /// Nothing is read yet.
+    #[must_use]
+    pub const fn new(source: &'a dyn Source, device: DeviceId) -> Self {
+        Self { source, device, at: 0, bytes: Vec::new() }
+    }
+
+    /// The entries of `table` from number `first` on, as many as one piece holds: none only behind the table's end.
+    pub fn from(&mut self, table: Span, first: u64) -> Result<&[[u8; N]]> {
+        let most = (PIECE / N.max(1)) as u64;
+        let start = first - first % most;
+        let count = table.count.saturating_sub(start).min(most) as usize;
+        let at = table.offset.saturating_add(start.saturating_mul(N as u64));
+        if at.saturating_add((count * N) as u64) > i64::MAX as u64 {
+            return Err(Error::malformed("Input/output error"));
+        }
+        if self.at != at || self.bytes.len() != count * N {
+            self.bytes.clear();
+            self.bytes.resize(count * N, 0);
+            let read = self.source.read(self.device, at, &mut self.bytes);
+            if read.is_err() {
+                self.bytes.clear();
+            }
+            read?;
+            self.at = at;
+        }
+        let (entries, _) = self.bytes.as_chunks::<N>();
+        Ok(entries.get((first - start) as usize..).unwrap_or_default())
+    }
+
+    /// Entry `index` of `table`; `None` behind its end.
+    pub fn entry(&mut self, table: Span, index: u64) -> Result<Option<[u8; N]>> {
+        Ok(self.from(table, index)?.first().copied())
+    }
+
+    /// Forgets what is held: the table was written to.
+    pub fn forget(&mut self) {
+        self.bytes.clear();
+    }
+}

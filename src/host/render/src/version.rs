@@ -258,6 +258,19 @@ impl QemuVersion {
         }
     }
 
+    /// A message ends with its line: 7.2 forgot to end this one.
+    #[must_use]
+    pub fn ends_line(self, message: &str) -> bool {
+        let last = message.lines().last().unwrap_or_default();
+        !(self.at_least(6, 1) && !self.at_least(8, 0) && last.starts_with("Detected format of "))
+    }
+
+    /// Sizes may be written as `1e3`.
+    #[must_use]
+    pub const fn reads_exponents(self) -> bool {
+        !self.at_least(6, 0)
+    }
+
     /// `convert -B` needs `-F`.
     #[must_use]
     pub const fn needs_backing_format(self) -> bool {

@@ -25,6 +25,13 @@ def qemu_img_version():
     return re.match(r"qemu-img version ([0-9.]+)", text).group(1)
 
 
+def baselines():
+    """The module that reads the committed baselines (it needs this one)."""
+    from tests.helpers import baselines
+
+    return baselines
+
+
 class InstarTestBase(unittest.TestCase):
     """Runners return (stdout, stderr, exit status); a timeout is ('', 'Timeout after Ns', -1)."""
 
@@ -134,6 +141,33 @@ class InstarTestBase(unittest.TestCase):
             finally:
                 holder.stdin.close()
                 holder.wait(timeout=30)
+
+    @staticmethod
+    def get_output_profiles(output_type="human", command="info", target="qcow2"):
+        """The baselines' profiles and which release has which."""
+        del output_type  # all types of a command are folded together
+        return baselines().version_map()[f"{command}-{target}"]
+
+    @staticmethod
+    def get_expected_output(case, profile, output_type="human", command="info", target="qcow2"):
+        """What the releases of a profile print."""
+        found = baselines().expected(case, profile, command, target)
+        if found is None or output_type not in found:
+            raise FileNotFoundError(f"no baseline of {command} {target} {case} {output_type} in {profile}")
+        return found[output_type]["stdout"]
+
+    @staticmethod
+    def get_qemu_version_for_profile(profile):
+        """`profile-8-2-10` is 8.2."""
+        return ".".join(profile.removeprefix("profile-").split("-")[:2])
+
+    @classmethod
+    def get_profile_for_installed_qemu(cls, output_type="human", command="info", target="qcow2"):
+        """The profile of the installed release: its own, or that of the newest release before it."""
+        key = baselines().version_key
+        known = cls.get_output_profiles(output_type, command, target)["version_to_profile"]
+        before = [version for version in known if key(version) <= key(cls.qemu_version)]
+        return known[max(before, key=key)]
 
     def make(self, *argv, cwd=None):
         """Makes a fixture with the stock tools; it must work."""

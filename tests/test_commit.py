@@ -5,6 +5,7 @@ import shutil
 
 from tests.base import ISOLATION, InstarTestBase
 from tests.helpers import chains, images
+from tests.helpers.baseline_matrix import baseline_matrix
 
 MIB = 1 << 20
 
@@ -125,3 +126,6 @@ class TestCommitRoundTrip(CommitTest):
         for seed in range(100):
             with self.subTest(seed=seed):
                 chains.one(seed, self.get_instar_binary(), ISOLATION, ("commit",))
+
+
+TestCommitBaselineMatrix = baseline_matrix("commit")

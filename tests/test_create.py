@@ -6,7 +6,7 @@ import resource
 import shutil
 import subprocess
 
-from tests.base import QEMU_IO, InstarTestBase
+from tests.base import QEMU_IO, ROOT, InstarTestBase
 from tests.helpers import cells
 
 SIZES = ("0", "1", "513", "1M", "1025k", "10M", "7G")
@@ -173,6 +173,34 @@ class TestQcow2(CreateTestBase):
         for option in ("", "cluster_size=512,preallocation=metadata", "extended_l2=on,preallocation=full"):
             self.run_instar("create", "-q", "-f", "qcow2", "-o", option or "compat=1.1", "x", "30M", cwd=self.tmp)
             self.assert_check_clean("x")
+
+
+class TestKeptDataFile(CreateTestBase):
+    """`keep_data_file`, which qemu-img has from 11.1 on: next to that release, if it was fetched."""
+
+    def test_what_it_holds_stays(self):
+        binaries = sorted((ROOT / "instar-testdata/qemu-img-binaries").glob("*/11.1*/qemu-img"))
+        with open(self.path("d"), "wb") as file:
+            file.write(os.urandom(1 << 19))
+        for options, size, status in (
+            ("data_file=d,data_file_raw=on,keep_data_file=on", "1M", 0),
+            ("data_file=d,data_file_raw=on,keep_data_file=on", "256k", 0),
+            ("data_file=d,preallocation=metadata,keep_data_file=on", "1M", 0),
+            ("data_file=d,keep_data_file=on", "1M", 1),
+            ("data_file=nope,data_file_raw=on,keep_data_file=on", "1M", 1),
+            ("data_file=d,data_file_raw=on,keep_data_file=on,preallocation=full", "1M", 1),
+            ("keep_data_file=on", "1M", 1),
+        ):
+            with self.subTest(options=options, size=size):
+                ours, theirs = self.folders(["d"])
+                argv = ("create", "-f", "qcow2", "-o", options, "x", size)
+                mine = self.run_as_qemu_img(*argv, version="11.1.3", cwd=ours)
+                self.assertEqual(mine[2], status, mine[1])
+                with open(f"{ours}/d", "rb") as kept, open(self.path("d"), "rb") as before:
+                    self.assertEqual(kept.read(1 << 19), before.read())
+                for binary in binaries[-1:]:
+                    self.assertEqual(mine, self.run_tool([binary, *argv], cwd=theirs))
+                    self.assertEqual(_differences(ours, theirs), [])
 
 
 class TestTexts(CreateTestBase):

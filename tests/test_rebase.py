@@ -5,6 +5,7 @@ import shutil
 
 from tests.base import ISOLATION, InstarTestBase
 from tests.helpers import chains, images
+from tests.helpers.baseline_matrix import baseline_matrix
 
 MIB = 1 << 20
 
@@ -203,3 +204,6 @@ class TestRebaseRoundTrip(RebaseTest):
         for seed in range(100):
             with self.subTest(seed=seed):
                 chains.one(seed, self.get_instar_binary(), ISOLATION, ("rebase",))
+
+
+TestRebaseBaselineMatrix = baseline_matrix("rebase")

@@ -135,7 +135,8 @@ numbered! {
         Stat = 13,
         /// `offset len`: `offset` of `len` units of work are done.
         Progress = 14,
-        /// `arg=level buf buf_len`: [`LOG_VERBOSE`]: a line for `-v`; [`LOG_LINES`]: lines that the user is to see.
+        /// `arg=level buf buf_len`: [`LOG_VERBOSE`]: a line for `-v`; [`LOG_LINES`]: lines that the user is to
+        /// see; [`LOG_RECORDS`]: records.
         Log = 15,
         /// `buf buf_len`: appends to the result stream (a [`crate::record`] stream; batches of `Emit`s
         /// are appended in the order of their slots).
@@ -158,6 +159,8 @@ numbered! {
 pub const LOG_VERBOSE: u32 = 0;
 /// [`Op::Log`]: text for standard error as it comes, line ends and all; it may end within a line.
 pub const LOG_LINES: u32 = 1;
+/// [`Op::Log`]: whole records of a fixed size, to be rendered as they come; which, the command knows.
+pub const LOG_RECORDS: u32 = 2;
 
 /// [`Op::Copy`]: do not write runs of zeroes.
 pub const FLAG_SKIP_ZERO: u16 = 1;

@@ -308,6 +308,10 @@ impl Api for Machine {
         Ok(())
     }
 
+    fn stream(&self, records: &[u8]) -> Result<()> {
+        self.emit("stream", &Value::from(records))
+    }
+
     fn emit(&self, key: &str, value: &Value) -> Result<()> {
         lock(&self.emitted).push((key.to_string(), value.clone()));
         Ok(())

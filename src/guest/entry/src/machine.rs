@@ -7,8 +7,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use instar_abi::boot::{BootInfo, MAX_WORKERS};
 use instar_abi::record;
 use instar_abi::ring::{
-    BATCH_MAX, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES, LOG_VERBOSE,
-    Op, Reply, Request, Role, STAT_BLOCK_DEVICE, STAT_FRESH, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
+    BATCH_MAX, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES, LOG_RECORDS,
+    LOG_VERBOSE, Op, Reply, Request, Role, STAT_BLOCK_DEVICE, STAT_FRESH, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
 use instar_image::{DeviceId, Machine, Read, Result, Run, Sink, Source, Stat, Step, Value};
 use zerocopy::FromBytes;
@@ -141,6 +141,14 @@ impl RingMachine {
     /// Gives `act` the bytes at a place that the host can reach.
     fn reachable<T>(&self, bytes: &[u8], act: impl FnOnce(&[u8]) -> T) -> T {
         if self.in_heap(bytes) { act(bytes) } else { act(&Vec::from(bytes)) }
+    }
+
+    /// Hands bytes to whoever watches the run.
+    fn tell(&self, level: u32, bytes: &[u8]) -> Result<()> {
+        self.reachable(bytes, |bytes| {
+            let buf = bytes.as_ptr() as u64;
+            self.call(Request { arg: level, buf, buf_len: bytes.len() as u64, ..request(Op::Log) }).map(|_| ())
+        })
     }
 
     fn call(&self, request: Request) -> Result<Reply> {
@@ -388,10 +396,11 @@ impl Machine for RingMachine {
     }
 
     fn say(&self, text: &str) -> Result<()> {
-        self.reachable(text.as_bytes(), |bytes| {
-            let buf = bytes.as_ptr() as u64;
-            self.call(Request { arg: LOG_LINES, buf, buf_len: bytes.len() as u64, ..request(Op::Log) }).map(|_| ())
-        })
+        self.tell(LOG_LINES, text.as_bytes())
+    }
+
+    fn stream(&self, records: &[u8]) -> Result<()> {
+        self.tell(LOG_RECORDS, records)
     }
 
     fn emit(&self, key: &str, value: &Value) -> Result<()> {

@@ -135,6 +135,17 @@ pub trait Image: Sync {
         Err(Error::usage("Failed to load snapshot: Operation not supported"))
     }
 
+    /// Where there is room for the unallocated extent that begins at `at`: device and byte offset, for `map` alone.
+    fn reserved(&self, _at: u64) -> Result<Option<(DeviceId, u64)>> {
+        Ok(None)
+    }
+
+    /// Plain data of which the file has only a hole is shown as zeroes by `map`, as the stock tool does where it takes
+    /// an image for preallocated.
+    fn shows_holes(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Checks the metadata. `None`: the format has no check ("does not support checks").
     fn check(&self, _cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
         None

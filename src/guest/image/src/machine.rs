@@ -109,6 +109,9 @@ pub trait Sink: Source {
 /// Most bytes of one [`Machine::say`].
 pub const SAY_MAX: usize = 4096;
 
+/// Most bytes of one [`Machine::stream`].
+pub const STREAM_MAX: usize = 65536;
+
 /// All that a command has. Implemented by the entry crate over the ring, and by the simulator in memory.
 pub trait Machine: Sink {
     /// This trait object as its readable half.
@@ -135,6 +138,8 @@ pub trait Machine: Sink {
     fn log(&self, text: &str);
     /// Text that the user sees at once, on standard error: at most [`SAY_MAX`] bytes, line ends and all.
     fn say(&self, text: &str) -> Result<()>;
+    /// Whole records of a fixed size that the host renders at once: at most [`STREAM_MAX`] bytes.
+    fn stream(&self, records: &[u8]) -> Result<()>;
     /// Adds to the result that the host renders.
     fn emit(&self, key: &str, value: &Value) -> Result<()>;
 

@@ -13,6 +13,7 @@ pub mod convert;
 mod copy;
 pub mod create;
 pub mod info;
+pub mod map;
 pub mod open;
 mod option_help;
 pub mod rebase;
@@ -30,6 +31,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("rebase", rebase::run),
     ("commit", commit::run),
     ("resize", resize::run),
+    ("map", map::run),
     ("check", check::run),
 ];
 

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use instar_abi::record::Value;
 use instar_render::QemuVersion;
 
 /// A named image.
@@ -55,6 +56,28 @@ impl ImageName {
             return Err(version.no_node(word));
         }
         from_pairs(text, pairs.into_iter().map(|(k, v)| (k, v.unwrap_or_else(|| "on".into()))).collect())
+    }
+}
+
+/// Options that change what an image holds: one opened with them is not the file alone, and is shown so.
+const TELLING: [&str; 4] = ["offset", "size", "key-secret", "encrypt.key-secret"];
+
+impl ImageName {
+    /// The name under which `info` shows the image, if the file's own name does not say all: `json:{..}`.
+    #[must_use]
+    pub fn with_options(&self, format: &str) -> Option<String> {
+        let telling: Vec<_> = self.options.iter().filter(|(key, _)| TELLING.contains(&key.as_str())).collect();
+        if telling.is_empty() {
+            return None;
+        }
+        let mut file = Value::map();
+        file.set("driver", "file").set("filename", self.path.as_os_str().as_encoded_bytes());
+        let mut all = Value::map();
+        all.set("driver", format).set("file", file);
+        for (key, value) in telling {
+            all.set(key, value.as_str());
+        }
+        Some(format!("json:{}", instar_render::json_line(&all)))
     }
 }
 

@@ -181,18 +181,20 @@ impl Program {
     /// Opens an image to be changed in place.
     pub fn open_in_place(&self, image: &ImageName, cache: Cache) -> Result<Device, Exit> {
         let written = escape::terminal(image.written.as_encoded_bytes());
-        let shown = escape::terminal(image.path.as_os_str().as_encoded_bytes());
-        let file = Target::existing(&image.path, cache).map_err(|error| {
-            let text = match error {
-                target::Error::Io(e) => format!("Could not open '{shown}': {}", plain(&e)),
-                target::Error::Locked(text) => format!("{text}\nIs another process using the image [{shown}]?"),
-                target::Error::WrongType => self.version.folder(&shown),
-            };
-            self.fail(&format!("Could not open '{written}': {text}"))
-        })?;
-        let mut device = device(file, &image.path, self.may_write()?);
-        device.ignore_flush = cache.ignore_flush;
-        Ok(device)
+        let opened = self.existing_file(&image.path, cache)?;
+        opened.map_err(|text| self.fail(&format!("Could not open '{written}': {text}")))
+    }
+
+    /// Opens a file to be changed in place. An inner error is a text.
+    pub fn existing_file(&self, path: &Path, cache: Cache) -> Result<Result<Device, String>, Exit> {
+        let shown = escape::terminal(path.as_os_str().as_encoded_bytes());
+        let mode = self.may_write()?;
+        Ok(match Target::existing(path, cache) {
+            Ok(file) => Ok(Device { ignore_flush: cache.ignore_flush, ..device(file, path, mode) }),
+            Err(target::Error::Io(e)) => Err(format!("Could not open '{shown}': {}", plain(&e))),
+            Err(target::Error::Locked(text)) => Err(format!("{text}\nIs another process using the image [{shown}]?")),
+            Err(target::Error::WrongType) => Err(self.version.folder(&shown)),
+        })
     }
 
     /// `-t` and `-T`: the mode that option `key` names.
@@ -264,7 +266,11 @@ impl Program {
         if let Some(earlier) = error.bytes("earlier") {
             self.say(&escape::lines(earlier));
         }
-        self.say(&escape::lines(error.bytes("message").unwrap_or(b"unknown error")));
+        let text = escape::lines(error.bytes("message").unwrap_or(b"unknown error"));
+        match self.version.ends_line(&text) {
+            true => self.say(&text),
+            false => eprint!("{}: {text}", self.name),
+        }
         let hint = match error.text("kind") {
             Some("refused") if no_backing => Some(NONE),
             _ => error.bytes("hint"),

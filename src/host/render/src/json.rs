@@ -11,7 +11,15 @@ use crate::version::QemuVersion;
 #[must_use]
 pub fn print(value: &Value) -> String {
     let mut out = String::new();
-    write_value(&mut out, value, 0);
+    write_value(&mut out, value, Some(0));
+    out
+}
+
+/// The value as JSON in one line, as QEMU writes names of images.
+#[must_use]
+pub fn line(value: &Value) -> String {
+    let mut out = String::new();
+    write_value(&mut out, value, None);
     out
 }
 
@@ -36,13 +44,28 @@ fn for_version(image: &Value, version: QemuVersion) -> Value {
     }
 }
 
-fn indent(out: &mut String, depth: usize) {
-    out.push('\n');
-    out.extend(std::iter::repeat_n("    ", depth));
+/// What is before an item: a new line, or a space between two in one line.
+fn begin(out: &mut String, first: bool, depth: Option<usize>) {
+    out.push_str(if first { "" } else { "," });
+    match depth {
+        Some(_) => end(out, depth),
+        None if !first => out.push(' '),
+        None => {}
+    }
 }
 
-fn write_value(out: &mut String, value: &Value, depth: usize) {
+/// A new line, unless all is in one.
+fn end(out: &mut String, depth: Option<usize>) {
+    if let Some(depth) = depth {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("    ", depth));
+    }
+}
+
+/// `depth`: how far it is indented; `None`: all in one line.
+fn write_value(out: &mut String, value: &Value, depth: Option<usize>) {
     // The tree is as deep as the record decoder allows, no deeper.
+    let inner = depth.map(|depth| depth + 1);
     match value {
         Value::U64(n) => out.push_str(&n.to_string()),
         Value::I64(n) => out.push_str(&n.to_string()),
@@ -51,23 +74,21 @@ fn write_value(out: &mut String, value: &Value, depth: usize) {
         Value::List(items) => {
             out.push('[');
             for (i, item) in items.iter().enumerate() {
-                out.push_str(if i == 0 { "" } else { "," });
-                indent(out, depth + 1);
-                write_value(out, item, depth + 1);
+                begin(out, i == 0, inner);
+                write_value(out, item, inner);
             }
-            indent(out, depth);
+            end(out, depth);
             out.push(']');
         }
         Value::Map(entries) => {
             out.push('{');
             for (i, (key, item)) in sorted(entries).into_iter().enumerate() {
-                out.push_str(if i == 0 { "" } else { "," });
-                indent(out, depth + 1);
+                begin(out, i == 0, inner);
                 write_string(out, key.as_bytes());
                 out.push_str(": ");
-                write_value(out, item, depth + 1);
+                write_value(out, item, inner);
             }
-            indent(out, depth);
+            end(out, depth);
             out.push('}');
         }
     }
@@ -106,5 +127,15 @@ mod tests {
         map.set("children", Value::List(vec![])).set("filename", "ä\u{1f600}\"\x1b");
         let expected = "{\n    \"children\": [\n    ],\n    \"filename\": \"\\u00E4\\uD83D\\uDE00\\\"\\u001B\"\n}";
         assert_eq!(print(&map), expected);
+    }
+
+    /// `qemu-img info --image-opts driver=raw,file.filename=x,size=512` (10.0.2).
+    #[test]
+    fn one_line() {
+        let (mut map, mut file) = (Value::map(), Value::map());
+        file.set("filename", "x").set("driver", "file");
+        map.set("file", file).set("size", "512").set("driver", "raw");
+        let expected = r#"{"driver": "raw", "size": "512", "file": {"driver": "file", "filename": "x"}}"#;
+        assert_eq!(line(&map), expected);
     }
 }

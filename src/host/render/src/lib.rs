@@ -6,6 +6,7 @@ mod check;
 pub mod escape;
 mod human;
 mod json;
+pub mod map;
 pub mod order;
 pub mod size;
 mod snapshots;
@@ -13,5 +14,5 @@ pub mod version;
 
 pub use check::check as check_human;
 pub use human::{LocalTime, info as info_human};
-pub use json::{info as info_json, print as json};
+pub use json::{info as info_json, line as json_line, print as json};
 pub use version::QemuVersion;

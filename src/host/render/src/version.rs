@@ -148,6 +148,18 @@ impl QemuVersion {
         }
     }
 
+    /// `map` says whether a range is in any layer.
+    #[must_use]
+    pub const fn map_has_present(self) -> bool {
+        self.at_least(6, 1)
+    }
+
+    /// `map` says whether a range is compressed.
+    #[must_use]
+    pub const fn map_has_compressed(self) -> bool {
+        self.at_least(8, 2)
+    }
+
     /// A size below zero is a number out of range; in between it was no number at all.
     #[must_use]
     pub const fn reads_negative_sizes(self) -> bool {
@@ -244,6 +256,19 @@ impl QemuVersion {
         } else {
             "A regular file was expected by the 'file' driver, but something else was given".to_string()
         }
+    }
+
+    /// A message ends with its line: 7.2 forgot to end this one.
+    #[must_use]
+    pub fn ends_line(self, message: &str) -> bool {
+        let last = message.lines().last().unwrap_or_default();
+        !(self.at_least(6, 1) && !self.at_least(8, 0) && last.starts_with("Detected format of "))
+    }
+
+    /// Sizes may be written as `1e3`.
+    #[must_use]
+    pub const fn reads_exponents(self) -> bool {
+        !self.at_least(6, 0)
     }
 
     /// `convert -B` needs `-F`.

@@ -1,14 +1,26 @@
-//! The LUKS format (version 1): so far instar only recognises it.
+//! The LUKS format: a header with key slots, and behind it the encrypted disk.
 //!
-//! Version 2 is no format to `qemu-img`, which takes it for raw; so does instar (the raw crate's `content` module
-//! can tell what it is).
+//! Version 1 is what the stock tool reads; its header (shared with encrypted images of other formats) is in
+//! [`instar_crypto::luks`]. Version 2 is no format to `qemu-img`, which takes it for raw; so does instar (the raw
+//! crate's `content` module can tell what it is).
 #![no_std]
 #![forbid(unsafe_code)]
 
-use instar_image::{Format, Probe, SafetyCheck};
+extern crate alloc;
 
-/// Magic and version 1, big-endian.
-const MAGIC: &[u8] = b"LUKS\xba\xbe\0\x01";
+mod image;
+
+use alloc::boxed::Box;
+
+use instar_crypto::luks::{Header, MAGIC, password};
+use instar_image::options::check_driver_options;
+use instar_image::reader::Reader;
+use instar_image::{Error, Format, Image, OpenContext, Probe, Result, SafetyCheck};
+
+use crate::image::LuksImage;
+
+const VERSION_1: u16 = 1;
+const DRIVER_OPTIONS: &[&str] = &["key-secret"];
 
 /// The format.
 pub struct Luks;
@@ -19,11 +31,30 @@ impl Format for Luks {
     }
 
     fn probe(&self, probe: &Probe<'_>) -> u32 {
-        if probe.head.starts_with(MAGIC) { 100 } else { 0 }
+        let version = Reader::new(probe.head).be16(MAGIC.len());
+        if probe.head.starts_with(&MAGIC) && version == Ok(VERSION_1) { 100 } else { 0 }
+    }
+
+    fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        check_driver_options("luks", cx.options, DRIVER_OPTIONS)?;
+        let secret = cx.options.iter().rev().find(|(key, _)| key == "key-secret").map(|(_, id)| id.as_str());
+        let password = cx.opener.map(|_| password(cx.source, secret, "key-secret")).transpose()?;
+        let header = Header::read(cx.source, cx.device, 0, cx.version)?;
+        let crypter = password.map(|p| header.unlock(cx.source, cx.device, 0, p)).transpose()?;
+        let data = header.payload();
+        let len = cx.source.stat(cx.device)?.len.next_multiple_of(512);
+        let size = len
+            .checked_sub(data)
+            .ok_or_else(|| Error::malformed("Could not refresh total sector count: Input/output error"))?;
+        Ok(Box::new(LuksImage { device: cx.device, data, size, crypter, specific: header.describe(cx.version) }))
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
-        &[SafetyCheck::Banned("it cannot be read yet")]
+        &[
+            SafetyCheck::NoneNeeded("it names no other file"),
+            SafetyCheck::Checked("header, key material and data lie side by side"),
+            SafetyCheck::Checked("key derivation is bounded in time and memory"),
+        ]
     }
 }
 
@@ -36,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn only_version_1_is_luks() {
+    fn only_version_1_is_found_out() {
         assert_eq!(score(b"LUKS\xba\xbe\0\x01"), 100);
         assert_eq!(score(b"LUKS\xba\xbe\0\x02"), 0);
     }

@@ -97,6 +97,8 @@ pub enum Content {
     Packed { offset: u64, len: u64 },
     /// Nothing.
     Unallocated,
+    /// Nothing either, in a cluster that has room for it at that offset: a subcluster among others that hold something.
+    Reserved(u64),
 }
 
 impl Content {
@@ -104,6 +106,7 @@ impl Content {
     pub const fn advanced(self, bytes: u64) -> Self {
         match self {
             Self::Data(offset) => Self::Data(offset.saturating_add(bytes)),
+            Self::Reserved(offset) => Self::Reserved(offset.saturating_add(bytes)),
             Self::Zero(Some(offset)) => Self::Zero(Some(offset.saturating_add(bytes))),
             other => other,
         }
@@ -161,7 +164,7 @@ impl Entries<'_> {
         Ok(match (from(data), from(zero), host) {
             (units @ 1.., _, Some(host)) => (Content::Data(host), units),
             (_, units @ 1.., host) => (Content::Zero(host), units),
-            _ => (Content::Unallocated, from(!(data | zero)).max(1)),
+            (_, _, host) => (host.map_or(Content::Unallocated, Content::Reserved), from(!(data | zero)).max(1)),
         })
     }
 

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use instar_image::Value;
 
 use crate::Qcow2Image;
-use crate::header::{Compression, Encryption};
+use crate::header::Compression;
 use crate::layout::{AUTOCLEAR_DATA_FILE_RAW, COMPATIBLE_LAZY_REFCOUNTS, incompatible};
 
 /// The map under `data`.
@@ -36,16 +36,8 @@ pub fn specific(image: &Qcow2Image<'_>) -> Value {
             map.set("data-file-raw", header.autoclear & AUTOCLEAR_DATA_FILE_RAW != 0);
         }
     }
-    match (header.encryption, &image.luks) {
-        (Encryption::None, _) => {}
-        (_, Some(luks)) => {
-            map.set("encrypt", luks.clone());
-        }
-        (_, None) => {
-            let mut aes = Value::map();
-            aes.set("format", "aes");
-            map.set("encrypt", aes);
-        }
+    if let Some(encrypt) = &image.encryption.shown {
+        map.set("encrypt", encrypt.clone());
     }
     map
 }

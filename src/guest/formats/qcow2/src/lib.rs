@@ -2,7 +2,7 @@
 //!
 //! [`header`] and [`extensions`] parse the first cluster once, into checked values; [`map`] and [`entry`] turn
 //! ranges of the virtual disk into places in the file; [`packed`] decompresses. Files that the image names
-//! are opened by the host's policy, never here. What is encrypted is described but not read.
+//! are opened by the host's policy, never here. [`encrypted`] finds the key of an encrypted image.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -11,15 +11,16 @@ extern crate alloc;
 mod bitmaps;
 mod check;
 mod edit;
+mod encrypted;
 mod entry;
 mod extensions;
 mod header;
 mod info;
 pub mod layout;
-mod luks;
 mod map;
 mod packed;
 mod packer;
+mod preallocated;
 mod refblock;
 mod snapshots;
 mod window;
@@ -37,10 +38,11 @@ use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::{
     Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
-    OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Unpacker, Value, Version, limits,
+    OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Version, limits,
 };
 
 use crate::bitmaps::Bitmap;
+use crate::encrypted::Encrypted;
 use crate::entry::Geometry;
 use crate::extensions::{Extensions, text};
 use crate::header::{Compression, Encryption, Header};
@@ -54,6 +56,7 @@ const VERSION_MIN: u32 = 2;
 /// Options of `--image-opts` that are known: those of the data file, and those that tune QEMU's own doing.
 const DRIVER_OPTIONS: &[&str] = &[
     "data-file.",
+    "encrypt.",
     "lazy-refcounts",
     "pass-discard-request",
     "pass-discard-snapshot",
@@ -132,11 +135,7 @@ fn open<'a>(cx: OpenContext<'a, '_>, check: bool) -> Result<Qcow2Image<'a>> {
         if check { Header::parse_to_check(&mut window, cx.version)? } else { Header::parse(&mut window, cx.version)? };
     let extensions = Extensions::read(&mut window, &header)?;
     let data = data_device(&cx, &header, &extensions)?;
-    let luks = luks(&mut window, &cx, &header, &extensions)?;
-    if header.encryption != Encryption::None && cx.opener.is_some() {
-        return Err(Error::unsupported("Parameter 'encrypt.key-secret' is required for cipher")
-            .with_hint("instar cannot decrypt qcow2 images yet"));
-    }
+    let encryption = encrypted::read(&cx, &header, &extensions)?;
     let backing = backing(&mut window, &header, &extensions)?;
     let snapshots = if check { Vec::new() } else { snapshots::read(&mut window, &header)? };
     let bitmaps = match extensions.bitmaps {
@@ -157,7 +156,20 @@ fn open<'a>(cx: OpenContext<'a, '_>, check: bool) -> Result<Qcow2Image<'a>> {
     let l1 = L1 { offset: header.l1_offset, size: u64::from(header.l1_size) };
     let map = Map::new(cx.source, cx.device, geometry, header.size, l1);
     let device = cx.device;
-    Ok(Qcow2Image { header, device, geometry, extensions, luks, backing, snapshots, bitmaps, shows_dirty, map })
+    let source = cx.source;
+    Ok(Qcow2Image {
+        source,
+        header,
+        device,
+        geometry,
+        extensions,
+        encryption,
+        backing,
+        snapshots,
+        bitmaps,
+        shows_dirty,
+        map,
+    })
 }
 
 /// The device that the clusters are on. Where no data is wanted, a data file is not opened, as with
@@ -183,19 +195,6 @@ fn data_device(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extension
     opened.map_err(|e| e.context(format!("Could not open '{}'", display_name(name))))
 }
 
-fn luks(
-    window: &mut Window<'_>,
-    cx: &OpenContext<'_, '_>,
-    header: &Header,
-    extensions: &Extensions,
-) -> Result<Option<Value>> {
-    if header.encryption != Encryption::Luks {
-        return Ok(None);
-    }
-    let missing = || Error::malformed("Missing CRYPTO header for crypt method 2");
-    luks::describe(window, extensions.crypto_header.ok_or_else(missing)?.0, cx.version).map(Some)
-}
-
 fn backing(window: &mut Window<'_>, header: &Header, extensions: &Extensions) -> Result<Option<Backing>> {
     let (offset, len) = header.backing;
     if offset == 0 {
@@ -215,12 +214,12 @@ fn backing(window: &mut Window<'_>, header: &Header, extensions: &Extensions) ->
 
 /// An open image.
 struct Qcow2Image<'a> {
+    source: &'a dyn Source,
     header: Header,
     device: DeviceId,
     geometry: Geometry,
     extensions: Extensions,
-    /// What `info` shows of the LUKS header.
-    luks: Option<Value>,
+    encryption: Encrypted,
     backing: Option<Backing>,
     snapshots: Vec<snapshots::Entry>,
     bitmaps: Vec<Bitmap>,
@@ -263,10 +262,11 @@ impl Image for Qcow2Image<'_> {
     }
 
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
-        Some(match self.header.compression {
+        let plain: Box<dyn Unpacker> = match self.header.compression {
             Compression::Zlib => Box::new(ZlibUnpacker::default()),
             Compression::Zstd => Box::new(ZstdUnpacker::default()),
-        })
+        };
+        Some(self.encryption.unpacker(plain))
     }
 
     fn select_snapshot(&mut self, wanted: &SnapshotSelector) -> Result<()> {
@@ -277,6 +277,14 @@ impl Image for Qcow2Image<'_> {
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
         Some(check::run(self, cx))
+    }
+
+    fn reserved(&self, at: u64) -> Result<Option<(DeviceId, u64)>> {
+        Ok(self.map.reserved(at)?.map(|offset| (self.geometry.data, offset)))
+    }
+
+    fn shows_holes(&self) -> Result<bool> {
+        preallocated::looks_so(self.source, self.device, &self.header)
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -105,6 +105,23 @@ impl<'a> Map<'a> {
         self.merged(piece, table, at, left)
     }
 
+    /// The room that the unallocated byte `at` has in a cluster, if any.
+    pub fn reserved(&self, at: u64) -> Result<Option<u64>> {
+        let mut tables = self.tables.lock();
+        let g = &self.geometry;
+        let cluster = at >> g.cluster_bits;
+        let table = self.l1_entry(&mut tables.l1, cluster >> g.table_bits())? & L1_OFFSET_MASK;
+        if g.entry_bits != 4 || table == 0 {
+            return Ok(None);
+        }
+        let piece = self.l2_piece(&mut tables, cluster)?;
+        let entries = Entries { reader: Reader::new(&piece.bytes), first: piece.first, table, geometry: g };
+        Ok(match entries.content(Spot::of(g, at))?.0 {
+            Content::Reserved(offset) => Some(offset.saturating_add(at & g.unit_size().wrapping_sub(1))),
+            _ => None,
+        })
+    }
+
     /// Entry `index` of the L1 table; 0 behind its end.
     fn l1_entry(&self, piece: &mut L1Piece, index: u64) -> Result<u64> {
         let first = index & !L1_PIECE.wrapping_sub(1);
@@ -221,7 +238,7 @@ impl<'a> Map<'a> {
                 unit: g.cluster_size(),
                 skip: at.saturating_sub(spot.cluster << g.cluster_bits),
             }),
-            Content::Unallocated => Place::Unallocated,
+            Content::Unallocated | Content::Reserved(_) => Place::Unallocated,
         }
     }
 }

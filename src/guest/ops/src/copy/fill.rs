@@ -1,5 +1,5 @@
-//! Reading a job's parts into memory: plain extents straight to their place, compressed ones by way of their stored
-//! bytes, all in one crossing.
+//! Reading a job's parts into memory: plain and encrypted extents straight to their place, compressed ones by way of
+//! their stored bytes, all in one crossing.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -14,6 +14,7 @@ use super::plan::Part;
 /// Bytes that are given up together when a source cannot be read (`--salvage`).
 const SALVAGE_UNIT: usize = 4096;
 const EIO: u32 = 5;
+const SECTOR: u64 = 512;
 
 /// One worker's buffers and decompressors, used again for every job.
 pub struct Filler<'a> {
@@ -52,7 +53,8 @@ impl<'a> Filler<'a> {
             }
             self.read_what_can_be(parts, base, buf);
         }
-        self.unpack(parts, base, buf)
+        self.unpack(parts, base, buf)?;
+        self.decrypt(parts, base, buf)
     }
 
     fn read(&mut self, parts: &[Part], base: u64, buf: &mut [u8]) -> Result<()> {
@@ -73,7 +75,11 @@ impl<'a> Filler<'a> {
                     reads.push(Read { device: packed.device, offset: packed.offset, buf: bytes });
                 }
                 Place::Zero { .. } | Place::Unallocated => here.fill(0),
-                Place::Encrypted { .. } => return Err(Error::unsupported("encrypted data cannot be read")),
+                Place::Encrypted { device, offset } if in_sectors(offset, here.len()) => {
+                    reads.push(Read { device, offset, buf: here });
+                }
+                // Read with the whole of its sectors when it is decrypted.
+                Place::Encrypted { .. } => {}
             }
         }
         if reads.is_empty() { Ok(()) } else { self.source.read_many(&mut reads) }
@@ -82,7 +88,9 @@ impl<'a> Filler<'a> {
     /// `--salvage`: a little at a time, zeroes where nothing comes.
     fn read_what_can_be(&mut self, parts: &[Part], base: u64, buf: &mut [u8]) {
         for part in parts {
-            let Place::Data { device, offset } = part.extent.place else { continue };
+            let (Place::Data { device, offset } | Place::Encrypted { device, offset }) = part.extent.place else {
+                continue;
+            };
             let start = (part.at - base) as usize;
             let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
             for (i, piece) in here.chunks_mut(SALVAGE_UNIT).enumerate() {
@@ -101,6 +109,37 @@ impl<'a> Filler<'a> {
         }
     }
 
+    /// Decrypts what was read in place, and reads what is not whole sectors.
+    fn decrypt(&mut self, parts: &[Part], base: u64, buf: &mut [u8]) -> Result<()> {
+        for part in parts {
+            let Place::Encrypted { device, offset } = part.extent.place else { continue };
+            let start = (part.at - base) as usize;
+            let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
+            let unpacker = unpacker(self.chains, &mut self.unpackers, part)?;
+            let result = if in_sectors(offset, here.len()) {
+                unpacker.decrypt(part.extent.at, offset, here)
+            } else {
+                let skip = offset % SECTOR;
+                let len = (skip + here.len() as u64).next_multiple_of(SECTOR);
+                self.unit.clear();
+                self.unit.resize(len as usize, 0);
+                let read = self.source.read(device, offset - skip, &mut self.unit);
+                let done = read.and_then(|()| {
+                    unpacker.decrypt(part.extent.at.saturating_sub(skip), offset - skip, &mut self.unit)
+                });
+                let from = skip as usize;
+                here.copy_from_slice(self.unit.get(from..from + here.len()).unwrap_or_default());
+                done
+            };
+            match result {
+                Err(error) if !self.salvage => return Err(unreadable(part.at, &error)),
+                Err(_) => here.fill(0),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
     fn unpack(&mut self, parts: &[Part], base: u64, buf: &mut [u8]) -> Result<()> {
         let mut at = 0;
         for (part, unit) in packed(parts) {
@@ -108,15 +147,7 @@ impl<'a> Filler<'a> {
             at += unit.len as usize;
             let start = (part.at - base) as usize;
             let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
-            let slot = self.unpackers.get_mut(part.source).and_then(|layers| layers.get_mut(part.depth));
-            let layer = self.chains.get(part.source).and_then(|chain| chain.layers.get(part.depth));
-            let (Some(slot), Some(layer)) = (slot, layer) else { continue };
-            if slot.is_none() {
-                *slot = layer.image.unpacker();
-            }
-            let Some(unpacker) = slot else {
-                return Err(Error::corrupt("compressed data in a format that has none"));
-            };
+            let unpacker = unpacker(self.chains, &mut self.unpackers, part)?;
             let result = if unit.skip == 0 && here.len() as u64 == unit.unit {
                 unpacker.unpack(&unit, stored, here)
             } else {
@@ -136,6 +167,26 @@ impl<'a> Filler<'a> {
         }
         Ok(())
     }
+}
+
+/// The unpacker of the image that the part is of, made when it is first needed.
+fn unpacker<'u, 'a>(
+    chains: &'a [Chain<'a>],
+    unpackers: &'u mut [Vec<Option<Box<dyn Unpacker + 'a>>>],
+    part: &Part,
+) -> Result<&'u mut (dyn Unpacker + 'a)> {
+    let none = || Error::corrupt("compressed or encrypted data in a format that has none");
+    let slot = unpackers.get_mut(part.source).and_then(|layers| layers.get_mut(part.depth)).ok_or_else(none)?;
+    let layer = chains.get(part.source).and_then(|chain| chain.layers.get(part.depth)).ok_or_else(none)?;
+    if slot.is_none() {
+        *slot = layer.image.unpacker();
+    }
+    Ok(slot.as_mut().ok_or_else(none)?.as_mut())
+}
+
+/// Whether a range is made of whole sectors, as encryption has them.
+fn in_sectors(offset: u64, len: usize) -> bool {
+    offset.is_multiple_of(SECTOR) && (len as u64).is_multiple_of(SECTOR)
 }
 
 /// Reads what layer `depth` of a chain shows at `at`.

@@ -98,6 +98,15 @@ impl Worker<'_> {
                 Place::Zero { .. } | Place::Unallocated => {
                     steps.push(Step::Zero { device, offset: base + part.at, len, unmap });
                 }
+                // Of an encrypted image, all is one part.
+                Place::Encrypted { .. } if len > BUFFER => {
+                    let mut done = 0;
+                    while done < len {
+                        let extent = part.extent.slice(part.extent.at + done, BUFFER);
+                        self.unpack(&[Part { at: part.at + done, extent, ..*part }])?;
+                        done += extent.len;
+                    }
+                }
                 Place::Packed(_) | Place::Encrypted { .. } => {
                     let run = packed_run(job.parts.get(from..).unwrap_or_default());
                     self.unpack(run)?;

@@ -138,7 +138,9 @@ fn as_list(value: &Value) -> &[Value] {
 fn image_size(program: &Program, text: &str) -> Result<u64, Exit> {
     const WHAT: &str = "image size";
     let negative = text.strip_prefix('-').filter(|_| program.version.reads_negative_sizes());
-    match sizes::parse(negative.unwrap_or(text)) {
+    let exponent = text.split_once(['e', 'E']).filter(|(_, power)| !power.is_empty());
+    let exponent = exponent.filter(|_| program.version.reads_exponents()).and_then(|_| text.parse::<f64>().ok());
+    match exponent.map(|size| size as u64).or_else(|| sizes::parse(negative.unwrap_or(text))) {
         Some(size) if negative.is_none() && size <= i64::MAX as u64 => Ok(size),
         None if !sizes::is_number(negative.unwrap_or(text)) => Err(program.fail(&program.version.bad_size(WHAT, text))),
         _ => Err(program.fail(&format!("Invalid {WHAT} specified. Must be between 0 and {}.", i64::MAX))),
@@ -201,13 +203,20 @@ fn make(
     targets: &mut Vec<Target>,
 ) -> Result<(), Exit> {
     let data = file_option(parsed, "data_file");
+    let kept =
+        file_option(parsed, "keep_data_file").is_some_and(|text| matches!(text.as_str(), "on" | "yes" | "true" | "y"));
     let files = data.iter().map(|name| ("data-device", Path::new(name))).chain([("device", path)]);
     for (key, path) in files {
-        match program.new_file(path, Cache::default())? {
+        let made = if kept && key == "data-device" {
+            program.existing_file(path, Cache::default())?.map(|device| (None, device))
+        } else {
+            program.new_file(path, Cache::default())?.map(|(target, device)| (Some(target), device))
+        };
+        match made {
             Ok((target, device)) => {
                 params.set(key, devices.len() as u64);
                 devices.push(device);
-                targets.push(target);
+                targets.extend(target);
             }
             Err(text) => {
                 params.set("target-error", text);

@@ -1,6 +1,5 @@
 //! `info`
 
-use instar_abi::record::Value;
 use instar_render::LocalTime;
 use instar_vmm::target::Cache;
 
@@ -128,7 +127,13 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         .set("extra-detail", parsed.has("extra-detail"));
     let subject = image.path.to_string_lossy();
     let (status, results) = program.run(&params, vec![device], 1, &Defaults::METADATA, &subject, &Silent)?;
-    let images: &[Value] = results.list("images");
+    let mut images = results.list("images").to_vec();
+    if let Some(first) = images.first_mut()
+        && let Some(name) = image.with_options(first.text("format").unwrap_or_default())
+    {
+        first.replace("filename", name);
+    }
+    let images = &images[..];
     if status == 0 && !images.is_empty() {
         program.print(&if json {
             instar_render::info_json(images, chain, program.version)

@@ -8,6 +8,7 @@ pub mod create;
 pub mod doctor;
 pub mod generate;
 pub mod info;
+pub mod map;
 pub mod option_list;
 pub mod rebase;
 pub mod resize;
@@ -36,6 +37,7 @@ pub const COMMANDS: &[&Command] = &[
     &convert::COMMAND,
     &create::COMMAND,
     &info::COMMAND,
+    &map::COMMAND,
     &rebase::COMMAND,
     &resize::COMMAND,
     &commit::COMMAND,
@@ -46,7 +48,7 @@ pub const COMMANDS: &[&Command] = &[
 ];
 
 /// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "compare", "dd", "map", "measure", "snapshot"];
+pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "compare", "dd", "measure", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

@@ -9,8 +9,8 @@ use crate::memory::{HeapSlice, Shared};
 
 /// Longest name that an image may ask for, in bytes.
 const NAME_MAX: usize = 4096;
-/// Longest log line or panic text.
-const TEXT_MAX: usize = 4096;
+/// Longest log text, panic text or piece of a stream of records.
+const TEXT_MAX: usize = 65536;
 /// Largest file offset: a signed 64-bit number in the kernel.
 const OFFSET_MAX: u64 = i64::MAX as u64;
 

@@ -5,7 +5,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use instar_abi::ring::{
-    ExtentEntry, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Request, Role, STAT_FRESH, STAT_WRITABLE,
+    ExtentEntry, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Request, Role, STAT_FRESH, STAT_SAME_FILE_SHIFT,
+    STAT_WRITABLE,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -276,7 +277,8 @@ fn what_a_device_is() {
     let source = bench.ok(request(Op::Stat));
     assert_eq!((source.value, source.value3 & 0xffff_ffff, source.value3 >> 32), (12345, 0, 1));
     let target = bench.ok(Request { dev: 1, ..request(Op::Stat) });
-    assert_eq!((target.value, target.value3 & 0xffff_ffff), (0, STAT_WRITABLE | STAT_FRESH));
+    assert_eq!((target.value, target.value3 & 0xff), (0, STAT_WRITABLE | STAT_FRESH));
+    assert_eq!(target.value3 >> STAT_SAME_FILE_SHIFT & 0xff, 1, "the target is the first device of its file");
 }
 
 #[test]

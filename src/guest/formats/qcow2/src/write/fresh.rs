@@ -162,7 +162,8 @@ impl Layout {
         if let Some(device) = data {
             // A raw data file was as long as the disk before its clusters were counted.
             let len = if self.pieces.is_empty() { spec.size } else { rounded };
-            machine.submit(&[Step::SetLength { device, len }])?;
+            let there = if spec.keep_data_file { machine.stat(device)?.len } else { 0 };
+            machine.submit(&[Step::SetLength { device, len: len.max(there) }])?;
         }
         let Some(full) = full.filter(|_| rounded > 0) else { return Ok(()) };
         let offset = self.find(spec, 0).map_or(0, |(offset, _)| offset);

@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use instar_image::options::Options;
-use instar_image::{CreateContext, Error, Result};
+use instar_image::{CreateContext, Error, Result, Version};
 
 use crate::layout::{CLUSTER_BITS, L1_BYTES_MAX, L1_ENTRY, REFCOUNT_ORDER_MAX, SUBCLUSTERS, VIRTUAL_SIZE_MAX};
 
@@ -54,6 +54,8 @@ pub struct Spec {
     pub data_file: Option<String>,
     /// It is a raw image by itself.
     pub data_file_raw: bool,
+    /// It is there already, and keeps what it holds.
+    pub keep_data_file: bool,
     /// Name and format of the backing file.
     pub backing: Option<(Vec<u8>, Option<String>)>,
     /// Entries of the L1 table.
@@ -74,7 +76,7 @@ impl Spec {
         let version = match options.get("compat") {
             None | Some("1.1" | "v3") => 3,
             Some("0.10" | "v2") => 2,
-            Some(other) => return Err(Error::usage(format!("Parameter 'version' does not accept value '{other}'"))),
+            Some(other) => return Err(no_value(cx.version, "version", other)),
         };
         for name in ["encryption", "encrypt.format"] {
             if options.get(name).is_some_and(|v| v != "off") {
@@ -85,12 +87,13 @@ impl Spec {
         let extended_l2 = boolean(options, "extended_l2")?;
         let lazy_refcounts = boolean(options, "lazy_refcounts")?;
         let data_file_raw = boolean(options, "data_file_raw")?;
+        let keep_data_file = boolean(options, "keep_data_file")?;
         let cluster_bits = cluster_bits(options)?;
         let codec = match options.get("compression_type") {
             None | Some("zlib") => Codec::Zlib,
             Some("zstd") => Codec::Zstd,
             Some(other) => {
-                return Err(Error::usage(format!("Parameter 'compression-type' does not accept value '{other}'")));
+                return Err(no_value(cx.version, "compression-type", other));
             }
         };
         let data_file = options.get("data_file").map(ToString::to_string);
@@ -100,7 +103,7 @@ impl Spec {
             Some("falloc") => Preallocation::Falloc,
             Some("full") => Preallocation::Full,
             Some(other) => {
-                return Err(Error::usage(format!("Parameter 'preallocation' does not accept value '{other}'")));
+                return Err(no_value(cx.version, "preallocation", other));
             }
         };
         let refcount_order = refcount_order(options)?;
@@ -126,6 +129,17 @@ impl Spec {
             (
                 options.get("backing_fmt").is_some() && cx.backing.is_none(),
                 "Backing format cannot be used without backing file",
+            ),
+            (keep_data_file && data_file.is_none(), "Must not use 'keep_data_file=on' without 'data_file'"),
+            (
+                keep_data_file && !data_file_raw && preallocation == Preallocation::Off,
+                "'keep_data_file=on' requires 'preallocation=metadata' or 'data_file_raw=on', or the file contents will \
+                 not be visible",
+            ),
+            (
+                keep_data_file && matches!(preallocation, Preallocation::Falloc | Preallocation::Full),
+                "Preallocating more than only metadata would overwrite the external data file's content and is \
+                 therefore incompatible with 'keep_data_file=on'",
             ),
             (data_file_raw && data_file.is_none(), "data-file-raw requires data-file"),
             (data_file_raw && cx.backing.is_some(), "Backing file and data-file-raw cannot be used at the same time"),
@@ -161,6 +175,7 @@ impl Spec {
             preallocation,
             data_file,
             data_file_raw,
+            keep_data_file,
             backing: cx.backing.clone().map(|b| (b.name, b.format)),
             l1_entries: 0,
         };
@@ -196,6 +211,14 @@ impl Spec {
     pub const fn l2_reach(&self) -> u64 {
         self.l2_entries() << self.cluster_bits
     }
+}
+
+/// What is said of a value that an option does not have.
+fn no_value(version: Version, name: &str, value: &str) -> Error {
+    Error::usage(match version {
+        Version::V5_2 => format!("Invalid parameter '{value}'"),
+        _ => format!("Parameter '{name}' does not accept value '{value}'"),
+    })
 }
 
 fn check(rules: &[(bool, &str)]) -> Result<()> {

@@ -1,0 +1,110 @@
+//! Encrypted images: which key, and how sectors are counted (QEMU: docs/interop/qcow2.txt, sections "Full disk encryption
+//! header pointer" and "Data encryption").
+
+use alloc::boxed::Box;
+use alloc::format;
+
+use instar_crypto::luks::{self, password};
+use instar_crypto::{Algorithm, Crypter, IvGenerator, Mode, Scheme, Zeroizing};
+use instar_image::{Error, OpenContext, Packed, Result, Unpacker, Value};
+
+use crate::extensions::Extensions;
+use crate::header::{Encryption, Header};
+use crate::layout::FILE_OFFSET_MAX;
+
+const SECTOR: u64 = 512;
+/// Bytes of the key of the old encryption: the password itself.
+const AES_KEY: usize = 16;
+const KEY_SECRET: &str = "encrypt.key-secret";
+
+/// An image's encryption; all absent where it has none.
+#[derive(Default)]
+pub struct Encrypted {
+    /// What `info` shows under `encrypt`.
+    pub shown: Option<Value>,
+    /// Absent too where no data is wanted.
+    crypter: Option<Crypter>,
+    /// Sectors are counted in the file; else in the virtual disk.
+    in_file: bool,
+}
+
+/// The cipher of encryption method 1, with the password as its key.
+///
+/// # Errors
+/// Never: the key has the right length.
+pub fn aes(password: &[u8]) -> Result<Crypter> {
+    let mut key = Zeroizing::new([0; AES_KEY]);
+    key.iter_mut().zip(password).for_each(|(k, p)| *k = *p);
+    Scheme { algorithm: Algorithm::Aes, mode: Mode::Cbc, iv: IvGenerator::Plain64 }.with_key(key.as_slice())
+}
+
+/// Reads the encryption, and finds its key where data is wanted.
+pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) -> Result<Encrypted> {
+    let option = |name: &str| cx.options.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let name = match header.encryption {
+        Encryption::None => {
+            return match option("encrypt.format") {
+                Some(asked) => {
+                    Err(Error::usage(format!("No encryption in image header, but options specified format '{asked}'")))
+                }
+                None => Ok(Encrypted::default()),
+            };
+        }
+        Encryption::Aes => "aes",
+        Encryption::Luks => "luks",
+    };
+    if let Some(asked) = option("encrypt.format").filter(|asked| *asked != name) {
+        let text = format!("Header reported '{name}' encryption format but options specify '{asked}'");
+        return Err(Error::usage(text));
+    }
+    let mut shown = Value::map();
+    shown.set("format", name);
+    let place = match (header.encryption, extensions.crypto_header) {
+        (Encryption::Luks, None) => return Err(Error::malformed("Missing CRYPTO header for crypt method 2")),
+        (Encryption::Luks, Some((offset, _))) if offset > FILE_OFFSET_MAX => {
+            return Err(Error::malformed("Unable to read LUKS header: Input/output error"));
+        }
+        (Encryption::Luks, place) => place,
+        _ => None,
+    };
+    let password = cx.opener.map(|_| password(cx.source, option(KEY_SECRET), KEY_SECRET)).transpose()?;
+    let Some((offset, _)) = place else {
+        let crypter = password.map(aes).transpose()?;
+        return Ok(Encrypted { shown: Some(shown), crypter, in_file: false });
+    };
+    let luks = luks::Header::read(cx.source, cx.device, offset, cx.version)?;
+    if let Value::Map(mut more) = luks.describe(cx.version)
+        && let Value::Map(entries) = &mut shown
+    {
+        entries.append(&mut more);
+    }
+    let crypter = password.map(|p| luks.unlock(cx.source, cx.device, offset, p)).transpose()?;
+    Ok(Encrypted { shown: Some(shown), crypter, in_file: true })
+}
+
+impl Encrypted {
+    /// Decompresses by `plain`, and decrypts.
+    pub fn unpacker<'a>(&'a self, plain: Box<dyn Unpacker + 'a>) -> Box<dyn Unpacker + 'a> {
+        match &self.crypter {
+            Some(crypter) => Box::new(Decrypter { plain, crypter, in_file: self.in_file }),
+            None => plain,
+        }
+    }
+}
+
+struct Decrypter<'a> {
+    plain: Box<dyn Unpacker + 'a>,
+    crypter: &'a Crypter,
+    in_file: bool,
+}
+
+impl Unpacker for Decrypter<'_> {
+    fn unpack(&mut self, packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()> {
+        self.plain.unpack(packed, stored, out)
+    }
+
+    fn decrypt(&mut self, at: u64, offset: u64, data: &mut [u8]) -> Result<()> {
+        self.crypter.decrypt(if self.in_file { offset } else { at } / SECTOR, data);
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! `map`: where every byte of the disk is, through the whole chain.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use instar_image::chain::Chain;
+use instar_image::machine::STREAM_MAX;
+use instar_image::runs::RunMap;
+use instar_image::{Error, Machine, Place, Result, Value, Version};
+
+use crate::open::{ImageSpec, Opening};
+
+/// Bytes of a record: start, length, offset (8 each), depth (4), bits (4), all little-endian.
+const RECORD: usize = 32;
+/// Records that are handed over at once.
+const BATCH: usize = STREAM_MAX / RECORD;
+
+/// It is in a layer of the chain.
+const PRESENT: u32 = 1;
+/// It reads as zeroes.
+const ZERO: u32 = 1 << 1;
+/// It is stored.
+const DATA: u32 = 1 << 2;
+/// Stored compressed.
+const COMPRESSED: u32 = 1 << 3;
+/// It has a plain place in a file.
+const HAS_OFFSET: u32 = 1 << 4;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Entry {
+    start: u64,
+    len: u64,
+    offset: u64,
+    depth: u32,
+    bits: u32,
+    /// The device that it is on, where it has a plain place.
+    device: u32,
+}
+
+impl Entry {
+    /// Whether `next` goes on where this one ends.
+    const fn takes(&self, next: &Self) -> bool {
+        self.bits == next.bits
+            && self.depth == next.depth
+            && self.device == next.device
+            && (self.bits & HAS_OFFSET == 0 || self.offset.wrapping_add(self.len) == next.offset)
+    }
+}
+
+/// Maps; exit status 0.
+pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
+    let image = params.get("image").ok_or_else(|| Error::usage("map without an image"))?;
+    let image = ImageSpec::from_value(image)?;
+    let chain = Opening { machine, version, data: true }.chain(&image)?;
+    machine.seal()?;
+    // The first piece: the names of the chain's files, with a NUL between two.
+    let names: Vec<&[u8]> = chain.layers.iter().map(|l| l.name.as_slice()).collect();
+    machine.stream(names.join(&0).get(..STREAM_MAX).unwrap_or(&names.join(&0)))?;
+    let size = chain.virtual_size();
+    let start = params.u64("start").unwrap_or(0);
+    let end = params.u64("length").map_or(size, |len| start.saturating_add(len)).min(size);
+    let mut walk = Walk { machine, chain: &chain, holes: Vec::new(), batch: Vec::new() };
+    walk.prepare()?;
+    let mut current = Entry { start, ..Entry::default() };
+    let mut at = start;
+    while at < end {
+        let next = walk.entry(at, end - at)?;
+        at = at.saturating_add(next.len);
+        if current.len > 0 && current.takes(&next) {
+            current.len = current.len.saturating_add(next.len);
+            continue;
+        }
+        if current.len > 0 {
+            walk.push(&current)?;
+        }
+        current = next;
+    }
+    // The last one is handed over even where there is none: the stock tool shows it.
+    walk.push(&current)?;
+    walk.flush()?;
+    Ok(0)
+}
+
+struct Walk<'a> {
+    machine: &'a dyn Machine,
+    chain: &'a Chain<'a>,
+    /// For layers whose file's holes show: the file's runs.
+    holes: Vec<Option<RunMap<'a>>>,
+    batch: Vec<u8>,
+}
+
+impl Walk<'_> {
+    fn prepare(&mut self) -> Result<()> {
+        for layer in &self.chain.layers {
+            let shown = layer.image.shows_holes()?;
+            let len = self.machine.stat(layer.device)?.len;
+            self.holes.push(shown.then(|| RunMap::new(self.machine.source(), layer.device, len)));
+        }
+        Ok(())
+    }
+
+    fn entry(&self, at: u64, max: u64) -> Result<Entry> {
+        let (depth, extent) = self
+            .chain
+            .extent(at, max)
+            .map_err(|e| e.context(format!("Failed to read image metadata at offset {at}")))?;
+        if extent.len == 0 {
+            return Err(Error::corrupt("an extent without a byte"));
+        }
+        let mut entry = Entry { start: at, len: extent.len, depth: depth as u32, ..Entry::default() };
+        match extent.place {
+            Place::Data { device, offset } => {
+                (entry.bits, entry.offset, entry.device) = (PRESENT | DATA | HAS_OFFSET, offset, device.0);
+                if let Some(Some(runs)) = self.holes.get(depth) {
+                    let run = runs.run(offset)?;
+                    entry.len = entry.len.min(run.len);
+                    entry.bits |= if run.data { 0 } else { ZERO };
+                }
+            }
+            Place::Packed(_) => entry.bits = PRESENT | DATA | COMPRESSED,
+            Place::Encrypted { .. } => entry.bits = PRESENT | DATA,
+            Place::Zero { at: Some((device, offset)) } => {
+                (entry.bits, entry.offset, entry.device) = (PRESENT | ZERO | HAS_OFFSET, offset, device.0);
+            }
+            Place::Zero { at: None } => entry.bits = PRESENT | ZERO,
+            Place::Unallocated => {
+                entry.bits = ZERO;
+                let layer = self.chain.layers.get(depth).filter(|l| at < l.image.virtual_size());
+                if let Some((device, offset)) = layer.map_or(Ok(None), |l| l.image.reserved(at))? {
+                    (entry.bits, entry.offset, entry.device) = (ZERO | HAS_OFFSET, offset, device.0);
+                }
+            }
+        }
+        Ok(entry)
+    }
+
+    fn push(&mut self, entry: &Entry) -> Result<()> {
+        for number in [entry.start, entry.len, entry.offset] {
+            self.batch.extend_from_slice(&number.to_le_bytes());
+        }
+        self.batch.extend_from_slice(&entry.depth.to_le_bytes());
+        self.batch.extend_from_slice(&entry.bits.to_le_bytes());
+        if self.batch.len() >= BATCH * RECORD { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let batch = core::mem::take(&mut self.batch);
+        if batch.is_empty() { Ok(()) } else { self.machine.stream(&batch) }
+    }
+}

@@ -1,0 +1,174 @@
+//! `map`
+
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+use instar_abi::record::Value;
+use instar_abi::ring::LOG_RECORDS;
+use instar_render::map::{MAP_HEAD, MapLines, NoPlace};
+use instar_vmm::Observer;
+
+use super::Command;
+use crate::getopt::{Opt, Parsed};
+use crate::program::{Defaults, Exit, Program, image_params};
+use crate::sizes;
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "map",
+    about: "Dump image metadata.",
+    operands: "FILE",
+    options: &[
+        Opt {
+            long: "format",
+            also: &[],
+            short: Some('f'),
+            argument: Some("FMT"),
+            help: "the image's format; found out if not given",
+        },
+        Opt {
+            long: "image-opts",
+            also: &[],
+            short: None,
+            argument: None,
+            help: "FILE is a list of options: driver=..,file.filename=..",
+        },
+        Opt {
+            long: "start-offset",
+            also: &[],
+            short: Some('s'),
+            argument: Some("OFFSET"),
+            help: "where in the disk to begin",
+        },
+        Opt {
+            long: "max-length",
+            also: &[],
+            short: Some('l'),
+            argument: Some("LENGTH"),
+            help: "at most so many bytes of the disk",
+        },
+        Opt { long: "output", also: &[], short: None, argument: Some("human|json"), help: "how it is shown" },
+        Opt {
+            long: "force-share",
+            also: &[],
+            short: Some('U'),
+            argument: None,
+            help: "also while another program writes to it",
+        },
+        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+    ],
+    stock: true,
+    run,
+};
+
+/// Shows records as they come, in large pieces.
+struct Shown {
+    state: Mutex<State>,
+}
+
+struct State {
+    lines: MapLines,
+    names: Vec<String>,
+    text: String,
+    failed: Option<Failure>,
+}
+
+#[derive(Clone, Copy)]
+enum Failure {
+    NoPlace,
+    Output(std::io::ErrorKind),
+}
+
+/// Text that waits before it is written.
+const TEXT: usize = 1 << 20;
+
+impl State {
+    fn write(&mut self) {
+        let done = std::io::stdout().lock().write_all(self.text.as_bytes());
+        self.text.clear();
+        if let Err(error) = done {
+            self.failed.get_or_insert(Failure::Output(error.kind()));
+        }
+    }
+
+    /// A record of names: each with its length before it, as the first piece of the stream.
+    fn take_names(&mut self, bytes: &[u8]) {
+        self.names = bytes.split(|b| *b == 0).map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+    }
+}
+
+impl Observer for Shown {
+    fn progress(&self, _done: u64, _total: u64) {}
+
+    fn log(&self, level: u32, bytes: &[u8]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if level != LOG_RECORDS || state.failed.is_some() {
+            return;
+        }
+        // The first piece names the files of the chain.
+        if state.names.is_empty() {
+            return state.take_names(bytes);
+        }
+        let State { lines, names, text, failed } = &mut *state;
+        let name = |depth: u32| names.get(depth as usize).cloned().unwrap_or_default();
+        if let Err(NoPlace) = lines.add(bytes, &name, text) {
+            failed.get_or_insert(Failure::NoPlace);
+        }
+        if state.text.len() > TEXT {
+            state.write();
+        }
+    }
+}
+
+fn size(program: &Program, parsed: &Parsed, key: &str, what: &str) -> Result<Option<u64>, Exit> {
+    let Some(text) = parsed.text(key) else { return Ok(None) };
+    let negative = text.strip_prefix('-').filter(|_| program.version.reads_negative_sizes());
+    match sizes::parse(negative.unwrap_or(&text)) {
+        Some(n) if negative.is_none() && n <= i64::MAX as u64 => Ok(Some(n)),
+        Some(_) => Err(program.fail(&format!("Invalid {what} specified. Must be between 0 and {}.", i64::MAX))),
+        None => Err(program.fail(&program.version.bad_size(what, &text))),
+    }
+}
+
+fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
+    let json = super::info::wants_json(program, parsed)?;
+    let start = size(program, parsed, "start-offset", "start offset")?.unwrap_or(0);
+    let length = size(program, parsed, "max-length", "max length")?;
+    let [operand] = &parsed.operands[..] else { return Err(program.usage("Expecting one image file name")) };
+    if parsed.has("image-opts") && parsed.has("format") {
+        return Err(program.fail("--image-opts and --format are mutually exclusive"));
+    }
+    super::info::check_objects(program, parsed)?;
+    let image = super::info::named(program, operand, parsed)?;
+    let cache = program.cache(parsed, "cache", "cache", "writeback")?;
+    let device = program.open_source(&image, cache, parsed.has("force-share"))?;
+    let mut params = program.params("map");
+    params.set("force-share", parsed.has("force-share")).set("image", image_params(&image, 0)).set("start", start);
+    if let Some(length) = length {
+        params.set("length", length);
+    }
+    let state = State {
+        lines: MapLines::new(program.version, json),
+        names: Vec::new(),
+        text: if json { String::new() } else { MAP_HEAD.to_string() },
+        failed: None,
+    };
+    let shown = Shown { state: Mutex::new(state) };
+    let subject = operand.to_string_lossy();
+    let (status, _): (u8, Value) = program.run(&params, vec![device], 1, &Defaults::DATA, &subject, &shown)?;
+    let mut state = shown.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if status != 0 && state.names.is_empty() {
+        return Ok(status);
+    }
+    if status == 0 && state.failed.is_none() {
+        let State { lines, text, .. } = &mut state;
+        lines.end(text);
+    }
+    state.write();
+    match state.failed {
+        None => Ok(status),
+        Some(Failure::NoPlace) => Err(program.fail("File contains external, encrypted or compressed clusters.")),
+        Some(Failure::Output(std::io::ErrorKind::BrokenPipe)) => Err(Exit(1)),
+        Some(Failure::Output(kind)) => Err(program.fail(&format!("cannot write to standard output: {kind}"))),
+    }
+}

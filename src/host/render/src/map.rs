@@ -1,0 +1,152 @@
+//! `map`: its lines, from the guest's records.
+
+use std::fmt::Write;
+
+use crate::escape;
+use crate::version::QemuVersion;
+
+/// Bytes of a record: start, length, offset (8 each), depth (4), bits (4), all little-endian.
+const RECORD: usize = 32;
+const PRESENT: u32 = 1;
+const ZERO: u32 = 1 << 1;
+const DATA: u32 = 1 << 2;
+const COMPRESSED: u32 = 1 << 3;
+const HAS_OFFSET: u32 = 1 << 4;
+
+/// What `map` prints before all else in human form.
+pub const MAP_HEAD: &str = "Offset          Length          Mapped to       File\n";
+
+/// What a record cannot be shown as in human form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoPlace;
+
+/// Renders records.
+#[derive(Debug)]
+pub struct MapLines {
+    version: QemuVersion,
+    /// JSON; else human.
+    json: bool,
+    started: bool,
+}
+
+struct Record {
+    start: u64,
+    len: u64,
+    offset: u64,
+    depth: u32,
+    bits: u32,
+}
+
+impl Record {
+    fn read(bytes: &[u8; RECORD]) -> Self {
+        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
+        let last = number(24);
+        Self { start: number(0), len: number(8), offset: number(16), depth: last as u32, bits: (last >> 32) as u32 }
+    }
+
+    const fn has(&self, bit: u32) -> bool {
+        self.bits & bit != 0
+    }
+}
+
+impl MapLines {
+    /// Nothing is shown yet.
+    #[must_use]
+    pub const fn new(version: QemuVersion, json: bool) -> Self {
+        Self { version, json, started: false }
+    }
+
+    /// Adds the lines of whole records to `out`. `file` names the file of a depth.
+    ///
+    /// # Errors
+    /// A stored range without a plain place cannot be shown in human form.
+    pub fn add(&mut self, records: &[u8], file: &dyn Fn(u32) -> String, out: &mut String) -> Result<(), NoPlace> {
+        for bytes in records.as_chunks::<RECORD>().0 {
+            let record = Record::read(bytes);
+            if self.json { self.json_line(&record, out) } else { human_line(&record, file, out)? }
+        }
+        Ok(())
+    }
+
+    /// What comes after the last record.
+    pub fn end(&self, out: &mut String) {
+        if self.json {
+            out.push_str("]\n");
+        }
+    }
+
+    fn json_line(&mut self, record: &Record, out: &mut String) {
+        out.push_str(if self.started { ",\n" } else { "[" });
+        self.started = true;
+        let Record { start, len, depth, .. } = record;
+        // Into a string nothing can fail.
+        let _ = write!(out, "{{ \"start\": {start}, \"length\": {len}, \"depth\": {depth}");
+        if self.version.map_has_present() {
+            let _ = write!(out, ", \"present\": {}", record.has(PRESENT));
+        }
+        let _ = write!(out, ", \"zero\": {}, \"data\": {}", record.has(ZERO), record.has(DATA));
+        if self.version.map_has_compressed() {
+            let _ = write!(out, ", \"compressed\": {}", record.has(COMPRESSED));
+        }
+        if record.has(HAS_OFFSET) {
+            let _ = write!(out, ", \"offset\": {}", record.offset);
+        }
+        out.push('}');
+    }
+}
+
+fn human_line(record: &Record, file: &dyn Fn(u32) -> String, out: &mut String) -> Result<(), NoPlace> {
+    if record.has(DATA) && !record.has(HAS_OFFSET) {
+        return Err(NoPlace);
+    }
+    if record.has(DATA) && !record.has(ZERO) {
+        let hex = |n: u64| if n == 0 { "0".to_string() } else { format!("{n:#x}") };
+        let (start, len, offset) = (hex(record.start), hex(record.len), hex(record.offset));
+        let name = escape::terminal(file(record.depth).as_bytes());
+        let _ = writeln!(out, "{start:<16}{len:<16}{offset:<16}{name}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(start: u64, len: u64, offset: u64, depth: u32, bits: u32) -> Vec<u8> {
+        let mut bytes: Vec<u8> = [start, len, offset].iter().flat_map(|n| n.to_le_bytes()).collect();
+        bytes.extend_from_slice(&depth.to_le_bytes());
+        bytes.extend_from_slice(&bits.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn json_of_every_release() {
+        let line = |version: &str| {
+            let mut lines = MapLines::new(version.parse().expect("a version"), true);
+            let mut out = String::new();
+            lines
+                .add(&record(0, 512, 1024, 1, PRESENT | DATA | HAS_OFFSET), &|_| String::new(), &mut out)
+                .expect("plain");
+            lines.end(&mut out);
+            out
+        };
+        let old =
+            "[{ \"start\": 0, \"length\": 512, \"depth\": 1, \"zero\": false, \"data\": true, \"offset\": 1024}]\n";
+        assert_eq!(line("5.2.0"), old);
+        assert_eq!(line("7.2.22"), old.replace("1, \"zero", "1, \"present\": true, \"zero"));
+        assert_eq!(
+            line("10.0.2"),
+            old.replace("1, \"zero", "1, \"present\": true, \"zero")
+                .replace("true, \"off", "true, \"compressed\": false, \"off")
+        );
+    }
+
+    #[test]
+    fn compressed_ranges_have_no_human_form() {
+        let mut lines = MapLines::new("10.0.2".parse().expect("a version"), false);
+        let mut out = String::new();
+        let records = [record(0, 16, 0x5000, 0, DATA | HAS_OFFSET), record(16, 16, 0, 0, DATA | COMPRESSED)].concat();
+        assert_eq!(lines.add(&records, &|_| "a".into(), &mut out), Err(NoPlace));
+        assert_eq!(out, "0               0x10            0x5000          a\n");
+    }
+}

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use crate::options::OptionSpec;
 use crate::{
-    CheckContext, CheckReport, Creator, DeviceId, Editing, Error, Extent, Machine, Packed, Resizer, Result, Source,
-    Value, Version,
+    Bitmaps, CheckContext, CheckReport, Creator, DeviceId, Editing, Error, Extent, Machine, Packed, Resizer, Result,
+    Source, Value, Version,
 };
 
 /// What probing may look at.
@@ -148,6 +148,11 @@ pub trait Image: Sync {
 
     /// Checks the metadata. `None`: the format has no check ("does not support checks").
     fn check(&self, _cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+        None
+    }
+
+    /// Its persistent dirty bitmaps. `None`: the format, or this image's version of it, has none.
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
         None
     }
 

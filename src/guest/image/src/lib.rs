@@ -8,6 +8,7 @@
 
 extern crate alloc;
 
+pub mod bitmap;
 pub mod chain;
 pub mod check;
 pub mod edit;
@@ -26,6 +27,7 @@ pub mod version;
 pub mod windows;
 pub mod write;
 
+pub use bitmap::{Bitmaps, DirtyBitmap};
 pub use check::{CheckContext, CheckReport, Findings};
 pub use edit::{EditContext, Editing, Editor};
 pub use error::{Error, Kind, Result};

@@ -49,6 +49,11 @@ pub trait Creator: Sync {
         false
     }
 
+    /// Images made with these options can keep persistent dirty bitmaps ([`crate::Editor::add_bitmaps`]).
+    fn keeps_bitmaps(&self, _options: &Options) -> bool {
+        false
+    }
+
     /// What is said of a backing format that nobody knows.
     fn unknown_backing_format(&self, name: &str, version: Version) -> Error {
         if version == Version::V5_2 {

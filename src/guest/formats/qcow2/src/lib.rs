@@ -37,7 +37,7 @@ use instar_image::options::OptionSpec;
 use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::{
-    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
+    Backing, Bitmaps, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
     OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Version, limits,
 };
 
@@ -285,6 +285,10 @@ impl Image for Qcow2Image<'_> {
 
     fn shows_holes(&self) -> Result<bool> {
         preallocated::looks_so(self.source, self.device, &self.header)
+    }
+
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
+        (self.header.version > 2).then_some(self as &dyn Bitmaps)
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -1,5 +1,6 @@
 //! `convert`: one or more images, chains flattened, into a new or an existing one.
 
+mod bitmaps;
 mod params;
 
 use alloc::boxed::Box;
@@ -16,6 +17,7 @@ use crate::copy::progress::Progress;
 use crate::copy::{self, Selection};
 use crate::open::Opening;
 use crate::option_help;
+use bitmaps::Wanted;
 use params::Params;
 
 /// Converts; exit status 0.
@@ -35,6 +37,10 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     }
     let format = option_help::format_named(params.target.format.as_deref().unwrap_or("raw"))?;
     let size: u64 = chains.iter().map(Chain::virtual_size).sum();
+    let bitmaps = match params.bitmaps {
+        Some(skip_broken) => Some(Wanted::choose(machine, &chains, skip_broken)?),
+        None => None,
+    };
     let writer = writer(machine, &params, format, size, version)?;
     // Writers in place keep to whole units: the last one's rest stays what it is.
     let rest = match writer.target() {
@@ -55,6 +61,10 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     copy::run(machine, &chains, writer.as_ref(), &planner, settings, &progress)?;
     let finished = writer.finish();
     finished.map_err(|e| e.context("error while writing the image's metadata"))?;
+    drop(writer);
+    if let (Some(wanted), Some(chain)) = (&bitmaps, chains.first()) {
+        wanted.copy(machine, chain, format, &params.target, version)?;
+    }
     progress.end();
     Ok(0)
 }
@@ -74,6 +84,9 @@ fn writer<'a>(
     let texts: Vec<&str> = params.options.iter().map(alloc::string::String::as_str).collect();
     let options = Options::parse(&texts, format.create_options())?;
     let backing = params.backing(&options);
+    if params.bitmaps.is_some() && !creator.keeps_bitmaps(&options) {
+        return Err(bitmaps::unsupported(name));
+    }
     if backing.is_some() && !creator.can_back() {
         return Err(Error::usage(format!("Backing file not supported for file format '{name}'")));
     }
@@ -137,6 +150,9 @@ fn existing<'a>(
     let editor = editing.edit(cx).map_err(|e| target.could_not_open(e))?;
     if editor.virtual_size() < size {
         return Err(Error::usage("output file is smaller than input file"));
+    }
+    if params.bitmaps.is_some() && !editor.keeps_bitmaps() {
+        return Err(bitmaps::unsupported(name));
     }
     Ok(editor)
 }

@@ -29,6 +29,8 @@ pub struct Params {
     backing_format: Option<String>,
     /// `-l`
     pub snapshot: Option<SnapshotSelector>,
+    /// `--bitmaps`; with `--skip-broken-bitmaps`?
+    pub bitmaps: Option<bool>,
     /// `-S`, `--target-is-zero`, `--salvage`, `-c`
     pub settings: Settings,
 }
@@ -60,6 +62,7 @@ impl Params {
             backing: params.bytes("backing").map(<[u8]>::to_vec),
             backing_format: params.text("backing-format").map(ToString::to_string),
             snapshot: params.text("snapshot").map(selector),
+            bitmaps: params.flag("bitmaps").then(|| params.flag("skip-broken-bitmaps")),
             settings: Settings {
                 sparse: params.u64("sparse").unwrap_or(4096),
                 zeroed: target.flag("zeroed"),

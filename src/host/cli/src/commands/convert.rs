@@ -219,7 +219,6 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
             parsed.operands.len() > 2 && (parsed.has("backing") || file_option(parsed, "backing_file").is_some()),
             "Having a backing file for the target makes no sense when concatenating multiple input images",
         ),
-        (parsed.has("bitmaps"), "instar cannot copy bitmaps yet: convert without --bitmaps"),
     ];
     if let Some((_, text)) = rules.iter().find(|(broken, _)| *broken) {
         return Err(program.fail(text));
@@ -388,6 +387,8 @@ fn rest(parsed: &Parsed, request: &Request, params: &mut Value) {
         .set("compress", parsed.has("compress"))
         .set("sparse", request.sparse)
         .set("salvage", parsed.has("salvage"))
+        .set("bitmaps", parsed.has("bitmaps"))
+        .set("skip-broken-bitmaps", parsed.has("skip-broken-bitmaps"))
         .set("quiet", parsed.has("quiet"));
     if let Some(snapshot) = parsed.text("snapshot") {
         params.set("snapshot", snapshot);

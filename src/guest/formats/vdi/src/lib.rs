@@ -18,7 +18,8 @@ use alloc::boxed::Box;
 use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::{
-    CheckContext, CheckReport, Description, DeviceId, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+    CheckContext, CheckReport, Description, DeviceId, Extent, Format, Image, Mapping, OpenContext, Probe, Result,
+    SafetyCheck,
 };
 
 use crate::header::Header;
@@ -65,6 +66,10 @@ impl Image for VdiImage<'_> {
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
         self.map.extent(&self.header, at, max)
+    }
+
+    fn mapping(&self) -> Result<Mapping> {
+        Ok(if self.header.preallocated { Mapping::Holes } else { Mapping::Extents })
     }
 
     fn describe(&self) -> Result<Description> {

@@ -15,6 +15,8 @@ use super::{Selection, Settings};
 const JOB_BYTES: u64 = 2 << 20;
 /// Bytes of a job that the host copies by itself.
 const COPY_JOB_BYTES: u64 = 16 << 20;
+/// Most jobs that are handed out together.
+const JOBS_MAX: usize = 64;
 /// Most extents of a job.
 const EXTENTS_MAX: usize = 4096;
 
@@ -33,7 +35,7 @@ pub struct Part {
     pub work: bool,
 }
 
-/// One worker's next task.
+/// A part of a worker's next task: bytes in a row.
 #[derive(Debug)]
 pub struct Job {
     /// Jobs are numbered from 0 on without a gap.
@@ -159,19 +161,23 @@ impl<'a> Planner<'a> {
         Ok(resolved)
     }
 
-    /// The next job; `None` when there is no more, or after an error.
-    pub fn next(&self) -> Option<Job> {
+    /// The next jobs, as many as are worth a crossing to the host; none when there are no more, or after an error.
+    pub fn next(&self) -> Vec<Job> {
         let mut position = self.position.lock();
-        if self.has_failed() {
-            return None;
-        }
-        match self.plan(&mut position) {
-            Ok(job) => job,
-            Err(error) => {
-                self.fail(error);
-                None
+        let (mut jobs, mut bytes, mut parts) = (Vec::new(), 0, 0);
+        while bytes < self.job_bytes && parts < EXTENTS_MAX && jobs.len() < JOBS_MAX && !self.has_failed() {
+            match self.plan(&mut position, self.job_bytes - bytes) {
+                Ok(Some(job)) => {
+                    bytes += job.len;
+                    parts += job.parts.len();
+                    jobs.push(job);
+                }
+                Ok(None) => break,
+                // What was planned already is dropped: nobody waits for its turn after an error.
+                Err(error) => self.fail(error),
             }
         }
+        if self.has_failed() { Vec::new() } else { jobs }
     }
 
     /// The part at byte `at` of the target.
@@ -233,7 +239,8 @@ impl<'a> Planner<'a> {
         Ok(Part { extent: part.extent.slice(at, there.len), work, ..part })
     }
 
-    fn plan(&self, position: &mut Position) -> Result<Option<Job>> {
+    /// `room`: bytes that the job may have, rounded up to whole units.
+    fn plan(&self, position: &mut Position, room: u64) -> Result<Option<Job>> {
         // Past what needs no work.
         let mut at = position.next;
         let first = loop {
@@ -249,7 +256,7 @@ impl<'a> Planner<'a> {
         };
         // Whole units: what lies before the first work in its unit belongs to the job.
         let start = (at / self.unit * self.unit).max(position.next);
-        let end = start.saturating_add(self.job_bytes).next_multiple_of(self.unit).min(self.total);
+        let end = start.saturating_add(room).next_multiple_of(self.unit).min(self.total);
         let mut parts = Vec::new();
         let mut at = start;
         let mut work_end = start;

@@ -41,11 +41,8 @@ pub mod of_file {
         help: "Extent size hint for the image file, 0 to disable",
     };
     /// For btrfs.
-    pub const NOCOW: OptionSpec = OptionSpec {
-        name: "nocow",
-        kind: OptionKind::Bool,
-        help: "Turn off copy-on-write (valid only on btrfs)",
-    };
+    pub const NOCOW: OptionSpec =
+        OptionSpec { name: "nocow", kind: OptionKind::Bool, help: "Turn off copy-on-write (valid only on btrfs)" };
     /// Of the file alone.
     pub const PREALLOCATION: OptionSpec = OptionSpec {
         name: "preallocation",

@@ -78,7 +78,13 @@ OUTPUTS = [
 ]
 
 # Formats that cannot be written yet.
-NOT_YET = ("qcow", "qed", "vdi", "parallels", "vhdx", "vmdk", "luks")
+NOT_YET = (
+    "qcow",
+    "qed",
+    "vhdx",
+    "vmdk",
+    "luks",
+)
 
 # One input of each format goes to every output; a few others to the plain ones.
 FIRST = {"raw": "mixed", "qcow2": "snapshots"}

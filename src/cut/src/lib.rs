@@ -58,6 +58,12 @@ impl Folder {
     }
 }
 
+impl Folder {
+    fn is_empty(&self, image: &Image) -> bool {
+        fs::metadata(self.path(image.name)).is_ok_and(|m| m.len() == 0)
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
@@ -84,6 +90,8 @@ pub enum Watch {
     Sectors,
     /// It is sound; what it shows is seen through another image.
     Sound,
+    /// It did not exist: it does not open, or it is what it is in the end.
+    New,
     /// It is only read.
     Read,
 }
@@ -97,8 +105,8 @@ pub struct Scenario {
     pub images: Vec<Image>,
     /// The command's parameters but for the images.
     pub params: Value,
-    /// Parameters that are images: key, which of `images`.
-    pub named: Vec<(&'static str, usize)>,
+    /// Puts the images into the parameters.
+    pub arrange: fn(&mut Value, &[Value]),
     /// Random parts of what is in flight at each step.
     pub subsets: u32,
 }
@@ -109,7 +117,7 @@ impl Scenario {
     pub fn new(op: &str, folder: Folder, images: &[Image]) -> Self {
         let mut params = Value::map();
         params.set("op", op).set("version-major", 10u64).set("version-minor", 0u64);
-        Self { folder, images: images.to_vec(), params, named: vec![("image", 0)], subsets: 2 }
+        Self { folder, images: images.to_vec(), params, arrange: only_image, subsets: 2 }
     }
 
     /// Runs it, then cuts it everywhere; returns the number of states looked at.
@@ -127,12 +135,17 @@ impl Scenario {
             devices.push(device);
         }
         let mut params = self.params.clone();
-        for (key, index) in &self.named {
-            let image = &self.images[*index];
-            let mut map = Value::map();
-            map.set("device", u64::from(devices[*index].0)).set("filename", image.name).set("format", image.format);
-            params.set(key, map);
-        }
+        let described: Vec<Value> = self
+            .images
+            .iter()
+            .zip(&devices)
+            .map(|(image, device)| {
+                let mut map = Value::map();
+                map.set("device", u64::from(device.0)).set("filename", image.name).set("format", image.format);
+                map
+            })
+            .collect();
+        (self.arrange)(&mut params, &described);
         let before = self.contents(&self.folder);
         machine.record();
         let status = instar_ops::run(&machine, &params);
@@ -153,7 +166,10 @@ impl Scenario {
     }
 
     fn contents(&self, folder: &Folder) -> Vec<Vec<u8>> {
-        let content = |image| folder.content(image).unwrap_or_else(|e| panic!("{image:?}: {e}"));
+        let content = |image: &Image| match folder.content(image) {
+            Err(_) if image.watch == Watch::New && folder.is_empty(image) => Vec::new(),
+            content => content.unwrap_or_else(|e| panic!("{image:?}: {e}")),
+        };
         self.images.iter().map(content).collect()
     }
 
@@ -166,6 +182,9 @@ impl Scenario {
     fn judge(&self, folder: &Folder, when: &str, before: &[Vec<u8>], after: &[Vec<u8>], clean: bool) {
         for (index, image) in self.images.iter().enumerate() {
             if image.watch == Watch::Read {
+                continue;
+            }
+            if image.watch == Watch::New && !clean && folder.content(image).is_err() {
                 continue;
             }
             let checked = folder.try_stock("qemu-img", &["check", "-f", image.format, image.name]);
@@ -183,6 +202,7 @@ impl Scenario {
             let shown = folder.content(image).unwrap_or_else(|e| panic!("{when}: {}: {e}", image.name));
             let (old, new) = (&before[index], &after[index]);
             let fine = match image.watch {
+                Watch::New => shown == *new,
                 Watch::Sectors => sectors_of_either(&shown, old, new),
                 _ => shown == *old || shown == *new,
             };
@@ -199,4 +219,8 @@ fn sectors_of_either(shown: &[u8], old: &[u8], new: &[u8]) -> bool {
     };
     (shown.len() == old.len() || shown.len() == new.len())
         && shown.chunks(SECTOR).enumerate().all(|(i, s)| s == part(old, i) || s == part(new, i))
+}
+
+fn only_image(params: &mut Value, images: &[Value]) {
+    params.set("image", images[0].clone());
 }

@@ -15,8 +15,6 @@ use crate::{
 pub struct Probe<'a> {
     /// The first bytes of the file, up to [`crate::limits::PROBE_HEAD`].
     pub head: &'a [u8],
-    /// The last 512 bytes of the file (the whole file if it is shorter).
-    pub tail: &'a [u8],
     /// Length of the file in bytes.
     pub len: u64,
     /// Its name, as the user or the image gave it.

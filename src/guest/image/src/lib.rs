@@ -9,6 +9,7 @@
 extern crate alloc;
 
 pub mod bitmap;
+pub mod blocks;
 pub mod chain;
 pub mod check;
 pub mod edit;

@@ -44,9 +44,9 @@ struct Entry {
 }
 
 impl Entry {
-    /// Whether `next` goes on where this one ends.
-    const fn takes(&self, next: &Self) -> bool {
-        self.bits == next.bits
+    /// Whether `next` goes on where this one ends. `told`: the bits that the release tells.
+    const fn takes(&self, next: &Self, told: u32) -> bool {
+        (self.bits ^ next.bits) & told == 0
             && self.depth == next.depth
             && self.device == next.device
             && (self.bits & HAS_OFFSET == 0 || self.offset.wrapping_add(self.len) == next.offset)
@@ -68,12 +68,13 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let end = params.u64("length").map_or(size, |len| start.saturating_add(len)).min(size);
     let mut walk = Walk { machine, chain: &chain, files, mappings: Vec::new(), holes: Vec::new(), batch: Vec::new() };
     walk.prepare()?;
+    let told = if version == Version::V5_2 { !PRESENT } else { !0 };
     let mut current = Entry { start, ..Entry::default() };
     let mut at = start;
     while at < end {
         let next = walk.entry(at, end - at)?;
         at = at.saturating_add(next.len);
-        if current.len > 0 && current.takes(&next) {
+        if current.len > 0 && current.takes(&next, told) {
             current.len = current.len.saturating_add(next.len);
             continue;
         }

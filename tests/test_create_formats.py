@@ -56,7 +56,14 @@ class TestParallels(CreateTestBase):
         self.each("parallels", [""], ["40G", "1T"])
 
     def test_texts(self):
-        for option in ("cluster_size=0", "cluster_size=8G", "cluster_size=x", "preallocation=metadata", "static=on", "help"):
+        for option in (
+            "cluster_size=0",
+            "cluster_size=8G",
+            "cluster_size=x",
+            "preallocation=metadata",
+            "static=on",
+            "help",
+        ):
             self.create("-f", "parallels", "-o", option, "x", "5M", leaves=True)
         self.create("-f", "parallels", "x", "7E", leaves=True)
         self.create("-f", "parallels", "-o", "cluster_size=512", "x", "3T", leaves=True)
@@ -69,7 +76,14 @@ class TestQed(CreateTestBase):
         self.make("qemu-img", "create", "-q", "-f", "qed", "base.qed", "3M")
 
     def test_new(self):
-        options = ("", "cluster_size=4k", "cluster_size=256k", "table_size=1", "table_size=16", "cluster_size=4k,table_size=2")
+        options = (
+            "",
+            "cluster_size=4k",
+            "cluster_size=256k",
+            "table_size=1",
+            "table_size=16",
+            "cluster_size=4k,table_size=2",
+        )
         self.each("qed", [*options, "preallocation=falloc,nocow=off", "backing_fmt=raw"], SIZES)
         self.each("qed", [""], ["40G", "64T"])
 
@@ -98,7 +112,12 @@ class TestQed(CreateTestBase):
         for size in ("65T", "1P", "7E", "70368744177665"):
             self.create("-f", "qed", "x", size, leaves=True)
         self.create("-f", "qed", "-o", "cluster_size=4k,table_size=1", "x", "2G", leaves=True)
-        for argv in (["-b", "base.raw"], ["-u", "-b", "nosuch", "-F", "foo"], ["-u", "-b", "nosuch"], ["-b", "base.raw", "-F", "qed"]):
+        for argv in (
+            ["-b", "base.raw"],
+            ["-u", "-b", "nosuch", "-F", "foo"],
+            ["-u", "-b", "nosuch"],
+            ["-b", "base.raw", "-F", "qed"],
+        ):
             self.create("-f", "qed", *argv, "x", "5M", fixtures=("base.raw",), leaves=True)
 
 
@@ -124,7 +143,12 @@ class TestQcow(CreateTestBase):
         self.create("-f", "qcow", "x", "0", leaves=True)
         for option in ("encrypt.format=foo", "encryption=maybe", "preallocation=metadata", "cluster_size=4k", "help"):
             self.create("-f", "qcow", "-o", option, "x", "5M", leaves=True)
-        for argv in (["-b", "base.raw"], ["-u", "-b", "nosuch", "-F", "foo"], ["-u", "-b", "nosuch"], ["-b", "base.raw", "-F", "qcow"]):
+        for argv in (
+            ["-b", "base.raw"],
+            ["-u", "-b", "nosuch", "-F", "foo"],
+            ["-u", "-b", "nosuch"],
+            ["-b", "base.raw", "-F", "qcow"],
+        ):
             self.create("-f", "qcow", *argv, "x", "5M", fixtures=("base.raw",), leaves=True)
 
     def test_too_large(self):

@@ -27,6 +27,7 @@ type Operation = fn(&dyn Machine, &Value, Version) -> Result<u8>;
 const OPERATIONS: &[(&str, Operation)] = &[
     ("info", info::run),
     ("convert", convert::run),
+    ("dd", convert::run),
     ("create", create::run),
     ("rebase", rebase::run),
     ("commit", commit::run),

@@ -2,6 +2,7 @@
 
 mod bitmaps;
 mod params;
+mod section;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -20,6 +21,9 @@ use crate::option_help;
 use bitmaps::Wanted;
 use params::Params;
 
+/// Disks are whole sectors of so many bytes.
+const SECTOR: u64 = 512;
+
 /// Converts; exit status 0.
 pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
     let params = Params::read(params)?;
@@ -35,8 +39,16 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         }
         chains.push(chain);
     }
-    let format = option_help::format_named(params.target.format.as_deref().unwrap_or("raw"))?;
-    let size: u64 = chains.iter().map(Chain::virtual_size).sum();
+    let name = params.target.format.as_deref().unwrap_or("raw");
+    let format =
+        if params.section.is_some() { option_help::format_to_write(name) } else { option_help::format_named(name) };
+    let format = format?;
+    let whole: u64 = chains.iter().map(Chain::virtual_size).sum();
+    let section = params.section.map(|section| section.of(whole));
+    if section == Some(None) {
+        machine.emit("skipped-too-much", &Value::from(true))?;
+    }
+    let (skip, size) = section.map_or((0, whole), Option::unwrap_or_default);
     let bitmaps = match params.bitmaps {
         Some(skip_broken) => Some(Wanted::choose(machine, &chains, skip_broken)?),
         None => None,
@@ -56,7 +68,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let (target, settings) = (writer.target(), params.settings);
     let backed = matches!(target, Target::Allocated { zeroed: false, .. }) && !params.existing;
     let selection = if backed { Selection::Layers(1) } else { Selection::All };
-    let planner = Planner::new(machine.source(), &chains, target, settings, selection, (size, rest));
+    let planner = Planner::new(machine.source(), &chains, target, settings, selection, (size, rest)).skipping(skip);
     let progress = Progress::new(machine, size);
     copy::run(machine, &chains, writer.as_ref(), &planner, settings, &progress)?;
     let finished = writer.finish();
@@ -102,7 +114,11 @@ fn writer<'a>(
         return Err(Error::usage("Use of backing file requires explicit backing format"));
     }
     let shown = instar_image::machine::display_name(&params.target.name);
-    let converting = format!("{shown}: error while converting {name}");
+    let converting = if params.section.is_some() {
+        format!("{shown}: error while creating output image")
+    } else {
+        format!("{shown}: error while converting {name}")
+    };
     if let Some(Backing { format: Some(other), .. }) = &backing
         && crate::open::format_by_name(other).is_err()
     {
@@ -113,13 +129,16 @@ fn writer<'a>(
         machine,
         device: params.target.device,
         data_device: params.data_device,
-        size,
+        // A part may end within a sector.
+        size: if params.section.is_some() { size.next_multiple_of(SECTOR) } else { size },
         options: &options,
         backing,
         compressed: params.settings.compress,
         version,
     };
-    creator.create(cx).map_err(|e| e.context(converting))
+    let writer = creator.create(cx).map_err(|e| e.context(converting))?;
+    creator.can_be_filled(&options).map_err(|e| params.target.could_not_open(e))?;
+    Ok(writer)
 }
 
 /// `-n`

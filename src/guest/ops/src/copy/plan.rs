@@ -64,6 +64,8 @@ pub struct Planner<'a> {
     total: u64,
     /// Where the last chain begins to be what the target itself holds, each byte at its own place.
     rest_at: u64,
+    /// Bytes of the first source that stand before the target's first.
+    skip: u64,
     unit: u64,
     job_bytes: u64,
     /// Holes need no work: the target reads as zeroes.
@@ -102,6 +104,7 @@ impl<'a> Planner<'a> {
             starts,
             total: size + rest,
             rest_at: if rest > 0 { size } else { u64::MAX },
+            skip: 0,
             unit,
             job_bytes,
             skip_holes: zeroed && settings.sparse != 0,
@@ -111,6 +114,12 @@ impl<'a> Planner<'a> {
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         }
+    }
+
+    /// Leaves out so many bytes at the beginning of the first source.
+    #[must_use]
+    pub fn skipping(self, bytes: u64) -> Self {
+        Self { skip: bytes, ..self }
     }
 
     /// Remembers the first error, and ends the handing out.
@@ -189,7 +198,7 @@ impl<'a> Planner<'a> {
         let (Some(start), Some(chain)) = (self.starts.get(source), self.chains.get(source)) else {
             return Err(Error::corrupt("a byte beyond the last source"));
         };
-        let inside = at.saturating_sub(if is_rest { 0 } else { *start });
+        let inside = at.saturating_sub(if is_rest { 0 } else { *start }).saturating_add(self.skip);
         let max = match self.selection {
             Selection::Layers(_) if is_rest => max,
             _ => max.min(chain.virtual_size().saturating_sub(inside)),

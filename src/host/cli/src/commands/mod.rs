@@ -5,6 +5,7 @@ pub mod commit;
 pub mod config;
 pub mod convert;
 pub mod create;
+pub mod dd;
 pub mod doctor;
 pub mod generate;
 pub mod info;
@@ -36,6 +37,7 @@ pub struct Command {
 pub const COMMANDS: &[&Command] = &[
     &convert::COMMAND,
     &create::COMMAND,
+    &dd::COMMAND,
     &info::COMMAND,
     &map::COMMAND,
     &rebase::COMMAND,
@@ -48,7 +50,7 @@ pub const COMMANDS: &[&Command] = &[
 ];
 
 /// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "compare", "dd", "measure", "snapshot"];
+pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "compare", "measure", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

@@ -148,6 +148,12 @@ pub trait Image: Sync {
         Vec::new()
     }
 
+    /// The stock tool's driver does not tell where anything is: whatever counts or shows places (`map`, `measure`)
+    /// takes all of the disk for data without one.
+    fn hides_places(&self) -> bool {
+        false
+    }
+
     /// Checks the metadata. `None`: the format has no check ("does not support checks").
     fn check(&self, _cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
         None
@@ -173,8 +179,6 @@ pub enum Mapping {
     Holes,
     /// So is what reads as zeroes and has a place.
     Reserved,
-    /// All of the disk is data of which no place is told.
-    Opaque,
 }
 
 /// Which snapshot `-l` asks for.

@@ -16,6 +16,7 @@ pub mod edit;
 pub mod error;
 pub mod extent;
 pub mod format;
+pub mod levels;
 pub mod limits;
 pub mod machine;
 pub mod options;

@@ -54,6 +54,11 @@ pub trait Creator: Sync {
         false
     }
 
+    /// Images made with these options can be filled: the stock tool makes some that it refuses to open then.
+    fn can_be_filled(&self, _options: &Options) -> Result<()> {
+        Ok(())
+    }
+
     /// What is said of a backing format that nobody knows.
     fn unknown_backing_format(&self, name: &str, version: Version) -> Error {
         if version == Version::V5_2 {

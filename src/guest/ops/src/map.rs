@@ -123,6 +123,9 @@ impl Walk<'_> {
     }
 
     fn entry(&self, at: u64, max: u64) -> Result<Entry> {
+        if self.chain.layers.first().is_some_and(|l| l.image.hides_places()) {
+            return Ok(Entry { start: at, len: max, bits: PRESENT | DATA, ..Entry::default() });
+        }
         let (depth, extent) = self
             .chain
             .extent(at, max)
@@ -133,7 +136,7 @@ impl Walk<'_> {
         let mut entry = Entry { start: at, len: extent.len, depth: depth as u32, ..Entry::default() };
         let mapping = self.mappings.get(depth).copied().unwrap_or(Mapping::Extents);
         match extent.place {
-            _ if mapping == Mapping::Opaque => entry.bits = PRESENT | DATA,
+            _ if self.chain.layers.get(depth).is_some_and(|l| l.image.hides_places()) => entry.bits = PRESENT | DATA,
             Place::Data { device, offset } => {
                 (entry.bits, entry.offset, entry.device) = (PRESENT | DATA | HAS_OFFSET, offset, device.0);
                 if let Some(Some(runs)) = self.holes.get(depth) {

@@ -9,9 +9,11 @@ extern crate alloc;
 
 pub mod check;
 pub mod commit;
+pub mod compare;
 pub mod convert;
 mod copy;
 pub mod create;
+mod holes;
 pub mod info;
 pub mod map;
 pub mod open;
@@ -33,6 +35,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("commit", commit::run),
     ("resize", resize::run),
     ("map", map::run),
+    ("compare", compare::run),
     ("check", check::run),
 ];
 

@@ -5,9 +5,9 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::machine::STREAM_MAX;
-use instar_image::runs::RunMap;
 use instar_image::{Error, Machine, Place, Result, Value, Version};
 
+use crate::holes::Holes;
 use crate::open::{ImageSpec, Opening};
 
 /// Bytes of a record: start, length, offset (8 each), depth (4), bits (4), all little-endian.
@@ -59,8 +59,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let size = chain.virtual_size();
     let start = params.u64("start").unwrap_or(0);
     let end = params.u64("length").map_or(size, |len| start.saturating_add(len)).min(size);
-    let mut walk = Walk { machine, chain: &chain, holes: Vec::new(), batch: Vec::new() };
-    walk.prepare()?;
+    let mut walk = Walk { machine, chain: &chain, holes: Holes::of(machine, &chain)?, batch: Vec::new() };
     let mut current = Entry { start, ..Entry::default() };
     let mut at = start;
     while at < end {
@@ -84,21 +83,11 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
 struct Walk<'a> {
     machine: &'a dyn Machine,
     chain: &'a Chain<'a>,
-    /// For layers whose file's holes show: the file's runs.
-    holes: Vec<Option<RunMap<'a>>>,
+    holes: Holes<'a>,
     batch: Vec<u8>,
 }
 
 impl Walk<'_> {
-    fn prepare(&mut self) -> Result<()> {
-        for layer in &self.chain.layers {
-            let shown = layer.image.shows_holes()?;
-            let len = self.machine.stat(layer.device)?.len;
-            self.holes.push(shown.then(|| RunMap::new(self.machine.source(), layer.device, len)));
-        }
-        Ok(())
-    }
-
     fn entry(&self, at: u64, max: u64) -> Result<Entry> {
         let (depth, extent) = self
             .chain
@@ -111,8 +100,7 @@ impl Walk<'_> {
         match extent.place {
             Place::Data { device, offset } => {
                 (entry.bits, entry.offset, entry.device) = (PRESENT | DATA | HAS_OFFSET, offset, device.0);
-                if let Some(Some(runs)) = self.holes.get(depth) {
-                    let run = runs.run(offset)?;
+                if let Some(run) = self.holes.run(depth, offset)? {
                     entry.len = entry.len.min(run.len);
                     entry.bits |= if run.data { 0 } else { ZERO };
                 }

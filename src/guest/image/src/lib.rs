@@ -9,12 +9,14 @@
 extern crate alloc;
 
 pub mod bitmap;
+pub mod blocks;
 pub mod chain;
 pub mod check;
 pub mod edit;
 pub mod error;
 pub mod extent;
 pub mod format;
+pub mod levels;
 pub mod limits;
 pub mod machine;
 pub mod options;

@@ -11,12 +11,13 @@ mod header;
 pub mod layout;
 mod map;
 mod packed;
+mod write;
 
 use alloc::boxed::Box;
 
-use instar_image::options::check_driver_options;
+use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, Description, Error, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck, Unpacker,
+    Backing, Creator, Description, Error, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck, Unpacker,
 };
 
 use crate::header::Header;
@@ -43,6 +44,18 @@ impl Format for Qcow {
             return Err(Error::unsupported("Parameter 'encrypt.key-secret' is required for cipher"));
         }
         Ok(Box::new(QcowImage { header, map: Map::new(cx.source, cx.device) }))
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        write::OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
+        write::SHOWN
+    }
+
+    fn creator(&self) -> Option<&dyn Creator> {
+        Some(&write::QcowCreator)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -12,13 +12,15 @@ mod check;
 mod header;
 pub mod layout;
 mod map;
+mod write;
 
 use alloc::boxed::Box;
 
-use instar_image::options::check_driver_options;
+use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    CheckContext, CheckReport, Description, DeviceId, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+    CheckContext, CheckReport, Creator, Description, DeviceId, Extent, Format, Image, OpenContext, Probe, Result,
+    SafetyCheck,
 };
 
 use crate::header::Header;
@@ -41,6 +43,18 @@ impl Format for Vdi {
         check_driver_options(self.name(), cx.options, &[])?;
         let header = Header::read(&cx)?;
         Ok(Box::new(VdiImage { header, device: cx.device, map: Map::new(cx.source, cx.device) }))
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        write::OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
+        write::SHOWN
+    }
+
+    fn creator(&self) -> Option<&dyn Creator> {
+        Some(&write::VdiCreator)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

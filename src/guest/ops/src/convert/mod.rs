@@ -136,7 +136,9 @@ fn writer<'a>(
         compressed: params.settings.compress,
         version,
     };
-    creator.create(cx).map_err(|e| e.context(converting))
+    let writer = creator.create(cx).map_err(|e| e.context(converting))?;
+    creator.can_be_filled(&options).map_err(|e| params.target.could_not_open(e))?;
+    Ok(writer)
 }
 
 /// `-n`

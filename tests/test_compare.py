@@ -60,7 +60,9 @@ class TestCompare(CompareTest):
                     self.assertEqual(self.both(one, other), 0)
 
     def test_strict(self):
-        statuses = {self.both("-s", one, other) for one in self.images for other in self.images}
+        # Where small tables end is compared too, and is not the same there.
+        images = [name for name in self.images if name not in ("small.qcow2", "extended.qcow2")]
+        statuses = {self.both("-s", one, other) for one in images for other in images}
         self.assertEqual(statuses, {0, 1})
 
     def test_one_byte_anywhere(self):

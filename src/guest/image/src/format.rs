@@ -140,10 +140,20 @@ pub trait Image: Sync {
         Ok(None)
     }
 
-    /// Plain data of which the file has only a hole is shown as zeroes by `map`, as the stock tool does where it takes
-    /// an image for preallocated.
-    fn shows_holes(&self) -> Result<bool> {
-        Ok(false)
+    /// How `map` tells of what is stored.
+    fn mapping(&self) -> Result<Mapping> {
+        Ok(Mapping::Extents)
+    }
+
+    /// The stock tool's driver tells of no more than so many bytes (a block of them) at once, which only
+    /// `compare -s` shows. `None`: of as much as lies in a row.
+    fn told_at_once(&self) -> Option<u64> {
+        None
+    }
+
+    /// The files beside its own that data may lie in: device, and the name that the image has for it.
+    fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {
+        Vec::new()
     }
 
     /// Checks the metadata. `None`: the format has no check ("does not support checks").
@@ -160,6 +170,19 @@ pub trait Image: Sync {
     fn cluster_size(&self) -> Option<u64> {
         None
     }
+}
+
+/// How `map` tells of what an image stores: the stock tool's drivers differ in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// As the extents are.
+    Extents,
+    /// Plain data of which the file has only a hole is zeroes that are stored: the image was preallocated.
+    Holes,
+    /// So is what reads as zeroes and has a place.
+    Reserved,
+    /// All of the disk is data of which no place is told.
+    Opaque,
 }
 
 /// Which snapshot `-l` asks for.

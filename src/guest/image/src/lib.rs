@@ -34,7 +34,7 @@ pub use check::{CheckContext, CheckReport, Findings};
 pub use edit::{EditContext, Editing, Editor};
 pub use error::{Error, Kind, Result};
 pub use extent::{Extent, Packed, Place};
-pub use format::{Backing, Description, Format, Image, OpenContext, Probe, SafetyCheck, Snapshot, Unpacker};
+pub use format::{Backing, Description, Format, Image, Mapping, OpenContext, Probe, SafetyCheck, Snapshot, Unpacker};
 pub use instar_abi::record::Value;
 pub use machine::{DeviceId, Machine, RangePair, Read, Role, Run, Sink, Source, Stat, Step};
 pub use resize::{Preallocation, ResizeContext, Resizer};

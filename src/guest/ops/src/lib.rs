@@ -13,13 +13,13 @@ pub mod compare;
 pub mod convert;
 mod copy;
 pub mod create;
-mod holes;
 pub mod info;
 pub mod map;
 pub mod open;
 mod option_help;
 pub mod rebase;
 pub mod resize;
+mod stored;
 
 use instar_image::{Error, Kind, Machine, Result, Value, Version};
 

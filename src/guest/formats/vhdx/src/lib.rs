@@ -24,7 +24,8 @@ use alloc::sync::Arc;
 
 use instar_image::options::check_driver_options;
 use instar_image::{
-    Backing, CheckContext, CheckReport, Description, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+    Backing, CheckContext, CheckReport, Description, Extent, Format, Image, Mapping, OpenContext, Probe, Result,
+    SafetyCheck,
 };
 
 use crate::bat::{Geometry, verify};
@@ -99,6 +100,11 @@ impl Image for VhdxImage<'_> {
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
         self.map.extent(at, max)
+    }
+
+    /// The stock tool's driver tells nothing; it has no children of a parent, of which `map` would be of no use then.
+    fn mapping(&self) -> Result<Mapping> {
+        Ok(if self.geometry.differencing { Mapping::Extents } else { Mapping::Opaque })
     }
 
     fn backing(&self) -> Option<Backing> {

@@ -6,7 +6,7 @@
 mod judge;
 mod walk;
 
-use instar_image::{Machine, Result, Value, Version};
+use instar_image::{Error, Machine, Result, Value, Version};
 
 use crate::copy::progress::Progress;
 use crate::open::{ImageSpec, Opening};
@@ -23,7 +23,11 @@ const UNREADABLE: u8 = 4;
 
 /// Compares; exit status as the stock tool's: 0 the same, 1 different, 2 and more an error. What was found is emitted.
 pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
-    let fail = |error, status| {
+    let fail = |mut error: Error, status| {
+        // As the stock tool's driver says it, before its command does.
+        if let Some(line) = error.earlier.take() {
+            machine.say(&alloc::format!("{line}\n"))?;
+        }
         machine.emit("error", &report(&error))?;
         Ok(status)
     };

@@ -5,13 +5,14 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use instar_image::chain::Chain;
+use instar_image::error::Kind;
 use instar_image::machine::display_name;
-use instar_image::{Error, Extent, Machine, Place, Result};
+use instar_image::{Error, Extent, Machine, Mapping, Place, Result};
 use spin::Mutex;
 
 use crate::copy::files::Files;
 use crate::copy::plan::Part;
-use crate::holes::Holes;
+use crate::stored::Stored;
 
 /// Bytes that are handed out together, and most of one pair.
 const BYTES: u64 = 4 << 20;
@@ -60,7 +61,7 @@ pub struct Walk<'a> {
     sizes: [u64; 2],
     strict: bool,
     files: Files<'a>,
-    holes: Vec<Holes<'a>>,
+    stored: Vec<Stored<'a>>,
     next: Mutex<u64>,
     ended: AtomicBool,
     first: Mutex<Option<(u64, Event)>>,
@@ -70,13 +71,14 @@ impl<'a> Walk<'a> {
     /// At the beginning of two chains.
     pub fn new(machine: &'a dyn Machine, chains: &'a [Chain<'a>], strict: bool) -> Result<Self> {
         let [one, other] = chains else { return Err(Error::usage("compare needs two images")) };
-        let holes = if strict { Vec::from([Holes::of(machine, one)?, Holes::of(machine, other)?]) } else { Vec::new() };
+        let stored =
+            if strict { Vec::from([Stored::of(machine, one)?, Stored::of(machine, other)?]) } else { Vec::new() };
         Ok(Self {
             chains,
             sizes: [one.virtual_size(), other.virtual_size()],
             strict,
             files: Files::new(machine.source()),
-            holes,
+            stored,
             next: Mutex::new(0),
             ended: AtomicBool::new(false),
             first: Mutex::new(None),
@@ -148,9 +150,13 @@ impl<'a> Walk<'a> {
         let Some(chain) = self.chains.get(source).filter(|_| at < size) else { return Ok(None) };
         match chain.extent(at, max.min(size - at)) {
             Ok((depth, extent)) if extent.len > 0 => Ok(Some(Part { source, depth, at, extent, work: true })),
-            _ => {
+            outcome => {
                 let name = chain.layers.first().map(|layer| display_name(&layer.name)).unwrap_or_default();
-                Err(Event::NoStatus(Error::malformed(format!("Sector allocation test failed for {name}"))))
+                let failed = Error::malformed(format!("Sector allocation test failed for {name}"));
+                Err(Event::NoStatus(match outcome {
+                    Err(error) if matches!(error.kind, Kind::Corrupt) => failed.after(error.message),
+                    _ => failed,
+                }))
             }
         }
     }
@@ -158,20 +164,30 @@ impl<'a> Walk<'a> {
     fn status(&self, part: Part) -> Result<Status> {
         let Extent { at, len, place } = part.extent;
         let size = self.sizes.get(part.source).copied().unwrap_or_default();
-        let layers = self.chains.get(part.source).map_or(0, |chain| chain.layers.len());
+        let layers = self.chains.get(part.source).map_or(&[][..], |chain| &chain.layers);
+        let told = layers.get(part.depth).and_then(|layer| layer.image.told_at_once()).unwrap_or(u64::MAX).max(1);
+        let len = len.min(told - at % told);
         let mut status = Status {
             data: matches!(place, Place::Data { .. } | Place::Packed(_) | Place::Encrypted { .. }),
             zero: matches!(place, Place::Zero { .. } | Place::Unallocated),
             // What a backing file is too short for counts as if it were in it.
-            allocated: place != Place::Unallocated || part.depth + 1 < layers,
+            allocated: place != Place::Unallocated || part.depth + 1 < layers.len(),
             compressed: matches!(place, Place::Packed(_)),
             ends: at.saturating_add(len) >= size,
         };
-        if let (Place::Data { offset, .. }, Some(holes)) = (place, self.holes.get(part.source))
-            && let Some(run) = holes.run(part.depth, offset)?
-        {
-            status.zero = !run.data;
-            status.ends &= run.len >= len;
+        let Some(stored) = self.stored.get(part.source) else { return Ok(status) };
+        match (stored.mapping(part.depth), place) {
+            (Mapping::Opaque, _) => {
+                status = Status { data: true, zero: false, allocated: true, compressed: false, ends: true };
+            }
+            (Mapping::Holes, Place::Data { offset, .. }) => {
+                if let Some(run) = stored.hole(part.depth, offset)? {
+                    status.zero = !run.data;
+                    status.ends &= run.len >= len;
+                }
+            }
+            (Mapping::Reserved, Place::Zero { at: Some(_) }) => status.data = true,
+            _ => {}
         }
         Ok(status)
     }

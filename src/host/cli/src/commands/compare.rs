@@ -1,6 +1,5 @@
 //! `compare`
 
-use instar_abi::record::Value;
 use instar_render::escape::terminal;
 
 use super::Command;

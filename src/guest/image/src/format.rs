@@ -15,8 +15,6 @@ use crate::{
 pub struct Probe<'a> {
     /// The first bytes of the file, up to [`crate::limits::PROBE_HEAD`].
     pub head: &'a [u8],
-    /// The last 512 bytes of the file (the whole file if it is shorter).
-    pub tail: &'a [u8],
     /// Length of the file in bytes.
     pub len: u64,
     /// Its name, as the user or the image gave it.
@@ -156,6 +154,12 @@ pub trait Image: Sync {
         Vec::new()
     }
 
+    /// The stock tool's driver does not tell where anything is: whatever counts or shows places (`map`, `measure`)
+    /// takes all of the disk for data without one.
+    fn hides_places(&self) -> bool {
+        false
+    }
+
     /// Checks the metadata. `None`: the format has no check ("does not support checks").
     fn check(&self, _cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
         None
@@ -181,8 +185,6 @@ pub enum Mapping {
     Holes,
     /// So is what reads as zeroes and has a place.
     Reserved,
-    /// All of the disk is data of which no place is told.
-    Opaque,
 }
 
 /// Which snapshot `-l` asks for.

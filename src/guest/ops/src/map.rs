@@ -44,9 +44,9 @@ struct Entry {
 }
 
 impl Entry {
-    /// Whether `next` goes on where this one ends.
-    const fn takes(&self, next: &Self) -> bool {
-        self.bits == next.bits
+    /// Whether `next` goes on where this one ends. `told`: the bits that the release tells.
+    const fn takes(&self, next: &Self, told: u32) -> bool {
+        (self.bits ^ next.bits) & told == 0
             && self.depth == next.depth
             && self.device == next.device
             && (self.bits & HAS_OFFSET == 0 || self.offset.wrapping_add(self.len) == next.offset)
@@ -67,12 +67,13 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let start = params.u64("start").unwrap_or(0);
     let end = params.u64("length").map_or(size, |len| start.saturating_add(len)).min(size);
     let mut walk = Walk { machine, chain: &chain, files, stored: Stored::of(machine, &chain)?, batch: Vec::new() };
+    let told = if version == Version::V5_2 { !PRESENT } else { !0 };
     let mut current = Entry { start, ..Entry::default() };
     let mut at = start;
     while at < end {
         let next = walk.entry(at, end - at)?;
         at = at.saturating_add(next.len);
-        if current.len > 0 && current.takes(&next) {
+        if current.len > 0 && current.takes(&next, told) {
             current.len = current.len.saturating_add(next.len);
             continue;
         }
@@ -108,6 +109,9 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn entry(&self, at: u64, max: u64) -> Result<Entry> {
+        if self.chain.layers.first().is_some_and(|l| l.image.hides_places()) {
+            return Ok(Entry { start: at, len: max, bits: PRESENT | DATA, ..Entry::default() });
+        }
         let (depth, extent) = self
             .chain
             .extent(at, max)
@@ -118,7 +122,7 @@ impl Walk<'_> {
         let mut entry = Entry { start: at, len: extent.len, depth: depth as u32, ..Entry::default() };
         let mapping = self.stored.mapping(depth);
         match extent.place {
-            _ if mapping == Mapping::Opaque => entry.bits = PRESENT | DATA,
+            _ if self.chain.layers.get(depth).is_some_and(|l| l.image.hides_places()) => entry.bits = PRESENT | DATA,
             Place::Data { device, offset } => {
                 (entry.bits, entry.offset, entry.device) = (PRESENT | DATA | HAS_OFFSET, offset, device.0);
                 if let Some(run) = self.stored.hole(depth, offset)? {

@@ -24,8 +24,7 @@ use alloc::sync::Arc;
 
 use instar_image::options::check_driver_options;
 use instar_image::{
-    Backing, CheckContext, CheckReport, Description, Extent, Format, Image, Mapping, OpenContext, Probe, Result,
-    SafetyCheck,
+    Backing, CheckContext, CheckReport, Description, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
 };
 
 use crate::bat::{Geometry, verify};
@@ -102,9 +101,9 @@ impl Image for VhdxImage<'_> {
         self.map.extent(at, max)
     }
 
-    /// The stock tool's driver tells nothing; it has no children of a parent, of which `map` would be of no use then.
-    fn mapping(&self) -> Result<Mapping> {
-        Ok(if self.geometry.differencing { Mapping::Extents } else { Mapping::Opaque })
+    /// But in children of a parent, which the stock tool does not have.
+    fn hides_places(&self) -> bool {
+        !self.geometry.differencing
     }
 
     fn backing(&self) -> Option<Backing> {

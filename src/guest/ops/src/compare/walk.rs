@@ -175,11 +175,11 @@ impl<'a> Walk<'a> {
             compressed: matches!(place, Place::Packed(_)),
             ends: at.saturating_add(len) >= size,
         };
+        if layers.get(part.depth).is_some_and(|layer| layer.image.hides_places()) {
+            return Ok(Status { data: true, zero: false, allocated: true, compressed: false, ends: true });
+        }
         let Some(stored) = self.stored.get(part.source) else { return Ok(status) };
         match (stored.mapping(part.depth), place) {
-            (Mapping::Opaque, _) => {
-                status = Status { data: true, zero: false, allocated: true, compressed: false, ends: true };
-            }
             (Mapping::Holes, Place::Data { offset, .. }) => {
                 if let Some(run) = stored.hole(part.depth, offset)? {
                     status.zero = !run.data;

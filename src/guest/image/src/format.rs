@@ -143,6 +143,12 @@ pub trait Image: Sync {
         Ok(Mapping::Extents)
     }
 
+    /// The stock tool's driver tells of no more than so many bytes (a block of them) at once, which only
+    /// `compare -s` shows. `None`: of as much as lies in a row.
+    fn told_at_once(&self) -> Option<u64> {
+        None
+    }
+
     /// The files beside its own that data may lie in: device, and the name that the image has for it.
     fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {
         Vec::new()

@@ -5,10 +5,10 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::machine::STREAM_MAX;
-use instar_image::runs::RunMap;
 use instar_image::{DeviceId, Error, Machine, Mapping, Place, Result, Value, Version};
 
 use crate::open::{ImageSpec, Opening, combine};
+use crate::stored::Stored;
 
 /// Bytes of a record: start, length, offset (8 each), depth (4), bits (2), number of the file (2),
 /// all little-endian.
@@ -66,8 +66,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let size = chain.virtual_size();
     let start = params.u64("start").unwrap_or(0);
     let end = params.u64("length").map_or(size, |len| start.saturating_add(len)).min(size);
-    let mut walk = Walk { machine, chain: &chain, files, mappings: Vec::new(), holes: Vec::new(), batch: Vec::new() };
-    walk.prepare()?;
+    let mut walk = Walk { machine, chain: &chain, files, stored: Stored::of(machine, &chain)?, batch: Vec::new() };
     let told = if version == Version::V5_2 { !PRESENT } else { !0 };
     let mut current = Entry { start, ..Entry::default() };
     let mut at = start;
@@ -104,24 +103,11 @@ struct Walk<'a> {
     chain: &'a Chain<'a>,
     /// That data may lie in, and their names.
     files: Vec<(DeviceId, Vec<u8>)>,
-    /// Each layer's.
-    mappings: Vec<Mapping>,
-    /// For layers whose file's holes show: the file's runs.
-    holes: Vec<Option<RunMap<'a>>>,
+    stored: Stored<'a>,
     batch: Vec<u8>,
 }
 
 impl Walk<'_> {
-    fn prepare(&mut self) -> Result<()> {
-        for layer in &self.chain.layers {
-            let mapping = layer.image.mapping()?;
-            let len = self.machine.stat(layer.device)?.len;
-            self.mappings.push(mapping);
-            self.holes.push((mapping == Mapping::Holes).then(|| RunMap::new(self.machine.source(), layer.device, len)));
-        }
-        Ok(())
-    }
-
     fn entry(&self, at: u64, max: u64) -> Result<Entry> {
         if self.chain.layers.first().is_some_and(|l| l.image.hides_places()) {
             return Ok(Entry { start: at, len: max, bits: PRESENT | DATA, ..Entry::default() });
@@ -134,13 +120,12 @@ impl Walk<'_> {
             return Err(Error::corrupt("an extent without a byte"));
         }
         let mut entry = Entry { start: at, len: extent.len, depth: depth as u32, ..Entry::default() };
-        let mapping = self.mappings.get(depth).copied().unwrap_or(Mapping::Extents);
+        let mapping = self.stored.mapping(depth);
         match extent.place {
             _ if self.chain.layers.get(depth).is_some_and(|l| l.image.hides_places()) => entry.bits = PRESENT | DATA,
             Place::Data { device, offset } => {
                 (entry.bits, entry.offset, entry.device) = (PRESENT | DATA | HAS_OFFSET, offset, device.0);
-                if let Some(Some(runs)) = self.holes.get(depth) {
-                    let run = runs.run(offset)?;
+                if let Some(run) = self.stored.hole(depth, offset)? {
                     entry.len = entry.len.min(run.len);
                     entry.bits |= if run.data { 0 } else { ZERO };
                 }

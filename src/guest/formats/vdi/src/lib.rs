@@ -93,6 +93,10 @@ impl Image for VdiImage<'_> {
         Some(check::run(&self.header, self.device, cx))
     }
 
+    fn told_at_once(&self) -> Option<u64> {
+        Some(BLOCK)
+    }
+
     fn cluster_size(&self) -> Option<u64> {
         Some(BLOCK)
     }

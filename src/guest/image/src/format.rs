@@ -146,6 +146,12 @@ pub trait Image: Sync {
         Ok(false)
     }
 
+    /// The stock tool's driver does not tell where anything is: whatever counts or shows places (`map`, `measure`)
+    /// takes all of the disk for data without one.
+    fn hides_places(&self) -> bool {
+        false
+    }
+
     /// Checks the metadata. `None`: the format has no check ("does not support checks").
     fn check(&self, _cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
         None

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use instar_image::chain::Chain;
+use instar_image::chain::{Chain, Layer};
 use instar_image::machine::STREAM_MAX;
 use instar_image::runs::RunMap;
 use instar_image::{Error, Machine, Place, Result, Value, Version};
@@ -100,6 +100,9 @@ impl Walk<'_> {
     }
 
     fn entry(&self, at: u64, max: u64) -> Result<Entry> {
+        if self.chain.layers.first().is_some_and(|l| l.image.hides_places()) {
+            return Ok(Entry { start: at, len: max, bits: PRESENT | DATA, ..Entry::default() });
+        }
         let (depth, extent) = self
             .chain
             .extent(at, max)
@@ -108,6 +111,11 @@ impl Walk<'_> {
             return Err(Error::corrupt("an extent without a byte"));
         }
         let mut entry = Entry { start: at, len: extent.len, depth: depth as u32, ..Entry::default() };
+        let hides = |l: &&Layer<'_>| l.image.hides_places() && at < l.image.virtual_size();
+        if self.chain.layers.get(depth).filter(hides).is_some() {
+            entry.bits = PRESENT | DATA;
+            return Ok(entry);
+        }
         match extent.place {
             Place::Data { device, offset } => {
                 (entry.bits, entry.offset, entry.device) = (PRESENT | DATA | HAS_OFFSET, offset, device.0);

@@ -9,9 +9,7 @@ use instar_image::check::Quiet;
 use instar_image::options::check_driver_options;
 use instar_image::pieces::Pieces;
 use instar_image::write::{Piece, Placed, Target, Writer};
-use instar_image::{
-    CheckContext, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step,
-};
+use instar_image::{CheckContext, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
 use spin::Mutex;
 
 use crate::header::Header;

@@ -20,8 +20,8 @@ use alloc::boxed::Box;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Probe, Result,
-    SafetyCheck,
+    CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Probe,
+    Result, SafetyCheck,
 };
 
 use crate::header::Header;

@@ -18,7 +18,8 @@ use alloc::boxed::Box;
 
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, Creator, Description, Editing, Error, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck, Unpacker,
+    Backing, Creator, Description, Editing, Error, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+    Unpacker,
 };
 
 use crate::header::Header;

@@ -133,7 +133,8 @@ impl Editor for QedEditor<'_> {
         let mut head = self.head.lock();
         head.set_features(0, feature::BACKING | feature::BACKING_RAW);
         let (offset, len) = match backing {
-            None => (0, 0),
+            // As QEMU leaves it.
+            None => (HEADER_LEN as u64, 0),
             Some(backing) => {
                 let raw = if backing.format.as_deref() == Some("raw") { feature::BACKING_RAW } else { 0 };
                 head.set_features(feature::BACKING | raw, 0);

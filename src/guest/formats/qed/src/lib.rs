@@ -18,8 +18,8 @@ use alloc::boxed::Box;
 
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Resizer, Extent, Format, Image, OpenContext, Probe,
-    Result, SafetyCheck,
+    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext,
+    Probe, Resizer, Result, SafetyCheck,
 };
 
 use crate::header::Header;

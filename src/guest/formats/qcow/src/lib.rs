@@ -103,6 +103,10 @@ impl Image for QcowImage<'_> {
         Some(Box::<QcowUnpacker>::default())
     }
 
+    fn told_at_once(&self) -> Option<u64> {
+        Some(self.header.cluster())
+    }
+
     fn cluster_size(&self) -> Option<u64> {
         Some(self.header.cluster())
     }

@@ -20,8 +20,8 @@ use alloc::boxed::Box;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Probe,
-    Result, SafetyCheck,
+    CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, Mapping, OpenContext,
+    Probe, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -86,12 +86,20 @@ impl Image for VdiImage<'_> {
         self.map.extent(&self.header, at, max)
     }
 
+    fn mapping(&self) -> Result<Mapping> {
+        Ok(if self.header.preallocated { Mapping::Holes } else { Mapping::Extents })
+    }
+
     fn describe(&self) -> Result<Description> {
         Ok(Description { cluster_size: Some(BLOCK), ..Description::default() })
     }
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
         Some(check::run(&self.header, self.device, cx))
+    }
+
+    fn told_at_once(&self) -> Option<u64> {
+        Some(BLOCK)
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -22,7 +22,7 @@ QCOW2 = ("qcow2", "qcow2", "raw")
 BELOW = ("qcow2", "raw", "qed", "qcow", "vmdk", "vpc", "vhdx", "vdi", "parallels")
 OVERLAYS = ("qcow2", "qcow2", "qed")
 OPTIONS = {
-    "qed": ("", "cluster_size=4k,table_size=1", "cluster_size=256k"),
+    "qed": ("", "cluster_size=4k,table_size=2", "cluster_size=256k"),
     "vmdk": ("", "", "zeroed_grain=on", "adapter_type=lsilogic", "subformat=monolithicFlat"),
     "vpc": ("force_size=on", "force_size=on,subformat=fixed"),
     "vhdx": ("block_size=1M,log_size=1M", "block_size=2M", "subformat=fixed"),
@@ -101,8 +101,11 @@ class Chain:
                 at = at // 65536 * 65536
                 commands.append(f"write -c -P {pattern} {at} {min(65536, size - at)}")
         if commands:
-            # Writes that the image cannot take (compressed, over a data file) simply fail.
-            run([QEMU_IO, "-f", self.formats[name], *(a for c in commands for a in ("-c", c)), name], self.cwd)
+            self.io(name, commands)
+
+    def io(self, name, commands):
+        """Carries them out. Writes that the image cannot take (compressed, over a data file) simply fail."""
+        run([QEMU_IO, "-f", self.formats[name], *(a for c in commands for a in ("-c", c)), name], self.cwd)
 
     def snapshot(self, name):
         """At times, and data after it."""

@@ -163,12 +163,13 @@ class Cell:
         self._dd("bs=1000", "skip=3", "count=600")
 
     def dd_whole(self):
-        size = json.loads(self.test.run_qemu_img(*self._words("info"), "--output=json", self.image, cwd=self.folder)[0])
+        out, _, status = self.test.run_qemu_img(*self._words("info"), "--output=json", self.image, cwd=self.folder)
+        size = 0 if status else json.loads(out)["virtual-size"]
         # The stock tool writes every byte of what it copies.
-        self._dd("bs=1M", *(["count=64"] if size["virtual-size"] > WHOLE_MAX else []))
+        self._dd("bs=1M", *(["count=64"] if size > WHOLE_MAX else []))
 
     def dd_behind_end(self):
-        self._dd("bs=4k", "skip=1T")
+        self._dd("bs=4k", f"skip={1 << 40}")
 
 
 def _record(variant, command, outcome):

@@ -163,7 +163,8 @@ class Cell:
         self._dd("bs=1000", "skip=3", "count=600")
 
     def dd_whole(self):
-        size = json.loads(self.test.run_qemu_img(*self._words("info"), "--output=json", self.image, cwd=self.folder)[0])
+        out, _, status = self.test.run_qemu_img(*self._words("info"), "--output=json", self.image, cwd=self.folder)
+        size = json.loads(out) if status == 0 else {"virtual-size": 0}
         # The stock tool writes every byte of what it copies.
         self._dd("bs=1M", *(["count=64"] if size["virtual-size"] > WHOLE_MAX else []))
 

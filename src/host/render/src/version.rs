@@ -148,6 +148,12 @@ impl QemuVersion {
         }
     }
 
+    /// Plain numbers (`count` and `skip` of `dd`) may have the suffixes of sizes.
+    #[must_use]
+    pub fn counts_have_suffixes(self) -> bool {
+        !matches!(self.usage(), UsageStyle::CommandInfo)
+    }
+
     /// `map` says whether a range is in any layer.
     #[must_use]
     pub const fn map_has_present(self) -> bool {

@@ -148,10 +148,10 @@ impl QemuVersion {
         }
     }
 
-    /// Plain numbers (`count` and `skip` of `dd`) may have the suffixes of sizes.
+    /// `dd` takes `count=1k` and `skip=1k`: all but the releases in between.
     #[must_use]
-    pub fn counts_have_suffixes(self) -> bool {
-        !matches!(self.usage(), UsageStyle::CommandInfo)
+    pub const fn counts_blocks_in_suffixes(self) -> bool {
+        !self.at_least(10, 0) || self.at_least(11, 0)
     }
 
     /// `map` says whether a range is in any layer.

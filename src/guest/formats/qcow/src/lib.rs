@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+mod edit;
 mod header;
 pub mod layout;
 mod map;
@@ -17,7 +18,8 @@ use alloc::boxed::Box;
 
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, Creator, Description, Error, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck, Unpacker,
+    Backing, Creator, Description, Editing, Error, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+    Unpacker,
 };
 
 use crate::header::Header;
@@ -56,6 +58,10 @@ impl Format for Qcow {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::QcowCreator)
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::QcowEditing)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod check;
+mod edit;
 mod header;
 pub mod layout;
 mod map;
@@ -19,8 +20,8 @@ use alloc::boxed::Box;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    CheckContext, CheckReport, Creator, Description, DeviceId, Extent, Format, Image, Mapping, OpenContext, Probe,
-    Result, SafetyCheck,
+    CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, Mapping, OpenContext,
+    Probe, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -55,6 +56,10 @@ impl Format for Vdi {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::VdiCreator)
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::VdiEditing)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -114,12 +114,16 @@ impl<'a> Walk<'a> {
     fn pair(&self, at: u64, max: u64) -> core::result::Result<(u64, Option<Pair>), Event> {
         let one = self.side(0, at, max)?;
         let other = self.side(1, at, max)?;
-        if let (true, Some(one), Some(other)) = (self.strict, one, other)
-            && self.status(one).map_err(Event::NoStatus)? != self.status(other).map_err(Event::NoStatus)?
-        {
-            return Err(Event::Status);
+        let mut max = max;
+        if let (true, Some(one), Some(other)) = (self.strict, one, other) {
+            let (one, one_len) = self.status(one).map_err(Event::NoStatus)?;
+            let (other, other_len) = self.status(other).map_err(Event::NoStatus)?;
+            if one != other {
+                return Err(Event::Status);
+            }
+            max = max.min(one_len).min(other_len);
         }
-        let len = [one, other].iter().flatten().map(|part| part.extent.len).min().unwrap_or(max);
+        let len = [one, other].iter().flatten().map(|part| part.extent.len).min().unwrap_or(max).min(max);
         let place = |side: Option<Part>| side.map_or(Place::Unallocated, |part| part.extent.place);
         if self.files.same_bytes(place(one), place(other)).map_err(Event::NoStatus)? {
             return Ok((len, None));
@@ -152,17 +156,17 @@ impl<'a> Walk<'a> {
     }
 
     /// How an image holds what begins there, as far as `-s` looks at it: bits of the entry, whether any layer has it, and
-    /// whether it goes on to the disk's end.
-    fn status(&self, part: Part) -> Result<(u32, bool, bool)> {
+    /// whether it goes on to the disk's end; and for how many bytes that is so.
+    fn status(&self, part: Part) -> Result<((u32, bool, bool), u64)> {
         let size = self.sizes.get(part.source).copied().unwrap_or_default();
         let layers = self.chains.get(part.source).map_or(&[][..], |chain| &chain.layers);
-        let Some(stored) = self.stored.get(part.source) else { return Ok((0, false, false)) };
+        let Some(stored) = self.stored.get(part.source) else { return Ok(((0, false, false), u64::MAX)) };
         let entry = stored.entry(part.at, size.saturating_sub(part.at))?;
         let depth = entry.depth as usize;
         let told = layers.get(depth).and_then(|layer| layer.image.told_at_once()).unwrap_or(u64::MAX).max(1);
-        let end = part.at.saturating_add(entry.len.min(told - part.at % told));
+        let len = entry.len.min(told - part.at % told);
         // What a backing file is too short for counts as if it were in it.
         let allocated = entry.bits & PRESENT != 0 || depth + 1 < layers.len();
-        Ok((entry.bits & !PRESENT, allocated, end >= size))
+        Ok(((entry.bits & !PRESENT, allocated, part.at.saturating_add(len) >= size), len))
     }
 }

@@ -64,8 +64,8 @@ fn operands(program: &Program, parsed: &Parsed) -> Result<Operands, Exit> {
         let text = operand.to_string_lossy();
         let (key, value) = text.split_once('=').unwrap_or((&text, ""));
         let blocks = |what| {
-            let suffix = value.ends_with(|c: char| c.is_ascii_alphabetic()) && !value.starts_with("0x");
-            if suffix && !program.version.counts_have_suffixes() {
+            let suffixed = value.ends_with(|c: char| c.is_ascii_alphabetic()) && !value.starts_with("0x");
+            if suffixed && !program.version.counts_blocks_in_suffixes() {
                 return Err(program.fail(&program.version.bad_size(what, value)));
             }
             program.size(value, what, 0..=i64::MAX as u64)

@@ -121,11 +121,6 @@ class TestCommitSuccessPaths(CommitTest):
 
 
 class TestCommitRoundTrip(CommitTest):
-    def test_random_chains(self):
-        """Like the stock tool in everything that can be seen; scripts/differential-fuzz.py does as many as wanted."""
-        for seed in range(100):
-            with self.subTest(seed=seed):
-                chains.one(seed, self.get_instar_binary(), ISOLATION, ("commit",))
 
 
 TestCommitBaselineMatrix = baseline_matrix("commit")

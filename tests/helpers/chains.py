@@ -224,6 +224,8 @@ def assert_equal_images(names, theirs, ours, what, end):
             raise Differing(f"{what}: info of {name}: {described(name, fmt, theirs)} {described(name, fmt, ours)}")
 
 
+# Formats that the stock tool does not commit into.
+CANNOT_COMMIT = re.compile(r"Block job failed: Operation not supported|does not support reopening files")
 # Exit status of `check` for a format without one.
 CANNOT_CHECK = 63
 
@@ -277,6 +279,9 @@ def one(seed, binary, isolation, kinds=OPERATIONS, most=1, mixed=False):
             if argv[0] in ("info", "check", "map", "measure") and any(d.startswith(CHANGES) for d in done):
                 # Where in the file things were put is each tool's own.
                 actual, expected = (actual[0], actual[2]), (expected[0], expected[2])
+            if argv[0] == "commit" and expected[0] and CANNOT_COMMIT.search(expected[2]):
+                # Ours commits into every format that it writes.
+                return 1
             if actual != expected:
                 raise Differing(f"{done}: {expected} but {actual}")
             end = min(end, content("top", chain.formats["top"], ours)[1])

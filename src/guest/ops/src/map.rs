@@ -8,7 +8,7 @@ use instar_image::machine::STREAM_MAX;
 use instar_image::runs::RunMap;
 use instar_image::{Error, Machine, Place, Result, Value, Version};
 
-use crate::open::{ImageSpec, Opening};
+use crate::open::{ImageSpec, Opening, emit_warnings};
 
 /// Bytes of a record: start, length, offset (8 each), depth (4), bits (4), all little-endian.
 const RECORD: usize = 32;
@@ -53,6 +53,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let image = ImageSpec::from_value(image)?;
     let chain = Opening { machine, version, data: true }.chain(&image)?;
     machine.seal()?;
+    emit_warnings(machine, core::slice::from_ref(&chain))?;
     // The first piece: the names of the chain's files, with a NUL between two.
     let names: Vec<&[u8]> = chain.layers.iter().map(|l| l.name.as_slice()).collect();
     machine.stream(names.join(&0).get(..STREAM_MAX).unwrap_or(&names.join(&0)))?;

@@ -40,6 +40,10 @@ CASES = [
     Case("check, 1 TiB scattered", ["check", "scattered.qcow2"], 0.5, ["scattered.qcow2"]),
     Case("map, qcow2", ["map", "--output=json", "plain.qcow2"], 0.9, ["plain.qcow2"]),
     Case("check, qcow2", ["check", "plain.qcow2"], 0.9, ["plain.qcow2"]),
+    Case("compare raw, qcow2", ["compare", *RAW, "-F", "qcow2", "plain.raw", "plain.qcow2"], 0.6, ["plain.qcow2"]),
+    Case("compare qcow2 zlib, raw", ["compare", "zlib.qcow2", "plain.raw"], 0.9, ["zlib.qcow2"]),
+    Case("compare chains", ["compare", "top.qcow2", "middle.qcow2"], 0.9, ["top.qcow2"], statuses=(1,)),
+    Case("compare, shared base", ["compare", "over.qcow2", "share.qcow2"], 0.9, REBASED, statuses=(1,)),
     Case("create 100 GiB", ["create", "-q", "-f", "qcow2", "OUT", "100G"], 0.8, []),
     Case(
         "create 100 GiB, metadata",

@@ -81,7 +81,7 @@ OUTPUTS = [
 ]
 
 # Formats that cannot be written yet.
-NOT_YET = ("vpc", "vhdx", "vmdk", "luks")
+NOT_YET = ("vhdx", "vmdk", "luks")
 
 # One input of each format goes to every output; a few others to the plain ones.
 FIRST = {"raw": "mixed", "qcow2": "snapshots"}

@@ -193,6 +193,7 @@ impl Scenario {
             let fine = match checked.status.code() {
                 Some(0 | 63) => true,
                 Some(3) => !clean,
+                Some(2) => !clean && only_tells_of_the_cut(&text, &String::from_utf8_lossy(&checked.stderr)),
                 _ => false,
             };
             assert!(fine, "{when}: check of {}: {text}{}", image.name, String::from_utf8_lossy(&checked.stderr));
@@ -209,6 +210,22 @@ impl Scenario {
             assert!(fine, "{when}: {} shows neither the old nor the new content", image.name);
         }
     }
+}
+
+/// The only error found is one that a run leaves where the format has no other way: Parallels' mark of an open image,
+/// and of VDI a count of blocks that is larger than what the map refers to (they lie in different sectors).
+fn only_tells_of_the_cut(out: &str, err: &str) -> bool {
+    let mut errors = out.lines().chain(err.lines()).filter(|line| line.contains("ERROR") && !line.contains("leaked"));
+    let counted_first = |text: &str| {
+        let (is, should) = text.split_once(", should be ")?;
+        Some(is.parse::<u64>().ok()? < should.parse::<u64>().ok()?)
+    };
+    let fine = errors.next().is_some_and(|line| {
+        let text = line.split_once("ERROR").map_or("", |(_, text)| text.trim_start_matches([':', ' ']));
+        text == "image was not closed correctly"
+            || text.strip_prefix("allocated blocks mismatch, is ").and_then(counted_first).unwrap_or_default()
+    });
+    fine && errors.next().is_none() && out.contains("1 errors were found on the image.")
 }
 
 fn sectors_of_either(shown: &[u8], old: &[u8], new: &[u8]) -> bool {

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 
-use crate::{Backing, Bitmaps, DeviceId, Error, Machine, Result, Version, Writer};
+use crate::{Backing, Bitmaps, DeviceId, Error, Machine, OpenContext, Result, Version, Writer};
 
 /// What an image is opened with to be changed. `'a` is the machine's lifetime; what has `'n` must be copied to be kept.
 #[derive(Clone, Copy)]
@@ -23,6 +23,22 @@ pub struct EditContext<'a, 'n> {
     pub compressed: bool,
     /// Driver options of `--image-opts`.
     pub options: &'n [(String, String)],
+}
+
+impl<'a, 'n> OpenContext<'a, 'n> {
+    /// The same image opened to be read, no other file with it.
+    #[must_use]
+    pub fn of_edit(cx: &EditContext<'a, 'n>) -> Self {
+        Self {
+            source: cx.machine.source(),
+            opener: None,
+            device: cx.device,
+            name: cx.name,
+            version: cx.version,
+            write: true,
+            options: cx.options,
+        }
+    }
 }
 
 /// Opens images of one format to be changed.

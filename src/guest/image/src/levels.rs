@@ -35,6 +35,8 @@ pub struct Levels {
     pub big_endian: bool,
     /// A new second-level table goes before the data that it is for (else behind it).
     pub table_first: bool,
+    /// Clusters and tables lie behind so many bytes, and begin at a multiple of the second number.
+    pub room: (u64, u64),
     /// Offset of the plain cluster that an entry is for.
     pub plain: fn(u64) -> Option<u64>,
     /// What does not exist shows a backing file.
@@ -134,7 +136,7 @@ impl<'a> LevelWriter<'a> {
         let Levels { cluster, backed, zero, .. } = self.levels;
         let entry = self.entry(state, number)?;
         if let Some(offset) = (self.levels.plain)(entry) {
-            return Ok(Some(offset));
+            return self.checked(state, offset).map(Some);
         }
         if is_zero {
             let wanted = if backed { zero } else { Some(NONE) };
@@ -173,7 +175,19 @@ impl<'a> LevelWriter<'a> {
         }
         let entry = state.l1.entry(self.levels.l1, index)?;
         let entry = entry.ok_or_else(|| Error::corrupt("a cluster behind the end of the tables"))?;
-        Ok(Some(self.levels.value(entry)).filter(|offset| *offset != NONE))
+        match self.levels.value(entry) {
+            NONE => Ok(None),
+            offset => self.checked(state, offset).map(Some),
+        }
+    }
+
+    /// What a table says of a place is not written to if it cannot be.
+    fn checked(&self, state: &State<'a>, offset: u64) -> Result<u64> {
+        let (first, align) = self.levels.room;
+        if offset >= first && offset < state.end && offset.is_multiple_of(align) {
+            return Ok(offset);
+        }
+        Err(Error::corrupt("a table refers to a place where no cluster can be"))
     }
 
     fn make_table(&self, state: &mut State<'a>, index: u64) -> Result<()> {

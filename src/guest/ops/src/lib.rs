@@ -9,6 +9,7 @@ extern crate alloc;
 
 pub mod check;
 pub mod commit;
+pub mod compare;
 pub mod convert;
 mod copy;
 pub mod create;
@@ -18,6 +19,7 @@ pub mod open;
 mod option_help;
 pub mod rebase;
 pub mod resize;
+mod stored;
 
 use instar_image::{Error, Kind, Machine, Result, Value, Version};
 
@@ -33,6 +35,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("commit", commit::run),
     ("resize", resize::run),
     ("map", map::run),
+    ("compare", compare::run),
     ("check", check::run),
 ];
 

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     fn score(head: &[u8]) -> u32 {
-        Cloop.probe(&Probe { head, tail: &[], len: 1 << 20, name: b"disk" })
+        Cloop.probe(&Probe { head, len: 1 << 20, name: b"disk" })
     }
 
     #[test]

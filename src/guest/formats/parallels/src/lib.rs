@@ -8,6 +8,7 @@
 extern crate alloc;
 
 mod check;
+mod edit;
 mod extension;
 mod header;
 pub mod layout;
@@ -19,8 +20,8 @@ use alloc::boxed::Box;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    CheckContext, CheckReport, Creator, Description, DeviceId, Extent, Format, Image, OpenContext, Probe, Result,
-    SafetyCheck,
+    CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Probe,
+    Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -61,6 +62,10 @@ impl Format for Parallels {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::ParallelsCreator)
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::ParallelsEditing)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

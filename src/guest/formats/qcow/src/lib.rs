@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+mod edit;
 mod header;
 pub mod layout;
 mod map;
@@ -17,7 +18,8 @@ use alloc::boxed::Box;
 
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, Creator, Description, Error, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck, Unpacker,
+    Backing, Creator, Description, Editing, Error, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+    Unpacker,
 };
 
 use crate::header::Header;
@@ -58,6 +60,10 @@ impl Format for Qcow {
         Some(&write::QcowCreator)
     }
 
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::QcowEditing)
+    }
+
     fn safety(&self) -> &'static [SafetyCheck] {
         &[
             SafetyCheck::Checked("a backing file is opened by the host's policy"),
@@ -95,6 +101,10 @@ impl Image for QcowImage<'_> {
 
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
         Some(Box::<QcowUnpacker>::default())
+    }
+
+    fn told_at_once(&self) -> Option<u64> {
+        Some(self.header.cluster())
     }
 
     fn cluster_size(&self) -> Option<u64> {

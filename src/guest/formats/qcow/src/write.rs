@@ -151,6 +151,7 @@ impl Creator for QcowCreator {
             l2_entries: 1 << spec.l2_bits,
             big_endian: true,
             table_first: true,
+            room: (HEADER_LEN as u64, SECTOR),
             plain,
             backed: spec.backing.is_some(),
             zero: None,
@@ -182,7 +183,7 @@ impl Writer for QcowWriter<'_> {
     }
 
     fn packer(&self) -> Option<Box<dyn Packer + '_>> {
-        Some(Box::new(QcowPacker(Deflater::new(LEVEL, WINDOW_BITS))))
+        Some(packer())
     }
 
     fn is_full(&self) -> bool {
@@ -205,7 +206,7 @@ impl Writer for QcowWriter<'_> {
 }
 
 /// Places a compressed cluster: in whole sectors, as QEMU does, whose entry holds its length.
-fn place_packed<'p>(
+pub fn place_packed<'p>(
     clusters: &LevelWriter<'_>,
     cluster_bits: u32,
     at: u64,
@@ -220,6 +221,11 @@ fn place_packed<'p>(
 const LEVEL: i32 = 7;
 /// As QEMU compresses: no reader needs more than 4 KiB to look back into.
 const WINDOW_BITS: u8 = 12;
+
+/// A worker's own.
+pub fn packer() -> Box<dyn Packer> {
+    Box::new(QcowPacker(Deflater::new(LEVEL, WINDOW_BITS)))
+}
 
 /// Deflate without a header.
 struct QcowPacker(Deflater);

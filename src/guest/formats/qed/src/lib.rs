@@ -8,6 +8,7 @@
 extern crate alloc;
 
 mod check;
+mod edit;
 mod header;
 pub mod layout;
 mod map;
@@ -17,8 +18,8 @@ use alloc::boxed::Box;
 
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Extent, Format, Image, OpenContext, Probe,
-    Result, SafetyCheck,
+    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext,
+    Probe, Resizer, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -53,6 +54,14 @@ impl Format for Qed {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::QedCreator)
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::QedEditing)
+    }
+
+    fn resizer(&self) -> Option<&dyn Resizer> {
+        Some(&edit::QedResizer)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

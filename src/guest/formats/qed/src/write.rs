@@ -132,6 +132,7 @@ impl Creator for QedCreator {
             l2_entries,
             big_endian: false,
             table_first: false,
+            room: (spec.cluster, spec.cluster),
             plain,
             backed: spec.backing.is_some(),
             zero: Some(ZERO),

@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod check;
+mod edit;
 mod header;
 pub mod layout;
 mod map;
@@ -19,8 +20,8 @@ use alloc::boxed::Box;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    CheckContext, CheckReport, Creator, Description, DeviceId, Extent, Format, Image, OpenContext, Probe, Result,
-    SafetyCheck,
+    CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, Mapping, OpenContext,
+    Probe, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -57,6 +58,10 @@ impl Format for Vdi {
         Some(&write::VdiCreator)
     }
 
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::VdiEditing)
+    }
+
     fn safety(&self) -> &'static [SafetyCheck] {
         &[
             SafetyCheck::Checked("images that differ from another one are refused: no other file is opened"),
@@ -81,12 +86,20 @@ impl Image for VdiImage<'_> {
         self.map.extent(&self.header, at, max)
     }
 
+    fn mapping(&self) -> Result<Mapping> {
+        Ok(if self.header.preallocated { Mapping::Holes } else { Mapping::Extents })
+    }
+
     fn describe(&self) -> Result<Description> {
         Ok(Description { cluster_size: Some(BLOCK), ..Description::default() })
     }
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
         Some(check::run(&self.header, self.device, cx))
+    }
+
+    fn told_at_once(&self) -> Option<u64> {
+        Some(BLOCK)
     }
 
     fn cluster_size(&self) -> Option<u64> {

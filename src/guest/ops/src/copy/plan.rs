@@ -1,14 +1,14 @@
 //! Dividing the work: jobs of a few MiB in ascending order, holes skipped however large.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use instar_image::chain::Chain;
 use instar_image::write::Target;
-use instar_image::{DeviceId, Error, Extent, Place, Result, Source};
+use instar_image::{Error, Extent, Place, Result, Source};
 use spin::Mutex;
 
+use super::files::Files;
 use super::{Selection, Settings};
 
 /// Bytes of a job whose data passes through the guest.
@@ -109,7 +109,7 @@ impl<'a> Planner<'a> {
             job_bytes,
             skip_holes: zeroed && settings.sparse != 0,
             selection,
-            files: Files { source, same: Mutex::default() },
+            files: Files::new(source),
             position: Mutex::new(Position { next: 0, ticket: 0, reported: 0 }),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -321,38 +321,5 @@ impl<'a> Planner<'a> {
             last.extent = last.extent.slice(last.extent.at, end - last.at);
         }
         end
-    }
-}
-
-/// Which devices are one file.
-struct Files<'a> {
-    source: &'a dyn Source,
-    same: Mutex<BTreeMap<DeviceId, DeviceId>>,
-}
-
-impl Files<'_> {
-    /// The first device that is the same file.
-    fn first(&self, device: DeviceId) -> Result<DeviceId> {
-        if let Some(known) = self.same.lock().get(&device) {
-            return Ok(*known);
-        }
-        let first = self.source.stat(device)?.same_file;
-        self.same.lock().insert(device, first);
-        Ok(first)
-    }
-
-    /// Whether two places hold the same bytes, as far as their whereabouts tell.
-    fn same_bytes(&self, a: Place, b: Place) -> Result<bool> {
-        Ok(match (a, b) {
-            (Place::Zero { .. } | Place::Unallocated, Place::Zero { .. } | Place::Unallocated) => true,
-            (Place::Data { device: x, offset: i }, Place::Data { device: y, offset: j }) => {
-                i == j && self.first(x)? == self.first(y)?
-            }
-            (Place::Packed(x), Place::Packed(y)) => {
-                let same = (x.offset, x.len, x.unit, x.skip) == (y.offset, y.len, y.unit, y.skip);
-                same && self.first(x.device)? == self.first(y.device)?
-            }
-            _ => false,
-        })
     }
 }

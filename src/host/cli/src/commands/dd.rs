@@ -63,7 +63,13 @@ fn operands(program: &Program, parsed: &Parsed) -> Result<Operands, Exit> {
     for operand in &parsed.operands {
         let text = operand.to_string_lossy();
         let (key, value) = text.split_once('=').unwrap_or((&text, ""));
-        let blocks = |what| program.size(value, what, 0..=i64::MAX as u64);
+        let blocks = |what| {
+            let suffixed = value.ends_with(|c: char| c.is_ascii_alphabetic()) && !value.starts_with("0x");
+            if suffixed && !program.version.counts_blocks_in_suffixes() {
+                return Err(program.fail(&program.version.bad_size(what, value)));
+            }
+            program.size(value, what, 0..=i64::MAX as u64)
+        };
         let has_value = text.contains('=');
         let name = || option_value(operand);
         match key {

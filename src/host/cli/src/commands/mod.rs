@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod commit;
+pub mod compare;
 pub mod config;
 pub mod convert;
 pub mod create;
@@ -44,13 +45,14 @@ pub const COMMANDS: &[&Command] = &[
     &resize::COMMAND,
     &commit::COMMAND,
     &check::COMMAND,
+    &compare::COMMAND,
     &config::COMMAND,
     &doctor::COMMAND,
     &generate::COMMAND,
 ];
 
 /// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "compare", "measure", "snapshot"];
+pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "measure", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

@@ -53,6 +53,8 @@ struct Status {
     allocated: bool,
     compressed: bool,
     ends: bool,
+    /// The image does not tell where.
+    hidden: bool,
 }
 
 /// See the module.
@@ -174,9 +176,17 @@ impl<'a> Walk<'a> {
             allocated: place != Place::Unallocated || part.depth + 1 < layers.len(),
             compressed: matches!(place, Place::Packed(_)),
             ends: at.saturating_add(len) >= size,
+            hidden: false,
         };
         if layers.get(part.depth).is_some_and(|layer| layer.image.hides_places()) {
-            return Ok(Status { data: true, zero: false, allocated: true, compressed: false, ends: true });
+            return Ok(Status {
+                data: true,
+                zero: false,
+                allocated: true,
+                compressed: false,
+                ends: true,
+                hidden: true,
+            });
         }
         let Some(stored) = self.stored.get(part.source) else { return Ok(status) };
         match (stored.mapping(part.depth), place) {

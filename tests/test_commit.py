@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from tests.base import ISOLATION, InstarTestBase
+from tests.base import InstarTestBase
 from tests.helpers import chains, images
 from tests.helpers.baseline_matrix import baseline_matrix
 
@@ -118,9 +118,6 @@ class TestCommitSuccessPaths(CommitTest):
         expected = chains.content("mid", "qcow2", self.path("theirs"), "-l", "before")
         self.assertEqual(chains.content("mid", "qcow2", self.tmp, "-l", "before"), expected)
         self.assert_check_clean(self.path("mid"))
-
-
-class TestCommitRoundTrip(CommitTest):
 
 
 TestCommitBaselineMatrix = baseline_matrix("commit")

@@ -55,8 +55,8 @@ class Chain:
     formats: dict = field(default_factory=dict)
     sizes: dict = field(default_factory=dict)
     below: dict = field(default_factory=dict)
-    # Any format below, and overlays of every format that has them.
-    mixed: bool = False
+    # The formats that may lie below; overlays are of every format that has them then.
+    mixed: tuple = ()
 
     def stock(self, *argv):
         """A stock tool that must work."""
@@ -132,7 +132,7 @@ class Chain:
 
     def build(self):
         """base, perhaps mid, top, and new (perhaps on base too)."""
-        bases, overlays = (BELOW, OVERLAYS) if self.mixed else (QCOW2, ("qcow2",))
+        bases, overlays = (self.mixed, OVERLAYS) if self.mixed else (QCOW2, ("qcow2",))
         self.make("base", formats=bases)
         below = "base"
         if self.rng.random() < 0.5:
@@ -143,7 +143,7 @@ class Chain:
 
     def target(self):
         """What is converted into."""
-        return self.rng.choice(BELOW if self.mixed else ("raw", "qcow2"))
+        return self.rng.choice(self.mixed if self.mixed else ("raw", "qcow2"))
 
     def operation(self, kind):
         """Arguments of a random operation of that kind."""
@@ -234,7 +234,7 @@ class Missing(Exception):
     """The program says that it cannot do that yet."""
 
 
-def one(seed, binary, isolation, kinds=OPERATIONS, most=1, mixed=False):
+def one(seed, binary, isolation, kinds=OPERATIONS, most=1, mixed=()):
     """Makes a chain, lets both tools do 1 to `most` operations on copies of it, and compares.
 
     Returns 1 where the stock tool died or lost data (then only ours is judged: it must work and keep the content), else 0.

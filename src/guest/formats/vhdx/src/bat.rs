@@ -60,7 +60,8 @@ impl Geometry {
         (block / self.ratio) * (self.ratio + 1) + self.ratio
     }
 
-    const fn is_bitmap(&self, entry: u64) -> bool {
+    /// Whether that entry is of a sector bitmap.
+    pub const fn is_bitmap(&self, entry: u64) -> bool {
         entry % (self.ratio + 1) == self.ratio
     }
 }

@@ -18,13 +18,15 @@ mod map;
 mod metadata;
 mod regions;
 mod view;
+mod write;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use instar_image::options::check_driver_options;
+use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, CheckContext, CheckReport, Description, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+    Backing, CheckContext, CheckReport, Creator, Description, Extent, Format, Image, OpenContext, Probe, Result,
+    SafetyCheck,
 };
 
 use crate::bat::{Geometry, verify};
@@ -56,6 +58,18 @@ impl Format for Vhdx {
 
     fn open_to_check<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         open(&cx).map(|image| Box::new(image) as Box<dyn Image>)
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        write::OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
+        write::SHOWN
+    }
+
+    fn creator(&self) -> Option<&dyn Creator> {
+        Some(&write::VhdxCreator)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -344,12 +344,6 @@ class TestConvert(InstarTestBase):
         self.assertEqual(status, 0)
         self.assertEqual(os.path.getsize(self.path("x.raw")), 8 * MIB)
 
-    def test_bitmaps_are_refused_clearly(self):
-        self.disk()
-        _, err, status = self.run_instar("convert", "--bitmaps", "-O", "qcow2", "disk.raw", "x", cwd=self.tmp)
-        self.assertEqual(status, 1)
-        self.assertIn("--bitmaps", err)
-
 
 # Peak memory of a command and all its children together is at most the sum of what each had at its peak.
 MEASURE = """

@@ -1,8 +1,13 @@
 //! Rebase, cut at every step.
 
 use instar_cut::{Folder, Image, Scenario, Watch};
+use instar_image::Value;
 
 const TOP: Image = Image { name: "top", format: "qcow2", watch: Watch::Whole };
+
+fn onto(params: &mut Value, images: &[Value]) {
+    params.set("image", images[0].clone()).set("new", images[2].clone());
+}
 
 fn read(name: &'static str) -> Image {
     Image { name, format: "qcow2", watch: Watch::Read }
@@ -32,7 +37,7 @@ fn rebase(folder: Folder, backing: &str, compress: bool) -> usize {
     let mut scenario = Scenario::new("rebase", folder, &[TOP, read("old"), read("new")]);
     scenario.params.set("backing", backing).set("backing-format", "qcow2").set("compress", compress);
     if !backing.is_empty() {
-        scenario.named.push(("new", 2));
+        scenario.arrange = onto;
     }
     scenario.run()
 }
@@ -78,7 +83,7 @@ fn with_a_refcount_table_that_grows() {
     folder.stock("qemu-img", &["create", "-q", "-f", "qcow2", "-b", "old", "-F", "qcow2", "-o", options, "top"]);
     let mut scenario = Scenario::new("rebase", folder, &[TOP, read("old"), read("new")]);
     scenario.params.set("backing", "new").set("backing-format", "qcow2");
-    scenario.named.push(("new", 2));
+    scenario.arrange = onto;
     scenario.subsets = 0;
     assert!(scenario.run() > 10);
 }

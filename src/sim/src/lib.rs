@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use instar_image::{DeviceId, Error, Kind, Machine as Api, Read, Result, Role, Run, Sink, Source, Stat, Step, Value};
+use instar_image::{
+    DeviceId, Error, Kind, Machine as Api, RangePair, Read, Result, Role, Run, Sink, Source, Stat, Step, Value,
+};
 
 pub use disk::Disk;
 pub use journal::{Entry, Journal};
@@ -234,12 +236,15 @@ impl Source for Machine {
         Ok(())
     }
 
-    fn equal_prefix(&self, a: (DeviceId, u64), b: (DeviceId, u64), len: u64) -> Result<u64> {
-        let len_bytes = usize::try_from(len).expect("a test compares little");
-        let (mut left, mut right) = (vec![0; len_bytes], vec![0; len_bytes]);
-        self.read(a.0, a.1, &mut left)?;
-        self.read(b.0, b.1, &mut right)?;
-        Ok(left.iter().zip(&right).take_while(|(l, r)| l == r).count() as u64)
+    fn equal_prefixes(&self, pairs: &[RangePair], equal: &mut [u64]) -> Result<()> {
+        for (pair, equal) in pairs.iter().zip(equal) {
+            let len = usize::try_from(pair.len).expect("a test compares little");
+            let (mut left, mut right) = (vec![0; len], vec![0; len]);
+            self.read(pair.a.0, pair.a.1, &mut left)?;
+            self.read(pair.b.0, pair.b.1, &mut right)?;
+            *equal = left.iter().zip(&right).take_while(|(l, r)| l == r).count() as u64;
+        }
+        Ok(())
     }
 }
 

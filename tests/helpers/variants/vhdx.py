@@ -61,7 +61,7 @@ VARIANTS = [
     Variant("state-not-present", "vhdx", _of("block_state_zero=off,block_size=1M")),
     Variant("fixed", "vhdx", _of("subformat=fixed")),
     Variant("new", "vhdx", _new()),
-    Variant("new-large", "vhdx", _new(size="300G")),
+    Variant("new-large", "vhdx", _new(size="40G")),
     Variant("new-fixed", "vhdx", _new("subformat=fixed")),
     Variant("odd-size", "vhdx", _of(size=MIB + 512 * 3)),
     Variant("written", "vhdx", _written("block_size=1M", "write -P 1 0 1k", "write -P 2 5M 3M", "write -P 3 19M 1M")),

@@ -63,7 +63,7 @@ VARIANTS = [
     Variant("force-size", "vpc", _of("force_size=on")),
     Variant("force-size-odd", "vpc", _of("force_size=on", MIB + 512 * 3)),
     Variant("new", "vpc", _new()),
-    Variant("new-large", "vpc", _new(size="200G")),
+    Variant("new-large", "vpc", _new(size="40G")),
     Variant("written", "vpc", _written("write -P 1 0 1k", "write -P 2 5M 3M", "write -P 3 19M 1M", "write -z 6M 64k")),
     Variant("fixed", "vpc", _of("subformat=fixed"), explicit=True),
     Variant("fixed-force-size", "vpc", _of("subformat=fixed,force_size=on"), explicit=True),

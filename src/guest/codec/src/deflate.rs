@@ -1,9 +1,9 @@
-//! Raw deflate: no header, no checksum.
+//! Deflate: raw, without header and checksum, or as zlib has it, with both.
 
 use alloc::vec::Vec;
 
 use instar_image::Result;
-use zlib_rs::{Deflate, DeflateConfig, DeflateFlush, Inflate, InflateFlush, Status};
+use zlib_rs::{Deflate, DeflateConfig, DeflateFlush, Inflate, InflateError, InflateFlush, Status};
 
 /// The widest window that the format has: it decodes what any narrower one made.
 const WINDOW_BITS_MAX: u8 = 15;
@@ -13,13 +13,21 @@ const MEM_LEVEL: i32 = 9;
 /// Decompresses.
 pub struct Inflater {
     inner: Inflate,
+    /// The stream has zlib's header and checksum.
+    zlib: bool,
 }
 
 impl Inflater {
     /// Allocates its state.
     #[must_use]
     pub fn new() -> Self {
-        Self { inner: Inflate::new(false, WINDOW_BITS_MAX) }
+        Self { inner: Inflate::new(false, WINDOW_BITS_MAX), zlib: false }
+    }
+
+    /// The same for streams with zlib's header and checksum.
+    #[must_use]
+    pub fn zlib() -> Self {
+        Self { inner: Inflate::new(true, WINDOW_BITS_MAX), zlib: true }
     }
 
     /// Decompresses the stream that `src` begins with until it ends or `dst` is full, and says how many bytes
@@ -28,14 +36,28 @@ impl Inflater {
     /// # Errors
     /// Where the bytes are no stream, or are cut short before `dst` is full.
     pub fn inflate(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize> {
-        self.inner.reset(false);
-        let status = self.inner.decompress(src, dst, InflateFlush::Finish);
-        let len = usize::try_from(self.inner.total_out()).unwrap_or(usize::MAX);
-        match status {
-            Ok(Status::StreamEnd) => Ok(len),
-            Ok(_) if len == dst.len() => Ok(len),
+        match self.run(src, dst) {
+            (Ok(_), len) if len == dst.len() => Ok(len),
+            (Ok(Status::StreamEnd), len) => Ok(len),
             _ => Err(crate::broken("deflate")),
         }
+    }
+
+    /// As [`Inflater::inflate`], of a stream that must end where `dst` is full or before.
+    ///
+    /// # Errors
+    /// The same; and where the stream goes on or its checksum is wrong.
+    pub fn inflate_all(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize> {
+        match self.run(src, dst) {
+            (Ok(Status::StreamEnd), len) => Ok(len),
+            _ => Err(crate::broken("deflate")),
+        }
+    }
+
+    fn run(&mut self, src: &[u8], dst: &mut [u8]) -> (core::result::Result<Status, InflateError>, usize) {
+        self.inner.reset(self.zlib);
+        let status = self.inner.decompress(src, dst, InflateFlush::Finish);
+        (status, usize::try_from(self.inner.total_out()).unwrap_or(usize::MAX))
     }
 }
 

@@ -10,7 +10,7 @@ use instar_abi::ring::{
     BATCH_MAX, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES, LOG_RECORDS,
     LOG_VERBOSE, Op, Reply, Request, Role, STAT_BLOCK_DEVICE, STAT_FRESH, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
-use instar_image::{DeviceId, Machine, Read, Result, Run, Sink, Source, Stat, Step, Value};
+use instar_image::{DeviceId, Machine, RangePair, Read, Result, Run, Sink, Source, Stat, Step, Value};
 use zerocopy::FromBytes;
 
 use crate::failure;
@@ -252,9 +252,26 @@ impl Source for RingMachine {
         Ok(())
     }
 
-    fn equal_prefix(&self, a: (DeviceId, u64), b: (DeviceId, u64), len: u64) -> Result<u64> {
-        let compare = Request { dev: a.0.0, offset: a.1, dev2: b.0.0, offset2: b.1, len, ..request(Op::Compare) };
-        Ok(self.call(compare)?.value)
+    fn equal_prefixes(&self, pairs: &[RangePair], equal: &mut [u64]) -> Result<()> {
+        for (pairs, equal) in pairs.chunks(BATCH_MAX).zip(equal.chunks_mut(BATCH_MAX)) {
+            let compare = |pair: &RangePair| Request {
+                dev: pair.a.0.0,
+                offset: pair.a.1,
+                dev2: pair.b.0.0,
+                offset2: pair.b.1,
+                len: pair.len,
+                ..request(Op::Compare)
+            };
+            let requests: Vec<Request> = pairs.iter().map(compare).collect();
+            let mut result = Ok(());
+            self.client().batch(&requests, |i, reply| match (failure::check(reply), equal.get_mut(i)) {
+                (Ok(reply), Some(equal)) => *equal = reply.value,
+                (Ok(_), None) => {}
+                (Err(error), _) => result = Err(error),
+            });
+            result?;
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,19 @@ pub trait Findings {
     fn error(&mut self, text: &str) -> Result<()>;
 }
 
+/// Keeps none: for who only wants to know how many there are.
+pub struct Quiet;
+
+impl Findings for Quiet {
+    fn line(&mut self, _text: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn error(&mut self, _text: &str) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// What a check is given.
 pub struct CheckContext<'c> {
     /// All devices; progress; more workers.

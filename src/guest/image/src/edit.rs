@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 
-use crate::{Backing, DeviceId, Error, Machine, Result, Version, Writer};
+use crate::{Backing, Bitmaps, DeviceId, Error, Machine, OpenContext, Result, Version, Writer};
 
 /// What an image is opened with to be changed. `'a` is the machine's lifetime; what has `'n` must be copied to be kept.
 #[derive(Clone, Copy)]
@@ -25,6 +25,22 @@ pub struct EditContext<'a, 'n> {
     pub options: &'n [(String, String)],
 }
 
+impl<'a, 'n> OpenContext<'a, 'n> {
+    /// The same image opened to be read, no other file with it.
+    #[must_use]
+    pub fn of_edit(cx: &EditContext<'a, 'n>) -> Self {
+        Self {
+            source: cx.machine.source(),
+            opener: None,
+            device: cx.device,
+            name: cx.name,
+            version: cx.version,
+            write: true,
+            options: cx.options,
+        }
+    }
+}
+
 /// Opens images of one format to be changed.
 pub trait Editing: Sync {
     /// Units can be stored compressed in an existing image.
@@ -44,6 +60,12 @@ pub trait Editing: Sync {
 
     /// Reads the tables, and refuses an image that must not be written to.
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>>;
+
+    /// Adds bitmaps with the names, the granularity and the bits of those numbered `wanted` of `from`, which are of a disk
+    /// of `size` bytes: all of them, or, if it fails, none. The disk itself is not looked at.
+    fn add_bitmaps(&self, _cx: EditContext<'_, '_>, _from: &dyn Bitmaps, _wanted: &[usize], _size: u64) -> Result<()> {
+        Err(Error::unsupported("Operation not supported"))
+    }
 }
 
 /// An image that is being changed.
@@ -59,6 +81,11 @@ pub trait Editor: Writer {
     /// Names another backing file, or none, and then that is stable.
     fn set_backing(&self, _backing: Option<&Backing>) -> Result<()> {
         Err(Error::unsupported("Operation not supported"))
+    }
+
+    /// The image can keep persistent dirty bitmaps.
+    fn keeps_bitmaps(&self) -> bool {
+        false
     }
 
     /// Drops everything that the disk holds, so that it shows its backing file. Nothing else was placed before.

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use crate::options::OptionSpec;
 use crate::{
-    CheckContext, CheckReport, Creator, DeviceId, Editing, Error, Extent, Machine, Packed, Resizer, Result, Source,
-    Value, Version,
+    Bitmaps, CheckContext, CheckReport, Creator, DeviceId, Editing, Error, Extent, Machine, Packed, Resizer, Result,
+    Source, Value, Version,
 };
 
 /// What probing may look at.
@@ -15,8 +15,6 @@ use crate::{
 pub struct Probe<'a> {
     /// The first bytes of the file, up to [`crate::limits::PROBE_HEAD`].
     pub head: &'a [u8],
-    /// The last 512 bytes of the file (the whole file if it is shorter).
-    pub tail: &'a [u8],
     /// Length of the file in bytes.
     pub len: u64,
     /// Its name, as the user or the image gave it.
@@ -140,10 +138,26 @@ pub trait Image: Sync {
         Ok(None)
     }
 
-    /// Plain data of which the file has only a hole is shown as zeroes by `map`, as the stock tool does where it takes
-    /// an image for preallocated.
-    fn shows_holes(&self) -> Result<bool> {
-        Ok(false)
+    /// How `map` tells of what is stored.
+    fn mapping(&self) -> Result<Mapping> {
+        Ok(Mapping::Extents)
+    }
+
+    /// The stock tool's driver tells of no more than so many bytes (a block of them) at once, which only
+    /// `compare -s` shows. `None`: of as much as lies in a row.
+    fn told_at_once(&self) -> Option<u64> {
+        None
+    }
+
+    /// The files beside its own that data may lie in: device, and the name that the image has for it.
+    fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {
+        Vec::new()
+    }
+
+    /// The stock tool's driver does not tell where anything is: whatever counts or shows places (`map`, `measure`)
+    /// takes all of the disk for data without one.
+    fn hides_places(&self) -> bool {
+        false
     }
 
     /// Checks the metadata. `None`: the format has no check ("does not support checks").
@@ -151,10 +165,26 @@ pub trait Image: Sync {
         None
     }
 
+    /// Its persistent dirty bitmaps. `None`: the format, or this image's version of it, has none.
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
+        None
+    }
+
     /// What `measure`, `check` and the planners need of a concrete format is reached by it, not by name.
     fn cluster_size(&self) -> Option<u64> {
         None
     }
+}
+
+/// How `map` tells of what an image stores: the stock tool's drivers differ in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// As the extents are.
+    Extents,
+    /// Plain data of which the file has only a hole is zeroes that are stored: the image was preallocated.
+    Holes,
+    /// So is what reads as zeroes and has a place.
+    Reserved,
 }
 
 /// Which snapshot `-l` asks for.

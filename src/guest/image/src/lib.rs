@@ -8,12 +8,15 @@
 
 extern crate alloc;
 
+pub mod bitmap;
+pub mod blocks;
 pub mod chain;
 pub mod check;
 pub mod edit;
 pub mod error;
 pub mod extent;
 pub mod format;
+pub mod levels;
 pub mod limits;
 pub mod machine;
 pub mod options;
@@ -26,13 +29,14 @@ pub mod version;
 pub mod windows;
 pub mod write;
 
+pub use bitmap::{Bitmaps, DirtyBitmap};
 pub use check::{CheckContext, CheckReport, Findings};
 pub use edit::{EditContext, Editing, Editor};
 pub use error::{Error, Kind, Result};
 pub use extent::{Extent, Packed, Place};
-pub use format::{Backing, Description, Format, Image, OpenContext, Probe, SafetyCheck, Snapshot, Unpacker};
+pub use format::{Backing, Description, Format, Image, Mapping, OpenContext, Probe, SafetyCheck, Snapshot, Unpacker};
 pub use instar_abi::record::Value;
-pub use machine::{DeviceId, Machine, Read, Role, Run, Sink, Source, Stat, Step};
+pub use machine::{DeviceId, Machine, RangePair, Read, Role, Run, Sink, Source, Stat, Step};
 pub use resize::{Preallocation, ResizeContext, Resizer};
 pub use version::Version;
 pub use write::{CreateContext, Creator, Packer, Piece, Target, Writer};

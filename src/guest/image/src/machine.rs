@@ -51,6 +51,17 @@ pub struct Run {
     pub data: bool,
 }
 
+/// Two ranges of the same length in bytes, each by its device and byte offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RangePair {
+    /// One.
+    pub a: (DeviceId, u64),
+    /// The other.
+    pub b: (DeviceId, u64),
+    /// How long both are.
+    pub len: u64,
+}
+
 /// Reading: what an image parser gets, and all that it gets.
 pub trait Source: Sync {
     /// What is known of a device.
@@ -75,8 +86,9 @@ pub trait Source: Sync {
     fn secret(&self, _id: &str) -> Option<&[u8]> {
         None
     }
-    /// Length of the equal beginning of two ranges (`len` where all of it is).
-    fn equal_prefix(&self, a: (DeviceId, u64), b: (DeviceId, u64), len: u64) -> Result<u64>;
+    /// The lengths of the pairs' equal beginnings. Past the end of a device is zeroes. The host compares; nothing is read
+    /// into the guest.
+    fn equal_prefixes(&self, pairs: &[RangePair], equal: &mut [u64]) -> Result<()>;
 }
 
 /// One change. Offsets and lengths are in bytes.

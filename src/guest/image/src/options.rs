@@ -29,6 +29,40 @@ pub struct OptionSpec {
     pub help: &'static str,
 }
 
+/// Options of the file that an image is in, which follow those of every format (`-o help`).
+pub mod of_file {
+    use super::{OptionKind, OptionSpec, Options};
+    use crate::{Error, Result};
+
+    /// For XFS.
+    pub const EXTENT_SIZE_HINT: OptionSpec = OptionSpec {
+        name: "extent_size_hint",
+        kind: OptionKind::Size,
+        help: "Extent size hint for the image file, 0 to disable",
+    };
+    /// For btrfs.
+    pub const NOCOW: OptionSpec =
+        OptionSpec { name: "nocow", kind: OptionKind::Bool, help: "Turn off copy-on-write (valid only on btrfs)" };
+    /// Of the file alone.
+    pub const PREALLOCATION: OptionSpec = OptionSpec {
+        name: "preallocation",
+        kind: OptionKind::Text,
+        help: "Preallocation mode (allowed values: off, falloc, full)",
+    };
+
+    /// Checks the preallocation of a file that is made empty, where any that there is changes nothing.
+    ///
+    /// # Errors
+    /// In qemu-img's words.
+    pub fn check_preallocation(options: &Options) -> Result<()> {
+        match options.get("preallocation") {
+            None | Some("off" | "falloc" | "full") => Ok(()),
+            Some("metadata") => Err(Error::unsupported("Unsupported preallocation mode: metadata")),
+            Some(other) => Err(Error::usage(alloc::format!("invalid parameter value: {other}"))),
+        }
+    }
+}
+
 /// What the user said, name and value in the order given; the last of a repeated name wins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {

@@ -49,6 +49,16 @@ pub trait Creator: Sync {
         false
     }
 
+    /// Images made with these options can keep persistent dirty bitmaps ([`crate::Editor::add_bitmaps`]).
+    fn keeps_bitmaps(&self, _options: &Options) -> bool {
+        false
+    }
+
+    /// Images made with these options can be filled: the stock tool makes some that it refuses to open then.
+    fn can_be_filled(&self, _options: &Options) -> Result<()> {
+        Ok(())
+    }
+
     /// What is said of a backing format that nobody knows.
     fn unknown_backing_format(&self, name: &str, version: Version) -> Error {
         if version == Version::V5_2 {
@@ -99,6 +109,70 @@ pub enum Piece<'p> {
     Packed(&'p [u8]),
     /// So many bytes must read as zeroes.
     Zero(u64),
+}
+
+impl<'p> Piece<'p> {
+    /// Bytes of the disk that it is for; `None` of a compressed one, which is for one unit.
+    #[must_use]
+    pub const fn disk_len(&self) -> Option<u64> {
+        match self {
+            Self::Data(bytes) => Some(bytes.len() as u64),
+            Self::Copy(_, _, len) | Self::Zero(len) => Some(*len),
+            Self::Packed(_) => None,
+        }
+    }
+
+    /// What puts its `len` bytes from `skip` on to byte `offset` of `device`. None of a compressed piece.
+    #[must_use]
+    pub fn step(self, skip: u64, len: u64, device: DeviceId, offset: u64) -> Option<Step<'p>> {
+        Some(match self {
+            Self::Data(bytes) => {
+                let data = bytes.get(usize::try_from(skip).ok()?..usize::try_from(skip.checked_add(len)?).ok()?)?;
+                Step::Write { device, offset, data }
+            }
+            Self::Copy(from, from_offset, _) => {
+                Step::Copy { from, from_offset: from_offset + skip, to: device, to_offset: offset, len, skip_zero: 0 }
+            }
+            Self::Zero(_) => Step::Zero { device, offset, len, unmap: true },
+            Self::Packed(_) => return None,
+        })
+    }
+
+    /// Puts the piece at byte `at` of a disk of `size` bytes into blocks of `block` bytes each, wherever `find` says that
+    /// the block of that number begins in `device`: `None` leaves it out. Blocks that follow one another there are
+    /// written at once.
+    pub fn spread(
+        self,
+        (at, size): (u64, u64),
+        block: u64,
+        device: DeviceId,
+        steps: &mut Vec<Placed<'p>>,
+        mut find: impl FnMut(u64) -> Result<Option<u64>>,
+    ) -> Result<()> {
+        let len = self.disk_len().ok_or_else(|| Error::unsupported("the format has no compressed blocks"))?;
+        // The end of the disk need not be the end of a unit.
+        let len = len.min(size.saturating_sub(at));
+        // What is to be written next: from where in the piece, how much, where to.
+        let mut run: Option<(u64, u64, u64)> = None;
+        let mut done = 0;
+        while done < len {
+            let inside = (at + done) % block;
+            let part = (block - inside).min(len - done);
+            let found = find((at + done) / block)?.map(|offset| offset.saturating_add(inside));
+            run = match (run, found) {
+                (Some((skip, before, to)), Some(offset)) if to + before == offset => Some((skip, before + part, to)),
+                (old, found) => {
+                    let step = old.and_then(|(skip, len, to)| self.step(skip, len, device, to));
+                    steps.extend(step.map(Placed::Step));
+                    found.map(|offset| (done, part, offset))
+                }
+            };
+            done += part;
+        }
+        let step = run.and_then(|(skip, len, to)| self.step(skip, len, device, to));
+        steps.extend(step.map(Placed::Step));
+        Ok(())
+    }
 }
 
 /// Compresses one unit at a time. Holds a worker's own codec state.

@@ -98,7 +98,8 @@ fn grow<'a>(opening: Opening<'a>, chain: &mut Chain<'a>, depth: usize, size: u64
     let layer = chain.layers.get(depth).ok_or_else(|| Error::corrupt("no such layer"))?;
     let resizer = layer.format.resizer().ok_or_else(|| {
         let name = layer.format.name();
-        Error::unsupported(format!("Could not resize the backing file: {name} images cannot grow"))
+        Error::unsupported("Block job failed: Operation not supported")
+            .with_hint(format!("images of the format {name} keep their size"))
     })?;
     let tail = resize::tail(opening.machine, chain, depth)?;
     let resized = resizer.resize(ResizeContext {

@@ -9,6 +9,7 @@ extern crate alloc;
 
 pub mod check;
 pub mod commit;
+pub mod compare;
 pub mod convert;
 mod copy;
 pub mod create;
@@ -18,6 +19,7 @@ pub mod open;
 mod option_help;
 pub mod rebase;
 pub mod resize;
+mod stored;
 
 use instar_image::{Error, Kind, Machine, Result, Value, Version};
 
@@ -27,11 +29,13 @@ type Operation = fn(&dyn Machine, &Value, Version) -> Result<u8>;
 const OPERATIONS: &[(&str, Operation)] = &[
     ("info", info::run),
     ("convert", convert::run),
+    ("dd", convert::run),
     ("create", create::run),
     ("rebase", rebase::run),
     ("commit", commit::run),
     ("resize", resize::run),
     ("map", map::run),
+    ("compare", compare::run),
     ("check", check::run),
 ];
 

@@ -10,7 +10,7 @@ use instar_image::chain::{Chain, Layer};
 use instar_image::limits::{CHAIN_DEPTH_MAX, PROBE_HEAD};
 use instar_image::machine::display_name;
 use instar_image::{
-    DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Read, Result, Role, Source, Value, Version,
+    DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Result, Role, Source, Value, Version,
 };
 
 /// An image as a parameter names it.
@@ -58,17 +58,11 @@ pub fn format_by_name(name: &str) -> Result<&'static dyn Format> {
 
 /// Finds out the format from the content.
 pub fn probe(source: &dyn Source, device: DeviceId, name: &[u8]) -> Result<&'static dyn Format> {
-    const TAIL: u64 = 512;
     let len = source.stat(device)?.len;
     // A file never has more bytes than its length: no need to bound further.
     let mut head = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(PROBE_HEAD)];
-    let tail_len = len.min(TAIL);
-    let mut tail = vec![0; usize::try_from(tail_len).unwrap_or_default()];
-    source.read_many(&mut [
-        Read { device, offset: 0, buf: &mut head },
-        Read { device, offset: len - tail_len, buf: &mut tail },
-    ])?;
-    Ok(instar_registry::probe(&Probe { head: &head, tail: &tail, len, name }))
+    source.read(device, 0, &mut head)?;
+    Ok(instar_registry::probe(&Probe { head: &head, len, name }))
 }
 
 /// An open image and its format.

@@ -58,6 +58,11 @@ pub fn format_named(name: &str) -> Result<&'static dyn Format> {
     instar_registry::by_name(name).ok_or_else(|| Error::usage(format!("Unknown file format '{name}'")))
 }
 
+/// The same as `dd` does, which does not repeat the name.
+pub fn format_to_write(name: &str) -> Result<&'static dyn Format> {
+    instar_registry::by_name(name).ok_or_else(|| Error::usage("Unknown file format"))
+}
+
 /// What makes its images.
 pub fn creator_of(format: &'static dyn Format) -> Result<&'static dyn Creator> {
     format

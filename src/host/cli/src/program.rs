@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::config::Config;
 use crate::getopt::{Parsed, Wrong};
 use crate::image_name::ImageName;
 use crate::secrets::{self, Secrets};
+use crate::sizes;
 
 /// A command's way out: what it said is said.
 #[derive(Debug)]
@@ -195,6 +197,19 @@ impl Program {
             Err(target::Error::Locked(text)) => Err(format!("{text}\nIs another process using the image [{shown}]?")),
             Err(target::Error::WrongType) => Err(self.version.folder(&shown)),
         })
+    }
+
+    /// A number of bytes (or of what `what` says) within bounds.
+    pub fn size(&self, text: &str, what: &str, bounds: RangeInclusive<u64>) -> Result<u64, Exit> {
+        let negative = text.strip_prefix('-').filter(|_| self.version.reads_negative_sizes());
+        match sizes::parse(negative.unwrap_or(text)) {
+            Some(n) if negative.is_none() && bounds.contains(&n) => Ok(n),
+            None if !sizes::is_out_of_range(text) => Err(self.fail(&self.version.bad_size(what, text))),
+            _ => {
+                let (least, most) = (bounds.start(), bounds.end());
+                Err(self.fail(&format!("Invalid {what} specified. Must be between {least} and {most}.")))
+            }
+        }
     }
 
     /// `-t` and `-T`: the mode that option `key` names.

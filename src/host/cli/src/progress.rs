@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::sync::Mutex;
 
+use instar_abi::ring::LOG_LINES;
+use instar_render::escape;
 use instar_vmm::Observer;
 
 /// `-p`, and `-r`: a worker that reports progress is the one that can be made to wait.
@@ -55,5 +57,15 @@ impl Observer for Progress {
         due.unwrap_or(std::time::Duration::MAX).saturating_sub(self.started.elapsed())
     }
 
-    fn log(&self, _level: u32, _text: &[u8]) {}
+    fn log(&self, level: u32, text: &[u8]) {
+        show_lines(level, text);
+    }
+}
+
+/// Lines of the guest's own, on standard error at once; what is logged besides is not shown.
+pub fn show_lines(level: u32, text: &[u8]) {
+    if level == LOG_LINES {
+        // Nobody can be told that standard error cannot be written to.
+        let _ = std::io::stderr().lock().write_all(escape::lines(text).as_bytes());
+    }
 }

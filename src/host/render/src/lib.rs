@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+pub mod compare;
 pub mod escape;
 mod human;
 mod json;

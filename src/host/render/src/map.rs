@@ -5,7 +5,8 @@ use std::fmt::Write;
 use crate::escape;
 use crate::version::QemuVersion;
 
-/// Bytes of a record: start, length, offset (8 each), depth (4), bits (4), all little-endian.
+/// Bytes of a record: start, length, offset (8 each), depth (4), bits (2), number of the file (2),
+/// all little-endian.
 const RECORD: usize = 32;
 const PRESENT: u32 = 1;
 const ZERO: u32 = 1 << 1;
@@ -35,13 +36,21 @@ struct Record {
     offset: u64,
     depth: u32,
     bits: u32,
+    file: u32,
 }
 
 impl Record {
     fn read(bytes: &[u8; RECORD]) -> Self {
         let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
         let last = number(24);
-        Self { start: number(0), len: number(8), offset: number(16), depth: last as u32, bits: (last >> 32) as u32 }
+        Self {
+            start: number(0),
+            len: number(8),
+            offset: number(16),
+            depth: last as u32,
+            bits: (last >> 32) as u32 & 0xffff,
+            file: (last >> 48) as u32,
+        }
     }
 
     const fn has(&self, bit: u32) -> bool {
@@ -56,7 +65,7 @@ impl MapLines {
         Self { version, json, started: false }
     }
 
-    /// Adds the lines of whole records to `out`. `file` names the file of a depth.
+    /// Adds the lines of whole records to `out`. `file` names a file by its number.
     ///
     /// # Errors
     /// A stored range without a plain place cannot be shown in human form.
@@ -102,7 +111,7 @@ fn human_line(record: &Record, file: &dyn Fn(u32) -> String, out: &mut String) -
     if record.has(DATA) && !record.has(ZERO) {
         let hex = |n: u64| if n == 0 { "0".to_string() } else { format!("{n:#x}") };
         let (start, len, offset) = (hex(record.start), hex(record.len), hex(record.offset));
-        let name = escape::terminal(file(record.depth).as_bytes());
+        let name = escape::terminal(file(record.file).as_bytes());
         let _ = writeln!(out, "{start:<16}{len:<16}{offset:<16}{name}");
     }
     Ok(())

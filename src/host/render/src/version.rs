@@ -148,6 +148,12 @@ impl QemuVersion {
         }
     }
 
+    /// `dd` takes `count=1k` and `skip=1k`: all but the releases in between.
+    #[must_use]
+    pub const fn counts_blocks_in_suffixes(self) -> bool {
+        !self.at_least(10, 0) || self.at_least(11, 0)
+    }
+
     /// `map` says whether a range is in any layer.
     #[must_use]
     pub const fn map_has_present(self) -> bool {

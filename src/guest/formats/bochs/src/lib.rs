@@ -1,18 +1,27 @@
-//! The growing image format of Bochs: so far instar only recognises it.
+//! The growing image format of Bochs, versions 1 and 2.
 //!
-//! A file is bochs if it says so, is a growing redo log, and has version 1 or 2.
+//! [`header`] parses the header once, into checked values; [`map`] turns ranges of the virtual disk into places in the
+//! file through the catalog of extents and their bitmaps. Undoable and volatile redo logs, which need the disk below,
+//! are refused, as the stock tool does.
 #![no_std]
 #![forbid(unsafe_code)]
 
-use instar_image::reader::Reader;
-use instar_image::{Format, Probe, SafetyCheck};
+extern crate alloc;
 
-const MAGIC: &[u8] = b"Bochs Virtual HD Image\0";
-/// Offset and bytes of the kind and the sub-kind, each ended by a zero byte.
-const KIND: (usize, &[u8]) = (32, b"Redolog\0");
-const SUBKIND: (usize, &[u8]) = (48, b"Growing\0");
-const VERSION_AT: usize = 64;
-const VERSIONS: [u32; 2] = [0x1_0000, 0x2_0000];
+mod header;
+pub mod layout;
+mod map;
+
+use alloc::boxed::Box;
+
+use instar_image::options::check_driver_options;
+use instar_image::reader::Reader;
+use instar_image::{
+    Description, Error, Extent, Format, Image, OpenContext, Packed, Probe, Result, SafetyCheck, Unpacker,
+};
+
+use crate::header::Header;
+use crate::map::Map;
 
 /// The format.
 pub struct Bochs;
@@ -23,23 +32,69 @@ impl Format for Bochs {
     }
 
     fn probe(&self, probe: &Probe<'_>) -> u32 {
-        let reader = Reader::new(probe.head);
-        let is = |(at, text): (usize, &[u8])| reader.bytes(at, text.len()).is_ok_and(|b| b == text);
-        let known = is((0, MAGIC)) && is(KIND) && is(SUBKIND);
-        if known && reader.le32(VERSION_AT).is_ok_and(|v| VERSIONS.contains(&v)) { 100 } else { 0 }
+        if header::is_known(Reader::new(probe.head)) { 100 } else { 0 }
+    }
+
+    fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        check_driver_options(self.name(), cx.options, &[])?;
+        if cx.write {
+            return Err(Error::unsupported("Image is read-only"));
+        }
+        Ok(Box::new(BochsImage { header: Header::read(&cx)?, map: Map::new(cx.source, cx.device) }))
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
-        &[SafetyCheck::Banned("it cannot be read yet")]
+        &[
+            SafetyCheck::NoneNeeded("an image names no other file"),
+            SafetyCheck::Checked("catalog and extents are bounded; the catalog is read in pieces"),
+        ]
+    }
+}
+
+/// An open image.
+struct BochsImage<'a> {
+    header: Header,
+    map: Map<'a>,
+}
+
+impl Image for BochsImage<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.header.size
+    }
+
+    fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        self.map.extent(&self.header, at, max)
+    }
+
+    fn describe(&self) -> Result<Description> {
+        Ok(Description { tells_nothing: true, ..Description::default() })
+    }
+
+    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
+        Some(Box::new(Nothing))
+    }
+
+    fn hides_places(&self) -> bool {
+        true
+    }
+}
+
+/// Nothing is compressed: what has no place in any file is all that comes here.
+struct Nothing;
+
+impl Unpacker for Nothing {
+    fn unpack(&mut self, _packed: &Packed, _stored: &[u8], _out: &mut [u8]) -> Result<()> {
+        Err(Error::malformed("Input/output error"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::{KIND, MAGIC, SUBKIND};
 
     fn score(head: &[u8]) -> u32 {
-        Bochs.probe(&Probe { head, tail: &[], len: 1 << 20, name: b"disk" })
+        Bochs.probe(&Probe { head, len: 1 << 20, name: b"disk" })
     }
 
     #[test]
@@ -51,6 +106,7 @@ mod tests {
         assert_eq!(score(&head), 0);
         head[66] = 2;
         assert_eq!(score(&head), 100);
+        assert_eq!(score(&head[..67]), 0);
         head[48] = b'U';
         assert_eq!(score(&head), 0);
     }

@@ -1,13 +1,29 @@
-//! The cloop format (compressed loop): so far instar only recognises it.
+//! The cloop format (compressed loop), version 2.0.
 //!
-//! A file is cloop if it begins with the script of version 2.0.
+//! [`header`] parses the header and checks the table of blocks; every block is one zlib stream, which [`packed`]
+//! decompresses.
 #![no_std]
 #![forbid(unsafe_code)]
 
-use instar_image::{Format, Probe, SafetyCheck};
+extern crate alloc;
 
-/// The shell script that every such image begins with.
-const SCRIPT: &[u8] = b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
+mod header;
+pub mod layout;
+mod packed;
+
+use alloc::boxed::Box;
+
+use instar_image::options::check_driver_options;
+use instar_image::pieces::Pieces;
+use instar_image::{
+    Description, DeviceId, Error, Extent, Format, Image, OpenContext, Packed, Place, Probe, Result, SafetyCheck,
+    Unpacker,
+};
+use spin::Mutex;
+
+use crate::header::Header;
+use crate::layout::SCRIPT;
+use crate::packed::CloopUnpacker;
 
 /// The format.
 pub struct Cloop;
@@ -21,8 +37,68 @@ impl Format for Cloop {
         if probe.head.starts_with(SCRIPT) { 2 } else { 0 }
     }
 
+    fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        check_driver_options(self.name(), cx.options, &[])?;
+        if cx.write {
+            return Err(Error::unsupported("Image is read-only"));
+        }
+        let header = Header::read(&cx)?;
+        let stored_max = (header.block * 2 + 4096).min(cx.source.stat(cx.device)?.len);
+        let table = Mutex::new(Pieces::new(cx.source, cx.device));
+        Ok(Box::new(CloopImage { header, device: cx.device, stored_max, table }))
+    }
+
     fn safety(&self) -> &'static [SafetyCheck] {
-        &[SafetyCheck::Banned("it cannot be read yet")]
+        &[
+            SafetyCheck::NoneNeeded("an image names no other file"),
+            SafetyCheck::Checked("blocks are bounded, stored and unpacked; the table is read in pieces"),
+        ]
+    }
+}
+
+/// An open image.
+struct CloopImage<'a> {
+    header: Header,
+    device: DeviceId,
+    /// Most bytes that are read of a stored block: deflate never needs that many, what follows is junk.
+    stored_max: u64,
+    table: Mutex<Pieces<'a, 8>>,
+}
+
+impl Image for CloopImage<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.header.size()
+    }
+
+    fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        let left = self.header.size().saturating_sub(at).min(max);
+        if left == 0 {
+            return Err(Error::usage("read past the end of the disk"));
+        }
+        let (index, skip) = (at / self.header.block, at % self.header.block);
+        let mut table = self.table.lock();
+        let mut entry = |i| Ok(table.entry(self.header.table, i)?.map_or(0, u64::from_be_bytes));
+        let (offset, end) = (entry(index)?, entry(index + 1)?);
+        let place = Place::Packed(Packed {
+            device: self.device,
+            offset,
+            len: end.saturating_sub(offset).min(self.stored_max),
+            unit: self.header.block,
+            skip,
+        });
+        Ok(Extent { at, len: (self.header.block - skip).min(left), place })
+    }
+
+    fn describe(&self) -> Result<Description> {
+        Ok(Description { tells_nothing: true, ..Description::default() })
+    }
+
+    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
+        Some(Box::<CloopUnpacker>::default())
+    }
+
+    fn hides_places(&self) -> bool {
+        true
     }
 }
 
@@ -31,7 +107,7 @@ mod tests {
     use super::*;
 
     fn score(head: &[u8]) -> u32 {
-        Cloop.probe(&Probe { head, tail: &[], len: 1 << 20, name: b"disk" })
+        Cloop.probe(&Probe { head, len: 1 << 20, name: b"disk" })
     }
 
     #[test]

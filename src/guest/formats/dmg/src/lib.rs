@@ -30,12 +30,12 @@ mod tests {
     use super::*;
 
     fn score(head: &[u8]) -> u32 {
-        Dmg.probe(&Probe { head, tail: &[], len: 1 << 20, name: b"disk" })
+        Dmg.probe(&Probe { head, len: 1 << 20, name: b"disk" })
     }
 
     #[test]
     fn the_name_decides() {
-        let named = |name| Dmg.probe(&Probe { head: &[], tail: &[], len: 1, name });
+        let named = |name| Dmg.probe(&Probe { head: &[], len: 1, name });
         assert_eq!(named(b"x.dmg"), 2);
         assert_eq!(named(b".dmg"), 0);
         assert_eq!(named(b"x.DMG"), 0);

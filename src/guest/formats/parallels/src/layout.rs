@@ -46,6 +46,12 @@ pub const ENTRIES_MAX: u32 = i32::MAX as u32 / 4;
 /// Largest disk in sectors (QEMU: what its block layer can address).
 pub const SECTORS_MAX: u64 = ((1 << 63) - (1 << 30)) / SECTOR;
 
+/// Whether a map entry is that of no cluster.
+#[must_use]
+pub const fn is_absent(entry: u32) -> bool {
+    entry == 0
+}
+
 /// The format extension.
 pub mod extension {
     /// At its beginning; behind it the MD5 checksum of what follows the header.

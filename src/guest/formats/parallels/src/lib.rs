@@ -8,17 +8,20 @@
 extern crate alloc;
 
 mod check;
+mod edit;
 mod extension;
 mod header;
 pub mod layout;
 mod map;
+mod write;
 
 use alloc::boxed::Box;
 
-use instar_image::options::check_driver_options;
+use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    CheckContext, CheckReport, Description, DeviceId, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+    CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Probe,
+    Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -47,6 +50,22 @@ impl Format for Parallels {
         let header = Header::read(&cx)?;
         extension::check(&cx, &header)?;
         Ok(Box::new(ParallelsImage { header, device: cx.device, map: Map::new(cx.source, cx.device) }))
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        write::OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
+        write::SHOWN
+    }
+
+    fn creator(&self) -> Option<&dyn Creator> {
+        Some(&write::ParallelsCreator)
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::ParallelsEditing)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -39,3 +39,11 @@ pub const COMPRESSED: u64 = 1 << 63;
 pub const BACKING_NAME_MAX: u32 = 1023;
 /// Bytes of a sector: the disk has whole ones.
 pub const SECTOR: u64 = 512;
+/// Most entries of the L1 table (QEMU).
+pub const ENTRIES_MAX: u64 = i32::MAX as u64 / ENTRY;
+
+/// Byte offset of the plain cluster that an L2 entry is for, if it is for one.
+#[must_use]
+pub const fn plain(entry: u64) -> Option<u64> {
+    if entry == 0 || entry & COMPRESSED != 0 { None } else { Some(entry) }
+}

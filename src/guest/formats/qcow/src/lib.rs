@@ -7,16 +7,19 @@
 
 extern crate alloc;
 
+mod edit;
 mod header;
 pub mod layout;
 mod map;
 mod packed;
+mod write;
 
 use alloc::boxed::Box;
 
-use instar_image::options::check_driver_options;
+use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, Description, Error, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck, Unpacker,
+    Backing, Creator, Description, Editing, Error, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+    Unpacker,
 };
 
 use crate::header::Header;
@@ -43,6 +46,22 @@ impl Format for Qcow {
             return Err(Error::unsupported("Parameter 'encrypt.key-secret' is required for cipher"));
         }
         Ok(Box::new(QcowImage { header, map: Map::new(cx.source, cx.device) }))
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        write::OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
+        write::SHOWN
+    }
+
+    fn creator(&self) -> Option<&dyn Creator> {
+        Some(&write::QcowCreator)
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::QcowEditing)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
@@ -82,6 +101,10 @@ impl Image for QcowImage<'_> {
 
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
         Some(Box::<QcowUnpacker>::default())
+    }
+
+    fn told_at_once(&self) -> Option<u64> {
+        Some(self.header.cluster())
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -37,8 +37,8 @@ use instar_image::options::OptionSpec;
 use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::{
-    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
-    OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Version, limits,
+    Backing, Bitmaps, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
+    Mapping, OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Version, limits,
 };
 
 use crate::bitmaps::Bitmap;
@@ -283,8 +283,19 @@ impl Image for Qcow2Image<'_> {
         Ok(self.map.reserved(at)?.map(|offset| (self.geometry.data, offset)))
     }
 
-    fn shows_holes(&self) -> Result<bool> {
-        preallocated::looks_so(self.source, self.device, &self.header)
+    fn mapping(&self) -> Result<Mapping> {
+        let preallocated = preallocated::looks_so(self.source, self.device, &self.header)?;
+        Ok(if preallocated { Mapping::Holes } else { Mapping::Extents })
+    }
+
+    fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {
+        let own = self.geometry.data == self.device;
+        let name = self.extensions.data_file.as_ref().filter(|_| !own);
+        name.map(|name| (self.geometry.data, name.clone())).into_iter().collect()
+    }
+
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
+        (self.header.version > 2).then_some(self as &dyn Bitmaps)
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -32,6 +32,8 @@ pub struct Header {
     pub size: u64,
     /// The backing file.
     pub backing: Option<Backing>,
+    /// Byte offset and length of its name.
+    pub backing_at: (u64, u64),
     /// Bytes of the file in whole clusters: no cluster lies behind.
     pub file_len: u64,
 }
@@ -83,6 +85,7 @@ impl Header {
             l1: read.le64(field::L1_OFFSET)?,
             size,
             backing: None,
+            backing_at: (0, 0),
             file_len: len - len % cluster,
         };
         if !header.is_table(header.l1) {
@@ -93,6 +96,7 @@ impl Header {
         }
         if features & feature::BACKING != 0 {
             let place = (read.le32(field::BACKING_OFFSET)?, read.le32(field::BACKING_LEN)?);
+            header.backing_at = (u64::from(place.0), u64::from(place.1));
             header.backing = header.backing_file(cx, place)?;
         }
         Ok(header)

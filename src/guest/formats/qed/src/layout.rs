@@ -81,3 +81,12 @@ pub const fn size_max(cluster: u64, table: u64) -> u64 {
     let entries = cluster.saturating_mul(table) / ENTRY;
     entries.saturating_mul(entries).saturating_mul(cluster)
 }
+
+/// Byte offset of the cluster that an L2 entry is for, if it has one.
+#[must_use]
+pub const fn plain(entry: u64) -> Option<u64> {
+    match entry {
+        UNALLOCATED | ZERO => None,
+        offset => Some(offset),
+    }
+}

@@ -8,16 +8,18 @@
 extern crate alloc;
 
 mod check;
+mod edit;
 mod header;
 pub mod layout;
 mod map;
+mod write;
 
 use alloc::boxed::Box;
 
-use instar_image::options::check_driver_options;
+use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, CheckContext, CheckReport, Description, DeviceId, Extent, Format, Image, OpenContext, Probe, Result,
-    SafetyCheck,
+    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext,
+    Probe, Resizer, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -40,6 +42,26 @@ impl Format for Qed {
         check_driver_options(self.name(), cx.options, &[])?;
         let header = Header::read(&cx)?;
         Ok(Box::new(QedImage { header, device: cx.device, map: Map::new(cx.source, cx.device) }))
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        write::OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
+        write::SHOWN
+    }
+
+    fn creator(&self) -> Option<&dyn Creator> {
+        Some(&write::QedCreator)
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::QedEditing)
+    }
+
+    fn resizer(&self) -> Option<&dyn Resizer> {
+        Some(&edit::QedResizer)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

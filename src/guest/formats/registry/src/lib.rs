@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     fn probed(head: &[u8], name: &[u8]) -> &'static str {
-        super::probe(&Probe { head, tail: &[], len: head.len() as u64, name }).name()
+        super::probe(&Probe { head, len: head.len() as u64, name }).name()
     }
 
     #[test]

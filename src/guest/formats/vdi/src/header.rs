@@ -6,7 +6,9 @@ use instar_image::pieces::Span;
 use instar_image::reader::{Reader, is_zero};
 use instar_image::{Error, OpenContext, Result};
 
-use crate::layout::{BLOCK, BLOCKS_MAX, HEADER_LEN, SECTOR, SIGNATURE, SIGNATURE_AT, SIZE_MAX, VERSION_1_1, field};
+use crate::layout::{
+    BLOCK, BLOCKS_MAX, HEADER_LEN, SECTOR, SIGNATURE, SIGNATURE_AT, SIZE_MAX, TYPE_STATIC, VERSION_1_1, field,
+};
 
 /// What the header says.
 #[derive(Clone, Debug)]
@@ -17,6 +19,8 @@ pub struct Header {
     pub map: Span,
     /// Byte offset of the first block.
     pub data: u64,
+    /// All blocks were allocated when it was made.
+    pub preallocated: bool,
     /// Blocks that the file has, as the header says.
     pub allocated: u32,
 }
@@ -77,6 +81,7 @@ impl Header {
             size,
             map: Span { offset: u64::from(map), count: blocks },
             data: u64::from(data),
+            preallocated: read.le32(field::TYPE)? == TYPE_STATIC,
             allocated: read.le32(field::ALLOCATED)?,
         })
     }

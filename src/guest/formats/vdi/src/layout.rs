@@ -62,3 +62,9 @@ pub const ENTRY: u64 = 4;
 pub const DISCARDED: u32 = 0xffff_fffe;
 /// A block that was never written.
 pub const UNALLOCATED: u32 = 0xffff_ffff;
+
+/// Whether a map entry is that of no block.
+#[must_use]
+pub const fn is_absent(entry: u32) -> bool {
+    entry >= DISCARDED
+}

@@ -9,16 +9,19 @@
 extern crate alloc;
 
 mod check;
+mod edit;
 mod header;
 pub mod layout;
 mod map;
+mod write;
 
 use alloc::boxed::Box;
 
-use instar_image::options::check_driver_options;
+use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    CheckContext, CheckReport, Description, DeviceId, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+    CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, Mapping, OpenContext,
+    Probe, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -41,6 +44,22 @@ impl Format for Vdi {
         check_driver_options(self.name(), cx.options, &[])?;
         let header = Header::read(&cx)?;
         Ok(Box::new(VdiImage { header, device: cx.device, map: Map::new(cx.source, cx.device) }))
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        write::OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
+        write::SHOWN
+    }
+
+    fn creator(&self) -> Option<&dyn Creator> {
+        Some(&write::VdiCreator)
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::VdiEditing)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
@@ -67,12 +86,20 @@ impl Image for VdiImage<'_> {
         self.map.extent(&self.header, at, max)
     }
 
+    fn mapping(&self) -> Result<Mapping> {
+        Ok(if self.header.preallocated { Mapping::Holes } else { Mapping::Extents })
+    }
+
     fn describe(&self) -> Result<Description> {
         Ok(Description { cluster_size: Some(BLOCK), ..Description::default() })
     }
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
         Some(check::run(&self.header, self.device, cx))
+    }
+
+    fn told_at_once(&self) -> Option<u64> {
+        Some(BLOCK)
     }
 
     fn cluster_size(&self) -> Option<u64> {

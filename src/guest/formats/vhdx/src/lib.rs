@@ -115,6 +115,11 @@ impl Image for VhdxImage<'_> {
         self.map.extent(at, max)
     }
 
+    /// But in children of a parent, which the stock tool does not have.
+    fn hides_places(&self) -> bool {
+        !self.geometry.differencing
+    }
+
     fn backing(&self) -> Option<Backing> {
         self.metadata.backing.clone()
     }

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     fn score(head: &[u8]) -> u32 {
-        Vmdk.probe(&Probe { head, tail: &[], len: 1 << 20, name: b"disk" })
+        Vmdk.probe(&Probe { head, len: 1 << 20, name: b"disk" })
     }
 
     #[test]

@@ -19,8 +19,8 @@ use alloc::boxed::Box;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::runs::RunMap;
 use instar_image::{
-    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Error, Extent, Format, Image, OpenContext,
-    Probe, Result, SafetyCheck,
+    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Error, Extent, Format, Image, Mapping,
+    OpenContext, Probe, Result, SafetyCheck,
 };
 
 use crate::check::Subject;
@@ -119,6 +119,10 @@ impl Image for VpcImage<'_> {
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
         self.map.extent(at, max, self.footer.size)
+    }
+
+    fn mapping(&self) -> Result<Mapping> {
+        Ok(if matches!(self.map, Map::Fixed { .. }) { Mapping::Reserved } else { Mapping::Extents })
     }
 
     fn backing(&self) -> Option<Backing> {

@@ -60,7 +60,7 @@ fn data(offset: u64) -> Place {
 
 #[test]
 fn the_cookie_must_come_first() {
-    let score = |head: &[u8]| Vpc.probe(&Probe { head, tail: &[], len: 1 << 20, name: b"disk" });
+    let score = |head: &[u8]| Vpc.probe(&Probe { head, len: 1 << 20, name: b"disk" });
     assert_eq!(score(b"conectix\0\0"), 100);
     assert_eq!(score(b"xconectix"), 0);
 }

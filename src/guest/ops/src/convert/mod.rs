@@ -1,6 +1,8 @@
 //! `convert`: one or more images, chains flattened, into a new or an existing one.
 
+mod bitmaps;
 mod params;
+mod section;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -16,7 +18,11 @@ use crate::copy::progress::Progress;
 use crate::copy::{self, Selection};
 use crate::open::Opening;
 use crate::option_help;
+use bitmaps::Wanted;
 use params::Params;
+
+/// Disks are whole sectors of so many bytes.
+const SECTOR: u64 = 512;
 
 /// Converts; exit status 0.
 pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
@@ -33,8 +39,20 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         }
         chains.push(chain);
     }
-    let format = option_help::format_named(params.target.format.as_deref().unwrap_or("raw"))?;
-    let size: u64 = chains.iter().map(Chain::virtual_size).sum();
+    let name = params.target.format.as_deref().unwrap_or("raw");
+    let format =
+        if params.section.is_some() { option_help::format_to_write(name) } else { option_help::format_named(name) };
+    let format = format?;
+    let whole: u64 = chains.iter().map(Chain::virtual_size).sum();
+    let section = params.section.map(|section| section.of(whole));
+    if section == Some(None) {
+        machine.emit("skipped-too-much", &Value::from(true))?;
+    }
+    let (skip, size) = section.map_or((0, whole), Option::unwrap_or_default);
+    let bitmaps = match params.bitmaps {
+        Some(skip_broken) => Some(Wanted::choose(machine, &chains, skip_broken)?),
+        None => None,
+    };
     let writer = writer(machine, &params, format, size, version)?;
     // Writers in place keep to whole units: the last one's rest stays what it is.
     let rest = match writer.target() {
@@ -50,11 +68,15 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let (target, settings) = (writer.target(), params.settings);
     let backed = matches!(target, Target::Allocated { zeroed: false, .. }) && !params.existing;
     let selection = if backed { Selection::Layers(1) } else { Selection::All };
-    let planner = Planner::new(machine.source(), &chains, target, settings, selection, (size, rest));
+    let planner = Planner::new(machine.source(), &chains, target, settings, selection, (size, rest)).skipping(skip);
     let progress = Progress::new(machine, size);
     copy::run(machine, &chains, writer.as_ref(), &planner, settings, &progress)?;
     let finished = writer.finish();
     finished.map_err(|e| e.context("error while writing the image's metadata"))?;
+    drop(writer);
+    if let (Some(wanted), Some(chain)) = (&bitmaps, chains.first()) {
+        wanted.copy(machine, chain, format, &params.target, version)?;
+    }
     progress.end();
     Ok(0)
 }
@@ -74,6 +96,9 @@ fn writer<'a>(
     let texts: Vec<&str> = params.options.iter().map(alloc::string::String::as_str).collect();
     let options = Options::parse(&texts, format.create_options())?;
     let backing = params.backing(&options);
+    if params.bitmaps.is_some() && !creator.keeps_bitmaps(&options) {
+        return Err(bitmaps::unsupported(name));
+    }
     if backing.is_some() && !creator.can_back() {
         return Err(Error::usage(format!("Backing file not supported for file format '{name}'")));
     }
@@ -89,7 +114,11 @@ fn writer<'a>(
         return Err(Error::usage("Use of backing file requires explicit backing format"));
     }
     let shown = instar_image::machine::display_name(&params.target.name);
-    let converting = format!("{shown}: error while converting {name}");
+    let converting = if params.section.is_some() {
+        format!("{shown}: error while creating output image")
+    } else {
+        format!("{shown}: error while converting {name}")
+    };
     if let Some(Backing { format: Some(other), .. }) = &backing
         && crate::open::format_by_name(other).is_err()
     {
@@ -100,13 +129,16 @@ fn writer<'a>(
         machine,
         device: params.target.device,
         data_device: params.data_device,
-        size,
+        // A part may end within a sector.
+        size: if params.section.is_some() { size.next_multiple_of(SECTOR) } else { size },
         options: &options,
         backing,
         compressed: params.settings.compress,
         version,
     };
-    creator.create(cx).map_err(|e| e.context(converting))
+    let writer = creator.create(cx).map_err(|e| e.context(converting))?;
+    creator.can_be_filled(&options).map_err(|e| params.target.could_not_open(e))?;
+    Ok(writer)
 }
 
 /// `-n`
@@ -137,6 +169,9 @@ fn existing<'a>(
     let editor = editing.edit(cx).map_err(|e| target.could_not_open(e))?;
     if editor.virtual_size() < size {
         return Err(Error::usage("output file is smaller than input file"));
+    }
+    if params.bitmaps.is_some() && !editor.keeps_bitmaps() {
+        return Err(bitmaps::unsupported(name));
     }
     Ok(editor)
 }

@@ -7,6 +7,7 @@ use instar_image::format::SnapshotSelector;
 use instar_image::options::{Options, split};
 use instar_image::{Backing, DeviceId, Error, Result, Value};
 
+use super::section::Section;
 use crate::copy::Settings;
 use crate::open::ImageSpec;
 
@@ -29,6 +30,10 @@ pub struct Params {
     backing_format: Option<String>,
     /// `-l`
     pub snapshot: Option<SnapshotSelector>,
+    /// `dd`: which part of the source.
+    pub section: Option<Section>,
+    /// `--bitmaps`; with `--skip-broken-bitmaps`?
+    pub bitmaps: Option<bool>,
     /// `-S`, `--target-is-zero`, `--salvage`, `-c`
     pub settings: Settings,
 }
@@ -60,6 +65,8 @@ impl Params {
             backing: params.bytes("backing").map(<[u8]>::to_vec),
             backing_format: params.text("backing-format").map(ToString::to_string),
             snapshot: params.text("snapshot").map(selector),
+            section: params.get("section").map(Section::read),
+            bitmaps: params.flag("bitmaps").then(|| params.flag("skip-broken-bitmaps")),
             settings: Settings {
                 sparse: params.u64("sparse").unwrap_or(4096),
                 zeroed: target.flag("zeroed"),

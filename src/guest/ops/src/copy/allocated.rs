@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::slice;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +14,7 @@ use instar_image::reader::is_zero;
 use instar_image::write::{Packer, Piece, Placed, Target, Writer};
 use instar_image::{DeviceId, Error, Machine, Place, Result, Step};
 
-use super::fill::Filler;
+use super::fill::{Area, Filler};
 use super::plan::{Job, Part, Planner};
 use super::progress::Progress;
 use super::{Selection, Settings};
@@ -79,9 +80,11 @@ pub fn run(
             fates: Vec::new(),
             packed: Vec::new(),
         };
-        while let Some(job) = planner.next() {
-            match worker.work(&job) {
-                Ok(()) => progress.add(job.advance),
+        loop {
+            let jobs = planner.next();
+            let (Some(first), Some(last)) = (jobs.first(), jobs.last()) else { break };
+            match worker.work(&jobs, first, last) {
+                Ok(()) => progress.add(jobs.iter().map(|job| job.advance).sum()),
                 Err(error) => planner.fail(error),
             }
         }
@@ -119,57 +122,99 @@ struct Worker<'a> {
     buf: Vec<u8>,
     /// The same bytes through that chain.
     seen: Vec<u8>,
-    /// What becomes of each unit of the job at hand.
+    /// What becomes of each unit of the jobs at hand.
     fates: Vec<Fate>,
     /// One compressed unit each; the buffers are used again.
     packed: Vec<Vec<u8>>,
 }
 
+/// A job, and which units of the worker's buffer are its.
+struct Task<'j> {
+    job: &'j Job,
+    first: usize,
+    count: usize,
+}
+
+impl Task<'_> {
+    const fn units(&self) -> Range<usize> {
+        self.first..self.first + self.count
+    }
+}
+
+/// The parts of `buf` that are the tasks', which follow one another from its beginning on.
+fn split<'b>(mut buf: &'b mut [u8], tasks: &[Task<'_>], unit: usize) -> Vec<&'b mut [u8]> {
+    let mut areas = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let (here, behind) = buf.split_at_mut((task.count * unit).min(buf.len()));
+        areas.push(here);
+        buf = behind;
+    }
+    areas
+}
+
 impl Worker<'_> {
-    fn work(&mut self, job: &Job) -> Result<()> {
+    /// `first` and `last` of the jobs, which follow one another.
+    fn work(&mut self, jobs: &[Job], first: &Job, last: &Job) -> Result<()> {
         let shared = self.shared;
-        let prepared = self.prepare(job);
+        let unit = shared.unit;
+        let mut units = 0;
+        let tasks: Vec<Task<'_>> = jobs
+            .iter()
+            .map(|job| {
+                let count = (job.len as usize).div_ceil(unit);
+                units += count;
+                Task { job, first: units - count, count }
+            })
+            .collect();
+        let prepared = self.prepare(&tasks, units * unit);
         // The turn must come and go even after an error: the others wait for it.
         let mut spins = 0;
-        while shared.turn.load(Ordering::Acquire) != job.ticket && !shared.planner.has_failed() {
+        while shared.turn.load(Ordering::Acquire) != first.ticket && !shared.planner.has_failed() {
             shared.machine.relax(&mut spins);
         }
         if let Err(error) = prepared {
             shared.planner.fail(error);
-            shared.turn.store(job.ticket + 1, Ordering::Release);
+            shared.turn.store(last.ticket + 1, Ordering::Release);
             return Ok(());
         }
-        let settled = shared.settle_if_full();
         let mut steps = Vec::new();
-        let placed = settled.and_then(|()| self.place(job, &mut steps));
+        let mut placed = shared.settle_if_full();
+        for task in &tasks {
+            placed = placed.and_then(|()| self.place(task, &mut steps));
+        }
         shared.writing.fetch_add(1, Ordering::AcqRel);
-        shared.turn.store(job.ticket + 1, Ordering::Release);
+        shared.turn.store(last.ticket + 1, Ordering::Release);
         let steps: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
-        let written = placed.and_then(|()| shared.machine.submit(&steps));
+        let written = placed.and_then(|()| if steps.is_empty() { Ok(()) } else { shared.machine.submit(&steps) });
         shared.writing.fetch_sub(1, Ordering::AcqRel);
-        written.map_err(|e| e.context(format!("error while writing at byte {}", job.at)))
+        written.map_err(|e| e.context(format!("error while writing at byte {}", first.at)))
     }
 
-    /// Reads and compresses.
-    fn prepare(&mut self, job: &Job) -> Result<()> {
-        let unit = self.shared.unit;
-        let len = (job.len as usize).next_multiple_of(unit);
+    /// Reads and compresses; `len`: bytes of all tasks.
+    fn prepare(&mut self, tasks: &[Task<'_>], len: usize) -> Result<()> {
+        let (unit, planner) = (self.shared.unit, self.shared.planner);
         if self.buf.len() < len {
             self.buf = vec![0; len];
         }
-        let buf = self.buf.get_mut(..len).unwrap_or_default();
-        buf.get_mut(job.len as usize..).unwrap_or_default().fill(0);
-        let resolved = match self.shared.planner.selection() {
-            Selection::Layers(_) => Some(self.shared.planner.resolve(&job.parts)?),
-            Selection::All | Selection::Differing(_) => None,
-        };
-        let parts = resolved.as_deref().unwrap_or(&job.parts);
-        if self.shared.as_is {
-            return self.prepare_as_is(job, parts);
+        for (task, area) in tasks.iter().zip(split(&mut self.buf, tasks, unit)) {
+            area.get_mut(task.job.len as usize..).unwrap_or_default().fill(0);
         }
-        self.filler.fill(parts, job.at, buf)?;
-        self.fates = self.shared.fates(job, self.buf.get(..len).unwrap_or_default());
-        self.leave_what_is_the_same(job)?;
+        let parts = |task: &Task<'_>| match planner.selection() {
+            Selection::Layers(_) => planner.resolve(&task.job.parts),
+            Selection::All | Selection::Differing(_) => Ok(task.job.parts.clone()),
+        };
+        let parts: Vec<Vec<Part>> = tasks.iter().map(parts).collect::<Result<_>>()?;
+        self.fates.clear();
+        if self.shared.as_is {
+            return self.prepare_as_is(tasks, &parts);
+        }
+        fill(&mut self.filler, tasks, &parts, &mut self.buf, unit)?;
+        for task in tasks {
+            let range = task.units();
+            let bytes = self.buf.get(range.start * unit..range.end * unit).unwrap_or_default();
+            self.fates.append(&mut self.shared.fates(task.job, bytes));
+        }
+        self.leave_what_is_the_same(tasks, len)?;
         let fates = &self.fates;
         let Some(packer) = self.packer.as_mut() else { return Ok(()) };
         self.packed.resize_with(self.packed.len().max(fates.len()), Vec::new);
@@ -183,60 +228,48 @@ impl Worker<'_> {
     }
 
     /// Only units that are not one plain extent, or one run of zeroes, are read.
-    fn prepare_as_is(&mut self, job: &Job, parts: &[Part]) -> Result<()> {
+    fn prepare_as_is(&mut self, tasks: &[Task<'_>], parts: &[Vec<Part>]) -> Result<()> {
         let unit = self.shared.unit;
-        let mut fates = vec![Fate::Data; (job.len as usize).div_ceil(unit)];
-        for part in parts {
-            let (start, end) = ((part.at - job.at) as usize, (part.at - job.at + part.extent.len) as usize);
-            let whole = if end as u64 == job.len { fates.len() } else { end / unit };
-            for index in start.div_ceil(unit)..whole {
-                let skip = (index * unit - start) as u64;
-                let fate = match part.extent.place {
-                    Place::Data { device, offset } => Fate::Copy(device, offset + skip),
-                    Place::Zero { .. } | Place::Unallocated => Fate::Zero,
-                    Place::Packed(_) | Place::Encrypted { .. } => Fate::Data,
-                };
-                if let Some(place) = fates.get_mut(index) {
-                    *place = fate;
-                }
-            }
+        let mut read = Vec::with_capacity(tasks.len());
+        for (task, parts) in tasks.iter().zip(parts) {
+            let mut fates = self.shared.fates_as_is(task.job, parts);
+            let is_read = |part: &&Part| {
+                let first = (part.at - task.job.at) as usize / unit;
+                let last = (part.at - task.job.at + part.extent.len - 1) as usize / unit;
+                fates.get(first..=last).unwrap_or_default().contains(&Fate::Data)
+            };
+            read.push(parts.iter().filter(is_read).copied().collect::<Vec<Part>>());
+            self.fates.append(&mut fates);
         }
-        self.shared.leave(job, &mut fates);
-        let is_read = |part: &&Part| {
-            let first = (part.at - job.at) as usize / unit;
-            let last = (part.at - job.at + part.extent.len - 1) as usize / unit;
-            fates.get(first..=last).unwrap_or_default().contains(&Fate::Data)
-        };
-        let read: Vec<Part> = parts.iter().filter(is_read).copied().collect();
-        let len = fates.len() * unit;
-        self.fates = fates;
-        self.filler.fill(&read, job.at, self.buf.get_mut(..len).unwrap_or_default())
+        fill(&mut self.filler, tasks, &read, &mut self.buf, unit)
     }
 
     /// Units that read the same through the other chain are left to it.
-    fn leave_what_is_the_same(&mut self, job: &Job) -> Result<()> {
+    fn leave_what_is_the_same(&mut self, tasks: &[Task<'_>], len: usize) -> Result<()> {
         let (Some(other), Some(chain)) = (&mut self.other, self.shared.against) else { return Ok(()) };
-        let len = job.len as usize;
-        if self.seen.len() < len {
-            self.seen = vec![0; self.buf.len().max(len)];
-        }
-        let seen = self.seen.get_mut(..len).unwrap_or_default();
-        let shown = chain.virtual_size().saturating_sub(job.at).min(job.len);
-        let (mut parts, mut done) = (Vec::new(), 0);
-        while done < shown {
-            let at = job.at + done;
-            let (depth, extent) = chain.extent(at, shown - done)?;
-            if extent.len == 0 {
-                return Err(Error::corrupt("an extent without a byte"));
-            }
-            parts.push(Part { source: 0, depth, at, extent, work: true });
-            done += extent.len;
-        }
-        other.fill(&parts, job.at, seen)?;
-        seen.get_mut(shown as usize..).unwrap_or_default().fill(0);
         let unit = self.shared.unit;
-        let pairs = self.buf.get(..len).unwrap_or_default().chunks(unit).zip(seen.chunks(unit));
-        for (fate, (ours, theirs)) in self.fates.iter_mut().zip(pairs) {
+        if self.seen.len() < len {
+            self.seen = vec![0; len];
+        }
+        let mut all = Vec::with_capacity(tasks.len());
+        for (task, area) in tasks.iter().zip(split(&mut self.seen, tasks, unit)) {
+            let job = task.job;
+            let shown = chain.virtual_size().saturating_sub(job.at).min(job.len);
+            let (mut parts, mut done) = (Vec::new(), 0);
+            while done < shown {
+                let at = job.at + done;
+                let (depth, extent) = chain.extent(at, shown - done)?;
+                if extent.len == 0 {
+                    return Err(Error::corrupt("an extent without a byte"));
+                }
+                parts.push(Part { source: 0, depth, at, extent, work: true });
+                done += extent.len;
+            }
+            area.get_mut(shown as usize..).unwrap_or_default().fill(0);
+            all.push(parts);
+        }
+        fill(other, tasks, &all, &mut self.seen, unit)?;
+        for (fate, (ours, theirs)) in self.fates.iter_mut().zip(self.buf.chunks(unit).zip(self.seen.chunks(unit))) {
             if ours == theirs {
                 *fate = Fate::Leave;
             }
@@ -245,15 +278,15 @@ impl Worker<'_> {
     }
 
     /// Has every run placed, in its turn.
-    fn place<'p>(&'p self, job: &Job, steps: &mut Vec<Placed<'p>>) -> Result<()> {
+    fn place<'p>(&'p self, task: &Task<'_>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
         let Shared { unit, writer, .. } = *self.shared;
-        let len = (job.len as usize).next_multiple_of(unit);
-        let buf = self.buf.get(..len).unwrap_or_default();
-        let fates = &self.fates;
+        let (job, Range { start: first, end }) = (task.job, task.units());
+        let fates = self.fates.get(..end).unwrap_or_default();
         let is_packed = |i: usize| self.packer.is_some() && self.packed.get(i).is_some_and(|bytes| !bytes.is_empty());
-        let mut i = 0;
+        let mut i = first;
         while let Some(fate) = fates.get(i) {
-            let at = job.at + (i * unit) as u64;
+            let inside = ((i - first) * unit) as u64;
+            let at = job.at + inside;
             if *fate == Fate::Data && is_packed(i) {
                 writer.place(at, Piece::Packed(self.packed.get(i).map_or(&[][..], Vec::as_slice)), steps)?;
                 i += 1;
@@ -265,20 +298,29 @@ impl Worker<'_> {
                 .skip(i)
                 .take_while(|(k, f)| **f == fate.further(k - i, unit) && !(*fate == Fate::Data && is_packed(*k)));
             let count = same.count();
-            let (start, end) = (i * unit, (i + count) * unit);
+            let len = (count * unit) as u64;
             match fate {
                 Fate::Leave => {}
-                Fate::Zero => writer.place(at, Piece::Zero((end - start) as u64), steps)?,
+                Fate::Zero => writer.place(at, Piece::Zero(len), steps)?,
                 Fate::Copy(device, offset) => {
-                    let len = ((end - start) as u64).min(job.len - start as u64);
-                    writer.place(at, Piece::Copy(*device, *offset, len), steps)?;
+                    writer.place(at, Piece::Copy(*device, *offset, len.min(job.len - inside)), steps)?;
                 }
-                Fate::Data => writer.place(at, Piece::Data(buf.get(start..end).unwrap_or_default()), steps)?,
+                Fate::Data => {
+                    let bytes = self.buf.get(i * unit..(i + count) * unit).unwrap_or_default();
+                    writer.place(at, Piece::Data(bytes), steps)?;
+                }
             }
             i += count;
         }
         Ok(())
     }
+}
+
+/// Fills the tasks' parts of `buf`.
+fn fill(filler: &mut Filler<'_>, tasks: &[Task<'_>], parts: &[Vec<Part>], buf: &mut [u8], unit: usize) -> Result<()> {
+    let areas = tasks.iter().zip(parts).zip(split(buf, tasks, unit));
+    let mut areas: Vec<Area<'_>> = areas.map(|((task, parts), buf)| Area { parts, base: task.job.at, buf }).collect();
+    filler.fill_all(&mut areas)
 }
 
 impl Shared<'_> {
@@ -317,6 +359,29 @@ impl Shared<'_> {
         if !matches!(self.planner.selection(), Selection::All) {
             self.leave(job, &mut fates);
         }
+        fates
+    }
+
+    /// The same where plain bytes are not looked at.
+    fn fates_as_is(&self, job: &Job, parts: &[Part]) -> Vec<Fate> {
+        let unit = self.unit;
+        let mut fates = vec![Fate::Data; (job.len as usize).div_ceil(unit)];
+        for part in parts {
+            let (start, end) = ((part.at - job.at) as usize, (part.at - job.at + part.extent.len) as usize);
+            let whole = if end as u64 == job.len { fates.len() } else { end / unit };
+            for index in start.div_ceil(unit)..whole {
+                let skip = (index * unit - start) as u64;
+                let fate = match part.extent.place {
+                    Place::Data { device, offset } => Fate::Copy(device, offset + skip),
+                    Place::Zero { .. } | Place::Unallocated => Fate::Zero,
+                    Place::Packed(_) | Place::Encrypted { .. } => Fate::Data,
+                };
+                if let Some(place) = fates.get_mut(index) {
+                    *place = fate;
+                }
+            }
+        }
+        self.leave(job, &mut fates);
         fates
     }
 

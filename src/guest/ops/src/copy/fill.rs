@@ -16,6 +16,16 @@ const SALVAGE_UNIT: usize = 4096;
 const EIO: u32 = 5;
 const SECTOR: u64 = 512;
 
+/// Bytes to be filled.
+pub struct Area<'b> {
+    /// What they consist of; gaps stay as they are.
+    pub parts: &'b [Part],
+    /// Their first one, in the target.
+    pub base: u64,
+    /// They.
+    pub buf: &'b mut [u8],
+}
+
 /// One worker's buffers and decompressors, used again for every job.
 pub struct Filler<'a> {
     chains: &'a [Chain<'a>],
@@ -41,66 +51,79 @@ impl<'a> Filler<'a> {
 
     /// Fills `buf`, which stands for the target's bytes from `base` on, from `parts`.
     pub fn fill(&mut self, parts: &[Part], base: u64, buf: &mut [u8]) -> Result<()> {
-        let stored_len: usize = packed(parts).map(|(_, p)| p.len as usize).sum();
+        self.fill_all(&mut [Area { parts, base, buf }])
+    }
+
+    /// Fills several areas, reading in one crossing.
+    pub fn fill_all(&mut self, areas: &mut [Area<'_>]) -> Result<()> {
+        let stored_len: usize = areas.iter().flat_map(|a| packed(a.parts)).map(|(_, p)| p.len as usize).sum();
         if self.stored.len() < stored_len {
             self.stored.resize(stored_len, 0);
         }
-        let result = self.read(parts, base, buf);
+        let result = self.read(areas);
         if let Err(error) = result {
-            let at = parts.first().map_or(base, |p| p.at);
             if !self.salvage {
-                return Err(unreadable(at, &error));
+                let first = areas.iter().find_map(|a| a.parts.first()).map_or(0, |p| p.at);
+                return Err(unreadable(first, &error));
             }
-            self.read_what_can_be(parts, base, buf);
+            self.read_what_can_be(areas);
         }
-        self.unpack(parts, base, buf)?;
-        self.decrypt(parts, base, buf)
+        let mut stored = 0;
+        for area in areas {
+            stored = self.unpack(area, stored)?;
+            self.decrypt(area)?;
+        }
+        Ok(())
     }
 
-    fn read(&mut self, parts: &[Part], base: u64, buf: &mut [u8]) -> Result<()> {
-        let mut reads = Vec::with_capacity(parts.len());
-        let mut rest = buf;
-        let mut at = base;
+    fn read(&mut self, areas: &mut [Area<'_>]) -> Result<()> {
+        let mut reads = Vec::with_capacity(areas.iter().map(|a| a.parts.len()).sum());
         let mut stored = self.stored.as_mut_slice();
-        for part in parts {
-            let (gap, len) = ((part.at - at) as usize, part.extent.len as usize);
-            let (_, after) = rest.split_at_mut(gap.min(rest.len()));
-            let (here, after) = after.split_at_mut(len.min(after.len()));
-            (rest, at) = (after, part.at + part.extent.len);
-            match part.extent.place {
-                Place::Data { device, offset } => reads.push(Read { device, offset, buf: here }),
-                Place::Packed(packed) => {
-                    let (bytes, after) = stored.split_at_mut(packed.len as usize);
-                    stored = after;
-                    reads.push(Read { device: packed.device, offset: packed.offset, buf: bytes });
+        for area in areas {
+            let mut rest = &mut *area.buf;
+            let mut at = area.base;
+            for part in area.parts {
+                let (gap, len) = ((part.at - at) as usize, part.extent.len as usize);
+                let (_, after) = rest.split_at_mut(gap.min(rest.len()));
+                let (here, after) = after.split_at_mut(len.min(after.len()));
+                (rest, at) = (after, part.at + part.extent.len);
+                match part.extent.place {
+                    Place::Data { device, offset } => reads.push(Read { device, offset, buf: here }),
+                    Place::Packed(packed) => {
+                        let (bytes, after) = stored.split_at_mut(packed.len as usize);
+                        stored = after;
+                        reads.push(Read { device: packed.device, offset: packed.offset, buf: bytes });
+                    }
+                    Place::Zero { .. } | Place::Unallocated => here.fill(0),
+                    Place::Encrypted { device, offset } if in_sectors(offset, here.len()) => {
+                        reads.push(Read { device, offset, buf: here });
+                    }
+                    // Read with the whole of its sectors when it is decrypted.
+                    Place::Encrypted { .. } => {}
                 }
-                Place::Zero { .. } | Place::Unallocated => here.fill(0),
-                Place::Encrypted { device, offset } if in_sectors(offset, here.len()) => {
-                    reads.push(Read { device, offset, buf: here });
-                }
-                // Read with the whole of its sectors when it is decrypted.
-                Place::Encrypted { .. } => {}
             }
         }
         if reads.is_empty() { Ok(()) } else { self.source.read_many(&mut reads) }
     }
 
     /// `--salvage`: a little at a time, zeroes where nothing comes.
-    fn read_what_can_be(&mut self, parts: &[Part], base: u64, buf: &mut [u8]) {
-        for part in parts {
-            let (Place::Data { device, offset } | Place::Encrypted { device, offset }) = part.extent.place else {
-                continue;
-            };
-            let start = (part.at - base) as usize;
-            let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
-            for (i, piece) in here.chunks_mut(SALVAGE_UNIT).enumerate() {
-                if self.source.read(device, offset + (i * SALVAGE_UNIT) as u64, piece).is_err() {
-                    piece.fill(0);
+    fn read_what_can_be(&mut self, areas: &mut [Area<'_>]) {
+        for area in &mut *areas {
+            for part in area.parts {
+                let (Place::Data { device, offset } | Place::Encrypted { device, offset }) = part.extent.place else {
+                    continue;
+                };
+                let start = (part.at - area.base) as usize;
+                let here = area.buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
+                for (i, piece) in here.chunks_mut(SALVAGE_UNIT).enumerate() {
+                    if self.source.read(device, offset + (i * SALVAGE_UNIT) as u64, piece).is_err() {
+                        piece.fill(0);
+                    }
                 }
             }
         }
         let mut at = 0;
-        for (_, unit) in packed(parts) {
+        for (_, unit) in areas.iter().flat_map(|a| packed(a.parts)) {
             let bytes = self.stored.get_mut(at..at + unit.len as usize).unwrap_or_default();
             if self.source.read(unit.device, unit.offset, bytes).is_err() {
                 bytes.fill(0);
@@ -110,10 +133,11 @@ impl<'a> Filler<'a> {
     }
 
     /// Decrypts what was read in place, and reads what is not whole sectors.
-    fn decrypt(&mut self, parts: &[Part], base: u64, buf: &mut [u8]) -> Result<()> {
-        for part in parts {
+    fn decrypt(&mut self, area: &mut Area<'_>) -> Result<()> {
+        let Area { parts, base, buf } = area;
+        for part in *parts {
             let Place::Encrypted { device, offset } = part.extent.place else { continue };
-            let start = (part.at - base) as usize;
+            let start = (part.at - *base) as usize;
             let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
             let unpacker = unpacker(self.chains, &mut self.unpackers, part)?;
             let result = if in_sectors(offset, here.len()) {
@@ -140,12 +164,13 @@ impl<'a> Filler<'a> {
         Ok(())
     }
 
-    fn unpack(&mut self, parts: &[Part], base: u64, buf: &mut [u8]) -> Result<()> {
-        let mut at = 0;
+    /// `at`: where its stored bytes begin. Returns where the next area's do.
+    fn unpack(&mut self, area: &mut Area<'_>, mut at: usize) -> Result<usize> {
+        let Area { parts, base, buf } = area;
         for (part, unit) in packed(parts) {
             let stored = self.stored.get(at..at + unit.len as usize).unwrap_or_default();
             at += unit.len as usize;
-            let start = (part.at - base) as usize;
+            let start = (part.at - *base) as usize;
             let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
             let unpacker = unpacker(self.chains, &mut self.unpackers, part)?;
             let result = if unit.skip == 0 && here.len() as u64 == unit.unit {
@@ -165,7 +190,7 @@ impl<'a> Filler<'a> {
                 Ok(()) => {}
             }
         }
-        Ok(())
+        Ok(at)
     }
 }
 

@@ -57,9 +57,11 @@ pub fn run(
             filler: Filler::new(chains, machine.source(), settings.salvage),
             buf: Vec::new(),
         };
-        while let Some(job) = planner.next() {
-            match worker.work(&job) {
-                Ok(()) => progress.add(job.advance),
+        loop {
+            let jobs = planner.next();
+            let Some(first) = jobs.first() else { break };
+            match worker.work(&jobs, first.at) {
+                Ok(()) => progress.add(jobs.iter().map(|job| job.advance).sum()),
                 Err(error) => planner.fail(error),
             }
         }
@@ -79,9 +81,25 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn work(&mut self, job: &Job) -> Result<()> {
-        let Output { device, base, sparse, unit, unmap } = self.output;
+    /// `first`: the first byte of the jobs.
+    fn work(&mut self, jobs: &[Job], first: u64) -> Result<()> {
         let mut steps = Vec::new();
+        for job in jobs {
+            self.write(job, &mut steps)?;
+        }
+        if steps.is_empty() {
+            return Ok(());
+        }
+        self.machine.submit(&steps).map_err(|e| match e.kind {
+            // A copy does not say which side failed; what fills up or goes over a limit is the target.
+            Kind::Io(5) => e.context(format!("error while reading at byte {first}")),
+            _ => unwritable(first, e),
+        })
+    }
+
+    /// Writes what has to pass through the guest; the rest becomes steps.
+    fn write(&mut self, job: &Job, steps: &mut Vec<Step<'_>>) -> Result<()> {
+        let Output { device, base, sparse, unit, unmap } = self.output;
         let mut from = 0;
         while let Some(part) = job.parts.get(from) {
             let len = part.extent.len;
@@ -116,14 +134,7 @@ impl Worker<'_> {
             }
             from += 1;
         }
-        if steps.is_empty() {
-            return Ok(());
-        }
-        self.machine.submit(&steps).map_err(|e| match e.kind {
-            // A copy does not say which side failed; what fills up or goes over a limit is the target.
-            Kind::Io(5) => e.context(format!("error while reading at byte {}", job.at)),
-            _ => unwritable(job.at, e),
-        })
+        Ok(())
     }
 
     /// Decompresses a run of parts and writes what is not zeroes.

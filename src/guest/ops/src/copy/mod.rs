@@ -5,6 +5,7 @@
 //! out clusters).
 
 mod allocated;
+pub mod files;
 pub mod fill;
 mod linear;
 pub mod plan;

@@ -1,20 +1,22 @@
 //! Dividing the work: jobs of a few MiB in ascending order, holes skipped however large.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use instar_image::chain::Chain;
 use instar_image::write::Target;
-use instar_image::{DeviceId, Error, Extent, Place, Result, Source};
+use instar_image::{Error, Extent, Place, Result, Source};
 use spin::Mutex;
 
+use super::files::Files;
 use super::{Selection, Settings};
 
 /// Bytes of a job whose data passes through the guest.
 const JOB_BYTES: u64 = 2 << 20;
 /// Bytes of a job that the host copies by itself.
 const COPY_JOB_BYTES: u64 = 16 << 20;
+/// Most jobs that are handed out together.
+const JOBS_MAX: usize = 64;
 /// Most extents of a job.
 const EXTENTS_MAX: usize = 4096;
 
@@ -33,7 +35,7 @@ pub struct Part {
     pub work: bool,
 }
 
-/// One worker's next task.
+/// A part of a worker's next task: bytes in a row.
 #[derive(Debug)]
 pub struct Job {
     /// Jobs are numbered from 0 on without a gap.
@@ -62,6 +64,8 @@ pub struct Planner<'a> {
     total: u64,
     /// Where the last chain begins to be what the target itself holds, each byte at its own place.
     rest_at: u64,
+    /// Bytes of the first source that stand before the target's first.
+    skip: u64,
     unit: u64,
     job_bytes: u64,
     /// Holes need no work: the target reads as zeroes.
@@ -100,15 +104,22 @@ impl<'a> Planner<'a> {
             starts,
             total: size + rest,
             rest_at: if rest > 0 { size } else { u64::MAX },
+            skip: 0,
             unit,
             job_bytes,
             skip_holes: zeroed && settings.sparse != 0,
             selection,
-            files: Files { source, same: Mutex::default() },
+            files: Files::new(source),
             position: Mutex::new(Position { next: 0, ticket: 0, reported: 0 }),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         }
+    }
+
+    /// Leaves out so many bytes at the beginning of the first source.
+    #[must_use]
+    pub fn skipping(self, bytes: u64) -> Self {
+        Self { skip: bytes, ..self }
     }
 
     /// Remembers the first error, and ends the handing out.
@@ -159,19 +170,23 @@ impl<'a> Planner<'a> {
         Ok(resolved)
     }
 
-    /// The next job; `None` when there is no more, or after an error.
-    pub fn next(&self) -> Option<Job> {
+    /// The next jobs, as many as are worth a crossing to the host; none when there are no more, or after an error.
+    pub fn next(&self) -> Vec<Job> {
         let mut position = self.position.lock();
-        if self.has_failed() {
-            return None;
-        }
-        match self.plan(&mut position) {
-            Ok(job) => job,
-            Err(error) => {
-                self.fail(error);
-                None
+        let (mut jobs, mut bytes, mut parts) = (Vec::new(), 0, 0);
+        while bytes < self.job_bytes && parts < EXTENTS_MAX && jobs.len() < JOBS_MAX && !self.has_failed() {
+            match self.plan(&mut position, self.job_bytes - bytes) {
+                Ok(Some(job)) => {
+                    bytes += job.len;
+                    parts += job.parts.len();
+                    jobs.push(job);
+                }
+                Ok(None) => break,
+                // What was planned already is dropped: nobody waits for its turn after an error.
+                Err(error) => self.fail(error),
             }
         }
+        if self.has_failed() { Vec::new() } else { jobs }
     }
 
     /// The part at byte `at` of the target.
@@ -183,7 +198,7 @@ impl<'a> Planner<'a> {
         let (Some(start), Some(chain)) = (self.starts.get(source), self.chains.get(source)) else {
             return Err(Error::corrupt("a byte beyond the last source"));
         };
-        let inside = at.saturating_sub(if is_rest { 0 } else { *start });
+        let inside = at.saturating_sub(if is_rest { 0 } else { *start }).saturating_add(self.skip);
         let max = match self.selection {
             Selection::Layers(_) if is_rest => max,
             _ => max.min(chain.virtual_size().saturating_sub(inside)),
@@ -233,7 +248,8 @@ impl<'a> Planner<'a> {
         Ok(Part { extent: part.extent.slice(at, there.len), work, ..part })
     }
 
-    fn plan(&self, position: &mut Position) -> Result<Option<Job>> {
+    /// `room`: bytes that the job may have, rounded up to whole units.
+    fn plan(&self, position: &mut Position, room: u64) -> Result<Option<Job>> {
         // Past what needs no work.
         let mut at = position.next;
         let first = loop {
@@ -249,7 +265,7 @@ impl<'a> Planner<'a> {
         };
         // Whole units: what lies before the first work in its unit belongs to the job.
         let start = (at / self.unit * self.unit).max(position.next);
-        let end = start.saturating_add(self.job_bytes).next_multiple_of(self.unit).min(self.total);
+        let end = start.saturating_add(room).next_multiple_of(self.unit).min(self.total);
         let mut parts = Vec::new();
         let mut at = start;
         let mut work_end = start;
@@ -305,38 +321,5 @@ impl<'a> Planner<'a> {
             last.extent = last.extent.slice(last.extent.at, end - last.at);
         }
         end
-    }
-}
-
-/// Which devices are one file.
-struct Files<'a> {
-    source: &'a dyn Source,
-    same: Mutex<BTreeMap<DeviceId, DeviceId>>,
-}
-
-impl Files<'_> {
-    /// The first device that is the same file.
-    fn first(&self, device: DeviceId) -> Result<DeviceId> {
-        if let Some(known) = self.same.lock().get(&device) {
-            return Ok(*known);
-        }
-        let first = self.source.stat(device)?.same_file;
-        self.same.lock().insert(device, first);
-        Ok(first)
-    }
-
-    /// Whether two places hold the same bytes, as far as their whereabouts tell.
-    fn same_bytes(&self, a: Place, b: Place) -> Result<bool> {
-        Ok(match (a, b) {
-            (Place::Zero { .. } | Place::Unallocated, Place::Zero { .. } | Place::Unallocated) => true,
-            (Place::Data { device: x, offset: i }, Place::Data { device: y, offset: j }) => {
-                i == j && self.first(x)? == self.first(y)?
-            }
-            (Place::Packed(x), Place::Packed(y)) => {
-                let same = (x.offset, x.len, x.unit, x.skip) == (y.offset, y.len, y.unit, y.skip);
-                same && self.first(x.device)? == self.first(y.device)?
-            }
-            _ => false,
-        })
     }
 }

@@ -1,14 +1,11 @@
 //! `check`
 
-use std::io::Write;
-
-use instar_abi::ring::LOG_LINES;
-use instar_render::escape;
 use instar_vmm::Observer;
 
 use super::Command;
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Defaults, Exit, Program, image_params, workers};
+use crate::progress::show_lines;
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -63,9 +60,7 @@ impl Observer for Lines {
     fn progress(&self, _done: u64, _total: u64) {}
 
     fn log(&self, level: u32, text: &[u8]) {
-        if level == LOG_LINES {
-            let _ = std::io::stderr().lock().write_all(escape::lines(text).as_bytes());
-        }
+        show_lines(level, text);
     }
 }
 

@@ -14,7 +14,6 @@ use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::program::{Defaults, Exit, Program, device, image_params, plain, workers};
 use crate::progress::Progress;
-use crate::sizes;
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -172,15 +171,8 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
     if parsed.has("image-opts") && parsed.has("source-format") {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));
     }
-    let size = |key: &str, what: &str| {
-        let Some(text) = parsed.text(key) else { return Ok(None) };
-        let negative = text.strip_prefix('-').filter(|_| program.version.reads_negative_sizes());
-        match sizes::parse(negative.unwrap_or(&text)) {
-            Some(n) if negative.is_none() && n <= i64::MAX as u64 => Ok(Some(n)),
-            Some(_) => Err(program.fail(&format!("Invalid {what} specified. Must be between 0 and {}.", i64::MAX))),
-            None => Err(program.fail(&program.version.bad_size(what, &text))),
-        }
-    };
+    let size =
+        |key: &str, what: &str| parsed.text(key).map(|text| program.size(&text, what, 0..=i64::MAX as u64)).transpose();
     let sparse = size("sparse-size", "buffer size for sparse output")?.unwrap_or(SPARSE_DEFAULT);
     if sparse % SECTOR != 0 || sparse > SPARSE_MAX {
         return Err(program.fail(&format!(
@@ -219,7 +211,6 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
             parsed.operands.len() > 2 && (parsed.has("backing") || file_option(parsed, "backing_file").is_some()),
             "Having a backing file for the target makes no sense when concatenating multiple input images",
         ),
-        (parsed.has("bitmaps"), "instar cannot copy bitmaps yet: convert without --bitmaps"),
     ];
     if let Some((_, text)) = rules.iter().find(|(broken, _)| *broken) {
         return Err(program.fail(text));
@@ -388,6 +379,8 @@ fn rest(parsed: &Parsed, request: &Request, params: &mut Value) {
         .set("compress", parsed.has("compress"))
         .set("sparse", request.sparse)
         .set("salvage", parsed.has("salvage"))
+        .set("bitmaps", parsed.has("bitmaps"))
+        .set("skip-broken-bitmaps", parsed.has("skip-broken-bitmaps"))
         .set("quiet", parsed.has("quiet"));
     if let Some(snapshot) = parsed.text("snapshot") {
         params.set("snapshot", snapshot);

@@ -110,7 +110,7 @@ impl Observer for Shown {
             return state.take_names(bytes);
         }
         let State { lines, names, text, failed } = &mut *state;
-        let name = |depth: u32| names.get(depth as usize).cloned().unwrap_or_default();
+        let name = |file: u32| names.get(file as usize).cloned().unwrap_or_default();
         if let Err(NoPlace) = lines.add(bytes, &name, text) {
             failed.get_or_insert(Failure::NoPlace);
         }

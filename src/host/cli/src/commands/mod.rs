@@ -2,9 +2,11 @@
 
 pub mod check;
 pub mod commit;
+pub mod compare;
 pub mod config;
 pub mod convert;
 pub mod create;
+pub mod dd;
 pub mod doctor;
 pub mod generate;
 pub mod info;
@@ -36,19 +38,21 @@ pub struct Command {
 pub const COMMANDS: &[&Command] = &[
     &convert::COMMAND,
     &create::COMMAND,
+    &dd::COMMAND,
     &info::COMMAND,
     &map::COMMAND,
     &rebase::COMMAND,
     &resize::COMMAND,
     &commit::COMMAND,
     &check::COMMAND,
+    &compare::COMMAND,
     &config::COMMAND,
     &doctor::COMMAND,
     &generate::COMMAND,
 ];
 
 /// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "compare", "dd", "measure", "snapshot"];
+pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "measure", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

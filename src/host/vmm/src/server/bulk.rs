@@ -16,6 +16,8 @@ use super::table::Slot;
 /// Measured: less means more hand-overs of the target's lock between workers, more falls out of the second-level
 /// cache between the read and the write.
 const CHUNK: usize = 1024 * 1024;
+/// Bytes that are compared at once: both sides fit into a processor's own cache.
+const COMPARED: usize = 128 * 1024;
 /// `copy_file_range` at once: a run of this length can be interrupted soon enough.
 const RANGE_MAX: u64 = 64 << 20;
 
@@ -271,7 +273,7 @@ pub fn compare(
     let mut done = 0;
     while done < both {
         go_on(over)?;
-        let n = (both - done).min(CHUNK as u64) as usize;
+        let n = (both - done).min(COMPARED as u64) as usize;
         fill(left.0, &mut one[..n], left.1 + done)?;
         fill(right.0, &mut other[..n], right.1 + done)?;
         if one[..n] != other[..n] {

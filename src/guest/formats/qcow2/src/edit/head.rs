@@ -1,12 +1,13 @@
-//! The first cluster with another backing file in it: its fields, its extensions, its name.
+//! The first cluster with something else in it: its fields, its extensions, the backing file's name.
 
 use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
 use instar_image::{Backing, DeviceId, Error, Machine, Result, limits};
 
+use crate::bitmaps::Directory;
 use crate::header::Header;
-use crate::layout::{BACKING_FORMAT_MAX, extension, field};
+use crate::layout::{AUTOCLEAR_BITMAPS, BACKING_FORMAT_MAX, extension, field};
 use crate::window::Window;
 
 /// Bytes of an extension's own header: type and length.
@@ -17,56 +18,100 @@ fn full() -> Error {
         .with_hint("the name does not fit into the first cluster: use a shorter name, or a larger cluster size")
 }
 
-/// The bytes from the beginning of the file on that are to be written, in one step: whatever they name lies in them.
-pub fn with_backing(
-    machine: &dyn Machine,
-    device: DeviceId,
-    header: &Header,
-    backing: Option<&Backing>,
-) -> Result<Vec<u8>> {
-    let mut window = Window::new(machine.source(), device);
-    let cluster = header.cluster_size() as usize;
-    let mut head = window.bytes(0, header.length as usize)?.to_vec();
-    let name = backing.map_or(&[][..], |b| &b.name);
-    let format = backing.and_then(|b| b.format.as_deref()).unwrap_or_default();
-    if name.len() > limits::BACKING_NAME_MAX || format.len() >= BACKING_FORMAT_MAX as usize {
-        return Err(Error::usage("Invalid argument"));
+/// What the first cluster holds. Whatever it names lies in it.
+pub struct Head {
+    /// The header's fields.
+    fixed: Vec<u8>,
+    /// Type and content.
+    extensions: Vec<(u32, Vec<u8>)>,
+    /// The backing file's name.
+    name: Vec<u8>,
+    cluster: usize,
+    /// Bytes that were in use.
+    old: usize,
+}
+
+impl Head {
+    /// As it is.
+    pub fn read(machine: &dyn Machine, device: DeviceId, header: &Header) -> Result<Self> {
+        let mut window = Window::new(machine.source(), device);
+        let cluster = header.cluster_size();
+        let (offset, len) = header.backing;
+        if u64::from(len) > limits::BACKING_NAME_MAX as u64 {
+            return Err(Error::malformed("Backing file name too long"));
+        }
+        let fixed = window.bytes(0, header.length as usize)?.to_vec();
+        let extensions = extensions(&mut window, header)?;
+        let name = if offset == 0 { Vec::new() } else { window.bytes(offset, len as usize)?.to_vec() };
+        let old = offset.saturating_add(u64::from(len)).min(cluster) as usize;
+        Ok(Self { fixed, extensions, name, cluster: cluster as usize, old })
     }
-    let mut kept = extensions(&mut window, header)?;
-    kept.retain(|(kind, _)| *kind != extension::BACKING_FORMAT);
-    if !format.is_empty() {
-        kept.insert(0, (extension::BACKING_FORMAT, format.as_bytes().to_vec()));
+
+    /// Sets an extension, or takes it away if there is nothing in it.
+    fn set_extension(&mut self, kind: u32, content: &[u8]) {
+        self.extensions.retain(|(other, _)| *other != kind);
+        if !content.is_empty() {
+            self.extensions.insert(0, (kind, content.to_vec()));
+        }
     }
-    let size = |kept: &[(u32, Vec<u8>)]| {
-        let body: usize = kept.iter().map(|(_, data)| EXTENSION_HEADER + data.len().next_multiple_of(8)).sum();
-        header.length as usize + body + EXTENSION_HEADER + name.len()
-    };
-    if size(&kept) > cluster {
-        // Of use to people only.
-        kept.retain(|(kind, _)| *kind != extension::FEATURE_NAMES);
-    }
-    if size(&kept) > cluster {
-        return Err(full());
-    }
-    for (kind, data) in kept.iter().chain([&(extension::END, Vec::new())]) {
-        head.extend_from_slice(&kind.to_be_bytes());
-        head.extend_from_slice(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
-        head.extend_from_slice(data);
-        head.resize(head.len().next_multiple_of(8), 0);
-    }
-    let offset = if name.is_empty() { 0 } else { head.len() as u64 };
-    head.extend_from_slice(name);
-    let mut put = |at: usize, bytes: &[u8]| {
-        if let Some(place) = head.get_mut(at..at + bytes.len()) {
+
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        if let Some(place) = self.fixed.get_mut(at..at + bytes.len()) {
             place.copy_from_slice(bytes);
         }
-    };
-    put(field::BACKING_OFFSET, &offset.to_be_bytes());
-    put(field::BACKING_SIZE, &u32::try_from(name.len()).unwrap_or(u32::MAX).to_be_bytes());
-    // What the old name and extensions leave behind goes too.
-    let old = header.backing.0.saturating_add(u64::from(header.backing.1)).min(cluster as u64) as usize;
-    head.resize(head.len().max(old), 0);
-    Ok(head)
+    }
+
+    /// With another backing file, or none.
+    pub fn with_backing(mut self, backing: Option<&Backing>) -> Result<Self> {
+        let name = backing.map_or(&[][..], |b| &b.name);
+        let format = backing.and_then(|b| b.format.as_deref()).unwrap_or_default();
+        if name.len() > limits::BACKING_NAME_MAX || format.len() >= BACKING_FORMAT_MAX as usize {
+            return Err(Error::usage("Invalid argument"));
+        }
+        self.set_extension(extension::BACKING_FORMAT, format.as_bytes());
+        self.name = name.to_vec();
+        Ok(self)
+    }
+
+    /// With another directory of bitmaps; `autoclear`: these feature bits and that of the bitmaps.
+    pub fn with_bitmaps(mut self, directory: Directory, autoclear: u64) -> Self {
+        self.set_extension(extension::BITMAPS, &directory.encode());
+        self.put(field::AUTOCLEAR, &(autoclear | AUTOCLEAR_BITMAPS).to_be_bytes());
+        self
+    }
+
+    fn len(&self) -> usize {
+        let body: usize =
+            self.extensions.iter().map(|(_, data)| EXTENSION_HEADER + data.len().next_multiple_of(8)).sum();
+        self.fixed.len() + body + EXTENSION_HEADER + self.name.len()
+    }
+
+    /// The bytes from the beginning of the file on that are to be written, in one step.
+    pub fn encode(mut self) -> Result<Vec<u8>> {
+        if self.len() > self.cluster {
+            // Of use to people only.
+            self.set_extension(extension::FEATURE_NAMES, &[]);
+        }
+        if self.len() > self.cluster {
+            return Err(full());
+        }
+        let mut behind = Vec::new();
+        for (kind, data) in self.extensions.iter().chain([&(extension::END, Vec::new())]) {
+            behind.extend_from_slice(&kind.to_be_bytes());
+            behind.extend_from_slice(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
+            behind.extend_from_slice(data);
+            behind.resize(behind.len().next_multiple_of(8), 0);
+        }
+        let offset = if self.name.is_empty() { 0 } else { (self.fixed.len() + behind.len()) as u64 };
+        behind.extend_from_slice(&self.name);
+        self.put(field::BACKING_OFFSET, &offset.to_be_bytes());
+        self.put(field::BACKING_SIZE, &u32::try_from(self.name.len()).unwrap_or(u32::MAX).to_be_bytes());
+        let mut head = self.fixed;
+        head.append(&mut behind);
+        // What the old name and extensions leave behind goes too.
+        head.resize(head.len().max(self.old), 0);
+        Ok(head)
+    }
 }
 
 /// The extensions as they are, without the end.

@@ -2,12 +2,13 @@
 //!
 //! [`counts`] hands out clusters, [`tables`] holds the tables that change, [`entries`] decides what becomes of a
 //! cluster, [`head`] rewrites the first cluster, [`clear`] empties the disk, [`resize`] changes its size, [`tail`] clears
-//! what lay behind its end, [`tracker`] keeps persistent bitmaps up.
+//! what lay behind its end, [`tracker`] keeps persistent bitmaps up, [`added`] brings new ones.
 //!
 //! Nothing that is stable refers to a new place before [`Qcow2Editor::settle`], which writes in this order, with a
 //! barrier after each: counts and new tables; the refcount table; entries; and last the counts of what was given up.
 //! Cut anywhere, there are leaks at worst.
 
+mod added;
 mod clear;
 mod counts;
 mod entries;
@@ -21,7 +22,9 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::write::{Packer, Piece, Placed, Target, Writer};
-use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
+use instar_image::{
+    Backing, Bitmaps, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step,
+};
 use spin::Mutex;
 
 use crate::bitmaps;
@@ -32,6 +35,7 @@ use crate::layout::{AUTOCLEAR_KNOWN, COMPRESSED_SECTOR, field, incompatible};
 use crate::packer::packer;
 use crate::window::Window;
 use counts::Counts;
+use head::Head;
 use tables::Tables;
 use tracker::Tracker;
 
@@ -53,7 +57,11 @@ impl Editing for Qcow2Editing {
     }
 
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
-        Ok(Box::new(Qcow2Editor::open(cx)?))
+        Ok(Box::new(Qcow2Editor::open(cx, Some(cx.machine))?))
+    }
+
+    fn add_bitmaps(&self, cx: EditContext<'_, '_>, from: &dyn Bitmaps, wanted: &[usize], size: u64) -> Result<()> {
+        Qcow2Editor::open(cx, None)?.add(from, wanted, size)
     }
 }
 
@@ -63,7 +71,9 @@ struct Qcow2Editor<'a> {
     device: DeviceId,
     header: Header,
     geometry: Geometry,
-    /// The persistent bitmaps, as they were.
+    /// Where the persistent bitmaps' directory is.
+    directory: Option<bitmaps::Directory>,
+    /// They, as they were.
     list: Vec<bitmaps::Bitmap>,
     /// The data file's length is its disk's, and it is to hold what a raw image would.
     external: bool,
@@ -93,7 +103,8 @@ fn refuse(why: &str) -> Error {
 }
 
 impl<'a> Qcow2Editor<'a> {
-    fn open(cx: EditContext<'a, '_>) -> Result<Self> {
+    /// `opener`: opens the data file; without it no data may be placed.
+    fn open(cx: EditContext<'a, '_>, opener: Option<&'a dyn Machine>) -> Result<Self> {
         let (machine, device) = (cx.machine, cx.device);
         let mut window = Window::new(machine.source(), device);
         let header = Header::parse(&mut window, cx.version)?;
@@ -114,7 +125,7 @@ impl<'a> Qcow2Editor<'a> {
         bitmaps::load(&bitmaps, machine.source(), device, &header)?;
         let reading = OpenContext {
             source: machine.source(),
-            opener: Some(machine),
+            opener,
             device,
             name: cx.name,
             version: cx.version,
@@ -148,6 +159,7 @@ impl<'a> Qcow2Editor<'a> {
             device,
             header,
             geometry,
+            directory: extensions.bitmaps,
             list: bitmaps,
             external,
             changes_content: cx.changes_content,
@@ -276,9 +288,13 @@ impl Editor for Qcow2Editor<'_> {
 
     fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {
         self.settle()?;
-        let head = head::with_backing(self.machine, self.device, &self.header, backing)?;
+        let head = Head::read(self.machine, self.device, &self.header)?.with_backing(backing)?.encode()?;
         self.machine.submit(&[Step::Write { device: self.device, offset: 0, data: &head }])?;
         self.barrier()
+    }
+
+    fn keeps_bitmaps(&self) -> bool {
+        self.header.version > 2
     }
 
     fn empty(&self) -> Result<()> {

@@ -38,7 +38,7 @@ impl Resizer for Qcow2Resizer {
             compressed: false,
             options: cx.driver_options,
         };
-        let editor = Qcow2Editor::open(edit)?;
+        let editor = Qcow2Editor::open(edit, Some(edit.machine))?;
         if editor.header.version < 3 && editor.header.snapshot_count != 0 {
             return Err(Error::unsupported("Can't resize a v2 image which has snapshots"));
         }

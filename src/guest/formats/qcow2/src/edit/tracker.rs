@@ -10,11 +10,9 @@ use alloc::vec::Vec;
 use instar_image::{DeviceId, Error, Machine, Result, Step};
 
 use super::counts::Counts;
-use crate::bitmaps::{self, Bitmap, FLAG_AUTO, FLAG_IN_USE};
+use crate::bitmaps::{self, ALL_ONES, Bitmap, FLAG_AUTO, FLAG_IN_USE};
 use crate::header::Header;
 
-/// An entry of a table for a cluster of ones that has no place.
-const ALL_ONES: u64 = 1;
 /// Ranges that wait before they are put into the bitmaps.
 const RANGES_MAX: usize = 1 << 14;
 

@@ -17,7 +17,7 @@ mod spec;
 
 use alloc::boxed::Box;
 
-use instar_image::options::{OptionKind, OptionSpec};
+use instar_image::options::{OptionKind, OptionSpec, Options};
 use instar_image::{CreateContext, Creator, DeviceId, Machine, Result, Writer};
 
 use crate::layout::{L1_ENTRY, OFLAG_COPIED};
@@ -89,6 +89,10 @@ pub const SHOWN: &[(&str, Option<&str>)] = &[
 pub struct Qcow2Creator;
 
 impl Creator for Qcow2Creator {
+    fn keeps_bitmaps(&self, options: &Options) -> bool {
+        !matches!(options.get("compat"), Some("0.10" | "v2"))
+    }
+
     fn can_back(&self) -> bool {
         true
     }

@@ -11,19 +11,22 @@ mod spec;
 
 use alloc::boxed::Box;
 
-use instar_image::options::{OptionKind, OptionSpec};
+use instar_image::options::{OptionKind, OptionSpec, of_file};
 use instar_image::{CreateContext, Creator, DeviceId, Result, Writer};
 
 use spec::Spec;
 
 /// The options, in the order of `-o help`.
 pub const OPTIONS: &[OptionSpec] = &[
+    of_file::EXTENT_SIZE_HINT,
     OptionSpec {
         name: "force_size",
         kind: OptionKind::Bool,
         help: "Force disk size calculation to use the actual size specified, rather than using the nearest CHS-based \
                calculation",
     },
+    of_file::NOCOW,
+    of_file::PREALLOCATION,
     OptionSpec { name: "size", kind: OptionKind::Size, help: "Virtual disk size" },
     OptionSpec {
         name: "subformat",
@@ -44,6 +47,7 @@ impl Creator for VpcCreator {
     }
 
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
+        of_file::check_preallocation(cx.options)?;
         let spec = Spec::read(&cx)?;
         if spec.fixed { fixed::create(&cx, spec) } else { dynamic::create(&cx, spec, None) }
     }

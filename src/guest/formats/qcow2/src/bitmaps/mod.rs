@@ -1,11 +1,13 @@
-//! The bitmap directory, as far as `info` shows it.
+//! The bitmap directory; what the bitmaps say is in [`content`].
+
+mod content;
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
-use instar_image::{DeviceId, Error, Result, Source, Value};
+use instar_image::{DeviceId, DirtyBitmap, Error, Result, Source, Value};
 
 use crate::extensions::text;
 use crate::header::Header;
@@ -23,7 +25,7 @@ const ENTRY: usize = 24;
 /// Longest name in bytes (QEMU).
 const NAME_MAX: usize = 1023;
 /// Largest bitmap in bytes (QEMU).
-const BITMAP_MAX: u64 = 512 << 20;
+pub const BITMAP_MAX: u64 = 512 << 20;
 /// Largest bitmap table in entries (QEMU).
 const TABLE_MAX: u32 = 0x800_0000;
 const GRANULARITY_BITS: core::ops::RangeInclusive<u8> = 9..=31;
@@ -83,6 +85,28 @@ impl Directory {
         }
         Ok(Ok(Self { offset, size, count }))
     }
+
+    /// One of `count` entries in `size` bytes at byte `offset`.
+    pub fn new(offset: u64, size: u64, count: u32) -> Result<Self> {
+        if count > COUNT_MAX || size > DIRECTORY_MAX {
+            return Err(Error::limit("Too many bitmaps"));
+        }
+        Ok(Self { offset, size, count })
+    }
+
+    /// How many bitmaps there are.
+    pub const fn count(self) -> u32 {
+        self.count
+    }
+
+    /// The extension's content.
+    pub fn encode(self) -> Vec<u8> {
+        let mut bytes = self.count.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&self.size.to_be_bytes());
+        bytes.extend_from_slice(&self.offset.to_be_bytes());
+        bytes
+    }
 }
 
 /// One bitmap.
@@ -113,12 +137,14 @@ impl Bitmap {
     }
 }
 
+/// An entry of a table for a cluster of ones that has no place.
+pub const ALL_ONES: u64 = 1;
+
 /// What an entry of a bitmap's table says: the byte offset of a cluster, or 0 where all bits are the same. `None`: it
 /// says nothing that has a meaning (spec, "Bitmap table").
 pub const fn cluster(entry: u64, cluster_size: u64) -> Option<u64> {
     const RESERVED: u64 = 0xff00_0000_0000_01fe;
     const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-    const ALL_ONES: u64 = 1;
     let offset = entry & OFFSET;
     if entry & RESERVED != 0 || (offset != 0 && (!offset.is_multiple_of(cluster_size) || entry & ALL_ONES != 0)) {
         return None;
@@ -219,6 +245,19 @@ fn check_names(bitmaps: &[Bitmap]) -> Result<()> {
         Some(name) => Err(Error::malformed(format!("Bitmap already exists: {}", String::from_utf8_lossy(name)))),
         None => Ok(()),
     }
+}
+
+/// An entry of the directory; `table`: byte offset and entries.
+pub fn encode_entry(bitmap: &DirtyBitmap, table: (u64, u64), flags: u32) -> Vec<u8> {
+    let mut bytes = table.0.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&u32::try_from(table.1).unwrap_or(u32::MAX).to_be_bytes());
+    bytes.extend_from_slice(&flags.to_be_bytes());
+    bytes.extend_from_slice(&[DIRTY_TRACKING, bitmap.granularity_bits]);
+    bytes.extend_from_slice(&u16::try_from(bitmap.name.len()).unwrap_or(u16::MAX).to_be_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&bitmap.name);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
 }
 
 struct Entry {

@@ -1,0 +1,66 @@
+"""What is measured."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Case:
+    """Arguments for both tools; OUT is a new file, WORK a copy made afresh before every run."""
+
+    name: str
+    argv: list
+    # The most of qemu-img's time it should take.
+    goal: float
+    images: list
+    # What WORK is a copy of.
+    work: str = ""
+    # Exit statuses that are not failures.
+    statuses: tuple = field(default=(0,))
+
+
+def convert(name, source, goal, *options):
+    return Case(name, ["convert", *options, source, "OUT"], goal, [source])
+
+
+RAW = ["-f", "raw"]
+REBASED = ["base.qcow2", "next.qcow2", "share.qcow2", "over.qcow2"]
+
+CASES = [
+    Case("info", ["info", "plain.qcow2"], 1.0, ["plain.qcow2"]),
+    Case("info, chain of 3", ["info", "--backing-chain", "top.qcow2"], 1.0, ["top.qcow2"]),
+    convert("qcow2 -> raw", "plain.qcow2", 0.8, "-O", "raw"),
+    convert("raw -> qcow2", "plain.raw", 0.8, *RAW, "-O", "qcow2"),
+    convert("raw -> qcow2 -c zlib", "plain.raw", 0.5, *RAW, "-c", "-O", "qcow2"),
+    convert("raw -> qcow2 -c zstd", "plain.raw", 0.5, *RAW, "-c", "-O", "qcow2", "-o", "compression_type=zstd"),
+    convert("qcow2 zlib -> raw", "zlib.qcow2", 0.6, "-O", "raw"),
+    convert("qcow2 zstd -> raw", "zstd.qcow2", 0.6, "-O", "raw"),
+    convert("chain of 3 -> raw", "top.qcow2", 0.8, "-O", "raw"),
+    Case("info, 1 TiB scattered", ["info", "scattered.qcow2"], 0.9, ["scattered.qcow2"]),
+    Case("map, 1 TiB scattered", ["map", "--output=json", "scattered.qcow2"], 0.15, ["scattered.qcow2"]),
+    Case("check, 1 TiB scattered", ["check", "scattered.qcow2"], 0.5, ["scattered.qcow2"]),
+    Case("map, qcow2", ["map", "--output=json", "plain.qcow2"], 0.9, ["plain.qcow2"]),
+    Case("check, qcow2", ["check", "plain.qcow2"], 0.9, ["plain.qcow2"]),
+    Case("compare raw, qcow2", ["compare", *RAW, "-F", "qcow2", "plain.raw", "plain.qcow2"], 0.6, ["plain.qcow2"]),
+    Case("compare qcow2 zlib, raw", ["compare", "zlib.qcow2", "plain.raw"], 0.9, ["zlib.qcow2"]),
+    Case("compare chains", ["compare", "top.qcow2", "middle.qcow2"], 0.9, ["top.qcow2"], statuses=(1,)),
+    Case("compare, shared base", ["compare", "over.qcow2", "share.qcow2"], 0.9, REBASED, statuses=(1,)),
+    Case("create 100 GiB", ["create", "-q", "-f", "qcow2", "OUT", "100G"], 0.8, []),
+    Case(
+        "create 100 GiB, metadata",
+        ["create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", "OUT", "100G"],
+        0.8,
+        [],
+    ),
+    Case("resize to 1 TiB", ["resize", "-q", "WORK", "1T"], 0.8, [], "small.qcow2"),
+    Case(
+        "resize to 1 TiB, metadata",
+        ["resize", "-q", "--preallocation=metadata", "WORK", "1T"],
+        0.8,
+        [],
+        "small.qcow2",
+    ),
+    Case("rebase -u", ["rebase", "-u", "-b", "next.qcow2", "-F", "qcow2", "WORK"], 0.7, REBASED, "over.qcow2"),
+    Case("rebase, another base", ["rebase", "-b", "next.qcow2", "-F", "qcow2", "WORK"], 0.7, REBASED, "over.qcow2"),
+    Case("rebase, shared base", ["rebase", "-b", "share.qcow2", "-F", "qcow2", "WORK"], 0.2, REBASED, "over.qcow2"),
+    Case("commit", ["commit", "-q", "-d", "WORK"], 0.7, REBASED, "over.qcow2"),
+]

@@ -1,0 +1,123 @@
+//! Changing an image in place. It is marked as being in use meanwhile: of a run that is cut the mark stays, and clusters
+//! that nothing refers to.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use instar_image::blocks::{BlockWriter, Blocks};
+use instar_image::check::Quiet;
+use instar_image::options::check_driver_options;
+use instar_image::pieces::Pieces;
+use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::{CheckContext, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
+use spin::Mutex;
+
+use crate::header::Header;
+use crate::layout::{IN_USE, SECTOR, field, is_absent};
+use crate::{DRIVER_OPTIONS, check, extension};
+
+/// Opens them to be changed.
+pub struct ParallelsEditing;
+
+impl Editing for ParallelsEditing {
+    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
+        check_driver_options("parallels", cx.options, DRIVER_OPTIONS)?;
+        let EditContext { machine, device, .. } = cx;
+        let opened = OpenContext::of_edit(&cx);
+        let header = Header::read(&opened)?;
+        extension::check(&opened, &header)?;
+        if header.extension != 0 && cx.changes_content {
+            return Err(Error::unsupported("the image has a format extension, which would not be kept up"));
+        }
+        if header.in_use {
+            let report = check::run(&header, device, CheckContext { machine, findings: &mut Quiet })?;
+            // One is for the mark.
+            if report.corruptions > 1 {
+                return Err(Error::corrupt("the image was not closed, and is damaged"));
+            }
+        }
+        let blocks = Blocks {
+            device,
+            size: header.size,
+            block: header.cluster,
+            table: header.map,
+            base: 0,
+            scale: header.entry_unit,
+            absent: is_absent,
+        };
+        let end = end(&cx, &header, &blocks)?;
+        let blocks = BlockWriter::new(machine, blocks, end, false)?;
+        Ok(Box::new(ParallelsEditor { machine, header, blocks, marked: Mutex::new(false) }))
+    }
+}
+
+/// Byte behind the last cluster, where another one can be.
+fn end(cx: &EditContext<'_, '_>, header: &Header, blocks: &Blocks) -> Result<u64> {
+    let in_clusters = header.entry_unit == header.cluster;
+    let align = if in_clusters { header.cluster } else { SECTOR };
+    let mut end = header.map_end().max(u64::from(header.data) * SECTOR).next_multiple_of(align);
+    let mut pieces = Pieces::<4>::new(cx.machine.source(), cx.device);
+    let mut index = 0;
+    while index < header.map.count {
+        let entries = pieces.from(header.map, index)?;
+        if entries.is_empty() {
+            break;
+        }
+        let last = entries.iter().filter_map(|e| blocks.place(u32::from_le_bytes(*e))).max();
+        end = end.max(last.map_or(0, |offset| offset.saturating_add(header.cluster)));
+        index += entries.len() as u64;
+    }
+    Ok(end)
+}
+
+struct ParallelsEditor<'a> {
+    machine: &'a dyn Machine,
+    header: Header,
+    blocks: BlockWriter<'a>,
+    /// The mark was set by us.
+    marked: Mutex<bool>,
+}
+
+impl ParallelsEditor<'_> {
+    fn mark(&self, in_use: bool) -> Result<()> {
+        let mut marked = self.marked.lock();
+        if *marked != in_use {
+            let device = self.blocks.blocks().device;
+            let data = if in_use { IN_USE } else { 0 }.to_le_bytes();
+            let step = Step::Write { device, offset: field::IN_USE as u64, data: &data };
+            self.machine.submit(&[step, Step::Barrier { device }])?;
+            *marked = in_use;
+        }
+        Ok(())
+    }
+}
+
+impl Editor for ParallelsEditor<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.header.size
+    }
+}
+
+impl Writer for ParallelsEditor<'_> {
+    fn target(&self) -> Target {
+        self.blocks.target()
+    }
+
+    fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
+        self.mark(true)?;
+        self.blocks.place(at, piece, steps)
+    }
+
+    fn is_full(&self) -> bool {
+        self.blocks.is_full()
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.blocks.settle(|_| Vec::new())
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.settle()?;
+        self.mark(false)
+    }
+}

@@ -1,0 +1,108 @@
+//! Changing an image in place: a run that is cut leaves clusters that nothing refers to at worst.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::levels::{LevelWriter, Levels};
+use instar_image::options::check_driver_options;
+use instar_image::write::{Packer, Piece, Placed, Target, Writer};
+use instar_image::{EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
+
+use crate::header::Header;
+use crate::layout::{ENTRY, HEADER_LEN, SECTOR, plain};
+use crate::write::{packer, place_packed};
+
+/// Bytes of a table that are cleared at once.
+const CLEARED: u64 = 1 << 20;
+
+/// Opens them to be changed.
+pub struct QcowEditing;
+
+impl Editing for QcowEditing {
+    fn can_compress(&self) -> bool {
+        true
+    }
+
+    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
+        check_driver_options("qcow", cx.options, &[])?;
+        let EditContext { machine, device, .. } = cx;
+        let header = Header::read(&OpenContext::of_edit(&cx))?;
+        if header.encrypted {
+            return Err(Error::unsupported("Parameter 'encrypt.key-secret' is required for cipher"));
+        }
+        let levels = Levels {
+            device,
+            size: header.size,
+            cluster: header.cluster(),
+            l1: header.l1,
+            l2_entries: 1 << header.l2_bits,
+            big_endian: true,
+            table_first: true,
+            room: (HEADER_LEN as u64, SECTOR),
+            plain,
+            backed: header.backing.is_some(),
+            zero: None,
+        };
+        let tables = header.l1.offset.saturating_add(header.l1.count * ENTRY);
+        let end = machine.stat(device)?.len.max(tables);
+        Ok(Box::new(QcowEditor { machine, header, clusters: LevelWriter::new(machine, levels, end)? }))
+    }
+}
+
+struct QcowEditor<'a> {
+    machine: &'a dyn Machine,
+    header: Header,
+    clusters: LevelWriter<'a>,
+}
+
+impl Editor for QcowEditor<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.header.size
+    }
+
+    /// The first-level table is cleared from front to back: of a run that is cut some of the disk is emptied, which shows
+    /// the same, for all of it was committed. Then the file ends behind it.
+    fn empty(&self) -> Result<()> {
+        let device = self.clusters.levels().device;
+        let table = self.header.l1;
+        let end = table.offset.saturating_add(table.count * ENTRY);
+        let mut at = table.offset;
+        while at < end {
+            let data = vec![0; CLEARED.min(end - at) as usize];
+            self.machine.submit(&[Step::Write { device, offset: at, data: &data }])?;
+            at += data.len() as u64;
+        }
+        self.machine.submit(&[Step::Barrier { device }, Step::SetLength { device, len: end }, Step::Barrier { device }])
+    }
+}
+
+impl Writer for QcowEditor<'_> {
+    fn target(&self) -> Target {
+        let unit = self.header.cluster();
+        Target::Allocated { unit, zero_unit: unit, zeroed: false }
+    }
+
+    fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
+        match piece {
+            Piece::Packed(bytes) => place_packed(&self.clusters, self.header.cluster_bits, at, bytes, steps),
+            _ => self.clusters.place(at, piece, steps),
+        }
+    }
+
+    fn packer(&self) -> Option<Box<dyn Packer + '_>> {
+        Some(packer())
+    }
+
+    fn is_full(&self) -> bool {
+        self.clusters.is_full()
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.clusters.settle()
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.settle()
+    }
+}

@@ -1,0 +1,77 @@
+//! What the bitmaps of an image say.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::bitmap::RunSink;
+use instar_image::{Bitmaps, DirtyBitmap, Error, Result};
+
+use super::{ALL_ONES, FLAG_AUTO, FLAG_IN_USE, cluster};
+use crate::Qcow2Image;
+use crate::window::numbers;
+
+impl Bitmaps for Qcow2Image<'_> {
+    fn list(&self) -> Vec<DirtyBitmap> {
+        let shown = |bitmap: &super::Bitmap| DirtyBitmap {
+            name: bitmap.name.clone(),
+            granularity_bits: bitmap.granularity_bits,
+            auto: bitmap.flags & FLAG_AUTO != 0,
+            inconsistent: bitmap.flags & FLAG_IN_USE != 0,
+        };
+        self.bitmaps.iter().map(shown).collect()
+    }
+
+    fn runs(&self, index: usize, sink: RunSink<'_>) -> Result<()> {
+        let bitmap = self.bitmaps.get(index).ok_or_else(|| Error::usage("no such bitmap"))?;
+        let shift = u32::from(bitmap.granularity_bits);
+        let cluster_size = self.header.cluster_size();
+        let mut bytes = vec![0; cluster_size as usize];
+        let mut at = 0u64;
+        // Bits in a row; handed on when the row ends.
+        let mut run = (0u64, 0u64);
+        let end = self.header.size;
+        let hand_on = |run: (u64, u64), sink: RunSink<'_>| {
+            let (first, behind) =
+                (run.0.unbounded_shl(shift), run.1.saturating_mul(1u64.unbounded_shl(shift)).min(end));
+            if run.0 < run.1 && first < end { sink(first, behind) } else { Ok(()) }
+        };
+        let (offset, entries) = bitmap.table;
+        numbers(self.source, self.device, offset, entries, &mut |_, table| {
+            for entry in table {
+                let place = cluster(*entry, cluster_size).ok_or_else(|| {
+                    Error::malformed(format!(
+                        "bitmap '{}': its table is not valid",
+                        String::from_utf8_lossy(&bitmap.name)
+                    ))
+                })?;
+                match (place, *entry & ALL_ONES) {
+                    (0, 0) => {}
+                    (0, _) => {
+                        if run.1 != at {
+                            hand_on(run, sink)?;
+                            run = (at, at);
+                        }
+                        run.1 = at.saturating_add(cluster_size.saturating_mul(8));
+                    }
+                    (place, _) => {
+                        self.source.read(self.device, place, &mut bytes)?;
+                        for (byte, from) in bytes.iter().zip((at..).step_by(8)).filter(|(byte, _)| **byte != 0) {
+                            for bit in (0..8).filter(|bit| byte & 1 << bit != 0).map(|bit| from.saturating_add(bit)) {
+                                if run.1 != bit {
+                                    hand_on(run, sink)?;
+                                    run = (bit, bit);
+                                }
+                                run.1 = bit.saturating_add(1);
+                            }
+                        }
+                    }
+                }
+                at = at.saturating_add(cluster_size.saturating_mul(8));
+            }
+            Ok(())
+        })?;
+        hand_on(run, sink)
+    }
+}

@@ -1,0 +1,239 @@
+//! Changing an image in place. It asks to be checked meanwhile, as QEMU has it, though a run that is cut leaves clusters that
+//! nothing refers to at worst.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use instar_image::check::Quiet;
+use instar_image::levels::{LevelWriter, Levels};
+use instar_image::options::check_driver_options;
+use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::{
+    Backing, CheckContext, DeviceId, EditContext, Editing, Editor, Error, Kind, Machine, OpenContext, Preallocation,
+    ResizeContext, Resizer, Result, Step,
+};
+use spin::Mutex;
+
+use crate::check;
+use crate::header::Header;
+use crate::layout::{HEADER_LEN, SECTOR, ZERO, feature, field, plain, size_max};
+
+/// Opens them to be changed.
+pub struct QedEditing;
+
+impl Editing for QedEditing {
+    fn can_rebase(&self) -> bool {
+        true
+    }
+
+    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
+        check_driver_options("qed", cx.options, &[])?;
+        let (machine, device) = (cx.machine, cx.device);
+        let header = writable(&cx)?;
+        let levels = Levels {
+            device,
+            size: header.size,
+            cluster: header.cluster,
+            l1: header.table_at(header.l1),
+            l2_entries: header.entries(),
+            big_endian: false,
+            table_first: false,
+            room: (header.header.saturating_mul(header.cluster), header.cluster),
+            plain,
+            // Of a rebase it is not known yet.
+            backed: header.backing.is_some() || !cx.changes_content,
+            zero: Some(ZERO),
+        };
+        let head = Head::read(machine, device)?;
+        let clusters = LevelWriter::new(machine, levels, header.file_len)?;
+        Ok(Box::new(QedEditor { machine, header, clusters, head: Mutex::new(head) }))
+    }
+}
+
+/// The header of an image that may be written to.
+fn writable(cx: &EditContext<'_, '_>) -> Result<Header> {
+    let header = Header::read(&OpenContext::of_edit(cx))?;
+    if header.features & feature::NEED_CHECK != 0 {
+        let report = check::run(&header, cx.device, &CheckContext { machine: cx.machine, findings: &mut Quiet })?;
+        if report.corruptions > 0 {
+            return Err(Error::corrupt("the image was not closed, and is damaged"));
+        }
+    }
+    Ok(header)
+}
+
+/// The header's bytes: they lie in one sector, so that they change at once.
+struct Head {
+    device: DeviceId,
+    bytes: [u8; HEADER_LEN],
+}
+
+impl Head {
+    fn read(machine: &dyn Machine, device: DeviceId) -> Result<Self> {
+        let mut bytes = [0; HEADER_LEN];
+        machine.read(device, 0, &mut bytes)?;
+        let mut head = Self { device, bytes };
+        // Whoever does not know these switches them off.
+        head.put(field::AUTOCLEAR_FEATURES, &[0; 8]);
+        Ok(head)
+    }
+
+    fn put(&mut self, at: usize, value: &[u8]) {
+        if let Some(place) = self.bytes.get_mut(at..at + value.len()) {
+            place.copy_from_slice(value);
+        }
+    }
+
+    fn features(&self) -> u64 {
+        let bytes = self.bytes.get(field::FEATURES..).and_then(|b| b.first_chunk::<8>());
+        bytes.map_or(0, |b| u64::from_le_bytes(*b))
+    }
+
+    /// Sets and clears bits of the features.
+    fn set_features(&mut self, set: u64, clear: u64) {
+        let features = self.features() & !clear | set;
+        self.put(field::FEATURES, &features.to_le_bytes());
+    }
+
+    fn write(&self, machine: &dyn Machine) -> Result<()> {
+        let device = self.device;
+        let write = Step::Write { device, offset: 0, data: &self.bytes };
+        machine.submit(&[Step::Barrier { device }, write, Step::Barrier { device }])
+    }
+}
+
+struct QedEditor<'a> {
+    machine: &'a dyn Machine,
+    header: Header,
+    clusters: LevelWriter<'a>,
+    head: Mutex<Head>,
+}
+
+impl QedEditor<'_> {
+    /// The image asks to be checked, or no longer does.
+    fn mark(&self, unclean: bool) -> Result<()> {
+        let mut head = self.head.lock();
+        let is_set = head.features() & feature::NEED_CHECK != 0;
+        if is_set == unclean {
+            return Ok(());
+        }
+        let (set, clear) = if unclean { (feature::NEED_CHECK, 0) } else { (0, feature::NEED_CHECK) };
+        head.set_features(set, clear);
+        head.write(self.machine)
+    }
+}
+
+impl Editor for QedEditor<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.header.size
+    }
+
+    fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {
+        self.finish()?;
+        let mut head = self.head.lock();
+        head.set_features(0, feature::BACKING | feature::BACKING_RAW);
+        let (offset, len) = match backing {
+            // As QEMU leaves it.
+            None => (HEADER_LEN as u64, 0),
+            Some(backing) => {
+                let raw = if backing.format.as_deref() == Some("raw") { feature::BACKING_RAW } else { 0 };
+                head.set_features(feature::BACKING | raw, 0);
+                (self.place_name(&backing.name)?, backing.name.len() as u64)
+            }
+        };
+        head.put(field::BACKING_OFFSET, &(offset as u32).to_le_bytes());
+        head.put(field::BACKING_LEN, &(len as u32).to_le_bytes());
+        let device = head.device;
+        let mut bytes = head.bytes.to_vec();
+        if let Some(backing) = backing.filter(|_| offset == HEADER_LEN as u64) {
+            bytes.extend_from_slice(&backing.name);
+        }
+        let write = Step::Write { device, offset: 0, data: &bytes };
+        self.machine.submit(&[Step::Barrier { device }, write, Step::Barrier { device }])
+    }
+}
+
+impl QedEditor<'_> {
+    /// Where in the header's clusters the name is to be, as the stock tool has it right behind the header if that is written
+    /// at once with it. Else it is put where the old name is not, before the header tells of it.
+    fn place_name(&self, name: &[u8]) -> Result<u64> {
+        let (len, room) = (name.len() as u64, self.header.header * self.header.cluster);
+        let first = HEADER_LEN as u64;
+        if first + len > room {
+            return Err(Error::new(Kind::Limit, "No space left on device"));
+        }
+        let device = self.clusters.levels().device;
+        let old = self.header.backing_at;
+        if first + len <= SECTOR || old.1 == 0 {
+            if first + len > SECTOR {
+                self.machine.submit(&[Step::Write { device, offset: first, data: name }, Step::Barrier { device }])?;
+            }
+            return Ok(first);
+        }
+        let places = [SECTOR, (old.0 + old.1).next_multiple_of(SECTOR), room - len];
+        let free = |at: &u64| *at + len <= room && (*at >= old.0 + old.1 || *at + len <= old.0);
+        let at = places.into_iter().find(free).ok_or_else(|| Error::new(Kind::Limit, "No space left on device"))?;
+        self.machine.submit(&[Step::Write { device, offset: at, data: name }, Step::Barrier { device }])?;
+        Ok(at)
+    }
+}
+
+impl Writer for QedEditor<'_> {
+    fn target(&self) -> Target {
+        let unit = self.header.cluster;
+        Target::Allocated { unit, zero_unit: unit, zeroed: false }
+    }
+
+    fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
+        self.mark(true)?;
+        self.clusters.place(at, piece, steps)
+    }
+
+    fn is_full(&self) -> bool {
+        self.clusters.is_full()
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.clusters.settle()
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.settle()?;
+        self.mark(false)
+    }
+}
+
+/// Resizes them.
+pub struct QedResizer;
+
+impl Resizer for QedResizer {
+    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
+        let edit = EditContext {
+            machine: cx.machine,
+            device: cx.device,
+            name: cx.name,
+            version: cx.version,
+            changes_content: true,
+            compressed: false,
+            options: cx.driver_options,
+        };
+        let header = writable(&edit)?;
+        if cx.size > header.size && cx.backing_len.is_some_and(|len| len > header.size) {
+            return Err(Error::unsupported("Block driver does not support requested flags"));
+        }
+        if cx.preallocation != Preallocation::Off {
+            let mode = cx.preallocation.name();
+            return Err(Error::unsupported(alloc::format!("Unsupported preallocation mode '{mode}'")));
+        }
+        if !cx.size.is_multiple_of(SECTOR) || cx.size > size_max(header.cluster, header.table) {
+            return Err(Error::usage("Invalid image size specified"));
+        }
+        if cx.size < header.size {
+            return Err(Error::unsupported("Shrinking images is currently not supported"));
+        }
+        let mut head = Head::read(cx.machine, cx.device)?;
+        head.put(field::IMAGE_SIZE, &cx.size.to_le_bytes());
+        head.set_features(0, feature::NEED_CHECK);
+        head.write(cx.machine)
+    }
+}

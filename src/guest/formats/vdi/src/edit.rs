@@ -1,0 +1,93 @@
+//! Changing an image in place. A new block is counted in the header before the map refers to it: of a run that is cut in
+//! between there are fewer blocks than the header says, and never two that share a place.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::blocks::{BlockWriter, Blocks};
+use instar_image::options::check_driver_options;
+use instar_image::pieces::Pieces;
+use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::{EditContext, Editing, Editor, Error, Machine, OpenContext, Result};
+
+use crate::header::Header;
+use crate::layout::{BLOCK, field, is_absent};
+
+/// Opens them to be changed.
+pub struct VdiEditing;
+
+impl Editing for VdiEditing {
+    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
+        check_driver_options("vdi", cx.options, &[])?;
+        let EditContext { machine, device, .. } = cx;
+        let header = Header::read(&OpenContext::of_edit(&cx))?;
+        let end = header.data + used(machine, &cx, &header)? * BLOCK;
+        let blocks = Blocks {
+            device,
+            size: header.size,
+            block: BLOCK,
+            table: header.map,
+            base: header.data,
+            scale: BLOCK,
+            absent: is_absent,
+        };
+        Ok(Box::new(VdiEditor { header, blocks: BlockWriter::new(machine, blocks, end, false)? }))
+    }
+}
+
+/// Number of the first block of the file that nothing refers to, nor does any behind it.
+fn used(machine: &dyn Machine, cx: &EditContext<'_, '_>, header: &Header) -> Result<u64> {
+    let mut pieces = Pieces::<4>::new(machine.source(), cx.device);
+    let (mut used, mut index) = (u64::from(header.allocated), 0);
+    while index < header.map.count {
+        let entries = pieces.from(header.map, index)?;
+        if entries.is_empty() {
+            break;
+        }
+        let present = entries.iter().map(|e| u32::from_le_bytes(*e)).filter(|e| !is_absent(*e));
+        used = used.max(present.max().map_or(0, |entry| u64::from(entry) + 1));
+        index += entries.len() as u64;
+    }
+    if used > header.map.count {
+        return Err(Error::corrupt("the block map refers to blocks that the image does not have"));
+    }
+    Ok(used)
+}
+
+struct VdiEditor<'a> {
+    header: Header,
+    blocks: BlockWriter<'a>,
+}
+
+impl Editor for VdiEditor<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.header.size
+    }
+}
+
+impl Writer for VdiEditor<'_> {
+    fn target(&self) -> Target {
+        self.blocks.target()
+    }
+
+    fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
+        self.blocks.place(at, piece, steps)
+    }
+
+    fn is_full(&self) -> bool {
+        self.blocks.is_full()
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.blocks.settle(|end| {
+            let count = (end - self.header.data) / BLOCK;
+            let data = (count as u32).to_le_bytes().to_vec();
+            vec![Placed::Owned { device: self.blocks.blocks().device, offset: field::ALLOCATED as u64, data }]
+        })
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.settle()
+    }
+}

@@ -1,0 +1,187 @@
+//! Disks of blocks with one table, an entry of 32 bits (little-endian) for each: written new or changed in place.
+//!
+//! A format says what its entries mean ([`Blocks`]); where blocks go and in what order things get stable is the same
+//! for all: bytes go to new blocks at the end, the file has its length, then what counts the blocks is written, then the
+//! entries. A run that is cut in between has blocks that nothing refers to.
+
+use alloc::vec::Vec;
+
+use spin::Mutex;
+
+use crate::pieces::{Pieces, Span};
+use crate::write::{Piece, Placed, Target};
+use crate::{DeviceId, Error, Machine, Result, Step};
+
+/// Entries that may wait: 16 bytes each.
+const WAITING_MAX: usize = 1 << 16;
+/// Bytes in which zeroes are left out of a block.
+const PAGE: u64 = 4096;
+/// Bytes of a table that are written at once.
+const FILL: usize = 1 << 16;
+
+/// A table, and what its entries mean. Offsets and lengths are in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks {
+    /// The device.
+    pub device: DeviceId,
+    /// Length of the disk.
+    pub size: u64,
+    /// Length of a block.
+    pub block: u64,
+    /// The table.
+    pub table: Span,
+    /// Entry `n` is the block at `base + n * scale`.
+    pub base: u64,
+    /// See [`Blocks::base`].
+    pub scale: u64,
+    /// Whether an entry is that of no block.
+    pub absent: fn(u32) -> bool,
+}
+
+impl Blocks {
+    /// Offset of the block that an entry is for.
+    #[must_use]
+    pub fn place(&self, entry: u32) -> Option<u64> {
+        if (self.absent)(entry) { None } else { u64::from(entry).checked_mul(self.scale)?.checked_add(self.base) }
+    }
+
+    /// The entry for a block at `offset`.
+    fn entry(&self, offset: u64) -> Result<u32> {
+        let entry = offset.checked_sub(self.base).and_then(|o| u32::try_from(o / self.scale).ok());
+        entry.filter(|e| !(self.absent)(*e)).ok_or_else(|| Error::limit("the file gets too large"))
+    }
+
+    /// Writes the table: `value(n)` is entry number `n`.
+    pub fn fill(&self, machine: &dyn Machine, from: u64, value: impl Fn(u64) -> u32) -> Result<()> {
+        let mut index = from;
+        while index < self.table.count {
+            let end = self.table.count.min(index + (FILL / 4) as u64);
+            let data: Vec<u8> = (index..end).flat_map(|n| value(n).to_le_bytes()).collect();
+            let offset = self.table.offset + index * 4;
+            machine.submit(&[Step::Write { device: self.device, offset, data: &data }])?;
+            index = end;
+        }
+        Ok(())
+    }
+}
+
+/// Places data in blocks.
+pub struct BlockWriter<'a> {
+    machine: &'a dyn Machine,
+    blocks: Blocks,
+    /// Length of the file when this began: behind it, all is zeroes.
+    old_len: u64,
+    /// The disk reads as zeroes.
+    fresh: bool,
+    state: Mutex<State<'a>>,
+}
+
+struct State<'a> {
+    pieces: Pieces<'a, 4>,
+    /// New entries by number, in ascending order.
+    added: Vec<(u64, u32)>,
+    /// Offset of the next new block.
+    end: u64,
+    /// Offset to which the file is known to reach.
+    len: u64,
+}
+
+impl<'a> BlockWriter<'a> {
+    /// New blocks are put from `end` on. `fresh`: there are none yet.
+    pub fn new(machine: &'a dyn Machine, blocks: Blocks, end: u64, fresh: bool) -> Result<Self> {
+        let old_len = machine.stat(blocks.device)?.len;
+        let pieces = Pieces::new(machine.source(), blocks.device);
+        let state = Mutex::new(State { pieces, added: Vec::new(), end, len: old_len });
+        Ok(Self { machine, blocks, old_len, fresh, state })
+    }
+
+    /// The blocks.
+    pub const fn blocks(&self) -> &Blocks {
+        &self.blocks
+    }
+
+    /// Offset behind the last block.
+    pub fn end(&self) -> u64 {
+        self.state.lock().end
+    }
+
+    /// See [`crate::Writer::target`].
+    pub const fn target(&self) -> Target {
+        let unit = if self.blocks.block.is_multiple_of(PAGE) { PAGE } else { 512 };
+        Target::Allocated { unit, zero_unit: unit, zeroed: self.fresh }
+    }
+
+    /// See [`crate::Writer::place`].
+    pub fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
+        let state = &mut *self.state.lock();
+        let Blocks { device, block, size, .. } = self.blocks;
+        let is_zero = matches!(piece, Piece::Zero(_));
+        piece.spread((at, size), block, device, steps, |number| {
+            if let Some(offset) = self.find(state, number)? {
+                return Ok(Some(offset));
+            }
+            if is_zero {
+                return Ok(None);
+            }
+            let offset = state.end;
+            let entry = self.blocks.entry(offset)?;
+            state.end = offset.checked_add(block).ok_or_else(|| Error::limit("the file gets too large"))?;
+            let at = state.added.partition_point(|(n, _)| *n < number);
+            state.added.insert(at, (number, entry));
+            if offset < self.old_len {
+                // Nothing refers to what is there; the piece need not be a whole block.
+                let len = block.min(self.old_len - offset);
+                self.machine.submit(&[Step::Zero { device, offset, len, unmap: true }, Step::Barrier { device }])?;
+            }
+            Ok(Some(offset))
+        })
+    }
+
+    /// Offset of a block that there is.
+    fn find(&self, state: &mut State<'a>, number: u64) -> Result<Option<u64>> {
+        if let Ok(at) = state.added.binary_search_by_key(&number, |(n, _)| *n) {
+            return Ok(state.added.get(at).and_then(|(_, entry)| self.blocks.place(*entry)));
+        }
+        let entry = state.pieces.entry(self.blocks.table, number)?;
+        let entry = entry.ok_or_else(|| Error::corrupt("a block behind the end of the table"))?;
+        Ok(self.blocks.place(u32::from_le_bytes(entry)))
+    }
+
+    /// See [`crate::Writer::is_full`].
+    pub fn is_full(&self) -> bool {
+        self.state.lock().added.len() >= WAITING_MAX
+    }
+
+    /// Makes the new blocks part of the image. `count` gives what else must be stable before entries refer to
+    /// them: what the image tells of its blocks.
+    pub fn settle(&self, count: impl FnOnce(u64) -> Vec<Placed<'static>>) -> Result<()> {
+        let state = &mut *self.state.lock();
+        let (machine, device) = (self.machine, self.blocks.device);
+        if state.end > state.len && !state.added.is_empty() {
+            machine.submit(&[Step::SetLength { device, len: state.end }])?;
+            state.len = state.end;
+        }
+        machine.submit(&[Step::Barrier { device }])?;
+        if state.added.is_empty() {
+            return Ok(());
+        }
+        let counted = count(state.end);
+        if !counted.is_empty() {
+            let steps: Vec<Step<'_>> = counted.iter().map(Placed::as_step).collect();
+            machine.submit(&steps)?;
+            machine.submit(&[Step::Barrier { device }])?;
+        }
+        let runs = state.added.chunk_by(|(a, _), (b, _)| a + 1 == *b).map(|run| {
+            let first = run.first().map_or(0, |(number, _)| *number);
+            let data: Vec<u8> = run.iter().flat_map(|(_, entry)| entry.to_le_bytes()).collect();
+            Placed::Owned { device, offset: self.blocks.table.offset + first * 4, data }
+        });
+        let runs: Vec<Placed<'_>> = runs.collect();
+        let mut steps: Vec<Step<'_>> = runs.iter().map(Placed::as_step).collect();
+        steps.push(Step::Barrier { device });
+        machine.submit(&steps)?;
+        state.added.clear();
+        state.pieces.forget();
+        Ok(())
+    }
+}

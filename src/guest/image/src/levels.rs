@@ -1,0 +1,273 @@
+//! Disks of clusters with two levels of tables, entries of 64 bits in each: written new or changed in place.
+//!
+//! A format says what its entries mean ([`Levels`]); what is the same for all is where clusters go and in what order
+//! things get stable: bytes go to new clusters at the end, then the file has its length, then second-level entries are
+//! written, then first-level ones. A run that is cut in between has clusters that nothing refers to.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use spin::Mutex;
+
+use crate::pieces::{Pieces, Span};
+use crate::write::{Piece, Placed};
+use crate::{DeviceId, Error, Machine, Result, Step};
+
+/// Entries that may wait: some tens of bytes each.
+const WAITING_MAX: usize = 1 << 15;
+/// No entry.
+const NONE: u64 = 0;
+
+/// Tables, and what their entries mean. Offsets and lengths are in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Levels {
+    /// The device.
+    pub device: DeviceId,
+    /// Length of the disk.
+    pub size: u64,
+    /// Length of a cluster.
+    pub cluster: u64,
+    /// The first-level table.
+    pub l1: Span,
+    /// Entries of a second-level table.
+    pub l2_entries: u64,
+    /// Entries are big-endian (else little-endian).
+    pub big_endian: bool,
+    /// A new second-level table goes before the data that it is for (else behind it).
+    pub table_first: bool,
+    /// Clusters and tables lie behind so many bytes, and begin at a multiple of the second number.
+    pub room: (u64, u64),
+    /// Offset of the plain cluster that an entry is for.
+    pub plain: fn(u64) -> Option<u64>,
+    /// What does not exist shows a backing file.
+    pub backed: bool,
+    /// The entry of a cluster of zeroes that is not in the file, where the format has one.
+    pub zero: Option<u64>,
+}
+
+impl Levels {
+    const fn bytes(&self, value: u64) -> [u8; 8] {
+        if self.big_endian { value.to_be_bytes() } else { value.to_le_bytes() }
+    }
+
+    const fn value(&self, bytes: [u8; 8]) -> u64 {
+        if self.big_endian { u64::from_be_bytes(bytes) } else { u64::from_le_bytes(bytes) }
+    }
+}
+
+/// Places data in clusters.
+pub struct LevelWriter<'a> {
+    machine: &'a dyn Machine,
+    levels: Levels,
+    /// Length of the file when this began: behind it, all is zeroes.
+    old_len: u64,
+    state: Mutex<State<'a>>,
+}
+
+/// What is not settled yet.
+struct State<'a> {
+    l1: Pieces<'a, 8>,
+    l2: Pieces<'a, 8>,
+    /// New tables: offset by number.
+    tables: BTreeMap<u64, u64>,
+    /// New entries by the number of their cluster.
+    entries: BTreeMap<u64, u64>,
+    /// Byte behind what is in use.
+    end: u64,
+    /// Offset to which the file is known to reach.
+    len: u64,
+}
+
+impl<'a> LevelWriter<'a> {
+    /// What is new is put from `end` on.
+    pub fn new(machine: &'a dyn Machine, levels: Levels, end: u64) -> Result<Self> {
+        let old_len = machine.stat(levels.device)?.len;
+        let pieces = || Pieces::new(machine.source(), levels.device);
+        let (tables, entries) = (BTreeMap::new(), BTreeMap::new());
+        let state = Mutex::new(State { l1: pieces(), l2: pieces(), tables, entries, end, len: old_len });
+        Ok(Self { machine, levels, old_len, state })
+    }
+
+    /// The tables.
+    pub const fn levels(&self) -> &Levels {
+        &self.levels
+    }
+
+    /// See [`crate::Writer::place`].
+    pub fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
+        let mut state = self.state.lock();
+        let Levels { device, cluster, size, .. } = self.levels;
+        let is_zero = matches!(piece, Piece::Zero(_));
+        piece.spread((at, size), cluster, device, steps, |number| self.find(&mut state, number, is_zero))?;
+        let len = piece.disk_len().unwrap_or(cluster);
+        for table in self.table_of(at)..=self.table_of(at + len.saturating_sub(1)) {
+            let reach = table * self.levels.l2_entries..(table + 1).saturating_mul(self.levels.l2_entries);
+            if state.entries.range(reach).any(|(_, entry)| *entry != NONE) {
+                self.make_table(&mut state, table)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Places one compressed cluster: `align` bytes apart from what is before; `entry` makes its entry of its offset.
+    pub fn place_packed<'p>(
+        &self,
+        at: u64,
+        bytes: &'p [u8],
+        align: u64,
+        entry: impl FnOnce(u64) -> u64,
+        steps: &mut Vec<Placed<'p>>,
+    ) -> Result<()> {
+        let state = &mut *self.state.lock();
+        self.make_table(state, self.table_of(at))?;
+        let offset = self.allocate(state, bytes.len() as u64, align)?;
+        state.entries.insert(at / self.levels.cluster, entry(offset));
+        steps.push(Placed::Step(Step::Write { device: self.levels.device, offset, data: bytes }));
+        Ok(())
+    }
+
+    /// Number of the table for byte `at` of the disk.
+    const fn table_of(&self, at: u64) -> u64 {
+        at / self.levels.cluster / self.levels.l2_entries
+    }
+
+    /// Where the cluster is to be written, if it is.
+    fn find(&self, state: &mut State<'a>, number: u64, is_zero: bool) -> Result<Option<u64>> {
+        let Levels { cluster, backed, zero, .. } = self.levels;
+        let entry = self.entry(state, number)?;
+        if let Some(offset) = (self.levels.plain)(entry) {
+            return self.checked(state, offset).map(Some);
+        }
+        if is_zero {
+            let wanted = if backed { zero } else { Some(NONE) };
+            if let Some(wanted) = wanted {
+                if entry != wanted && (backed || Some(entry) != zero) {
+                    state.entries.insert(number, wanted);
+                }
+                return Ok(None);
+            }
+        }
+        if self.levels.table_first {
+            self.make_table(state, number / self.levels.l2_entries)?;
+        }
+        let offset = self.allocate(state, cluster, cluster)?;
+        state.entries.insert(number, offset);
+        Ok(Some(offset))
+    }
+
+    /// Room at the end, of zeroes.
+    fn allocate(&self, state: &mut State<'a>, len: u64, align: u64) -> Result<u64> {
+        let too_large = || Error::limit("the file gets too large");
+        let offset = state.end.checked_next_multiple_of(align).ok_or_else(too_large)?;
+        state.end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok()).ok_or_else(too_large)?;
+        if offset < self.old_len {
+            let device = self.levels.device;
+            let len = len.min(self.old_len - offset);
+            self.machine.submit(&[Step::Zero { device, offset, len, unmap: true }, Step::Barrier { device }])?;
+        }
+        Ok(offset)
+    }
+
+    /// Offset of a table; `None`: there is none.
+    fn table(&self, state: &mut State<'a>, index: u64) -> Result<Option<u64>> {
+        if let Some(offset) = state.tables.get(&index) {
+            return Ok(Some(*offset));
+        }
+        let entry = state.l1.entry(self.levels.l1, index)?;
+        let entry = entry.ok_or_else(|| Error::corrupt("a cluster behind the end of the tables"))?;
+        match self.levels.value(entry) {
+            NONE => Ok(None),
+            offset => self.checked(state, offset).map(Some),
+        }
+    }
+
+    /// What a table says of a place is not written to if it cannot be.
+    fn checked(&self, state: &State<'a>, offset: u64) -> Result<u64> {
+        let (first, align) = self.levels.room;
+        if offset >= first && offset < state.end && offset.is_multiple_of(align) {
+            return Ok(offset);
+        }
+        Err(Error::corrupt("a table refers to a place where no cluster can be"))
+    }
+
+    fn make_table(&self, state: &mut State<'a>, index: u64) -> Result<()> {
+        if self.table(state, index)?.is_none() {
+            let offset = self.allocate(state, self.levels.l2_entries.saturating_mul(8), self.levels.cluster)?;
+            state.tables.insert(index, offset);
+        }
+        Ok(())
+    }
+
+    /// The entry of a cluster.
+    fn entry(&self, state: &mut State<'a>, number: u64) -> Result<u64> {
+        if let Some(entry) = state.entries.get(&number) {
+            return Ok(*entry);
+        }
+        let Levels { l2_entries, .. } = self.levels;
+        let index = number / l2_entries;
+        if state.tables.contains_key(&index) {
+            return Ok(NONE);
+        }
+        let Some(offset) = self.table(state, index)? else { return Ok(NONE) };
+        let entry = state.l2.entry(Span { offset, count: l2_entries }, number % l2_entries)?;
+        Ok(self.levels.value(entry.unwrap_or_default()))
+    }
+
+    /// See [`crate::Writer::is_full`].
+    pub fn is_full(&self) -> bool {
+        self.state.lock().entries.len() >= WAITING_MAX
+    }
+
+    /// See [`crate::Writer::settle`].
+    pub fn settle(&self) -> Result<()> {
+        let (machine, device) = (self.machine, self.levels.device);
+        let mut state = self.state.lock();
+        self.reach(&mut state)?;
+        machine.submit(&[Step::Barrier { device }])?;
+        let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+        let entries = core::mem::take(&mut state.entries);
+        for (number, entry) in entries {
+            // An entry of nothing needs no table.
+            let Some(table) = self.table(&mut state, number / self.levels.l2_entries)? else { continue };
+            let at = table.saturating_add(number % self.levels.l2_entries * 8);
+            join(&mut runs, at, &self.levels.bytes(entry));
+        }
+        self.write(&runs)?;
+        let mut runs = Vec::new();
+        for (index, offset) in core::mem::take(&mut state.tables) {
+            join(&mut runs, self.levels.l1.offset.saturating_add(index * 8), &self.levels.bytes(offset));
+        }
+        self.write(&runs)?;
+        state.l1.forget();
+        state.l2.forget();
+        Ok(())
+    }
+
+    /// The file is as long as what is used of it.
+    fn reach(&self, state: &mut State<'a>) -> Result<()> {
+        if state.end > state.len {
+            self.machine.submit(&[Step::SetLength { device: self.levels.device, len: state.end }])?;
+            state.len = state.end;
+        }
+        Ok(())
+    }
+
+    fn write(&self, runs: &[(u64, Vec<u8>)]) -> Result<()> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let device = self.levels.device;
+        let mut steps: Vec<Step<'_>> =
+            runs.iter().map(|(offset, data)| Step::Write { device, offset: *offset, data }).collect();
+        steps.push(Step::Barrier { device });
+        self.machine.submit(&steps)
+    }
+}
+
+/// Adds bytes to runs of such: to the last one if they follow it.
+fn join(runs: &mut Vec<(u64, Vec<u8>)>, at: u64, bytes: &[u8]) {
+    match runs.last_mut() {
+        Some((start, data)) if start.saturating_add(data.len() as u64) == at => data.extend_from_slice(bytes),
+        _ => runs.push((at, bytes.to_vec())),
+    }
+}

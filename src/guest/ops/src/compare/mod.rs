@@ -1,0 +1,85 @@
+//! `compare`: do two images show the same disk?
+//!
+//! [`walk`] puts the extents of both side by side and hands out what has to be looked at; [`judge`] looks: plain
+//! extents are compared by the host and never enter the guest, what both chains share is not read at all.
+
+mod judge;
+mod walk;
+
+use instar_image::{Error, Machine, Result, Value, Version};
+
+use crate::copy::progress::Progress;
+use crate::open::{ImageSpec, Opening};
+use crate::report;
+use judge::Judge;
+use walk::Walk;
+
+/// The images cannot be opened.
+const CANNOT_OPEN: u8 = 2;
+/// A table cannot be read.
+const NO_STATUS: u8 = 3;
+/// Data cannot be read.
+const UNREADABLE: u8 = 4;
+
+/// Compares; exit status as the stock tool's: 0 the same, 1 different, 2 and more an error. What was found is emitted.
+pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
+    let fail = |mut error: Error, status| {
+        // As the stock tool's driver says it, before its command does.
+        if let Some(line) = error.earlier.take() {
+            machine.say(&alloc::format!("{line}\n"))?;
+        }
+        machine.emit("error", &report(&error))?;
+        Ok(status)
+    };
+    let opening = Opening { machine, version, data: true };
+    let mut chains = alloc::vec::Vec::new();
+    for image in params.list("images") {
+        match ImageSpec::from_value(image).and_then(|image| opening.chain(&image)) {
+            Ok(chain) => chains.push(chain),
+            Err(error) => return fail(error, CANNOT_OPEN),
+        }
+    }
+    machine.seal()?;
+    let sizes = [0, 1].map(|i| chains.get(i).map_or(0, |chain| chain.virtual_size()));
+    let mut found = Value::map();
+    found
+        .set("sizes-differ", sizes[0] != sizes[1])
+        .set("strict", params.flag("strict"))
+        .set("smaller", sizes[0].min(sizes[1]));
+    let strict = params.flag("strict");
+    if strict && sizes[0] != sizes[1] {
+        machine.emit("found", &found)?;
+        return Ok(1);
+    }
+    let walk = Walk::new(machine, &chains, strict)?;
+    let progress = Progress::new(machine, sizes[0].max(sizes[1]));
+    machine.broadcast(&|_| {
+        let mut judge = Judge::new(machine, &chains, &walk);
+        loop {
+            let (pairs, bytes) = walk.next();
+            if pairs.is_empty() {
+                break;
+            }
+            judge.look(&pairs);
+            progress.add(bytes);
+        }
+    });
+    let status = match walk.first() {
+        None => {
+            progress.end();
+            0
+        }
+        Some((at, walk::Event::Status)) => {
+            found.set("status-at", at);
+            1
+        }
+        Some((at, walk::Event::Content)) => {
+            found.set("content-at", at);
+            1
+        }
+        Some((_, walk::Event::NoStatus(error))) => return fail(error, NO_STATUS),
+        Some((_, walk::Event::Unreadable(error))) => return fail(error, UNREADABLE),
+    };
+    machine.emit("found", &found)?;
+    Ok(status)
+}

@@ -1,0 +1,80 @@
+//! `--bitmaps`: the source's persistent bitmaps go into the finished target.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use instar_image::chain::Chain;
+use instar_image::{DirtyBitmap, EditContext, Error, Format, Image, Machine, Result, Value, Version};
+
+use crate::open::ImageSpec;
+
+/// Which bitmaps of the source go into the target, by their numbers.
+pub struct Wanted(Vec<usize>);
+
+fn text(bitmap: &DirtyBitmap) -> String {
+    String::from_utf8_lossy(&bitmap.name).into_owned()
+}
+
+impl Wanted {
+    /// Before anything is made. `skip_broken`: those that are inconsistent stay behind.
+    pub fn choose(machine: &dyn Machine, chains: &[Chain<'_>], skip_broken: bool) -> Result<Self> {
+        let [chain] = chains else {
+            return Err(Error::usage("Copying bitmaps only possible with single source"));
+        };
+        let list = top(chain)?.bitmaps().ok_or_else(|| Error::usage("Source lacks bitmap support"))?.list();
+        let mut wanted: Vec<usize> = Vec::new();
+        let mut skipped: Vec<Value> = Vec::new();
+        // From the last to the first, as the stock tool looks at them.
+        for (index, bitmap) in list.iter().enumerate().rev() {
+            if !bitmap.inconsistent {
+                wanted.insert(0, index);
+            } else if skip_broken {
+                skipped.push(Value::from(format!("Skipping inconsistent bitmap '{}'", text(bitmap))));
+            } else {
+                return Err(Error::usage(format!(
+                    "Cannot copy inconsistent bitmap '{}'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' \
+                     to delete it",
+                    text(bitmap)
+                )));
+            }
+        }
+        if !skipped.is_empty() {
+            machine.emit("warnings", &Value::List(skipped))?;
+        }
+        Ok(Self(wanted))
+    }
+
+    /// Copies them into the target, which holds the disk already.
+    pub fn copy(
+        &self,
+        machine: &dyn Machine,
+        chain: &Chain<'_>,
+        format: &dyn Format,
+        target: &ImageSpec,
+        version: Version,
+    ) -> Result<()> {
+        let source = top(chain)?;
+        let bitmaps = source.bitmaps().ok_or_else(|| Error::usage("Source lacks bitmap support"))?;
+        let cx = EditContext {
+            machine,
+            device: target.device,
+            name: &target.name,
+            version,
+            changes_content: false,
+            compressed: false,
+            options: &target.options,
+        };
+        let editing = format.editing().ok_or_else(|| unsupported(format.name()))?;
+        editing.add_bitmaps(cx, bitmaps, &self.0, source.virtual_size())
+    }
+}
+
+fn top<'c>(chain: &'c Chain<'_>) -> Result<&'c dyn Image> {
+    chain.layers.first().map(|layer| layer.image.as_ref()).ok_or_else(|| Error::usage("convert without a source"))
+}
+
+/// The target cannot have bitmaps.
+pub fn unsupported(format: &str) -> Error {
+    Error::usage(format!("Format driver '{format}' does not support bitmaps"))
+}

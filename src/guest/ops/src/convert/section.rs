@@ -1,0 +1,50 @@
+//! `dd`: a part of the source, in blocks.
+
+use instar_image::Value;
+
+/// Which part. The counting is the stock tool's: `count` is from the beginning of the source on, and what is skipped is
+/// part of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    /// Bytes of a block; not 0.
+    block: u64,
+    /// Blocks from the source's beginning to the part's end.
+    count: Option<u64>,
+    /// Blocks before the part.
+    skip: u64,
+}
+
+impl Section {
+    /// From the parameter tree.
+    pub fn read(value: &Value) -> Self {
+        Self {
+            block: value.u64("block").unwrap_or(512).max(1),
+            count: value.u64("count"),
+            skip: value.u64("skip").unwrap_or(0),
+        }
+    }
+
+    /// First byte and length of the part of a source with `size` bytes; `None`: it begins behind the end.
+    pub fn of(self, size: u64) -> Option<(u64, u64)> {
+        let end = self.count.and_then(|count| count.checked_mul(self.block)).map_or(size, |end| end.min(size));
+        let first = self.skip.checked_mul(self.block).filter(|first| *first <= end)?;
+        Some((first, end - first))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_skipped_is_counted() {
+        let section = |block, count, skip| Section { block, count, skip };
+        assert_eq!(section(512, None, 0).of(1000), Some((0, 1000)));
+        assert_eq!(section(512, Some(2), 1).of(4096), Some((512, 512)));
+        assert_eq!(section(512, Some(99), 1).of(1000), Some((512, 488)));
+        assert_eq!(section(1024, Some(1), 5).of(9000), None);
+        assert_eq!(section(1 << 20, None, 1 << 50).of(9000), None);
+        assert_eq!(section(1 << 20, Some(1 << 50), 0).of(9000), Some((0, 9000)));
+        assert_eq!(section(1000, None, 9).of(9000), Some((9000, 0)));
+    }
+}

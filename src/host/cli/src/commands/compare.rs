@@ -1,0 +1,99 @@
+//! `compare`
+
+use instar_render::escape::terminal;
+
+use super::Command;
+use crate::getopt::{Opt, Parsed};
+use crate::image_name::ImageName;
+use crate::program::{Defaults, Exit, Program, image_params, workers};
+use crate::progress::Progress;
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "compare",
+    about: "Check if two images show the same disk.",
+    operands: "FILE1 FILE2",
+    options: &[
+        Opt { long: "a-format", also: &[], short: Some('f'), argument: Some("FMT"), help: "the format of FILE1" },
+        Opt { long: "b-format", also: &[], short: Some('F'), argument: Some("FMT"), help: "the format of FILE2" },
+        Opt {
+            long: "image-opts",
+            also: &[],
+            short: None,
+            argument: None,
+            help: "FILE1 and FILE2 are lists of options, not file names",
+        },
+        Opt {
+            long: "strict",
+            also: &[],
+            short: Some('s'),
+            argument: None,
+            help: "sizes and allocation have to be the same too",
+        },
+        Opt { long: "progress", also: &[], short: Some('p'), argument: None, help: "show how far it is" },
+        Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "print nothing" },
+        Opt {
+            long: "cache",
+            also: &["source-cache"],
+            short: Some('T'),
+            argument: Some("CACHE"),
+            help: "how the images are read: writeback if not given",
+        },
+        Opt {
+            long: "force-share",
+            also: &[],
+            short: Some('U'),
+            argument: None,
+            help: "also while another program writes to an image",
+        },
+        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+    ],
+    stock: true,
+    run,
+};
+
+/// The exit status of what keeps the images from being compared.
+const TROUBLE: Exit = Exit(2);
+
+fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
+    let [one, other] = &parsed.operands[..] else {
+        return Err(program.usage("Expecting two image file names"));
+    };
+    super::info::check_objects(program, parsed)?;
+    let named = parsed.has("a-format") || parsed.has("b-format");
+    if parsed.has("image-opts") && named {
+        program.say("--image-opts and --format are mutually exclusive");
+        return Err(TROUBLE);
+    }
+    let cache = program.cache(parsed, "cache", "source cache", "writeback").map_err(|_| TROUBLE)?;
+    let share = parsed.has("force-share");
+    let (mut devices, mut images) = (Vec::new(), Vec::new());
+    for (operand, format) in [(one, "a-format"), (other, "b-format")] {
+        let image = if parsed.has("image-opts") {
+            ImageName::from_options(operand, program.version)
+        } else {
+            ImageName::plain(operand, parsed.text(format), program.version)
+        };
+        let image = image.map_err(|e| {
+            program.say(&format!("Could not open '{}': {e}", terminal(operand.as_encoded_bytes())));
+            TROUBLE
+        })?;
+        images.push(image_params(&image, devices.len() as u64));
+        devices.push(program.open_source(&image, cache, share).map_err(|_| TROUBLE)?);
+    }
+    let mut params = program.params("compare");
+    params.set("force-share", share).set("images", images).set("strict", parsed.has("strict"));
+    let quiet = parsed.has("quiet");
+    let progress = Progress::new(parsed.has("progress") && !quiet, 0);
+    progress.show(0.0);
+    let subject = format!("{}, {}", one.to_string_lossy(), other.to_string_lossy());
+    let (status, results) = program.run(&params, devices, workers(), &Defaults::DATA, &subject, &progress)?;
+    let text = results.get("found").map(instar_render::compare::text).unwrap_or_default();
+    if !quiet {
+        program.print(&text)?;
+    }
+    if parsed.has("progress") && !quiet {
+        program.print("\n")?;
+    }
+    Ok(status)
+}

@@ -34,7 +34,7 @@ impl Geometry {
         Self {
             block: metadata.block,
             ratio: CHUNK_SECTORS * metadata.sector / metadata.block,
-            blocks: metadata.size.div_ceil(metadata.block),
+            blocks: metadata.blocks,
             size: metadata.size,
             bat: bat.at,
             differencing: metadata.backing.is_some(),
@@ -48,6 +48,12 @@ impl Geometry {
         } else {
             self.blocks + self.blocks.saturating_sub(1) / self.ratio
         }
+    }
+
+    /// Entries that the region must have room for: of a disk without blocks, QEMU counts as many bitmaps as 32 bits
+    /// allow, and takes no table that is smaller.
+    pub fn entries_of_region(&self) -> u64 {
+        if self.blocks == 0 { u64::from(u32::MAX) / self.ratio } else { self.entries() }
     }
 
     /// The entry of a payload block.

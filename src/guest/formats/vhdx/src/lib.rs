@@ -90,7 +90,7 @@ fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VhdxImage<'a>> {
     let regions = Regions::read(cx, &view, &header)?;
     let metadata = Metadata::read(cx, &view, regions.metadata)?;
     let geometry = Geometry::new(&metadata, regions.bat);
-    if geometry.entries() > regions.bat.len / 8 {
+    if geometry.entries_of_region() > regions.bat.len / 8 {
         return Err(invalid(cx));
     }
     let map = Map::new(view.clone(), geometry, metadata.sector);

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::windows::to_utf16_le;
+use instar_image::windows::{guid, to_utf16_le};
 use instar_image::{DeviceId, Machine, Result, Step};
 
 use super::spec::{LOG, SECTOR, Spec};
@@ -60,7 +60,7 @@ fn region_table(spec: &Spec) -> Vec<u8> {
         put(&mut bytes, entry, &guid);
         put(&mut bytes, entry + 16, &at.to_le_bytes());
         put(&mut bytes, entry + 24, &(len as u32).to_le_bytes());
-        put(&mut bytes, entry + 28, &1u32.to_le_bytes());
+        // Not marked as required, as QEMU has it: everybody knows these two.
     }
     summed(bytes)
 }
@@ -128,10 +128,13 @@ fn metadata(spec: &Spec, disk_id: &[u8; 16], linkage: Option<&[u8; 16]>) -> Vec<
 
 /// Writes all but the block allocation table, what makes the file a VHDX last.
 pub fn write(machine: &dyn Machine, device: DeviceId, spec: &Spec, linkage: Option<&[u8; 16]>) -> Result<()> {
-    let ids = [machine.random_id(), machine.random_id()];
-    let items = metadata(spec, &machine.random_id(), linkage);
+    let id = || guid(machine.random_id());
+    let ids = [id(), id()];
+    let items = metadata(spec, &id(), linkage);
     let table = region_table(spec);
-    let headers = [header_of(spec, 1, &ids), header_of(spec, 2, &ids)];
+    let [a, b, c, d, ..] = machine.random_id();
+    let sequence = u64::from(u32::from_le_bytes([a, b, c, d]));
+    let headers = [header_of(spec, sequence, &ids), header_of(spec, sequence + 1, &ids)];
     let mut identifier = FILE_SIGNATURE.to_vec();
     identifier.extend(to_utf16_le(CREATOR));
     machine.submit(&[

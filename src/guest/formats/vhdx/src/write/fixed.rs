@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use instar_image::runs::RunMap;
 use instar_image::write::{Piece, Placed, Target, Writer};
 use instar_image::{CreateContext, DeviceId, Error, Machine, Result, Step};
 
@@ -42,6 +43,10 @@ impl Writer for Fixed<'_> {
     fn finish(&self) -> Result<()> {
         let Self { machine, device, ref spec, .. } = *self;
         let geometry = spec.geometry();
+        // A disk without data has its room at the end of the file, and, as QEMU has it, blocks that are zeroes yet.
+        let end = spec.data() + spec.size;
+        let run = RunMap::new(machine.source(), device, end).run(spec.data())?;
+        let blank = spec.zero && self.zeroed && !run.data && run.len >= spec.size;
         let places = spec.bat_len() / 8;
         let mut first = 0;
         while first < places {
@@ -50,6 +55,8 @@ impl Writer for Fixed<'_> {
                 let block = index - index / (geometry.ratio + 1);
                 if geometry.is_bitmap(index) || block >= geometry.blocks {
                     0
+                } else if blank {
+                    state::ZERO
                 } else {
                     (spec.data() + block * geometry.block) | state::FULLY_PRESENT
                 }

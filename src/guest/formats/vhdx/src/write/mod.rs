@@ -11,7 +11,7 @@ mod spec;
 
 use alloc::boxed::Box;
 
-use instar_image::options::{OptionKind, OptionSpec};
+use instar_image::options::{OptionKind, OptionSpec, of_file};
 use instar_image::{CreateContext, Creator, DeviceId, Result, Writer};
 
 use spec::Spec;
@@ -29,7 +29,10 @@ pub const OPTIONS: &[OptionSpec] = &[
         help: "Force use of payload blocks of type 'ZERO'. Non-standard, but default.  Do not set to 'off' when using \
                'qemu-img convert' with subformat=dynamic.",
     },
+    of_file::EXTENT_SIZE_HINT,
     OptionSpec { name: "log_size", kind: OptionKind::Size, help: "Log size; min 1MB." },
+    of_file::NOCOW,
+    of_file::PREALLOCATION,
     OptionSpec { name: "size", kind: OptionKind::Size, help: "Virtual disk size; max of 64TB." },
     OptionSpec {
         name: "subformat",

@@ -50,7 +50,7 @@ impl Pages {
         while first < places {
             let end = (first + ENTRIES_AT_ONCE).min(places);
             let touched = self.pages.range(first / PAGE..=end / PAGE).next().is_some();
-            if touched || self.default != 0 {
+            if touched || (self.default != 0 && first < entries) {
                 let value = |index: u64| match self.get(index) {
                     // Bitmaps have an entry only where there is one.
                     entry if entry == self.default && geometry.is_bitmap(index) => 0,

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use instar_image::options::{boolean, size};
+use instar_image::options::{boolean, of_file, size};
 use instar_image::{CreateContext, Error, Result, Version};
 
 use crate::bat::Geometry;
@@ -36,9 +36,6 @@ impl Spec {
     /// From what the user said.
     pub fn read(cx: &CreateContext<'_, '_>) -> Result<Self> {
         let given = |name: &str| cx.options.get(name).map(|text| size(name, text)).transpose();
-        if cx.size > SIZE_MAX {
-            return Err(Error::usage("Image size too large; max of 64TB"));
-        }
         let parent = cx.backing.as_ref().map(|b| instar_image::machine::display_name(&b.name));
         let fixed = match cx.options.get("subformat") {
             None | Some("dynamic") => false,
@@ -51,6 +48,9 @@ impl Spec {
                 return Err(Error::usage(format!("Parameter 'subformat' does not accept value '{other}'")));
             }
         };
+        if cx.size > SIZE_MAX {
+            return Err(Error::usage("Image size too large; max of 64TB"));
+        }
         let zero = cx.options.get("block_state_zero").map(|t| boolean("block_state_zero", t)).transpose()?;
         let log_len = given("log_size")?.unwrap_or(ALIGNMENT);
         if log_len == 0 {
@@ -68,7 +68,12 @@ impl Spec {
         if !block.is_power_of_two() {
             return Err(Error::usage("Block size must be a power of two"));
         }
+        of_file::check_preallocation(cx.options)?;
         let size = cx.size.next_multiple_of(SECTOR);
+        if size == 0 && block == *BLOCK_SIZES.end() {
+            // The table that QEMU wants to make is too large for itself.
+            return Err(Error::usage("Failed to write the BAT: Input/output error"));
+        }
         // Behind a parent, what is not there is the parent's.
         let zero = zero.unwrap_or(true) && parent.is_none();
         Ok(Self { fixed, size, block, log_len, zero, parent })
@@ -88,7 +93,7 @@ impl Spec {
 
     /// Bytes of the table's region.
     pub fn bat_len(&self) -> u64 {
-        (self.geometry().entries() * 8).next_multiple_of(ALIGNMENT).max(ALIGNMENT)
+        (self.geometry().entries_of_region() * 8).next_multiple_of(ALIGNMENT).max(ALIGNMENT)
     }
 
     /// Where the metadata region is.

@@ -51,6 +51,88 @@ impl Blocks {
         entry.filter(|e| !(self.absent)(*e)).ok_or_else(|| Error::limit("the file gets too large"))
     }
 
+    /// Calls `each` for every entry: its number and its value.
+    pub fn each(&self, machine: &dyn Machine, mut each: impl FnMut(u64, u32) -> Result<()>) -> Result<()> {
+        let mut pieces = Pieces::<4>::new(machine.source(), self.device);
+        let mut index = 0;
+        while index < self.table.count {
+            let entries = pieces.from(self.table, index)?;
+            for (entry, index) in entries.iter().zip(index..) {
+                each(index, u32::from_le_bytes(*entry))?;
+            }
+            index += entries.len().max(1) as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes entries, in ascending order of their numbers, and then they are stable.
+    pub fn patch(&self, machine: &dyn Machine, entries: &[(u64, u32)]) -> Result<()> {
+        let device = self.device;
+        let runs = entries.chunk_by(|(a, _), (b, _)| a + 1 == *b).map(|run| {
+            let first = run.first().map_or(0, |(number, _)| *number);
+            let data: Vec<u8> = run.iter().flat_map(|(_, entry)| entry.to_le_bytes()).collect();
+            Placed::Owned { device, offset: self.table.offset + first * 4, data }
+        });
+        let runs: Vec<Placed<'_>> = runs.collect();
+        let mut steps: Vec<Step<'_>> = runs.iter().map(Placed::as_step).collect();
+        steps.push(Step::Barrier { device });
+        machine.submit(&steps)
+    }
+
+    /// Copies what lies in blocks below byte `limit` to new blocks from `end` on; returns the new end. `count` is as of
+    /// [`BlockWriter::settle`]. No two entries are for the same block.
+    pub fn clear_below(
+        &self,
+        machine: &dyn Machine,
+        limit: u64,
+        mut end: u64,
+        mut count: impl FnMut(u64) -> Result<()>,
+    ) -> Result<u64> {
+        let device = self.device;
+        loop {
+            let mut found: Vec<(u64, u32)> = Vec::new();
+            self.each(machine, |number, entry| {
+                let below = self.place(entry).is_some_and(|offset| offset < limit);
+                if below && found.len() < WAITING_MAX {
+                    found.push((number, entry));
+                }
+                Ok(())
+            })?;
+            if found.is_empty() {
+                return Ok(end);
+            }
+            for (_, entry) in &mut found {
+                let from_offset = self.place(*entry).unwrap_or_default();
+                *entry = self.entry(end)?;
+                machine.submit(&[Step::Copy {
+                    from: device,
+                    from_offset,
+                    to: device,
+                    to_offset: end,
+                    len: self.block,
+                    skip_zero: 0,
+                }])?;
+                end = end.checked_add(self.block).ok_or_else(|| Error::limit("the file gets too large"))?;
+            }
+            machine.submit(&[Step::Barrier { device }])?;
+            count(end)?;
+            self.patch(machine, &found)?;
+        }
+    }
+
+    /// Clears what a block that there is holds behind the end of the disk: a longer disk shows it.
+    pub fn clear_tail(&self, machine: &dyn Machine) -> Result<()> {
+        let inside = self.size % self.block;
+        let Some(number) = self.size.checked_sub(inside).map(|at| at / self.block).filter(|_| inside > 0) else {
+            return Ok(());
+        };
+        let entry = Pieces::<4>::new(machine.source(), self.device).entry(self.table, number)?;
+        let Some(offset) = entry.and_then(|entry| self.place(u32::from_le_bytes(entry))) else { return Ok(()) };
+        let (device, offset) = (self.device, offset.saturating_add(inside));
+        let zero = Step::Zero { device, offset, len: self.block - inside, unmap: false };
+        machine.submit(&[zero, Step::Barrier { device }])
+    }
+
     /// Writes the table: `value(n)` is entry number `n`.
     pub fn fill(&self, machine: &dyn Machine, from: u64, value: impl Fn(u64) -> u32) -> Result<()> {
         let mut index = from;
@@ -171,15 +253,7 @@ impl<'a> BlockWriter<'a> {
             machine.submit(&steps)?;
             machine.submit(&[Step::Barrier { device }])?;
         }
-        let runs = state.added.chunk_by(|(a, _), (b, _)| a + 1 == *b).map(|run| {
-            let first = run.first().map_or(0, |(number, _)| *number);
-            let data: Vec<u8> = run.iter().flat_map(|(_, entry)| entry.to_le_bytes()).collect();
-            Placed::Owned { device, offset: self.blocks.table.offset + first * 4, data }
-        });
-        let runs: Vec<Placed<'_>> = runs.collect();
-        let mut steps: Vec<Step<'_>> = runs.iter().map(Placed::as_step).collect();
-        steps.push(Step::Barrier { device });
-        machine.submit(&steps)?;
+        self.blocks.patch(machine, &state.added)?;
         state.added.clear();
         state.pieces.forget();
         Ok(())

@@ -1,17 +1,45 @@
 //! How the images of a chain tell of what they store, for the commands that show it.
 
+use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::runs::RunMap;
-use instar_image::{Machine, Mapping, Result, Run};
+use instar_image::{Error, Machine, Mapping, Place, Result, Run};
 
-/// Each layer's way, and the runs of its file where its holes show.
-pub struct Stored<'a>(Vec<(Mapping, Option<RunMap<'a>>)>);
+/// It is in a layer of the chain.
+pub const PRESENT: u32 = 1;
+/// It reads as zeroes.
+pub const ZERO: u32 = 1 << 1;
+/// It is stored.
+pub const DATA: u32 = 1 << 2;
+/// Stored compressed.
+pub const COMPRESSED: u32 = 1 << 3;
+/// It has a plain place in a file.
+pub const HAS_OFFSET: u32 = 1 << 4;
+
+/// A range of the disk that is stored in one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    pub start: u64,
+    pub len: u64,
+    pub offset: u64,
+    pub depth: u32,
+    pub bits: u32,
+    /// The device that it is on, where it has a plain place.
+    pub device: u32,
+}
+
+/// See the module.
+pub struct Stored<'a> {
+    chain: &'a Chain<'a>,
+    /// Each layer's way, and the runs of its file where its holes show.
+    layers: Vec<(Mapping, Option<RunMap<'a>>)>,
+}
 
 impl<'a> Stored<'a> {
     /// Of a chain.
-    pub fn of(machine: &'a dyn Machine, chain: &Chain<'_>) -> Result<Self> {
+    pub fn of(machine: &'a dyn Machine, chain: &'a Chain<'a>) -> Result<Self> {
         let mut layers = Vec::new();
         for layer in &chain.layers {
             let mapping = layer.image.mapping()?;
@@ -19,19 +47,60 @@ impl<'a> Stored<'a> {
             let runs = (mapping == Mapping::Holes).then(|| RunMap::new(machine.source(), layer.device, len));
             layers.push((mapping, runs));
         }
-        Ok(Self(layers))
+        Ok(Self { chain, layers })
     }
 
     /// The way of layer `depth`.
-    pub fn mapping(&self, depth: usize) -> Mapping {
-        self.0.get(depth).map_or(Mapping::Extents, |(mapping, _)| *mapping)
+    fn mapping(&self, depth: usize) -> Mapping {
+        self.layers.get(depth).map_or(Mapping::Extents, |(mapping, _)| *mapping)
     }
 
     /// The run at byte `offset` of the file of layer `depth`, where holes show.
-    pub fn hole(&self, depth: usize, offset: u64) -> Result<Option<Run>> {
-        match self.0.get(depth) {
+    fn hole(&self, depth: usize, offset: u64) -> Result<Option<Run>> {
+        match self.layers.get(depth) {
             Some((_, Some(runs))) => runs.run(offset).map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// What lies at `at`, at most `max` bytes of it.
+    pub fn entry(&self, at: u64, max: u64) -> Result<Entry> {
+        if self.chain.layers.first().is_some_and(|l| l.image.hides_places()) {
+            return Ok(Entry { start: at, len: max, bits: PRESENT | DATA, ..Entry::default() });
+        }
+        let (depth, extent) = self
+            .chain
+            .extent(at, max)
+            .map_err(|e| e.context(format!("Failed to read image metadata at offset {at}")))?;
+        if extent.len == 0 {
+            return Err(Error::corrupt("an extent without a byte"));
+        }
+        let mut entry = Entry { start: at, len: extent.len, depth: depth as u32, ..Entry::default() };
+        let mapping = self.mapping(depth);
+        match extent.place {
+            _ if self.chain.layers.get(depth).is_some_and(|l| l.image.hides_places()) => entry.bits = PRESENT | DATA,
+            Place::Data { device, offset } => {
+                (entry.bits, entry.offset, entry.device) = (PRESENT | DATA | HAS_OFFSET, offset, device.0);
+                if let Some(run) = self.hole(depth, offset)? {
+                    entry.len = entry.len.min(run.len);
+                    entry.bits |= if run.data { 0 } else { ZERO };
+                }
+            }
+            Place::Packed(_) => entry.bits = PRESENT | DATA | COMPRESSED,
+            Place::Encrypted { .. } => entry.bits = PRESENT | DATA,
+            Place::Zero { at: Some((device, offset)) } => {
+                let stored = if mapping == Mapping::Reserved { DATA } else { 0 };
+                (entry.bits, entry.offset, entry.device) = (PRESENT | ZERO | HAS_OFFSET | stored, offset, device.0);
+            }
+            Place::Zero { at: None } => entry.bits = PRESENT | ZERO,
+            Place::Unallocated => {
+                entry.bits = ZERO;
+                let layer = self.chain.layers.get(depth).filter(|l| at < l.image.virtual_size());
+                if let Some((device, offset)) = layer.map_or(Ok(None), |l| l.image.reserved(at))? {
+                    (entry.bits, entry.offset, entry.device) = (ZERO | HAS_OFFSET, offset, device.0);
+                }
+            }
+        }
+        Ok(entry)
     }
 }

@@ -7,12 +7,12 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use instar_image::chain::Chain;
 use instar_image::error::Kind;
 use instar_image::machine::display_name;
-use instar_image::{Error, Extent, Machine, Mapping, Place, Result};
+use instar_image::{Error, Machine, Place, Result};
 use spin::Mutex;
 
 use crate::copy::files::Files;
 use crate::copy::plan::Part;
-use crate::stored::Stored;
+use crate::stored::{PRESENT, Stored};
 
 /// Bytes that are handed out together, and most of one pair.
 const BYTES: u64 = 4 << 20;
@@ -43,16 +43,6 @@ pub enum Event {
     NoStatus(Error),
     /// Data cannot be read.
     Unreadable(Error),
-}
-
-/// How an image holds a range, as far as `-s` looks at it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Status {
-    data: bool,
-    zero: bool,
-    allocated: bool,
-    compressed: bool,
-    ends: bool,
 }
 
 /// See the module.
@@ -124,12 +114,16 @@ impl<'a> Walk<'a> {
     fn pair(&self, at: u64, max: u64) -> core::result::Result<(u64, Option<Pair>), Event> {
         let one = self.side(0, at, max)?;
         let other = self.side(1, at, max)?;
-        if let (true, Some(one), Some(other)) = (self.strict, one, other)
-            && self.status(one).map_err(Event::NoStatus)? != self.status(other).map_err(Event::NoStatus)?
-        {
-            return Err(Event::Status);
+        let mut max = max;
+        if let (true, Some(one), Some(other)) = (self.strict, one, other) {
+            let (one, one_len) = self.status(one).map_err(Event::NoStatus)?;
+            let (other, other_len) = self.status(other).map_err(Event::NoStatus)?;
+            if one != other {
+                return Err(Event::Status);
+            }
+            max = max.min(one_len).min(other_len);
         }
-        let len = [one, other].iter().flatten().map(|part| part.extent.len).min().unwrap_or(max);
+        let len = [one, other].iter().flatten().map(|part| part.extent.len).min().unwrap_or(max).min(max);
         let place = |side: Option<Part>| side.map_or(Place::Unallocated, |part| part.extent.place);
         if self.files.same_bytes(place(one), place(other)).map_err(Event::NoStatus)? {
             return Ok((len, None));
@@ -161,34 +155,18 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn status(&self, part: Part) -> Result<Status> {
-        let Extent { at, len, place } = part.extent;
+    /// How an image holds what begins there, as far as `-s` looks at it: bits of the entry, whether any layer has it, and
+    /// whether it goes on to the disk's end; and for how many bytes that is so.
+    fn status(&self, part: Part) -> Result<((u32, bool, bool), u64)> {
         let size = self.sizes.get(part.source).copied().unwrap_or_default();
         let layers = self.chains.get(part.source).map_or(&[][..], |chain| &chain.layers);
-        let told = layers.get(part.depth).and_then(|layer| layer.image.told_at_once()).unwrap_or(u64::MAX).max(1);
-        let len = len.min(told - at % told);
-        let mut status = Status {
-            data: matches!(place, Place::Data { .. } | Place::Packed(_) | Place::Encrypted { .. }),
-            zero: matches!(place, Place::Zero { .. } | Place::Unallocated),
-            // What a backing file is too short for counts as if it were in it.
-            allocated: place != Place::Unallocated || part.depth + 1 < layers.len(),
-            compressed: matches!(place, Place::Packed(_)),
-            ends: at.saturating_add(len) >= size,
-        };
-        if layers.get(part.depth).is_some_and(|layer| layer.image.hides_places()) {
-            return Ok(Status { data: true, zero: false, allocated: true, compressed: false, ends: true });
-        }
-        let Some(stored) = self.stored.get(part.source) else { return Ok(status) };
-        match (stored.mapping(part.depth), place) {
-            (Mapping::Holes, Place::Data { offset, .. }) => {
-                if let Some(run) = stored.hole(part.depth, offset)? {
-                    status.zero = !run.data;
-                    status.ends &= run.len >= len;
-                }
-            }
-            (Mapping::Reserved, Place::Zero { at: Some(_) }) => status.data = true,
-            _ => {}
-        }
-        Ok(status)
+        let Some(stored) = self.stored.get(part.source) else { return Ok(((0, false, false), u64::MAX)) };
+        let entry = stored.entry(part.at, size.saturating_sub(part.at))?;
+        let depth = entry.depth as usize;
+        let told = layers.get(depth).and_then(|layer| layer.image.told_at_once()).unwrap_or(u64::MAX).max(1);
+        let len = entry.len.min(told - part.at % told);
+        // What a backing file is too short for counts as if it were in it.
+        let allocated = entry.bits & PRESENT != 0 || depth + 1 < layers.len();
+        Ok(((entry.bits & !PRESENT, allocated, part.at.saturating_add(len) >= size), len))
     }
 }

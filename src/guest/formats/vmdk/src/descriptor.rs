@@ -78,19 +78,19 @@ impl<'t> Descriptor<'t> {
         rest.get(..rest.iter().position(|b| *b == b'"')?)
     }
 
-    /// The hexadecimal number behind `key`; 0 where there is none.
-    fn number(&self, key: &str) -> u32 {
-        let digits = self.after(key).unwrap_or_default().iter().map_while(|b| char::from(*b).to_digit(16));
-        digits.fold(0, |number, digit| number << 4 | digit)
+    /// The hexadecimal number behind `key`.
+    fn number(&self, key: &str) -> Option<u32> {
+        let digits = self.after(key)?.iter().map_while(|b| char::from(*b).to_digit(16));
+        Some(digits.fold(0, |number, digit| number << 4 | digit))
     }
 
     /// Identifies the content.
-    pub fn cid(&self) -> u32 {
+    pub fn cid(&self) -> Option<u32> {
         self.number("CID=")
     }
 
     /// The parent's [`Descriptor::cid`] when the image was made; all ones: it has none.
-    pub fn parent_cid(&self) -> u32 {
+    pub fn parent_cid(&self) -> Option<u32> {
         self.number("parentCID=")
     }
 
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn what_a_text_says() {
         let text = Descriptor::new(TEXT);
-        assert_eq!((text.cid(), text.parent_cid()), (0x733e_bce2, 0xffff_ffff));
+        assert_eq!((text.cid(), text.parent_cid()), (Some(0x733e_bce2), Some(0xffff_ffff)));
         assert_eq!(text.create_type().expect("it is known"), "vmfs");
         assert_eq!(text.parent().as_deref(), Some(&b"base.vmdk"[..]));
         let extents = text.extents().expect("they are valid");

@@ -133,12 +133,16 @@ impl<'a> VmdkImage<'a> {
             size = size.checked_add(extent.part.len).ok_or_else(|| Error::malformed("File too large"))?;
         }
         let descriptor = Descriptor::new(&text);
+        let (Some(cid), Some(parent_cid)) = (descriptor.cid(), descriptor.parent_cid()) else {
+            let name = display_name(cx.name);
+            return Err(Error::malformed(format!("Could not open '{name}': Invalid argument")));
+        };
         Ok(Self {
             source,
             name: cx.name.to_vec(),
             size,
-            cid: descriptor.cid(),
-            parent_cid: descriptor.parent_cid(),
+            cid,
+            parent_cid,
             create_type,
             parent: descriptor.parent().filter(|name| !name.is_empty()),
             tables: Mutex::new((usize::MAX, Tables::new(source, device, 0))),

@@ -222,7 +222,7 @@ class TestRebase(InPlaceTestBase):
                 self.assertEqual(ours.read() == theirs.read(), True, name)
 
     def test_refused(self):
-        for fmt, first in (("qcow", ["-b", "old", "-F", "raw"]), ("vdi", [])):
+        for fmt, first in (("qcow", ["-b", "old", "-F", "raw"]), ("vdi", []), ("parallels", [])):
             for words in ([], ["-u"]):
                 self.overlay(fmt, *first)
                 self.assertEqual(self.both("top", "rebase", *words, "-f", fmt, "-b", "new", "-F", "raw", "top"), 1)
@@ -254,6 +254,35 @@ class TestResize(InPlaceTestBase):
         self.make("qemu-img", "create", "-q", "base", "8M", cwd=self.tmp)
         self.make("qemu-img", "create", "-q", "-f", "qed", "-b", "base", "-F", "raw", "target", "5M", cwd=self.tmp)
         self.assertEqual(self.both("target", "resize", "-f", "qed", "target", "6M"), 1)
+
+    def test_what_the_stock_tool_refuses(self):
+        """Growing and shrinking again and again, with writes by the stock tool between: the disk is as a raw one."""
+        for fmt, options in (("vdi", ""), ("vdi", "static=on"), ("parallels", ""), ("parallels", "cluster_size=4k")):
+            with self.subTest(fmt=fmt, options=options):
+                numbers = random.Random(7)
+                self.image(fmt, options)
+                disk = self.disk(fmt, "target")
+                for _ in range(8):
+                    size = numbers.choice((1, 3, 6, 9, 30, 150)) * (1 << 20) + 512 * numbers.randrange(3)
+                    words = ["--shrink"] if size < len(disk) else []
+                    done = self.run_instar("resize", "-f", fmt, *words, "target", str(size), cwd=self.tmp)
+                    self.assertEqual(done, ("Image resized.\n", "", 0))
+                    disk = disk[:size] + bytes(max(0, size - len(disk)))
+                    self.sound(fmt, "target")
+                    self.assertEqual(self.disk(fmt, "target") == disk, True, size)
+                    at, byte = numbers.randrange(size // 512) * 512, numbers.randrange(1, 256)
+                    length = min(size - at, 512 * numbers.randrange(1, 5000))
+                    self.io(fmt, "target", f"write -P {byte} {at} {length}")
+                    disk = disk[:at] + bytes([byte]) * length + disk[at + length :]
+                    self.assertEqual(self.disk(fmt, "target") == disk, True, (at, length))
+
+    def test_refused_by_ours_too(self):
+        for fmt in ("vdi", "parallels"):
+            self.image(fmt, "")
+            for words in (["--preallocation=metadata", "8M"], ["1E"]):
+                out, err, status = self.run_instar("resize", "-f", fmt, *words[:-1], "target", words[-1], cwd=self.tmp)
+                self.assertEqual((out, status), ("", 1))
+                self.assertTrue(err.startswith("instar: "), err)
 
 
 if __name__ == "__main__":

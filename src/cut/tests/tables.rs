@@ -159,3 +159,24 @@ fn resize_of_qed() {
     scenario.params.set("size", 9u64 << 20).set("preallocation", "off");
     assert!(scenario.run() >= 1);
 }
+
+fn resized(format: &'static str, options: &str, from: &str, writes: &[&str], to: u64) -> usize {
+    let folder = Folder::new();
+    folder.stock("qemu-img", &["create", "-q", "-f", format, "-o", options, "top", from]);
+    write(&folder, format, "top", writes);
+    let top = Image { name: "top", format, watch: Watch::Whole };
+    let mut scenario = Scenario::new("resize", folder, &[top]);
+    scenario.params.set("size", to).set("preallocation", "off").set("shrink", true).set("extensions", true);
+    scenario.run()
+}
+
+#[test]
+fn growing_and_shrinking() {
+    const MIB: u64 = 1 << 20;
+    let writes = ["write -P 7 3000k 1500k", "write -P 8 100k 30k", "write -P 9 5500k 100k"];
+    for to in [8 * MIB, 7 * MIB + 512, 3 * MIB + 512, 5 * MIB, 1 << 30] {
+        assert!(resized("vdi", "static=off", "6M", &writes, to) >= 1, "vdi {to}");
+        assert!(resized("parallels", "cluster_size=64k", "6M", &writes, to) >= 1, "parallels {to}");
+    }
+    assert!(resized("parallels", "cluster_size=512", "100k", &["write -P 7 0 20k"], 2 * MIB) > 5);
+}

@@ -45,10 +45,104 @@ impl Blocks {
         if (self.absent)(entry) { None } else { u64::from(entry).checked_mul(self.scale)?.checked_add(self.base) }
     }
 
+    /// Byte behind the table, before all blocks.
+    const fn table_end(&self) -> u64 {
+        self.table.offset.saturating_add(self.table.count.saturating_mul(4))
+    }
+
     /// The entry for a block at `offset`.
     fn entry(&self, offset: u64) -> Result<u32> {
         let entry = offset.checked_sub(self.base).and_then(|o| u32::try_from(o / self.scale).ok());
         entry.filter(|e| !(self.absent)(*e)).ok_or_else(|| Error::limit("the file gets too large"))
+    }
+
+    /// Calls `each` for every entry: its number and its value.
+    pub fn each(&self, machine: &dyn Machine, mut each: impl FnMut(u64, u32) -> Result<()>) -> Result<()> {
+        let mut pieces = Pieces::<4>::new(machine.source(), self.device);
+        let mut index = 0;
+        while index < self.table.count {
+            let entries = pieces.from(self.table, index)?;
+            for (entry, index) in entries.iter().zip(index..) {
+                each(index, u32::from_le_bytes(*entry))?;
+            }
+            index += entries.len().max(1) as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes entries, in ascending order of their numbers, and then they are stable.
+    pub fn patch(&self, machine: &dyn Machine, entries: &[(u64, u32)]) -> Result<()> {
+        let device = self.device;
+        let runs = entries.chunk_by(|(a, _), (b, _)| a + 1 == *b).map(|run| {
+            let first = run.first().map_or(0, |(number, _)| *number);
+            let data: Vec<u8> = run.iter().flat_map(|(_, entry)| entry.to_le_bytes()).collect();
+            Placed::Owned { device, offset: self.table.offset + first * 4, data }
+        });
+        let runs: Vec<Placed<'_>> = runs.collect();
+        let mut steps: Vec<Step<'_>> = runs.iter().map(Placed::as_step).collect();
+        steps.push(Step::Barrier { device });
+        machine.submit(&steps)
+    }
+
+    /// Copies what lies in blocks below byte `limit` to new blocks from `end` on; returns the new end. `count` is as of
+    /// [`BlockWriter::settle`]. No two entries are for the same block.
+    pub fn clear_below(
+        &self,
+        machine: &dyn Machine,
+        limit: u64,
+        mut end: u64,
+        mut count: impl FnMut(u64) -> Result<()>,
+    ) -> Result<u64> {
+        let device = self.device;
+        loop {
+            let mut found: Vec<(u64, u32)> = Vec::new();
+            self.each(machine, |number, entry| {
+                let offset = self.place(entry);
+                if offset.is_some_and(|offset| offset < self.table_end()) {
+                    return Err(misplaced());
+                }
+                let below = offset.is_some_and(|offset| offset < limit);
+                if below && found.len() < WAITING_MAX {
+                    found.push((number, entry));
+                }
+                Ok(())
+            })?;
+            if found.is_empty() {
+                return Ok(end);
+            }
+            for (_, entry) in &mut found {
+                let from_offset = self.place(*entry).unwrap_or_default();
+                *entry = self.entry(end)?;
+                machine.submit(&[Step::Copy {
+                    from: device,
+                    from_offset,
+                    to: device,
+                    to_offset: end,
+                    len: self.block,
+                    skip_zero: 0,
+                }])?;
+                end = end.checked_add(self.block).ok_or_else(|| Error::limit("the file gets too large"))?;
+            }
+            machine.submit(&[Step::Barrier { device }])?;
+            count(end)?;
+            self.patch(machine, &found)?;
+        }
+    }
+
+    /// Clears what a block that there is holds behind the end of the disk: a longer disk shows it.
+    pub fn clear_tail(&self, machine: &dyn Machine) -> Result<()> {
+        let inside = self.size % self.block;
+        let Some(number) = self.size.checked_sub(inside).map(|at| at / self.block).filter(|_| inside > 0) else {
+            return Ok(());
+        };
+        let entry = Pieces::<4>::new(machine.source(), self.device).entry(self.table, number)?;
+        let Some(offset) = entry.and_then(|entry| self.place(u32::from_le_bytes(entry))) else { return Ok(()) };
+        if offset < self.table_end() {
+            return Err(misplaced());
+        }
+        let (device, offset) = (self.device, offset.saturating_add(inside));
+        let zero = Step::Zero { device, offset, len: self.block - inside, unmap: false };
+        machine.submit(&[zero, Step::Barrier { device }])
     }
 
     /// Writes the table: `value(n)` is entry number `n`.
@@ -63,6 +157,10 @@ impl Blocks {
         }
         Ok(())
     }
+}
+
+fn misplaced() -> Error {
+    Error::corrupt("the table refers to a place where no block can be")
 }
 
 /// Places data in blocks.
@@ -144,7 +242,11 @@ impl<'a> BlockWriter<'a> {
         }
         let entry = state.pieces.entry(self.blocks.table, number)?;
         let entry = entry.ok_or_else(|| Error::corrupt("a block behind the end of the table"))?;
-        Ok(self.blocks.place(u32::from_le_bytes(entry)))
+        match self.blocks.place(u32::from_le_bytes(entry)) {
+            // What the table says of a place is not written to if it cannot be.
+            Some(offset) if offset < self.blocks.table_end() => Err(misplaced()),
+            place => Ok(place),
+        }
     }
 
     /// See [`crate::Writer::is_full`].
@@ -171,15 +273,7 @@ impl<'a> BlockWriter<'a> {
             machine.submit(&steps)?;
             machine.submit(&[Step::Barrier { device }])?;
         }
-        let runs = state.added.chunk_by(|(a, _), (b, _)| a + 1 == *b).map(|run| {
-            let first = run.first().map_or(0, |(number, _)| *number);
-            let data: Vec<u8> = run.iter().flat_map(|(_, entry)| entry.to_le_bytes()).collect();
-            Placed::Owned { device, offset: self.blocks.table.offset + first * 4, data }
-        });
-        let runs: Vec<Placed<'_>> = runs.collect();
-        let mut steps: Vec<Step<'_>> = runs.iter().map(Placed::as_step).collect();
-        steps.push(Step::Barrier { device });
-        machine.submit(&steps)?;
+        self.blocks.patch(machine, &state.added)?;
         state.added.clear();
         state.pieces.forget();
         Ok(())

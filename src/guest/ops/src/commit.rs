@@ -96,7 +96,8 @@ fn editor<'a>(
 /// Makes the lower image as large as the upper one, and looks at it anew.
 fn grow<'a>(opening: Opening<'a>, chain: &mut Chain<'a>, depth: usize, size: u64) -> Result<()> {
     let layer = chain.layers.get(depth).ok_or_else(|| Error::corrupt("no such layer"))?;
-    let resizer = layer.format.resizer().ok_or_else(|| {
+    let stock = opening.machine.is_stock();
+    let resizer = layer.format.resizer().filter(|resizer| !(stock && resizer.extension())).ok_or_else(|| {
         let name = layer.format.name();
         Error::unsupported("Block job failed: Operation not supported")
             .with_hint(format!("images of the format {name} keep their size"))

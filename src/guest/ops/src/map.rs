@@ -6,7 +6,7 @@ use instar_image::chain::Chain;
 use instar_image::machine::STREAM_MAX;
 use instar_image::{DeviceId, Error, Machine, Result, Value, Version};
 
-use crate::open::{ImageSpec, Opening, combine};
+use crate::open::{ImageSpec, Opening, combine, emit_warnings};
 use crate::stored::{Entry, HAS_OFFSET, PRESENT, Stored};
 
 /// Bytes of a record: start, length, offset (8 each), depth (4), bits (2), number of the file (2),
@@ -36,6 +36,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let image = ImageSpec::from_value(image)?;
     let chain = Opening { machine, version, data: true }.chain(&image)?;
     machine.seal()?;
+    emit_warnings(machine, core::slice::from_ref(&chain))?;
     let files = files(&chain);
     // The first piece: the files' names, with a NUL between two.
     let names: Vec<&[u8]> = files.iter().map(|(_, name)| name.as_slice()).collect();

@@ -178,6 +178,13 @@ impl<'a> Opening<'a> {
     }
 }
 
+/// Emits what the user is to be warned of in the images that were opened.
+pub fn emit_warnings(machine: &dyn Machine, chains: &[Chain<'_>]) -> Result<()> {
+    let layers = chains.iter().flat_map(|chain| &chain.layers);
+    let warnings: Vec<Value> = layers.flat_map(|l| l.image.warnings()).map(Value::from).collect();
+    if warnings.is_empty() { Ok(()) } else { machine.emit("warnings", &Value::List(warnings)) }
+}
+
 const EAGAIN: u32 = 11;
 
 /// Opens the backing file `stored` of the image called `above`; returns its device and its full name.

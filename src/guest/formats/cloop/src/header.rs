@@ -29,7 +29,7 @@ impl Header {
         if block == 0 {
             return Err(Error::malformed("block_size cannot be zero"));
         }
-        if !block.is_multiple_of(SECTOR) {
+        if !u64::from(block).is_multiple_of(SECTOR) {
             return Err(Error::malformed(format!("block_size {block} must be a multiple of 512")));
         }
         if block > BLOCK_MAX {

@@ -12,7 +12,7 @@ pub const HEADER_LEN: usize = 8;
 /// Bytes of a table entry.
 pub const ENTRY: u64 = 8;
 /// Bytes of a sector.
-pub const SECTOR: u32 = 512;
+pub const SECTOR: u64 = 512;
 /// Most bytes of a block (QEMU).
 pub const BLOCK_MAX: u32 = 64 << 20;
 /// Most bytes of a block as it is stored (QEMU).

@@ -22,8 +22,11 @@ use instar_image::{
 use spin::Mutex;
 
 use crate::header::Header;
-use crate::layout::SCRIPT;
+use crate::layout::{SCRIPT, SECTOR};
 use crate::packed::CloopUnpacker;
+
+/// Most bytes that one of deflate can stand for.
+const DEFLATE_RATIO: u64 = 1032;
 
 /// The format.
 pub struct Cloop;
@@ -79,14 +82,16 @@ impl Image for CloopImage<'_> {
         let mut table = self.table.lock();
         let mut entry = |i| Ok(table.entry(self.header.table, i)?.map_or(0, u64::from_be_bytes));
         let (offset, end) = (entry(index)?, entry(index + 1)?);
-        let place = Place::Packed(Packed {
-            device: self.device,
-            offset,
-            len: end.saturating_sub(offset).min(self.stored_max),
-            unit: self.header.block,
-            skip,
-        });
-        Ok(Extent { at, len: (self.header.block - skip).min(left), place })
+        let len = end.saturating_sub(offset).min(self.stored_max);
+        // What cannot become a block takes no memory of one.
+        let hopeless = self.header.block > len.saturating_mul(DEFLATE_RATIO);
+        let device = self.device;
+        let (rest, packed) = if hopeless {
+            (SECTOR - at % SECTOR, Packed { device, offset: 0, len: 0, unit: SECTOR, skip: at % SECTOR })
+        } else {
+            (self.header.block - skip, Packed { device, offset, len, unit: self.header.block, skip })
+        };
+        Ok(Extent { at, len: rest.min(left), place: Place::Packed(packed) })
     }
 
     fn describe(&self) -> Result<Description> {

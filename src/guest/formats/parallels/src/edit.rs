@@ -7,13 +7,12 @@ use alloc::vec::Vec;
 use instar_image::blocks::{BlockWriter, Blocks};
 use instar_image::check::Quiet;
 use instar_image::options::check_driver_options;
-use instar_image::pieces::Pieces;
 use instar_image::write::{Piece, Placed, Target, Writer};
 use instar_image::{CheckContext, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
 use spin::Mutex;
 
 use crate::header::Header;
-use crate::layout::{IN_USE, SECTOR, field, is_absent};
+use crate::layout::{IN_USE, SECTOR, field};
 use crate::{DRIVER_OPTIONS, check, extension};
 
 /// Opens them to be changed.
@@ -29,44 +28,34 @@ impl Editing for ParallelsEditing {
         if header.extension != 0 && cx.changes_content {
             return Err(Error::unsupported("the image has a format extension, which would not be kept up"));
         }
-        if header.in_use {
-            let report = check::run(&header, device, CheckContext { machine, findings: &mut Quiet })?;
-            // One is for the mark.
-            if report.corruptions > 1 {
-                return Err(Error::corrupt("the image was not closed, and is damaged"));
-            }
-        }
-        let blocks = Blocks {
-            device,
-            size: header.size,
-            block: header.cluster,
-            table: header.map,
-            base: 0,
-            scale: header.entry_unit,
-            absent: is_absent,
-        };
-        let end = end(&cx, &header, &blocks)?;
+        refuse_damaged(&header, &cx)?;
+        let blocks = header.blocks(device);
+        let end = end(machine, &header, &blocks)?;
         let blocks = BlockWriter::new(machine, blocks, end, false)?;
         Ok(Box::new(ParallelsEditor { machine, header, blocks, marked: Mutex::new(false) }))
     }
 }
 
-/// Byte behind the last cluster, where another one can be.
-fn end(cx: &EditContext<'_, '_>, header: &Header, blocks: &Blocks) -> Result<u64> {
-    let in_clusters = header.entry_unit == header.cluster;
-    let align = if in_clusters { header.cluster } else { SECTOR };
-    let mut end = header.map_end().max(u64::from(header.data) * SECTOR).next_multiple_of(align);
-    let mut pieces = Pieces::<4>::new(cx.machine.source(), cx.device);
-    let mut index = 0;
-    while index < header.map.count {
-        let entries = pieces.from(header.map, index)?;
-        if entries.is_empty() {
-            break;
+/// An image that was not closed is looked through before it is written to.
+pub fn refuse_damaged(header: &Header, cx: &EditContext<'_, '_>) -> Result<()> {
+    if header.in_use {
+        let report = check::run(header, cx.device, CheckContext { machine: cx.machine, findings: &mut Quiet })?;
+        // One is for the mark.
+        if report.corruptions > 1 {
+            return Err(Error::corrupt("the image was not closed, and is damaged"));
         }
-        let last = entries.iter().filter_map(|e| blocks.place(u32::from_le_bytes(*e))).max();
-        end = end.max(last.map_or(0, |offset| offset.saturating_add(header.cluster)));
-        index += entries.len() as u64;
     }
+    Ok(())
+}
+
+/// Byte behind the last cluster, where another one can be.
+pub fn end(machine: &dyn Machine, header: &Header, blocks: &Blocks) -> Result<u64> {
+    let mut end = header.align(header.map_end().max(u64::from(header.data) * SECTOR));
+    blocks.each(machine, |_, entry| {
+        let last = blocks.place(entry).map_or(0, |offset| offset.saturating_add(header.cluster));
+        end = end.max(last);
+        Ok(())
+    })?;
     Ok(end)
 }
 

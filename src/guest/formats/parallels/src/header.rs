@@ -1,12 +1,13 @@
 //! The header, parsed once into checked values.
 
+use instar_image::blocks::Blocks;
 use instar_image::pieces::Span;
 use instar_image::reader::Reader;
-use instar_image::{Error, OpenContext, Result, Version};
+use instar_image::{DeviceId, Error, OpenContext, Result, Version};
 
 use crate::layout::{
     ENTRIES_MAX, ENTRY, HEADER_LEN, IN_USE, MAGIC_CLUSTERS, MAGIC_SECTORS, SECTOR, SECTORS_MAX, TRACKS_MAX, VERSION,
-    field,
+    field, is_absent,
 };
 
 /// What the header says.
@@ -74,9 +75,27 @@ impl Header {
         })
     }
 
+    /// The map, of an image on `device`.
+    pub const fn blocks(&self, device: DeviceId) -> Blocks {
+        Blocks {
+            device,
+            size: self.size,
+            block: self.cluster,
+            table: self.map,
+            base: 0,
+            scale: self.entry_unit,
+            absent: is_absent,
+        }
+    }
+
     /// Byte offset of what a map entry refers to; 0: nothing.
     pub const fn place(&self, entry: u32) -> u64 {
         (entry as u64).saturating_mul(self.entry_unit)
+    }
+
+    /// The first byte from `offset` on where a cluster can begin.
+    pub const fn align(&self, offset: u64) -> u64 {
+        offset.next_multiple_of(if self.entry_unit == self.cluster { self.cluster } else { SECTOR })
     }
 
     /// Bytes of header and map.

@@ -39,6 +39,10 @@ pub const IN_USE: u32 = 0x746f_6e59;
 pub const SECTOR: u64 = 512;
 /// Bytes of a map entry.
 pub const ENTRY: u64 = 4;
+/// Heads of the geometry that is told of new images.
+pub const HEADS: u32 = 16;
+/// Sectors of each cylinder of it, over all heads.
+pub const PER_CYLINDER: u64 = 32 * HEADS as u64;
 /// Most sectors of a cluster (QEMU).
 pub const TRACKS_MAX: u32 = i32::MAX as u32 / 513;
 /// Most entries of the map (QEMU).

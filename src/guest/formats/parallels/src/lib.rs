@@ -13,6 +13,7 @@ mod extension;
 mod header;
 pub mod layout;
 mod map;
+mod resize;
 mod write;
 
 use alloc::boxed::Box;
@@ -21,7 +22,7 @@ use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
     CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Probe,
-    Result, SafetyCheck,
+    Resizer, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -66,6 +67,10 @@ impl Format for Parallels {
 
     fn editing(&self) -> Option<&dyn Editing> {
         Some(&edit::ParallelsEditing)
+    }
+
+    fn resizer(&self) -> Option<&dyn Resizer> {
+        Some(&resize::ParallelsResizer)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

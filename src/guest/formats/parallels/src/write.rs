@@ -10,15 +10,12 @@ use instar_image::write::{Piece, Placed, Target, Writer};
 use instar_image::{CreateContext, Creator, Error, Machine, Result, Step};
 
 use crate::layout::{
-    ENTRIES_MAX, ENTRY, HEADER_LEN, MAGIC_CLUSTERS, SECTOR, SECTORS_MAX, TRACKS_MAX, VERSION, field, is_absent,
+    ENTRIES_MAX, ENTRY, HEADER_LEN, HEADS, MAGIC_CLUSTERS, PER_CYLINDER, SECTOR, SECTORS_MAX, TRACKS_MAX, VERSION,
+    field, is_absent,
 };
 
 /// Bytes of a cluster where nothing is said.
 const CLUSTER: u64 = 1 << 20;
-/// Heads of the geometry.
-const HEADS: u32 = 16;
-/// Sectors of each cylinder of it, over all heads.
-const PER_CYLINDER: u64 = 32 * HEADS as u64;
 
 /// The options, in the order of `-o help`.
 pub const OPTIONS: &[OptionSpec] = &[

@@ -7,9 +7,8 @@ use alloc::vec::Vec;
 
 use instar_image::blocks::{BlockWriter, Blocks};
 use instar_image::options::check_driver_options;
-use instar_image::pieces::Pieces;
 use instar_image::write::{Piece, Placed, Target, Writer};
-use instar_image::{EditContext, Editing, Editor, Error, Machine, OpenContext, Result};
+use instar_image::{EditContext, Editing, Editor, Machine, OpenContext, Result};
 
 use crate::header::Header;
 use crate::layout::{BLOCK, field, is_absent};
@@ -22,36 +21,22 @@ impl Editing for VdiEditing {
         check_driver_options("vdi", cx.options, &[])?;
         let EditContext { machine, device, .. } = cx;
         let header = Header::read(&OpenContext::of_edit(&cx))?;
-        let end = header.data + used(machine, &cx, &header)? * BLOCK;
-        let blocks = Blocks {
-            device,
-            size: header.size,
-            block: BLOCK,
-            table: header.map,
-            base: header.data,
-            scale: BLOCK,
-            absent: is_absent,
-        };
+        header.check_order()?;
+        let blocks = header.blocks(device);
+        let end = header.data + used(machine, &blocks, &header)? * BLOCK;
         Ok(Box::new(VdiEditor { header, blocks: BlockWriter::new(machine, blocks, end, false)? }))
     }
 }
 
-/// Number of the first block of the file that nothing refers to, nor does any behind it.
-fn used(machine: &dyn Machine, cx: &EditContext<'_, '_>, header: &Header) -> Result<u64> {
-    let mut pieces = Pieces::<4>::new(machine.source(), cx.device);
-    let (mut used, mut index) = (u64::from(header.allocated), 0);
-    while index < header.map.count {
-        let entries = pieces.from(header.map, index)?;
-        if entries.is_empty() {
-            break;
+/// Number of the first block of the file that nothing refers to, nor to any behind it.
+pub fn used(machine: &dyn Machine, blocks: &Blocks, header: &Header) -> Result<u64> {
+    let mut used = u64::from(header.allocated);
+    blocks.each(machine, |_, entry| {
+        if !is_absent(entry) {
+            used = used.max(u64::from(entry) + 1);
         }
-        let present = entries.iter().map(|e| u32::from_le_bytes(*e)).filter(|e| !is_absent(*e));
-        used = used.max(present.max().map_or(0, |entry| u64::from(entry) + 1));
-        index += entries.len() as u64;
-    }
-    if used > header.map.count {
-        return Err(Error::corrupt("the block map refers to blocks that the image does not have"));
-    }
+        Ok(())
+    })?;
     Ok(used)
 }
 

@@ -2,12 +2,14 @@
 
 use alloc::format;
 
+use instar_image::blocks::Blocks;
 use instar_image::pieces::Span;
 use instar_image::reader::{Reader, is_zero};
-use instar_image::{Error, OpenContext, Result};
+use instar_image::{DeviceId, Error, OpenContext, Result};
 
 use crate::layout::{
-    BLOCK, BLOCKS_MAX, HEADER_LEN, SECTOR, SIGNATURE, SIGNATURE_AT, SIZE_MAX, TYPE_STATIC, VERSION_1_1, field,
+    BLOCK, BLOCKS_MAX, ENTRY, HEADER_LEN, SECTOR, SIGNATURE, SIGNATURE_AT, SIZE_MAX, TYPE_STATIC, VERSION_1_1, field,
+    is_absent,
 };
 
 /// What the header says.
@@ -84,6 +86,28 @@ impl Header {
             preallocated: read.le32(field::TYPE)? == TYPE_STATIC,
             allocated: read.le32(field::ALLOCATED)?,
         })
+    }
+
+    /// Header, map and blocks follow one another, so that none grows into another.
+    pub fn check_order(&self) -> Result<()> {
+        let map_end = self.map.offset.saturating_add(self.map.count.saturating_mul(ENTRY));
+        if self.map.offset >= HEADER_LEN as u64 && self.data >= map_end {
+            return Ok(());
+        }
+        Err(Error::unsupported("the block map does not lie between header and blocks"))
+    }
+
+    /// The map, of an image on `device`.
+    pub const fn blocks(&self, device: DeviceId) -> Blocks {
+        Blocks {
+            device,
+            size: self.size,
+            block: BLOCK,
+            table: self.map,
+            base: self.data,
+            scale: BLOCK,
+            absent: is_absent,
+        }
     }
 
     /// Byte offset of block `number` of the file.

@@ -13,6 +13,7 @@ mod edit;
 mod header;
 pub mod layout;
 mod map;
+mod resize;
 mod write;
 
 use alloc::boxed::Box;
@@ -21,7 +22,7 @@ use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
     CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, Mapping, OpenContext,
-    Probe, Result, SafetyCheck,
+    Probe, Resizer, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -60,6 +61,10 @@ impl Format for Vdi {
 
     fn editing(&self) -> Option<&dyn Editing> {
         Some(&edit::VdiEditing)
+    }
+
+    fn resizer(&self) -> Option<&dyn Resizer> {
+        Some(&resize::VdiResizer)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -16,7 +16,7 @@ use instar_image::{Backing, CreateContext, EditContext, Error, Format, Machine, 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
 use crate::copy::{self, Selection};
-use crate::open::Opening;
+use crate::open::{Opening, emit_warnings};
 use crate::option_help;
 use bitmaps::Wanted;
 use params::Params;
@@ -39,6 +39,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         }
         chains.push(chain);
     }
+    emit_warnings(machine, &chains)?;
     let name = params.target.format.as_deref().unwrap_or("raw");
     let format =
         if params.section.is_some() { option_help::format_to_write(name) } else { option_help::format_named(name) };

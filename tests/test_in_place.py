@@ -222,7 +222,7 @@ class TestRebase(InPlaceTestBase):
                 self.assertEqual(ours.read() == theirs.read(), True, name)
 
     def test_refused(self):
-        for fmt, first in (("qcow", ["-b", "old", "-F", "raw"]), ("vdi", [])):
+        for fmt, first in (("qcow", ["-b", "old", "-F", "raw"]), ("vdi", []), ("parallels", [])):
             for words in ([], ["-u"]):
                 self.overlay(fmt, *first)
                 self.assertEqual(self.both("top", "rebase", *words, "-f", fmt, "-b", "new", "-F", "raw", "top"), 1)

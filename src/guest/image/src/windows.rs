@@ -40,6 +40,14 @@ pub fn local_name(path: &str) -> Vec<u8> {
     path.strip_prefix("./").unwrap_or(&path).as_bytes().to_vec()
 }
 
+/// Random bytes as an identifier of version 4 (RFC 9562, 5.4), its numbers little-endian.
+#[must_use]
+pub const fn guid(mut random: [u8; 16]) -> [u8; 16] {
+    random[7] = random[7] & 0x0f | 0x40;
+    random[8] = random[8] & 0x3f | 0x80;
+    random
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,7 +34,7 @@ impl Geometry {
         Self {
             block: metadata.block,
             ratio: CHUNK_SECTORS * metadata.sector / metadata.block,
-            blocks: metadata.size.div_ceil(metadata.block),
+            blocks: metadata.blocks,
             size: metadata.size,
             bat: bat.at,
             differencing: metadata.backing.is_some(),
@@ -50,6 +50,12 @@ impl Geometry {
         }
     }
 
+    /// Entries that the region must have room for: of a disk without blocks, QEMU counts as many bitmaps as 32 bits
+    /// allow, and takes no table that is smaller.
+    pub fn entries_of_region(&self) -> u64 {
+        if self.blocks == 0 { u64::from(u32::MAX) / self.ratio } else { self.entries() }
+    }
+
     /// The entry of a payload block.
     pub const fn payload(&self, block: u64) -> u64 {
         block + block / self.ratio
@@ -60,7 +66,8 @@ impl Geometry {
         (block / self.ratio) * (self.ratio + 1) + self.ratio
     }
 
-    const fn is_bitmap(&self, entry: u64) -> bool {
+    /// Whether that entry is of a sector bitmap.
+    pub const fn is_bitmap(&self, entry: u64) -> bool {
         entry % (self.ratio + 1) == self.ratio
     }
 }

@@ -18,13 +18,15 @@ mod map;
 mod metadata;
 mod regions;
 mod view;
+mod write;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use instar_image::options::check_driver_options;
+use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, CheckContext, CheckReport, Description, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
+    Backing, CheckContext, CheckReport, Creator, Description, Extent, Format, Image, OpenContext, Probe, Result,
+    SafetyCheck,
 };
 
 use crate::bat::{Geometry, verify};
@@ -58,6 +60,18 @@ impl Format for Vhdx {
         open(&cx).map(|image| Box::new(image) as Box<dyn Image>)
     }
 
+    fn create_options(&self) -> &'static [OptionSpec] {
+        write::OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
+        write::SHOWN
+    }
+
+    fn creator(&self) -> Option<&dyn Creator> {
+        Some(&write::VhdxCreator)
+    }
+
     fn safety(&self) -> &'static [SafetyCheck] {
         &[
             SafetyCheck::Checked("the parent is opened by the host's policy"),
@@ -76,7 +90,7 @@ fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VhdxImage<'a>> {
     let regions = Regions::read(cx, &view, &header)?;
     let metadata = Metadata::read(cx, &view, regions.metadata)?;
     let geometry = Geometry::new(&metadata, regions.bat);
-    if geometry.entries() > regions.bat.len / 8 {
+    if geometry.entries_of_region() > regions.bat.len / 8 {
         return Err(invalid(cx));
     }
     let map = Map::new(view.clone(), geometry, metadata.sector);

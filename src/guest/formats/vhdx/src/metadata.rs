@@ -30,6 +30,8 @@ const NAMES: [&str; 3] = ["relative_path", "absolute_win32_path", "volume_path"]
 pub struct Metadata {
     /// Bytes of a payload block.
     pub block: u64,
+    /// Payload blocks of the disk.
+    pub blocks: u64,
     /// Bytes of the disk.
     pub size: u64,
     /// Bytes of a sector of the disk: sector bitmaps count in them.
@@ -116,7 +118,7 @@ impl Metadata {
             return Err(unsupported(cx));
         }
         let size = u64::from_le_bytes(size);
-        if !block.is_power_of_two() || !BLOCK_SIZES.contains(&block) || size == 0 || size > SIZE_MAX {
+        if !block.is_power_of_two() || !BLOCK_SIZES.contains(&block) || size > SIZE_MAX {
             return Err(invalid(cx));
         }
         let backing = match parent_at {
@@ -124,8 +126,7 @@ impl Metadata {
             _ => None,
         };
         // What is smaller than a sector at the end is not shown.
-        let size = size / SECTOR * SECTOR;
-        Ok(Self { block, size, sector, backing })
+        Ok(Self { block, blocks: size.div_ceil(block), size: size / SECTOR * SECTOR, sector, backing })
     }
 }
 

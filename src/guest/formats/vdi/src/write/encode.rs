@@ -13,13 +13,6 @@ const TEXT: &[u8] = b"<<< QEMU VM Virtual Disk Image >>>\n";
 /// Bytes of the header from its own length on.
 const LENGTH: u32 = 0x180;
 
-/// Random bytes as an identifier of version 4 (RFC 9562, 5.4), its numbers little-endian.
-pub fn guid(mut random: [u8; 16]) -> [u8; 16] {
-    random[7] = random[7] & 0x0f | 0x40;
-    random[8] = random[8] & 0x3f | 0x80;
-    random
-}
-
 /// The header of a disk with so many blocks in the file.
 pub fn header(spec: &Spec, allocated: u64) -> [u8; HEADER_LEN] {
     let mut bytes = [0; HEADER_LEN];

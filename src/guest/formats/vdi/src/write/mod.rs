@@ -9,6 +9,7 @@ use alloc::boxed::Box;
 use alloc::format;
 
 use instar_image::options::{OptionKind, OptionSpec, boolean, of_file};
+use instar_image::windows::guid;
 use instar_image::{CreateContext, Creator, Error, Result, Writer};
 
 use crate::layout::{BLOCK, ENTRY, HEADER_LEN, SECTOR, SIZE_MAX};
@@ -46,7 +47,7 @@ impl Spec {
                 "Unsupported VDI image size (size is 0x{size:x}, max supported is 0x{SIZE_MAX:x})"
             )));
         }
-        Ok(Self { size, all, ids: [encode::guid(cx.machine.random_id()), encode::guid(cx.machine.random_id())] })
+        Ok(Self { size, all, ids: [guid(cx.machine.random_id()), guid(cx.machine.random_id())] })
     }
 
     /// Blocks of the disk.

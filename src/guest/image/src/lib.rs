@@ -39,4 +39,4 @@ pub use instar_abi::record::Value;
 pub use machine::{DeviceId, Machine, RangePair, Read, Role, Run, Sink, Source, Stat, Step};
 pub use resize::{Preallocation, ResizeContext, Resizer};
 pub use version::Version;
-pub use write::{CreateContext, Creator, Packer, Piece, Target, Writer};
+pub use write::{CreateContext, Creator, Measure, Measured, Packer, Piece, Target, Writer};

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::options::Options;
-use crate::{Backing, DeviceId, Error, Machine, Result, Step, Version};
+use crate::{Backing, Bitmaps, DeviceId, Error, Machine, Result, Step, Version};
 
 /// What an image is made with. `'a` is the machine's lifetime; what has `'n` must be copied to be kept.
 pub struct CreateContext<'a, 'n> {
@@ -24,6 +24,26 @@ pub struct CreateContext<'a, 'n> {
     pub compressed: bool,
     /// Whose behaviour.
     pub version: Version,
+}
+
+/// What [`Creator::measure`] is told of an image that would be converted.
+pub trait Measured {
+    /// Bytes of all units of `unit` bytes that hold data.
+    fn data(&self, unit: u64) -> Result<u64>;
+
+    /// Its persistent bitmaps, if it can have any.
+    fn bitmaps(&self) -> Option<&dyn Bitmaps>;
+}
+
+/// Sizes of a file in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measure {
+    /// With what there is.
+    pub required: u64,
+    /// With data everywhere.
+    pub fully_allocated: u64,
+    /// And so much for the bitmaps, if there may be any.
+    pub bitmaps: Option<u64>,
 }
 
 /// Makes images.
@@ -57,6 +77,11 @@ pub trait Creator: Sync {
     /// Images made with these options can be filled: the stock tool makes some that it refuses to open then.
     fn can_be_filled(&self, _options: &Options) -> Result<()> {
         Ok(())
+    }
+
+    /// How large a file such an image needs. `source`: what would be converted into it. `None`: the format cannot tell.
+    fn measure(&self, _cx: &CreateContext<'_, '_>, _source: Option<&dyn Measured>) -> Option<Result<Measure>> {
+        None
     }
 
     /// What is said of a backing format that nobody knows.

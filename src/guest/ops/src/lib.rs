@@ -15,6 +15,7 @@ mod copy;
 pub mod create;
 pub mod info;
 pub mod map;
+pub mod measure;
 pub mod open;
 mod option_help;
 pub mod rebase;
@@ -36,6 +37,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("resize", resize::run),
     ("map", map::run),
     ("compare", compare::run),
+    ("measure", measure::run),
     ("check", check::run),
 ];
 

@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use instar_image::options::{OptionKind, OptionSpec};
 use instar_image::write::{Piece, Placed, Target, Writer};
 use instar_image::{
-    CreateContext, Creator, DeviceId, EditContext, Editing, Editor, Error, Kind, Machine, Preallocation, ResizeContext,
-    Resizer, Result, Step,
+    CreateContext, Creator, DeviceId, EditContext, Editing, Editor, Error, Kind, Machine, Measure, Measured,
+    Preallocation, ResizeContext, Resizer, Result, Step,
 };
 
 use crate::SECTOR;
@@ -37,6 +37,10 @@ const BLOCK: u64 = 4096;
 pub struct RawCreator;
 
 impl Creator for RawCreator {
+    fn measure(&self, cx: &CreateContext<'_, '_>, _source: Option<&dyn Measured>) -> Option<Result<Measure>> {
+        Some(Ok(Measure { required: cx.size, fully_allocated: cx.size, bitmaps: None }))
+    }
+
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
         let stat = cx.machine.stat(cx.device)?;
         if stat.block_device {

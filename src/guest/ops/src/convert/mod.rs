@@ -21,6 +21,8 @@ use crate::option_help;
 use bitmaps::Wanted;
 use params::Params;
 
+pub use params::selector;
+
 /// Disks are whole sectors of so many bytes.
 const SECTOR: u64 = 512;
 

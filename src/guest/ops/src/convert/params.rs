@@ -86,7 +86,7 @@ impl Params {
 }
 
 /// `-l` takes a name or id, or `snapshot.id=..,snapshot.name=..`.
-fn selector(text: &str) -> SnapshotSelector {
+pub fn selector(text: &str) -> SnapshotSelector {
     if !text.starts_with("snapshot.") {
         return SnapshotSelector::IdOrName(text.as_bytes().to_vec());
     }

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod generate;
 pub mod info;
 pub mod map;
+pub mod measure;
 pub mod option_list;
 pub mod rebase;
 pub mod resize;
@@ -41,6 +42,7 @@ pub const COMMANDS: &[&Command] = &[
     &dd::COMMAND,
     &info::COMMAND,
     &map::COMMAND,
+    &measure::COMMAND,
     &rebase::COMMAND,
     &resize::COMMAND,
     &commit::COMMAND,
@@ -52,7 +54,7 @@ pub const COMMANDS: &[&Command] = &[
 ];
 
 /// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "measure", "snapshot"];
+pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

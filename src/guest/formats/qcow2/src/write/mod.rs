@@ -11,6 +11,7 @@ mod clusters;
 mod fresh;
 mod header;
 mod linear;
+mod measure;
 mod refcounts;
 mod reserved;
 mod spec;
@@ -18,7 +19,7 @@ mod spec;
 use alloc::boxed::Box;
 
 use instar_image::options::{OptionKind, OptionSpec, Options};
-use instar_image::{CreateContext, Creator, DeviceId, Machine, Result, Writer};
+use instar_image::{CreateContext, Creator, DeviceId, Machine, Measure, Measured, Result, Writer};
 
 use crate::layout::{L1_ENTRY, OFLAG_COPIED};
 use spec::{Preallocation, Spec};
@@ -89,6 +90,10 @@ pub const SHOWN: &[(&str, Option<&str>)] = &[
 pub struct Qcow2Creator;
 
 impl Creator for Qcow2Creator {
+    fn measure(&self, cx: &CreateContext<'_, '_>, source: Option<&dyn Measured>) -> Option<Result<Measure>> {
+        Some(measure::measure(cx, source))
+    }
+
     fn keeps_bitmaps(&self, options: &Options) -> bool {
         !matches!(options.get("compat"), Some("0.10" | "v2"))
     }

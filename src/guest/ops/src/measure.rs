@@ -1,0 +1,94 @@
+//! `measure`: how large a file an image would need.
+
+use alloc::vec::Vec;
+
+use instar_image::chain::Chain;
+use instar_image::options::Options;
+use instar_image::{
+    Backing, Bitmaps, CreateContext, DeviceId, Error, Machine, Measure, Measured, Result, Value, Version,
+};
+
+use crate::convert::selector;
+use crate::open::{ImageSpec, Opening};
+use crate::option_help;
+use crate::stored::{DATA, PRESENT, Stored, ZERO};
+
+/// QEMU counts disks in sectors of this many bytes.
+const SECTOR: u64 = 512;
+
+/// Measures; exit status 0. The sizes are emitted.
+pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
+    let format = option_help::format_named(params.text("format").unwrap_or("raw"))?;
+    let creator = option_help::creator_of(format)?;
+    let texts: Vec<&str> = params
+        .list("options")
+        .iter()
+        .filter_map(|option| match option {
+            Value::Bytes(bytes) => core::str::from_utf8(bytes).ok(),
+            _ => None,
+        })
+        .collect();
+    let options = Options::parse(&texts, format.create_options())?;
+    let mut chain = match params.get("image") {
+        Some(image) => Some(Opening { machine, version, data: true }.chain(&ImageSpec::from_value(image)?)?),
+        None => None,
+    };
+    if let (Some(wanted), Some(top)) = (params.text("snapshot"), chain.as_mut().and_then(|c| c.layers.first_mut())) {
+        top.image.select_snapshot(&selector(wanted))?;
+    }
+    machine.seal()?;
+    let size = chain.as_ref().map_or_else(|| params.u64("size").unwrap_or(0), Chain::virtual_size);
+    let size = size.checked_next_multiple_of(SECTOR).ok_or_else(|| Error::limit("File too large"))?;
+    let backing = options.get("backing_file").map(|name| Backing { name: name.as_bytes().to_vec(), format: None });
+    let cx = CreateContext {
+        machine,
+        device: DeviceId(0),
+        data_device: None,
+        size,
+        options: &options,
+        backing,
+        compressed: false,
+        version,
+    };
+    let source = match &chain {
+        Some(chain) => Some(Source { chain, stored: Stored::of(machine, chain)? }),
+        None => None,
+    };
+    let measured = creator.measure(&cx, source.as_ref().map(|source| source as &dyn Measured)).ok_or_else(|| {
+        Error::unsupported(alloc::format!("Block driver '{}' does not support size measurement", format.name()))
+    })?;
+    let Measure { required, fully_allocated, bitmaps } = measured?;
+    let mut sizes = Value::map();
+    if let Some(bitmaps) = bitmaps {
+        sizes.set("bitmaps", bitmaps);
+    }
+    sizes.set("required", required).set("fully-allocated", fully_allocated);
+    machine.emit("sizes", &sizes)?;
+    Ok(0)
+}
+
+struct Source<'a> {
+    chain: &'a Chain<'a>,
+    stored: Stored<'a>,
+}
+
+impl Measured for Source<'_> {
+    fn data(&self, unit: u64) -> Result<u64> {
+        let size = self.chain.virtual_size();
+        let (mut at, mut data) = (0u64, 0u64);
+        while at < size {
+            let entry = self.stored.entry(at, size - at).map_err(|_| Error::malformed("Unable to get block status"))?;
+            let mut end = at.saturating_add(entry.len);
+            if entry.bits & (DATA | PRESENT | ZERO) == DATA | PRESENT {
+                end = end.div_ceil(unit).saturating_mul(unit);
+                data = data.saturating_add(end - at / unit * unit);
+            }
+            at = end;
+        }
+        Ok(data)
+    }
+
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
+        self.chain.layers.first().and_then(|layer| layer.image.bitmaps())
+    }
+}

@@ -1,0 +1,112 @@
+//! `measure`
+
+use instar_abi::record::Value;
+use instar_render::escape::terminal;
+use instar_vmm::target::Cache;
+
+use super::Command;
+use super::option_list;
+use crate::getopt::{Opt, Parsed};
+use crate::image_name::ImageName;
+use crate::program::{Defaults, Exit, Program, Silent, image_params};
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "measure",
+    about: "Calculate the file size that a new image needs.",
+    operands: "(--size SIZE | FILE)",
+    options: &[
+        Opt {
+            long: "target-format",
+            also: &[],
+            short: Some('O'),
+            argument: Some("FMT"),
+            help: "the new image's format: raw if not given",
+        },
+        Opt { long: "options", also: &[], short: Some('o'), argument: Some("OPTS"), help: "the format's options" },
+        Opt { long: "size", also: &[], short: Some('s'), argument: Some("SIZE"), help: "the disk's size" },
+        Opt {
+            long: "format",
+            also: &[],
+            short: Some('f'),
+            argument: Some("FMT"),
+            help: "the format of FILE; found out if not given",
+        },
+        Opt { long: "image-opts", also: &[], short: None, argument: None, help: "FILE is a list of options" },
+        Opt {
+            long: "snapshot",
+            also: &[],
+            short: Some('l'),
+            argument: Some("SNAPSHOT"),
+            help: "measure what this snapshot of FILE needs",
+        },
+        Opt { long: "output", also: &[], short: None, argument: Some("human|json"), help: "how it is shown" },
+        Opt {
+            long: "force-share",
+            also: &[],
+            short: Some('U'),
+            argument: None,
+            help: "also while another program writes to FILE",
+        },
+        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+    ],
+    stock: true,
+    run,
+};
+
+fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
+    let json = super::info::wants_json(program, parsed)?;
+    let size = parsed.text("size").map(|text| program.size(&text, "image size", 0..=i64::MAX as u64)).transpose()?;
+    super::info::check_objects(program, parsed)?;
+    let of_file = parsed.has("image-opts") || parsed.has("format") || parsed.has("snapshot");
+    let wrong = [
+        (parsed.operands.len() > 1, "At most one filename argument is allowed."),
+        (parsed.operands.is_empty() && of_file, "--image-opts, -f, and -l require a filename argument."),
+        (parsed.operands.is_empty() && size.is_none(), "Either --size N or one filename must be specified."),
+        (!parsed.operands.is_empty() && size.is_some(), "--size N cannot be used together with a filename."),
+        (parsed.has("image-opts") && parsed.has("format"), "--image-opts and --format are mutually exclusive"),
+    ];
+    if let Some((_, text)) = wrong.iter().find(|(is, _)| *is) {
+        return Err(program.fail(text));
+    }
+    let share = parsed.has("force-share");
+    let mut params = program.params("measure");
+    params
+        .set("force-share", share)
+        .set("format", parsed.text("target-format").unwrap_or_else(|| "raw".to_string()))
+        .set("options", option_list::params(parsed));
+    if let Some(snapshot) = parsed.text("snapshot") {
+        params.set("snapshot", snapshot);
+    }
+    if let Some(size) = size {
+        params.set("size", size);
+    }
+    let mut devices = Vec::new();
+    let mut subject = String::from("measure");
+    if let Some(operand) = parsed.operands.first() {
+        subject = terminal(operand.as_encoded_bytes());
+        let image = if parsed.has("image-opts") {
+            ImageName::from_options(operand, program.version)
+        } else {
+            ImageName::plain(operand, parsed.text("format"), program.version)
+        };
+        let image = image.map_err(|e| program.fail(&format!("Could not open '{subject}': {e}")))?;
+        devices.push(program.open_source(&image, Cache::default(), share)?);
+        params.set("image", image_params(&image, 0));
+    }
+    let (status, results) = program.run(&params, devices, 1, &Defaults::METADATA, &subject, &Silent)?;
+    if let Some(sizes) = results.get("sizes").filter(|_| status == 0) {
+        program.print(&text(sizes, json))?;
+    }
+    Ok(status)
+}
+
+fn text(sizes: &Value, json: bool) -> String {
+    if json {
+        return instar_render::json::print(sizes);
+    }
+    let line = |what: &str, key| sizes.u64(key).map(|size| format!("{what}: {size}\n")).unwrap_or_default();
+    line("required size", "required")
+        + &line("fully allocated size", "fully-allocated")
+        + &line("bitmaps size", "bitmaps")
+}

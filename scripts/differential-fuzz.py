@@ -22,16 +22,19 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the first case")
     parser.add_argument("--operations", type=int, default=4, help="most operations on one chain")
     parser.add_argument("--only", default=",".join(chains.OPERATIONS), help="kinds of operations, with commas")
-    parser.add_argument("--mixed", action="store_true", help="chains of every format that the stock tool puts in one")
+    parser.add_argument(
+        "--mixed", nargs="?", default="", const=",".join(chains.BELOW), help="chains of these formats; all if none is named"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--fail-fast", action="store_true")
     asked = parser.parse_args()
+    mixed = tuple(name for name in asked.mixed.split(",") if name)
     binary, kinds = str(Path(asked.instar).resolve()), asked.only.split(",")
     failed, died, missing = 0, 0, []
     with ThreadPoolExecutor(asked.jobs) as pool:
         seeds = range(asked.seed, asked.seed + asked.iterations)
         tasks = {
-            pool.submit(chains.one, s, binary, asked.isolation, kinds, asked.operations, asked.mixed): s for s in seeds
+            pool.submit(chains.one, s, binary, asked.isolation, kinds, asked.operations, mixed): s for s in seeds
         }
         for task in as_completed(tasks):
             error = task.exception()

@@ -1,10 +1,15 @@
 """Every release of qemu-img that can be had, in its own words: the baselines of the commands that have no file with a
 matrix of their own, and of the functions that read them."""
 
+import os
 import unittest
 
-from tests.base import InstarTestBase
+from tests.base import ROOT, InstarTestBase
+from tests.helpers import baselines, cases
 from tests.helpers.baseline_matrix import baseline_matrix
+
+BINARIES = ROOT / "instar-testdata/qemu-img-binaries" / os.uname().machine
+EVERY = 25
 
 TestCheckBaselineMatrix = baseline_matrix("check")
 TestCompareBaselineMatrix = baseline_matrix("compare")
@@ -36,6 +41,43 @@ class TestProfiles(InstarTestBase):
     def test_what_there_is_not_is_not_found(self):
         with self.assertRaises(FileNotFoundError):
             self.get_expected_output("nosuch", "profile-5-2-0")
+
+
+def _agrees(command, version):
+    """A test that a release still says what is written down of it. Of a few cases, others for each release; of all where
+    INSTAR_ALL_BASELINES is set."""
+
+    def test(self):
+        every = 1 if "INSTAR_ALL_BASELINES" in os.environ else EVERY
+        first = baselines.version_key(version)[-1] + len(command)
+        binary = BINARIES / version / "qemu-img"
+        chosen = [case for case in cases.cases(command) if case.has(version)]
+        compared = 0
+        for case in chosen[first % every :: every] if len(chosen) > every else chosen:
+            profile = baselines.version_map()[f"{command}-{case.target}"]["version_to_profile"][version]
+            folder = self.path(f"{case.target}-{case.name}")
+            os.mkdir(folder)
+            said = baselines.run_case(case, folder, lambda argv, cwd: self.run_tool([binary, *argv], cwd=cwd))
+            expected = baselines.expected(case.name, profile, command, case.target)
+            self.assertEqual(said, expected, f"{case.target} {case.name}")
+            compared += 1
+        self.assertGreater(compared, 0)
+
+    return test
+
+
+class TestStockBinaries(InstarTestBase):
+    """`test_<command>_<version>`: the baselines, and the releases that are on this machine."""
+
+    def test_the_installed_release_is_one_of_them(self):
+        known = baselines.version_map()["info-qcow2"]["version_to_profile"]
+        self.assertIn(self.qemu_version, known)
+
+
+for _binary in sorted(BINARIES.glob("*/qemu-img")):
+    for _command in cases.commands():
+        _name = f"test_{_command}_{_binary.parent.name}".replace(".", "_")
+        setattr(TestStockBinaries, _name, _agrees(_command, _binary.parent.name))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,10 @@ _sum = zlib.compress(bytes(BLOCK))
 ODD = {
     "empty": b"",
     "text": b"x" * 300,
-    **{f"block-{n}": _claims(block=n) for n in (0, 1, 511, 512, 513, 1000, 1024, (64 << 20) + 512, 1 << 31, (1 << 32) - 512)},
+    **{
+        f"block-{n}": _claims(block=n)
+        for n in (0, 1, 511, 512, 513, 1000, 1024, (64 << 20) + 512, 1 << 31, (1 << 32) - 512)
+    },
     **{f"count-{n}": _claims(count=n) for n in (0, 1, 4, 6, 100, 1 << 26, 0x3FFFFFF, 0x4000000, 0x1FFFFFFE)},
     **{f"count-{n}": _claims(count=n) for n in (0x1FFFFFFF, 0x20000000, 1 << 31, (1 << 32) - 1)},
     **{f"first-at-{n}": _offset(0, n) for n in (0, 1, 184, 185, 1 << 31, 1 << 63, (1 << 64) - 1)},

@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from tests.base import ISOLATION, InstarTestBase
+from tests.base import InstarTestBase
 from tests.helpers import chains, images
 from tests.helpers.baseline_matrix import baseline_matrix
 
@@ -118,14 +118,6 @@ class TestCommitSuccessPaths(CommitTest):
         expected = chains.content("mid", "qcow2", self.path("theirs"), "-l", "before")
         self.assertEqual(chains.content("mid", "qcow2", self.tmp, "-l", "before"), expected)
         self.assert_check_clean(self.path("mid"))
-
-
-class TestCommitRoundTrip(CommitTest):
-    def test_random_chains(self):
-        """Like the stock tool in everything that can be seen; scripts/differential-fuzz.py does as many as wanted."""
-        for seed in range(100):
-            with self.subTest(seed=seed):
-                chains.one(seed, self.get_instar_binary(), ISOLATION, ("commit",))
 
 
 TestCommitBaselineMatrix = baseline_matrix("commit")

@@ -134,6 +134,29 @@ class TestConvert(InPlaceTestBase):
                 self.assertEqual(self.disk(fmt, "ours") == self.disk("qcow2", "top"), True)
                 self.assertEqual(self.disk(fmt, "theirs") == self.disk("qcow2", "top"), True)
 
+    def test_more_than_waits_in_memory(self):
+        """So many clusters that their entries are written while data still comes: into new images, and existing ones."""
+        size = 160 << 20
+        block = random.Random(5).randbytes(1 << 20)
+        with open(self.path("source"), "wb") as file:
+            for number in range(size >> 20):
+                file.write(bytes([number]) + block[1:])
+        for fmt, options in (("qed", "cluster_size=4k"), ("qcow", "encryption=off"), ("parallels", "cluster_size=1k")):
+            with self.subTest(fmt=fmt):
+                # The check of QED counts leaks where there are none, of so many tables.
+                self.run_qemu_img("convert", "-o", options, "-O", fmt, "source", "theirs", cwd=self.tmp)
+                sound = self.run_qemu_img("check", "-f", fmt, "theirs", cwd=self.tmp)
+                os.unlink(self.path("theirs"))
+                for words in (["-o", options], ["-n"]):
+                    done = self.run_instar("convert", *words, "-O", fmt, "source", "large", cwd=self.tmp)
+                    self.assertEqual(done, ("", "", 0))
+                    checked = self.run_qemu_img("check", "-f", fmt, "large", cwd=self.tmp)
+                    self.assertEqual(checked[2], sound[2], checked)
+                    self.make("qemu-img", "compare", "-f", "raw", "-F", fmt, "source", "large", cwd=self.tmp)
+                    # An empty one for the second time.
+                    self.make("qemu-img", "create", "-q", "-f", fmt, "-o", options, "large", str(size), cwd=self.tmp)
+                os.unlink(self.path("large"))
+
 
 class TestCommit(InPlaceTestBase):
     def test_into(self):
@@ -222,7 +245,7 @@ class TestRebase(InPlaceTestBase):
                 self.assertEqual(ours.read() == theirs.read(), True, name)
 
     def test_refused(self):
-        for fmt, first in (("qcow", ["-b", "old", "-F", "raw"]), ("vdi", [])):
+        for fmt, first in (("qcow", ["-b", "old", "-F", "raw"]), ("vdi", []), ("parallels", [])):
             for words in ([], ["-u"]):
                 self.overlay(fmt, *first)
                 self.assertEqual(self.both("top", "rebase", *words, "-f", fmt, "-b", "new", "-F", "raw", "top"), 1)

@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from tests.base import ISOLATION, InstarTestBase
+from tests.base import InstarTestBase
 from tests.helpers import chains, images
 from tests.helpers.baseline_matrix import baseline_matrix
 
@@ -198,12 +198,6 @@ class TestRebaseRoundTrip(RebaseTest):
             self.assertEqual(self.run_instar_rebase(self.path("top.qcow2"), *argv), ("", "", 0))
             self.assertEqual(chains.content("top.qcow2", "qcow2", self.tmp), before, new)
             self.assert_check_clean(self.path("top.qcow2"))
-
-    def test_random_chains(self):
-        """Like the stock tool in everything that can be seen; scripts/differential-fuzz.py does as many as wanted."""
-        for seed in range(100):
-            with self.subTest(seed=seed):
-                chains.one(seed, self.get_instar_binary(), ISOLATION, ("rebase",))
 
 
 TestRebaseBaselineMatrix = baseline_matrix("rebase")

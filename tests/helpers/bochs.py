@@ -18,7 +18,9 @@ def image(size, sectors, extent=4096, order=(), entries=None, catalog_len=None, 
     """A file; `sectors` maps a sector's number to its bytes, `order` says in which order extents lie in the file."""
     per = extent // 512
     fields.setdefault("bitmap", max(1, -(-per // 8)))
-    used = sorted({number // per for number in sectors}, key=lambda n: (order.index(n) if n in order else len(order), n))
+    used = sorted(
+        {number // per for number in sectors}, key=lambda n: (order.index(n) if n in order else len(order), n)
+    )
     count = -(-size // extent) if catalog_len is None else catalog_len
     catalog = [EMPTY] * count
     body = b""
@@ -36,4 +38,6 @@ def image(size, sectors, extent=4096, order=(), entries=None, catalog_len=None, 
     for index, value in (entries or {}).items():
         catalog[index] = value
     claimed = fields.pop("catalog", count)
-    return header(size, claimed, extent=fields.pop("claim", extent), **fields) + struct.pack(f"<{count}I", *catalog) + body
+    return (
+        header(size, claimed, extent=fields.pop("claim", extent), **fields) + struct.pack(f"<{count}I", *catalog) + body
+    )

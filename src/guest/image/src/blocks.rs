@@ -45,6 +45,11 @@ impl Blocks {
         if (self.absent)(entry) { None } else { u64::from(entry).checked_mul(self.scale)?.checked_add(self.base) }
     }
 
+    /// Byte behind the table, before all blocks.
+    const fn table_end(&self) -> u64 {
+        self.table.offset.saturating_add(self.table.count.saturating_mul(4))
+    }
+
     /// The entry for a block at `offset`.
     fn entry(&self, offset: u64) -> Result<u32> {
         let entry = offset.checked_sub(self.base).and_then(|o| u32::try_from(o / self.scale).ok());
@@ -92,7 +97,11 @@ impl Blocks {
         loop {
             let mut found: Vec<(u64, u32)> = Vec::new();
             self.each(machine, |number, entry| {
-                let below = self.place(entry).is_some_and(|offset| offset < limit);
+                let offset = self.place(entry);
+                if offset.is_some_and(|offset| offset < self.table_end()) {
+                    return Err(misplaced());
+                }
+                let below = offset.is_some_and(|offset| offset < limit);
                 if below && found.len() < WAITING_MAX {
                     found.push((number, entry));
                 }
@@ -128,6 +137,9 @@ impl Blocks {
         };
         let entry = Pieces::<4>::new(machine.source(), self.device).entry(self.table, number)?;
         let Some(offset) = entry.and_then(|entry| self.place(u32::from_le_bytes(entry))) else { return Ok(()) };
+        if offset < self.table_end() {
+            return Err(misplaced());
+        }
         let (device, offset) = (self.device, offset.saturating_add(inside));
         let zero = Step::Zero { device, offset, len: self.block - inside, unmap: false };
         machine.submit(&[zero, Step::Barrier { device }])
@@ -145,6 +157,10 @@ impl Blocks {
         }
         Ok(())
     }
+}
+
+fn misplaced() -> Error {
+    Error::corrupt("the table refers to a place where no block can be")
 }
 
 /// Places data in blocks.
@@ -226,7 +242,11 @@ impl<'a> BlockWriter<'a> {
         }
         let entry = state.pieces.entry(self.blocks.table, number)?;
         let entry = entry.ok_or_else(|| Error::corrupt("a block behind the end of the table"))?;
-        Ok(self.blocks.place(u32::from_le_bytes(entry)))
+        match self.blocks.place(u32::from_le_bytes(entry)) {
+            // What the table says of a place is not written to if it cannot be.
+            Some(offset) if offset < self.blocks.table_end() => Err(misplaced()),
+            place => Ok(place),
+        }
     }
 
     /// See [`crate::Writer::is_full`].

@@ -225,6 +225,11 @@ pub trait Format: Sync {
         Err(Error::unsupported(alloc::format!("instar cannot read the {} format", self.name())))
     }
 
+    /// Its images are in several files, which are opened whatever the command wants of them.
+    fn opens_extents(&self) -> bool {
+        false
+    }
+
     /// The same for `check`, which wants to see damage that keeps an image from being opened else.
     fn open_to_check<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         self.open(cx)

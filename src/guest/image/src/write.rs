@@ -238,3 +238,52 @@ impl Placed<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    const TO: DeviceId = DeviceId(7);
+
+    /// Where the pieces of `piece` at byte `at` of a disk of 10 blocks of 10 bytes go: offset in the piece, length, place.
+    fn spread(piece: Piece<'_>, at: u64, places: &[(u64, u64)]) -> Vec<(u64, u64, u64)> {
+        let mut steps = Vec::new();
+        let find = |block| Ok(places.iter().find(|(number, _)| *number == block).map(|(_, offset)| *offset));
+        piece.spread((at, 100), 10, TO, &mut steps, find).expect("nothing fails");
+        let of = |step: &Placed<'_>| match (step.as_step(), piece) {
+            (Step::Copy { from_offset, to_offset, len, to: TO, .. }, Piece::Copy(_, base, _)) => {
+                (from_offset - base, len, to_offset)
+            }
+            (Step::Write { device: TO, offset, data }, Piece::Data(all)) => {
+                let skip = data.as_ptr() as usize - all.as_ptr() as usize;
+                (skip as u64, data.len() as u64, offset)
+            }
+            (Step::Zero { device: TO, offset, len, .. }, Piece::Zero(_)) => (0, len, offset),
+            other => panic!("{other:?}"),
+        };
+        steps.iter().map(of).collect()
+    }
+
+    #[test]
+    fn blocks_that_follow_one_another_are_written_at_once() {
+        let copy = |len| Piece::Copy(DeviceId(1), 5000, len);
+        assert_eq!(spread(copy(30), 0, &[(0, 100), (1, 110), (2, 120)]), [(0, 30, 100)]);
+        assert_eq!(spread(copy(30), 0, &[(0, 100), (1, 120), (2, 130)]), [(0, 10, 100), (10, 20, 120)]);
+        assert_eq!(spread(copy(25), 3, &[(0, 100), (1, 110), (2, 50)]), [(0, 17, 103), (17, 8, 50)]);
+    }
+
+    #[test]
+    fn what_has_no_place_is_left_out() {
+        let data = vec![1; 40];
+        assert_eq!(spread(Piece::Data(&data), 5, &[(1, 200), (4, 300)]), [(5, 10, 200), (35, 5, 300)]);
+        assert_eq!(spread(Piece::Zero(20), 0, &[(1, 200)]), [(0, 10, 200)]);
+    }
+
+    #[test]
+    fn the_end_of_the_disk_is_the_end() {
+        let data = vec![1; 16];
+        assert_eq!(spread(Piece::Data(&data), 96, &[(9, 500), (10, 510)]), [(0, 4, 506)]);
+        assert_eq!(spread(Piece::Zero(16), 100, &[(10, 510)]), []);
+    }
+}

@@ -19,15 +19,15 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let image = params.get("image").ok_or_else(|| Error::usage("info without an image"))?;
     let mut spec = ImageSpec::from_value(image)?;
     let follow = params.flag("backing-chain");
-    if !follow {
-        machine.seal()?;
-    }
     let mut images: Vec<Value> = Vec::new();
     let mut warnings: Vec<Value> = Vec::new();
     loop {
         let opening = Opening { machine, version, data: false };
         let below = {
             let (image, format) = opening.image(&spec).map_err(|e| spec.could_not_open(e))?;
+            if !follow {
+                machine.seal()?;
+            }
             let mut info = image_info(machine.source(), image.as_ref(), format, &spec)?;
             if params.flag("extra-detail")
                 && let Some(content) = instar_registry::content::recognise(machine.source(), spec.device)?
@@ -66,11 +66,14 @@ fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec:
         image.describe()?;
     let mut child_list = Vec::new();
     let mut actual = 0u64;
+    let files = image.data_files();
     for (name, device) in children.into_iter().chain([("file".into(), spec.device)]) {
         let stat = source.stat(device)?;
         actual = actual.saturating_add(stat.allocated);
+        let file = files.iter().find(|(other, _)| *other == device && device != spec.device);
+        let file = file.map_or_else(|| spec.name.clone(), |(_, stored)| combine(&spec.name, stored));
         let mut child = Value::map();
-        child.set("name", name).set("info", protocol_info(source, device, &spec.name)?);
+        child.set("name", name).set("info", protocol_info(source, device, &file)?);
         child_list.push(child);
     }
     let mut info = Value::map();

@@ -115,7 +115,7 @@ impl<'a> Opening<'a> {
             Some(name) => format_by_name(name)?,
             None => probe(source, device, name)?,
         };
-        let opener = self.data.then_some(self.machine);
+        let opener = (self.data || format.opens_extents()).then_some(self.machine);
         let cx = OpenContext { source, opener, device, name, version: self.version, write, options };
         let image = if check { format.open_to_check(cx)? } else { format.open(cx)? };
         Ok((image, format))

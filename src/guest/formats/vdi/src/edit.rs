@@ -21,6 +21,7 @@ impl Editing for VdiEditing {
         check_driver_options("vdi", cx.options, &[])?;
         let EditContext { machine, device, .. } = cx;
         let header = Header::read(&OpenContext::of_edit(&cx))?;
+        header.check_order()?;
         let blocks = header.blocks(device);
         let end = header.data + used(machine, &blocks, &header)? * BLOCK;
         Ok(Box::new(VdiEditor { header, blocks: BlockWriter::new(machine, blocks, end, false)? }))

@@ -8,7 +8,7 @@ use instar_image::reader::{Reader, is_zero};
 use instar_image::{DeviceId, Error, OpenContext, Result};
 
 use crate::layout::{
-    BLOCK, BLOCKS_MAX, HEADER_LEN, SECTOR, SIGNATURE, SIGNATURE_AT, SIZE_MAX, TYPE_STATIC, VERSION_1_1, field,
+    BLOCK, BLOCKS_MAX, ENTRY, HEADER_LEN, SECTOR, SIGNATURE, SIGNATURE_AT, SIZE_MAX, TYPE_STATIC, VERSION_1_1, field,
     is_absent,
 };
 
@@ -86,6 +86,15 @@ impl Header {
             preallocated: read.le32(field::TYPE)? == TYPE_STATIC,
             allocated: read.le32(field::ALLOCATED)?,
         })
+    }
+
+    /// Header, map and blocks follow one another, so that none grows into another.
+    pub fn check_order(&self) -> Result<()> {
+        let map_end = self.map.offset.saturating_add(self.map.count.saturating_mul(ENTRY));
+        if self.map.offset >= HEADER_LEN as u64 && self.data >= map_end {
+            return Ok(());
+        }
+        Err(Error::unsupported("the block map does not lie between header and blocks"))
     }
 
     /// The map, of an image on `device`.

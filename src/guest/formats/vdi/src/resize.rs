@@ -50,6 +50,7 @@ impl Resizer for VdiResizer {
             options: cx.driver_options,
         };
         let header = Header::read(&OpenContext::of_edit(&edit))?;
+        header.check_order()?;
         let mut shared = Shared(0);
         check::run(&header, cx.device, CheckContext { machine: cx.machine, findings: &mut shared })?;
         if shared.0 > 0 {

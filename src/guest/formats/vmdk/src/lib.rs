@@ -1,43 +1,42 @@
-//! The VMDK format (VMware): so far instar only recognises it.
+//! The VMDK format (VMware).
+//!
+//! [`layout`] has the binary headers, [`descriptor`] the text; [`extent`] turns ranges of a part of the disk into places
+//! of its file; [`unpack`] decompresses grains; [`check`] looks whether they lie in their files.
 //!
 //! A file is vmdk if it begins with the magic of a sparse extent or is a text descriptor. The seSparse extents of
 //! newer ESX are no format of their own: `qemu-img` reaches them through their descriptor only.
 #![no_std]
 #![forbid(unsafe_code)]
 
-use instar_image::{Format, Probe, SafetyCheck};
+extern crate alloc;
 
-/// Sparse extents: hosted, and ESX copy-on-write.
-const MAGICS: [&[u8]; 2] = [b"KDMV", b"COWD"];
-/// How much of a text descriptor `qemu-img` looks at, in bytes.
-const TEXT_MAX: usize = 512;
-/// Lines that say that a text is a descriptor; they follow comments and blank lines only.
-const VERSION_LINES: [&[u8]; 6] =
-    [b"version=1\n", b"version=2\n", b"version=3\n", b"version=1\r\n", b"version=2\r\n", b"version=3\r\n"];
+mod check;
+mod descriptor;
+mod extent;
+mod layout;
+mod probe;
+mod unpack;
 
-/// Whether `text` is a descriptor. Blank are only lines that begin with a space: a quirk of `qemu-img`.
-fn is_descriptor(text: &[u8]) -> bool {
-    let mut rest = text.get(..TEXT_MAX).unwrap_or(text);
-    loop {
-        let line_end = || rest.iter().position(|b| *b == b'\n');
-        rest = match rest.first() {
-            Some(b'#') => match line_end() {
-                Some(end) => rest.get(end.saturating_add(1)..).unwrap_or_default(),
-                None => return false,
-            },
-            Some(b' ') => {
-                let spaces = rest.iter().take_while(|b| **b == b' ').count();
-                let line = rest.get(spaces..).unwrap_or_default();
-                match line.strip_prefix(b"\r").unwrap_or(line).strip_prefix(b"\n") {
-                    Some(next) => next,
-                    None => return false,
-                }
-            }
-            _ => return VERSION_LINES.iter().any(|l| rest.starts_with(l)),
-        };
-    }
-}
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
 
+use instar_image::machine::display_name;
+use instar_image::options::check_driver_options;
+use instar_image::{
+    Backing, CheckContext, CheckReport, Description, DeviceId, Error, Extent, Format, Image, Mapping, OpenContext,
+    Probe, Result, Role, SafetyCheck, Source, Unpacker, Value,
+};
+use spin::Mutex;
+
+use crate::descriptor::{Descriptor, ExtentKind, TEXT_MAX};
+use crate::extent::{Content, Part, Tables};
+use crate::layout::{HEADER, MAGIC_COWD, MAGIC_SPARSE, SECTOR};
+use crate::unpack::GrainUnpacker;
+
+/// Where QEMU looks for the text in a sparse extent, and how much of it, in bytes.
+const EMBEDDED: (u64, usize) = (0x200, 20 * 512);
 /// The format.
 pub struct Vmdk;
 
@@ -47,19 +46,242 @@ impl Format for Vmdk {
     }
 
     fn probe(&self, probe: &Probe<'_>) -> u32 {
-        let known = MAGICS.iter().any(|m| probe.head.starts_with(m)) || is_descriptor(probe.head);
-        if known { 100 } else { 0 }
+        if probe::is_vmdk(probe.head) { 100 } else { 0 }
+    }
+
+    fn opens_extents(&self) -> bool {
+        true
+    }
+
+    fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+        Ok(Box::new(VmdkImage::open(&cx)?))
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
-        &[SafetyCheck::Banned("it cannot be read yet")]
+        &[
+            SafetyCheck::Checked("the parent and the extents are opened by the host's policy"),
+            SafetyCheck::Checked("the descriptor, the number of extents and the tables are bounded"),
+            SafetyCheck::Checked("a compressed grain is bounded before it is read"),
+        ]
+    }
+}
+
+/// One extent, as `info` shows it.
+struct Named {
+    part: Part,
+    /// The name that the descriptor has for it; empty: the image's own file.
+    name: Vec<u8>,
+    kind: &'static str,
+}
+
+/// An open image.
+struct VmdkImage<'a> {
+    source: &'a dyn Source,
+    /// The image's own name.
+    name: Vec<u8>,
+    size: u64,
+    extents: Vec<Named>,
+    cid: u32,
+    parent_cid: u32,
+    create_type: &'static str,
+    parent: Option<Vec<u8>>,
+    /// The tables of the extent that was asked for last, and its number.
+    tables: Mutex<(usize, Tables<'a>)>,
+}
+
+impl<'a> VmdkImage<'a> {
+    fn open(cx: &OpenContext<'a, '_>) -> Result<Self> {
+        check_driver_options("vmdk", cx.options, &[])?;
+        let (source, device) = (cx.source, cx.device);
+        let len = source.stat(device)?.len;
+        if len < 4 {
+            return Err(Error::malformed("File is too small, not a valid image"));
+        }
+        let mut head = [0; HEADER];
+        source.read(device, 0, &mut head)?;
+        let (text, create_type, mut extents);
+        if let Some(header) = head.starts_with(MAGIC_SPARSE).then(|| layout::SparseHeader::parse(&head)).transpose()?
+            && header.capacity == 0
+            && header.descriptor != 0
+        {
+            // A descriptor in a file that looks like an extent.
+            text = read_text(source, device, header.descriptor.saturating_mul(SECTOR), TEXT_MAX)?;
+            create_type = Descriptor::new(&text).create_type()?;
+            extents = open_extents(cx, &Descriptor::new(&text))?;
+        } else if head.starts_with(MAGIC_SPARSE) || head.starts_with(MAGIC_COWD) {
+            let (part, packed) = if head.starts_with(MAGIC_SPARSE) {
+                let (part, header) = Part::sparse(source, device, cx.name, &head)?;
+                (part, Some(header.compressed))
+            } else {
+                (Part::cowd(device, &head)?, None)
+            };
+            create_type = match packed {
+                Some(true) => "streamOptimized",
+                Some(false) => "monolithicSparse",
+                None => "vmfsSparse",
+            };
+            text = read_text(source, device, EMBEDDED.0, EMBEDDED.1)?;
+            extents = vec![Named { part, name: Vec::new(), kind: "" }];
+        } else {
+            text = read_text(source, device, 0, TEXT_MAX)?;
+            create_type = Descriptor::new(&text).create_type()?;
+            extents = open_extents(cx, &Descriptor::new(&text))?;
+        }
+        let mut size = 0u64;
+        for extent in &mut extents {
+            extent.part.start = size;
+            size = size.checked_add(extent.part.len).ok_or_else(|| Error::malformed("File too large"))?;
+        }
+        let descriptor = Descriptor::new(&text);
+        let (Some(cid), Some(parent_cid)) = (descriptor.cid(), descriptor.parent_cid()) else {
+            let name = display_name(cx.name);
+            return Err(Error::malformed(format!("Could not open '{name}': Invalid argument")));
+        };
+        Ok(Self {
+            source,
+            name: cx.name.to_vec(),
+            size,
+            cid,
+            parent_cid,
+            create_type,
+            parent: descriptor.parent().filter(|name| !name.is_empty()),
+            tables: Mutex::new((usize::MAX, Tables::new(source, device, 0))),
+            extents,
+        })
+    }
+
+    /// The number of the extent that holds byte `at`.
+    fn index(&self, at: u64) -> usize {
+        self.extents.partition_point(|extent| extent.part.start.saturating_add(extent.part.len) <= at)
+    }
+
+    /// The bytes there are not in grains.
+    fn is_flat(&self, at: u64) -> bool {
+        self.extents.get(self.index(at)).is_some_and(|extent| matches!(extent.part.content, Content::Flat(_)))
+    }
+}
+
+fn read_text(source: &dyn Source, device: DeviceId, at: u64, max: usize) -> Result<Vec<u8>> {
+    let len = source.stat(device)?.len.saturating_sub(at).min(max as u64);
+    let mut text = vec![0; len as usize];
+    if !text.is_empty() {
+        source.read(device, at, &mut text)?;
+    }
+    Ok(text)
+}
+
+fn open_extents(cx: &OpenContext<'_, '_>, descriptor: &Descriptor<'_>) -> Result<Vec<Named>> {
+    let mut extents = Vec::new();
+    for line in descriptor.extents()? {
+        let opener = cx.opener.ok_or_else(|| Error::unsupported("the image's extents cannot be opened here"))?;
+        let device = opener
+            .open_named(cx.device, &line.name, Role::Extent, cx.write)
+            .map_err(|e| e.context(format!("Could not open '{}'", display_name(&line.name))))?;
+        let part = Part::open(cx.source, device, &line.name, line.kind, line.sectors.saturating_mul(SECTOR))?;
+        let kind = ExtentKind::name(line.kind);
+        extents.push(Named { part, name: line.name, kind });
+    }
+    Ok(extents)
+}
+
+impl Image for VmdkImage<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.size
+    }
+
+    fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        let index = self.index(at);
+        let part = self.extents.get(index).ok_or_else(|| Error::usage("read past the end of the disk"))?.part;
+        let (held, tables) = &mut *self.tables.lock();
+        if *held != index {
+            *tables = Tables::new(self.source, part.device, self.source.stat(part.device)?.len);
+            *held = index;
+        }
+        let extent = tables.extent(&part, at - part.start, max)?;
+        Ok(Extent { at, ..extent })
+    }
+
+    fn backing(&self) -> Option<Backing> {
+        self.parent.clone().map(|name| Backing { name, format: Some("vmdk".into()) })
+    }
+
+    fn describe(&self) -> Result<Description> {
+        let mut list = Vec::new();
+        for extent in &self.extents {
+            let mut shown = Value::map();
+            let own = if extent.name.is_empty() { self.name.clone() } else { beside(&self.name, &extent.name) };
+            if let Content::Grains(grains) = extent.part.content {
+                if grains.compressed.is_some() {
+                    shown.set("compressed", true);
+                }
+                shown.set("virtual-size", extent.part.len).set("filename", own).set("cluster-size", grains.grain);
+            } else {
+                shown.set("virtual-size", extent.part.len).set("filename", own);
+            }
+            shown.set("format", extent.kind);
+            list.push(shown);
+        }
+        let mut specific = Value::map();
+        specific
+            .set("cid", u64::from(self.cid))
+            .set("parent-cid", u64::from(self.parent_cid))
+            .set("create-type", self.create_type)
+            .set("extents", list);
+        let named = self.extents.iter().enumerate().filter(|(_, extent)| !extent.name.is_empty());
+        let children = named.map(|(i, extent)| (format!("extents.{i}"), extent.part.device)).rev().collect();
+        Ok(Description {
+            cluster_size: self.cluster_size(),
+            specific: Some(specific),
+            children,
+            ..Description::default()
+        })
+    }
+
+    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
+        let markers = self.extents.iter().find_map(|extent| match extent.part.content {
+            Content::Grains(grains) => grains.compressed,
+            Content::Flat(_) => None,
+        });
+        markers.map(|markers| Box::new(GrainUnpacker::new(markers)) as Box<dyn Unpacker>)
+    }
+
+    fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {
+        let named = self.extents.iter().filter(|extent| !extent.name.is_empty());
+        named.map(|extent| (extent.part.device, extent.name.clone())).collect()
+    }
+
+    fn mapping(&self) -> Result<Mapping> {
+        Ok(Mapping::Reserved)
+    }
+
+    fn told_at_once(&self) -> Option<u64> {
+        self.cluster_size()
+    }
+
+    fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+        Some(check::run(self, cx))
+    }
+
+    /// Of the first extent in grains.
+    fn cluster_size(&self) -> Option<u64> {
+        self.extents.iter().find_map(|extent| match extent.part.content {
+            Content::Grains(grains) => Some(grains.grain),
+            Content::Flat(_) => None,
+        })
+    }
+}
+
+/// The full name of a file that the image called `base` names.
+fn beside(base: &[u8], name: &[u8]) -> Vec<u8> {
+    let directory = base.iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
+    match name.first() {
+        Some(b'/') => name.to_vec(),
+        _ => [base.get(..directory).unwrap_or_default(), name].concat(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    extern crate alloc;
-
     use super::*;
 
     fn score(head: &[u8]) -> u32 {

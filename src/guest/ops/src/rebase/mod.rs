@@ -59,18 +59,21 @@ impl Params {
 pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
     let params = Params::read(params)?;
     let opening = Opening { machine, version, data: !params.only_name };
-    let (chain, format) = if params.only_name {
+    let (chain, format, tells_nothing) = if params.only_name {
         let opened = opening.image_for(&params.image, true);
-        let (_, format) = opened.map_err(|e| params.image.could_not_open(e))?;
-        (None, format)
+        let (image, format) = opened.map_err(|e| params.image.could_not_open(e))?;
+        (None, format, image.describe()?.tells_nothing)
     } else {
         let chain = opening.chain_for(&params.image, &|depth, _| depth == 0)?;
-        let format =
-            chain.layers.first().map(|l| l.format).ok_or_else(|| Error::corrupt("a chain without an image"))?;
-        (Some(chain), format)
+        let top = chain.layers.first().ok_or_else(|| Error::corrupt("a chain without an image"))?;
+        let (format, tells_nothing) = (top.format, top.image.describe()?.tells_nothing);
+        (Some(chain), format, tells_nothing)
     };
     if params.image.format.is_none() && format.name() == "raw" {
         machine.emit("guessed-raw", &Value::from(params.image.name.as_slice()))?;
+    }
+    if tells_nothing && version >= Version::V10_0 {
+        return Err(Error::unsupported("could not get block driver info"));
     }
     let editing = checked(&params, format, version)?;
     let new = match &params.new {

@@ -1,0 +1,157 @@
+//! Where the fields of the binary headers are ("Virtual Disk Format 5.0", sections on hosted sparse extents and on
+//! ESX server sparse extents; seSparse as libvmdk's documentation has it). All numbers are little-endian.
+
+use instar_image::reader::Reader;
+use instar_image::{Error, Result};
+
+/// Bytes of a sector: all places and lengths in headers and descriptors are in sectors.
+pub const SECTOR: u64 = 512;
+/// Hosted sparse extents.
+pub const MAGIC_SPARSE: &[u8] = b"KDMV";
+/// ESX copy-on-write extents.
+pub const MAGIC_COWD: &[u8] = b"COWD";
+/// Bytes of a header.
+pub const HEADER: usize = 512;
+/// `gdOffset` of an extent whose header is at its end.
+pub const AT_END: u64 = u64::MAX;
+/// Entry of a grain table: it reads as zeroes, where the header says that there are such.
+pub const ZERO_GRAIN: u32 = 1;
+/// Grain tables have [`ZERO_GRAIN`].
+pub const FLAG_ZERO_GRAIN: u32 = 1 << 2;
+/// Grains have markers.
+pub const FLAG_MARKERS: u32 = 1 << 17;
+/// The only compression there is.
+const DEFLATE: u16 = 1;
+/// Bytes of a grain's marker: its first sector, and how many bytes follow.
+pub const MARKER: usize = 12;
+/// Type of a footer's marker.
+const MARKER_FOOTER: u32 = 3;
+
+/// The header of a hosted sparse extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SparseHeader {
+    /// 1 to 3.
+    pub version: u32,
+    /// `FLAG_*`.
+    pub flags: u32,
+    /// Length of the disk in sectors.
+    pub capacity: u64,
+    /// Sectors of a grain.
+    pub grain: u64,
+    /// Sector of the embedded descriptor; 0: there is none.
+    pub descriptor: u64,
+    /// Grains that one table maps.
+    pub table_entries: u32,
+    /// Sector of the grain directory, or [`AT_END`].
+    pub directory: u64,
+    /// Sectors before the first grain.
+    pub overhead: u64,
+    /// Grains are compressed.
+    pub compressed: bool,
+}
+
+impl SparseHeader {
+    /// From the first sector.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let r = Reader::new(bytes);
+        Ok(Self {
+            version: r.le32(4)?,
+            flags: r.le32(8)?,
+            capacity: r.le64(12)?,
+            grain: r.le64(20)?,
+            descriptor: r.le64(28)?,
+            table_entries: r.le32(44)?,
+            directory: r.le64(56)?,
+            overhead: r.le64(64)?,
+            compressed: r.le16(77)? == DEFLATE,
+        })
+    }
+
+    /// From the last three sectors of a file whose header says [`AT_END`]: a marker, the header again, the end.
+    pub fn parse_footer(bytes: &[u8]) -> Result<Self> {
+        let r = Reader::new(bytes);
+        let end = 2 * HEADER;
+        let marker_fits = r.le32(8)? == 0 && r.le32(12)? == MARKER_FOOTER;
+        let end_fits = r.le64(end)? == 0 && r.le32(end + 8)? == 0 && r.le32(end + 12)? == 0;
+        let header = bytes.get(HEADER..end).filter(|header| header.starts_with(MAGIC_SPARSE));
+        match header {
+            Some(header) if marker_fits && end_fits => Self::parse(header),
+            _ => Err(Error::malformed("Invalid argument").with_hint("the footer is damaged")),
+        }
+    }
+}
+
+/// The header of an ESX copy-on-write extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CowdHeader {
+    /// Length of the disk in sectors.
+    pub capacity: u64,
+    /// Sectors of a grain.
+    pub grain: u64,
+    /// Sector of the directory.
+    pub directory: u64,
+    /// Its entries.
+    pub directory_entries: u64,
+}
+
+/// Grains that one of its tables maps.
+pub const COWD_TABLE: u64 = 4096;
+
+impl CowdHeader {
+    /// From the first sector.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let r = Reader::new(bytes);
+        Ok(Self {
+            capacity: u64::from(r.le32(12)?),
+            grain: u64::from(r.le32(16)?),
+            directory: u64::from(r.le32(20)?),
+            directory_entries: u64::from(r.le32(24)?),
+        })
+    }
+}
+
+/// The constant header of a seSparse extent. Places and lengths in sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeSparseHeader {
+    /// Length of the disk.
+    pub capacity: u64,
+    /// Of a grain.
+    pub grain: u64,
+    /// Of a grain table.
+    pub table: u64,
+    /// The grain directory: where, how long.
+    pub directory: (u64, u64),
+    /// The grain tables, one after the other.
+    pub tables: (u64, u64),
+    /// The grains.
+    pub grains: u64,
+}
+
+/// What a seSparse extent begins with.
+const SE_MAGIC: u64 = 0xcafe_babe;
+const SE_VERSION: u64 = 0x0000_0002_0000_0001;
+
+impl SeSparseHeader {
+    /// From the first sector.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let r = Reader::new(bytes);
+        if r.le64(0)? != SE_MAGIC {
+            return Err(Error::malformed("invalid VMDK image descriptor"));
+        }
+        if r.le64(8)? != SE_VERSION {
+            return Err(Error::unsupported(alloc::format!("unsupported version: {:#x}", r.le64(8)?)));
+        }
+        let header = Self {
+            capacity: r.le64(16)?,
+            grain: r.le64(24)?,
+            table: r.le64(32)?,
+            directory: (r.le64(128)?, r.le64(136)?),
+            tables: (r.le64(144)?, r.le64(152)?),
+            grains: r.le64(192)?,
+        };
+        if header.grain != 8 || header.table != 64 {
+            return Err(Error::unsupported("unsupported grain or grain table size"));
+        }
+        Ok(header)
+    }
+}

@@ -1,0 +1,37 @@
+//! Compressed grains.
+
+use instar_codec::Inflater;
+use instar_image::reader::Reader;
+use instar_image::{Error, Packed, Result, Unpacker};
+
+use crate::layout::MARKER;
+
+/// Decompresses grains of one image.
+pub struct GrainUnpacker {
+    inflater: Inflater,
+    /// Each begins with a marker that says how long it is.
+    markers: bool,
+}
+
+impl GrainUnpacker {
+    /// For grains with or without markers.
+    pub fn new(markers: bool) -> Self {
+        Self { inflater: Inflater::zlib(), markers }
+    }
+}
+
+impl Unpacker for GrainUnpacker {
+    fn unpack(&mut self, _packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()> {
+        let mut data = stored;
+        if self.markers {
+            let len = Reader::new(stored).le32(8)? as usize;
+            data = stored
+                .get(MARKER..)
+                .and_then(|rest| rest.get(..len))
+                .ok_or_else(|| Error::malformed("a compressed grain is longer than it can be"))?;
+        }
+        let len = self.inflater.inflate(data, out)?;
+        out.get_mut(len..).unwrap_or_default().fill(0);
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+"""Every reading command on every hostile image: a clear error or the right answer, soon, in little memory, and without
+a look at any file that is not the image's to name."""
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+import unittest
+
+from tests.adversarial.images import hostile
+from tests.base import QEMU_IMG, InstarTestBase
+
+MIB = 1 << 20
+COMMANDS = ("info", "check", "map", "convert")
+# Processor time of one command in seconds, and the exit statuses that a command may have.
+CPU_MAX = 2.0
+STATUSES = {0, 1, 2, 3, 63}
+OUTPUT_MAX = MIB
+CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
+# Where a program may look besides the image's own folder: what it is made of and runs on.
+SYSTEM = re.compile(
+    r"/(dev/(kvm|null|urandom)|proc/(self|\d+|sys|cpuinfo|meminfo|stat)\b|sys/|lib|usr/|etc/(ld\.so|instar|localtime)|root/\.config|home/)"
+)
+OPENED = re.compile(r'open(?:at)?\((?:[^,"]+, )?"((?:[^"\\]|\\.)*)"[^)]*\)\s+= \d+')
+
+
+class Outcome:
+    """What one run did."""
+
+    def __init__(self, status, out, err, cpu):
+        self.status, self.out, self.err, self.cpu = status, out, err, cpu
+
+
+def run(argv, cwd, env, timeout=30):
+    """Runs and measures a program with all that it starts."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = subprocess.Popen(argv, cwd=cwd, env=env, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
+        end = time.monotonic() + timeout
+        while True:
+            pid, status, used = os.wait4(child.pid, os.WNOHANG)
+            if pid:
+                break
+            if time.monotonic() > end:
+                child.kill()
+            time.sleep(0.002)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read())
+        return Outcome(child.returncode, *texts, used.ru_utime + used.ru_stime)
+
+
+class TestHostile(InstarTestBase):
+    """One test for each class of images, made below."""
+
+    def argv(self, command, name, fmt):
+        target = ["-O", "raw"] if command == "convert" else []
+        return [str(self.get_instar_binary()), command, *(["-f", fmt] if fmt else []), *target, name,
+                *(["../converted.raw"] if command == "convert" else [])]  # fmt: skip
+
+    def env(self):
+        return {**os.environ, "INSTAR_QEMU_VERSION": self.qemu_version, "LC_ALL": "C"}
+
+    def folder(self, make):
+        # The sandbox's memory is bounded by default, to 64 MiB: more is a failure that is told.
+        path = tempfile.mkdtemp(prefix="image-", dir=self.tmp)
+        return path, *make(path)
+
+    def examine(self, name, make):
+        path, image, fmt = self.folder(make)
+        for command in COMMANDS:
+            with self.subTest(image=name, command=command):
+                outcome = run(self.argv(command, image, fmt), path, self.env())
+                text = outcome.out + outcome.err
+                self.assertIn(outcome.status, STATUSES, text[:500])
+                self.assertNotIn(b"panicked", text)
+                self.assertLess(len(text), OUTPUT_MAX)
+                self.assertIsNone(CONTROL.search(text), text[:500])
+                self.assertLessEqual(outcome.cpu, CPU_MAX)
+                if outcome.status not in (0, 63):
+                    self.assertTrue(text.strip(), "a failure without a word")
+                if command == "convert" and outcome.status == 0:
+                    self.compare(path, image, fmt)
+
+    def compare(self, path, image, fmt):
+        """Where the stock tool copies the image as well, it makes the same of it."""
+        ours = os.path.join(self.tmp, "converted.raw")
+        if os.path.getsize(ours) <= 16 * MIB:
+            argv = [QEMU_IMG, "convert", *(["-f", fmt] if fmt else []), "-O", "raw", image, "../theirs.raw"]
+            stock = subprocess.run(argv, cwd=path, capture_output=True, timeout=30, check=False)
+            if stock.returncode == 0:
+                self.assert_bytes_identical(ours, os.path.join(self.tmp, "theirs.raw"))
+        os.unlink(ours)
+
+
+class TestOpened(TestHostile):
+    """What is opened, seen by strace: of each class, every image that names another file, else the first."""
+
+    def test_nothing_else(self):
+        naming = {"backing", "chain", "vmdk", "vpc"}
+        seen = {}
+        for name, (kind, make) in hostile().items():
+            number = seen[kind] = seen.get(kind, 0) + 1
+            if number > (400 if kind == "backing" else 34 if kind in naming else 2) or name.startswith("chain-of"):
+                continue
+            path, image, fmt = self.folder(make)
+            for command in ("info", "convert") if kind in naming else ("convert",):
+                with self.subTest(image=name, command=command):
+                    log = os.path.join(self.tmp, "strace.log")
+                    argv = ["strace", "-f", "-qq", "-e", "trace=openat,open,openat2", "-o", log]
+                    run([*argv, *self.argv(command, image, fmt)], path, self.env())
+                    with open(log, encoding="utf-8", errors="replace") as file:
+                        opened = OPENED.findall(file.read())
+                    self.assertTrue(opened)
+                    for file in opened:
+                        self.assert_allowed(file, path)
+
+    def assert_allowed(self, file, path):
+        inside = os.path.normpath(os.path.join(path, file)).startswith(path)
+        fine = (
+            inside
+            or SYSTEM.match(file)
+            or file in (self.tmp, "..", "../converted.raw", "/", str(self.get_instar_binary()))
+        )
+        self.assertTrue(fine, f"{file} was opened")
+        self.assertNotIn("passwd", file)
+
+
+def _make(kind):
+    def test(self):
+        chosen = {name: make for name, (of, make) in hostile().items() if of == kind}
+        self.assertTrue(chosen)
+        for name, make in chosen.items():
+            self.examine(name, make)
+
+    return test
+
+
+for _kind in sorted({kind for kind, _ in hostile().values()}):
+    setattr(TestHostile, f"test_{_kind}", _make(_kind))
+# The class for strace has none of them.
+for _kind in sorted({kind for kind, _ in hostile().values()}):
+    setattr(TestOpened, f"test_{_kind}", None)
+
+
+class TestNumber(unittest.TestCase):
+    def test_there_are_enough(self):
+        self.assertGreaterEqual(len(hostile()), 150)

@@ -1,7 +1,7 @@
 """Parallels images: QEMU's own, and of both magics with and without format extension."""
 
 from tests.helpers import parallels
-from tests.helpers.variants import GIB, MIB, Variant
+from tests.helpers.variants import GIB, MIB, REFUSED, Variant
 
 DISK = "disk.hds"
 SECTORS = 4096
@@ -28,8 +28,6 @@ def _built(numbers=(7, 0, 1, 20), **parts):
 def _bitmaps(*tables, sectors=SECTORS, granularity=128):
     return [parallels.bitmap(sectors, bytes([i]) * 16, granularity, table) for i, table in enumerate(tables)]
 
-
-REFUSED = dict.fromkeys(("compare-equal", "compare-different"), "the stock tool cannot read it, to make what to compare with")
 
 VARIANTS = [
     Variant("default", "parallels", _of()),

@@ -1,7 +1,7 @@
 """QED images: sizes of clusters and tables, zero clusters, backing files."""
 
 from tests.helpers import qed
-from tests.helpers.variants import GIB, MIB, Variant
+from tests.helpers.variants import GIB, MIB, REFUSED, Variant
 
 DISK = "disk.qed"
 
@@ -37,8 +37,6 @@ def _built(size=4 * MIB, numbers=(0, 3, 2, 600), zeroes=(5, 6), **parts):
 def _leak(case, folder):
     return case.write(_built()(case, folder), bytes(3 * 4096), 40 * 4096)
 
-
-REFUSED = dict.fromkeys(("compare-equal", "compare-different"), "the stock tool cannot read it, to make what to compare with")
 
 VARIANTS = [
     Variant("default", "qed", _of()),

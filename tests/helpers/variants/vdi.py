@@ -1,7 +1,7 @@
 """VDI images: QEMU's own, and as VirtualBox would write them."""
 
 from tests.helpers import vdi
-from tests.helpers.variants import GIB, MIB, Variant
+from tests.helpers.variants import GIB, MIB, REFUSED, Variant
 
 DISK = "disk.vdi"
 
@@ -22,8 +22,6 @@ def _built(size=6 * MIB, numbers=(4, 0, 1), discarded=(), **parts):
 
     return make
 
-
-REFUSED = dict.fromkeys(("compare-equal", "compare-different"), "the stock tool cannot read it, to make what to compare with")
 
 VARIANTS = [
     Variant("default", "vdi", _of()),

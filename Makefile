@@ -49,9 +49,10 @@ lint: ## rustfmt, clippy, ruff, shellcheck
 	$(VENV)/bin/ruff check tests benches scripts/summary
 	shellcheck scripts/bootstrap scripts/demo scripts/test .ci/run
 
-fuzz: ## property tests of the request checker for FUZZ_SECONDS (coverage-guided targets come later)
+fuzz: ## every format's reader, and the property tests of the request checker, for FUZZ_SECONDS each
 	@scripts/bootstrap build
 	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/test fuzz
+	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz
 
 install: ## binary, man page and completions below PREFIX (/usr/local)
 	@test -x $(BINARY) || { echo "build first: make instar" >&2; exit 1; }

@@ -15,6 +15,8 @@ FORMATS = {
     "parallels": ("", "cluster_size=64k", "cluster_size=192k"),
     "qed": ("", "cluster_size=4k,table_size=2"),
     "qcow": ("",),
+    "vpc": ("force_size=on", "subformat=fixed,force_size=on"),
+    "vhdx": ("block_size=1M", "subformat=fixed,block_state_zero=off"),
 }
 
 

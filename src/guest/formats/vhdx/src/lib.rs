@@ -10,6 +10,7 @@ extern crate alloc;
 
 mod bat;
 mod check;
+mod edit;
 mod error;
 mod header;
 pub mod layout;
@@ -25,8 +26,8 @@ use alloc::sync::Arc;
 
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, CheckContext, CheckReport, Creator, Description, Extent, Format, Image, OpenContext, Probe, Result,
-    SafetyCheck,
+    Backing, CheckContext, CheckReport, Creator, Description, Editing, Extent, Format, Image, OpenContext, Probe,
+    Result, SafetyCheck,
 };
 
 use crate::bat::{Geometry, verify};
@@ -70,6 +71,10 @@ impl Format for Vhdx {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::VhdxCreator)
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::VhdxEditing)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -8,6 +8,7 @@
 extern crate alloc;
 
 mod check;
+mod edit;
 mod header;
 pub mod layout;
 mod map;
@@ -19,7 +20,7 @@ use alloc::boxed::Box;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::runs::RunMap;
 use instar_image::{
-    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Error, Extent, Format, Image, Mapping,
+    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image, Mapping,
     OpenContext, Probe, Result, SafetyCheck,
 };
 
@@ -62,6 +63,10 @@ impl Format for Vpc {
 
     fn check_is_extension(&self) -> bool {
         true
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::VpcEditing)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

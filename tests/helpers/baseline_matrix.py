@@ -7,7 +7,7 @@ from tests.helpers import baselines, cases
 from tests.helpers.outputs import NOT_YET
 
 # Commands that instar does not have yet.
-COMMANDS_NOT_YET = ("measure",)
+COMMANDS_NOT_YET = ()
 
 
 def _test(command, case, profile):

@@ -28,7 +28,9 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
             _ => None,
         })
         .collect();
-    let options = Options::parse(&texts, format.create_options())?;
+    let options = Options::parse(&texts, format.create_options()).map_err(|error| {
+        Error::usage(alloc::format!("Invalid options for file format '{}'", format.name())).after(error.message)
+    })?;
     let mut chain = match params.get("image") {
         Some(image) => Some(Opening { machine, version, data: true }.chain(&ImageSpec::from_value(image)?)?),
         None => None,

@@ -17,12 +17,14 @@ mod resize;
 mod write;
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
+use instar_image::bitmap::RunSink;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Probe,
-    Resizer, Result, SafetyCheck,
+    Bitmaps, CheckContext, CheckReport, Creator, Description, DeviceId, DirtyBitmap, Editing, Extent, Format, Image,
+    OpenContext, Probe, Resizer, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -50,7 +52,13 @@ impl Format for Parallels {
         check_driver_options(self.name(), cx.options, DRIVER_OPTIONS)?;
         let header = Header::read(&cx)?;
         extension::check(&cx, &header)?;
-        Ok(Box::new(ParallelsImage { header, device: cx.device, map: Map::new(cx.source, cx.device) }))
+        let can_have_bitmaps = cx.version > instar_image::Version::V7_2;
+        Ok(Box::new(ParallelsImage {
+            header,
+            device: cx.device,
+            map: Map::new(cx.source, cx.device),
+            can_have_bitmaps,
+        }))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -86,6 +94,19 @@ struct ParallelsImage<'a> {
     header: Header,
     device: DeviceId,
     map: Map<'a>,
+    /// The stock tool's driver knows bitmaps.
+    can_have_bitmaps: bool,
+}
+
+/// As far as the stock tool counts them when it measures: not at all.
+impl Bitmaps for ParallelsImage<'_> {
+    fn list(&self) -> Vec<DirtyBitmap> {
+        Vec::new()
+    }
+
+    fn runs(&self, _index: usize, _sink: RunSink<'_>) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl Image for ParallelsImage<'_> {
@@ -103,6 +124,10 @@ impl Image for ParallelsImage<'_> {
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
         Some(check::run(&self.header, self.device, cx))
+    }
+
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
+        self.can_have_bitmaps.then_some(self as &dyn Bitmaps)
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -103,7 +103,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
 
 fn text(sizes: &Value, json: bool) -> String {
     if json {
-        return instar_render::json::print(sizes);
+        return instar_render::json(sizes) + "\n";
     }
     let line = |what: &str, key| sizes.u64(key).map(|size| format!("{what}: {size}\n")).unwrap_or_default();
     line("required size", "required")

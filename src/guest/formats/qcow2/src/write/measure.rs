@@ -1,6 +1,7 @@
 //! How large an image becomes: the tables and counts of a whole one, and the clusters with data.
 
-use instar_image::{CreateContext, Measure, Measured, Result};
+use instar_image::error::Kind;
+use instar_image::{CreateContext, Error, Measure, Measured, Result};
 
 use super::spec::{Preallocation, Spec};
 use crate::layout::L1_ENTRY;
@@ -10,7 +11,12 @@ const TABLE_ENTRY: u64 = 8;
 
 /// See [`instar_image::Creator::measure`].
 pub fn measure(cx: &CreateContext<'_, '_>, source: Option<&dyn Measured>) -> Result<Measure> {
-    let spec = Spec::read(cx)?;
+    let mut spec = Spec::read(cx).map_err(|error| match error.kind {
+        Kind::Limit => Error::limit("The image size is too large (try using a larger cluster size)"),
+        _ => error,
+    })?;
+    let disk = spec.size;
+    spec.size = disk.next_multiple_of(spec.cluster());
     let data = match source {
         _ if matches!(spec.preallocation, Preallocation::Full | Preallocation::Falloc) => spec.size,
         // Over a backing file, zeroes may have to be written too.
@@ -23,7 +29,7 @@ pub fn measure(cx: &CreateContext<'_, '_>, source: Option<&dyn Measured>) -> Res
     Ok(Measure {
         required: (fully_allocated - spec.size).saturating_add(data),
         fully_allocated,
-        bitmaps: bitmaps.map(|bitmaps| bitmaps_size(&spec, bitmaps)),
+        bitmaps: bitmaps.map(|bitmaps| bitmaps_size(&spec, disk, bitmaps)),
     })
 }
 
@@ -53,11 +59,11 @@ fn counts(clusters: u64, cluster: u64, order: u32) -> u64 {
 }
 
 /// Bits, tables and directory of all bitmaps.
-fn bitmaps_size(spec: &Spec, bitmaps: &dyn instar_image::Bitmaps) -> u64 {
+fn bitmaps_size(spec: &Spec, disk: u64, bitmaps: &dyn instar_image::Bitmaps) -> u64 {
     let cluster = spec.cluster();
     let (mut size, mut directory) = (0u64, 0u64);
     for bitmap in bitmaps.list().iter().filter(|bitmap| !bitmap.inconsistent) {
-        let bits = spec.size.div_ceil(1u64.unbounded_shl(u32::from(bitmap.granularity_bits)).max(1));
+        let bits = disk.div_ceil(1u64.unbounded_shl(u32::from(bitmap.granularity_bits)).max(1));
         let clusters = bits.div_ceil(8).div_ceil(cluster);
         size = size.saturating_add(clusters * cluster + (clusters * TABLE_ENTRY).next_multiple_of(cluster));
         directory += (24 + bitmap.name.len() as u64).next_multiple_of(8);

@@ -43,7 +43,7 @@ def measure(folder, case, isolation, rounds):
     """Medians of both tools in turn: (ours, theirs, our size / their size)."""
     env = {"INSTAR_ISOLATION": isolation}
     ours, theirs, sizes = [], [], (0, 0)
-    for number in range(rounds + 1):
+    for number in range(min(rounds, case.rounds) + 1):
         mine, my_size = run_once(INSTAR, case, folder, env)
         stock, stock_size = run_once("qemu-img", case, folder, {})
         if number:  # the first warms up
@@ -80,7 +80,7 @@ def report(rows, about, size, rounds):
         "# Benchmarks",
         "",
         "Written by `make bench`. instar and the stock qemu-img run in turn on the same warm files in memory;",
-        f"medians of {rounds} pairs. The image: {size // MIB} MiB, a third holes, a third programs and libraries,",
+        f"medians of {rounds} pairs (of fewer, where a pair takes a minute). The image: {size // MIB} MiB, a third holes, a third programs and libraries,",
         "a third random. A ratio below 1 means that instar is faster; `goal` is the most that it should be.",
         "",
         *about,

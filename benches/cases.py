@@ -16,6 +16,8 @@ class Case:
     work: str = ""
     # Exit statuses that are not failures.
     statuses: tuple = field(default=(0,))
+    # At most so many pairs, for what takes minutes.
+    rounds: int = 99
 
 
 def convert(name, source, goal, *options):
@@ -23,6 +25,32 @@ def convert(name, source, goal, *options):
 
 
 RAW = ["-f", "raw"]
+# Written by the stock tool from the plain image; the commands below are measured on each.
+OTHERS = ["qcow", "vdi", "vpc", "vhdx", "vmdk", "stream.vmdk", "parallels", "qed"]
+CHECKED = ["vdi", "vhdx", "vmdk", "stream.vmdk", "parallels", "qed"]
+
+
+def other_formats():
+    """info, check, map, compare and measure of every format but raw and qcow2."""
+    for kind in OTHERS:
+        image = f"plain.{kind}"
+        yield Case(f"info, {kind}", ["info", image], 0.9, [image])
+        if kind in CHECKED:
+            yield Case(f"check, {kind}", ["check", image], 0.9, [image])
+        yield Case(f"map, {kind}", ["map", "--output=json", image], 0.9, [image])
+        yield Case(f"measure, {kind}", ["measure", "-O", "qcow2", image], 0.9, [image])
+        yield Case(f"compare {kind}, qcow2", ["compare", image, "plain.qcow2"], 0.9, [image, "plain.qcow2"])
+        yield convert(f"{kind} -> raw", image, 0.8, "-O", "raw")
+
+
+def written():
+    """Converting to every format that both tools write."""
+    for kind in ("vmdk", "vhdx", "vdi", "vpc", "parallels", "qed", "qcow"):
+        yield convert(f"raw -> {kind}", "plain.raw", 0.8, *RAW, "-O", kind)
+    stream = ["-O", "vmdk", "-o", "subformat=streamOptimized"]
+    yield convert("raw -> streamOptimized", "plain.raw", 0.5, *RAW, *stream)
+
+
 REBASED = ["base.qcow2", "next.qcow2", "share.qcow2", "over.qcow2"]
 
 CASES = [
@@ -63,4 +91,9 @@ CASES = [
     Case("rebase, another base", ["rebase", "-b", "next.qcow2", "-F", "qcow2", "WORK"], 0.7, REBASED, "over.qcow2"),
     Case("rebase, shared base", ["rebase", "-b", "share.qcow2", "-F", "qcow2", "WORK"], 0.2, REBASED, "over.qcow2"),
     Case("commit", ["commit", "-q", "-d", "WORK"], 0.7, REBASED, "over.qcow2"),
+    Case("measure, 1 TiB scattered", ["measure", "-O", "qcow2", "scattered.qcow2"], 0.9, ["scattered.qcow2"]),
+    Case("compare, 1 TiB scattered", ["compare", "scattered.qcow2", "again.qcow2"], 0.9, ["again.qcow2"],
+         rounds=1),
+    *other_formats(),
+    *written(),
 ]

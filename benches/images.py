@@ -137,6 +137,13 @@ def rebased(folder, size):
     overlay(folder, "base.qcow2", "over.qcow2", scattered(6, disk, size))
 
 
+@makes("again.qcow2")
+def again(folder, size):
+    """Another file with the same bytes: nothing is shared, all has to be compared."""
+    need(folder, size, ["scattered.qcow2"])
+    tool(folder, "cp", "scattered.qcow2", "again.qcow2")
+
+
 @makes("small.qcow2")
 def small(folder, _size):
     tool(folder, "qemu-img", "create", "-q", "-f", "qcow2", "small.qcow2", "1G")

@@ -20,6 +20,30 @@ pub struct Opt {
 }
 
 impl Opt {
+    /// A switch.
+    #[must_use]
+    pub const fn flag(long: &'static str, help: &'static str) -> Self {
+        Self { long, also: &[], short: None, argument: None, help }
+    }
+
+    /// One with an argument.
+    #[must_use]
+    pub const fn value(long: &'static str, argument: &'static str, help: &'static str) -> Self {
+        Self { long, also: &[], short: None, argument: Some(argument), help }
+    }
+
+    /// With a letter.
+    #[must_use]
+    pub const fn letter(self, letter: char) -> Self {
+        Self { short: Some(letter), ..self }
+    }
+
+    /// With other names.
+    #[must_use]
+    pub const fn also(self, also: &'static [&'static str]) -> Self {
+        Self { also, ..self }
+    }
+
     fn has_short(&self, letter: char) -> bool {
         self.short == Some(letter) || self.also.iter().any(|name| name.chars().eq([letter]))
     }
@@ -173,10 +197,10 @@ fn find_long<'o>(name: &str, typed: String, options: &[&'o Opt]) -> Result<&'o O
 mod tests {
     use super::*;
 
-    const FORMAT: Opt = Opt { long: "format", also: &[], short: Some('f'), argument: Some("FMT"), help: "" };
-    const FORCE: Opt = Opt { long: "force-share", also: &[], short: Some('U'), argument: None, help: "" };
-    const PROGRESS: Opt = Opt { long: "", also: &["P", "progress"], short: Some('p'), argument: None, help: "" };
-    const QUIET: Opt = Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "" };
+    const FORMAT: Opt = Opt::value("format", "FMT", "").letter('f');
+    const FORCE: Opt = Opt::flag("force-share", "").letter('U');
+    const PROGRESS: Opt = Opt::flag("", "").letter('p').also(&["P", "progress"]);
+    const QUIET: Opt = Opt::flag("quiet", "").letter('q');
 
     fn go(arguments: &[&str]) -> Result<Parsed, Wrong> {
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();

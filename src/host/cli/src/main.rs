@@ -34,9 +34,9 @@ fn main() -> ExitCode {
 
 /// Options before the command.
 const STANDARD: &[Opt] = &[
-    Opt { long: "help", also: &[], short: Some('h'), argument: None, help: "print this help and exit" },
-    Opt { long: "version", also: &[], short: Some('V'), argument: None, help: "print the version and exit" },
-    Opt { long: "trace", also: &[], short: Some('T'), argument: Some("TRACE"), help: "taken and ignored" },
+    Opt::flag("help", "print this help and exit").letter('h'),
+    Opt::flag("version", "print the version and exit").letter('V'),
+    Opt::value("trace", "TRACE", "taken and ignored").letter('T'),
 ];
 
 /// Where the command stands: the first word that is neither an option nor an option's argument.

@@ -3,6 +3,7 @@
 use instar_vmm::Observer;
 
 use super::Command;
+use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Defaults, Exit, Program, image_params, workers};
 use crate::progress::show_lines;
@@ -13,38 +14,14 @@ pub const COMMAND: Command = Command {
     about: "Check basic image integrity.",
     operands: "FILE",
     options: &[
-        Opt {
-            long: "format",
-            also: &[],
-            short: Some('f'),
-            argument: Some("FMT"),
-            help: "the image's format; found out if not given",
-        },
-        Opt {
-            long: "image-opts",
-            also: &[],
-            short: None,
-            argument: None,
-            help: "FILE is a list of options: driver=..,file.filename=..",
-        },
-        Opt { long: "cache", also: &[], short: Some('T'), argument: Some("MODE"), help: "how the image is read" },
-        Opt {
-            long: "repair",
-            also: &[],
-            short: Some('r'),
-            argument: Some("leaks|all"),
-            help: "repair what is found (not yet)",
-        },
-        Opt {
-            long: "force-share",
-            also: &[],
-            short: Some('U'),
-            argument: None,
-            help: "also while another program writes to it",
-        },
-        Opt { long: "output", also: &[], short: None, argument: Some("human|json"), help: "how it is shown" },
-        Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "print only errors" },
-        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+        FORMAT,
+        IMAGE_OPTS,
+        Opt::value("cache", "MODE", "how the image is read").letter('T'),
+        Opt::value("repair", "leaks|all", "repair what is found (not yet)").letter('r'),
+        FORCE_SHARE,
+        OUTPUT,
+        Opt::flag("quiet", "print only errors").letter('q'),
+        OBJECT,
     ],
     stock: true,
     run,

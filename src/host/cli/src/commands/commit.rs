@@ -1,6 +1,7 @@
 //! `commit`
 
 use super::Command;
+use super::options::{FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Defaults, Exit, Program, image_params, workers};
 use crate::progress::Progress;
@@ -12,39 +13,15 @@ pub const COMMAND: Command = Command {
     about: "Commit image to its backing file.",
     operands: "FILE",
     options: &[
-        Opt {
-            long: "format",
-            also: &[],
-            short: Some('f'),
-            argument: Some("FMT"),
-            help: "the image's format; found out if not given",
-        },
-        Opt {
-            long: "image-opts",
-            also: &[],
-            short: None,
-            argument: None,
-            help: "FILE is a list of options: driver=..,file.filename=..",
-        },
-        Opt { long: "cache", also: &[], short: Some('t'), argument: Some("MODE"), help: "how the images are written" },
-        Opt {
-            long: "base",
-            also: &[],
-            short: Some('b'),
-            argument: Some("FILE"),
-            help: "the image of the chain to commit into (FILE is not emptied then)",
-        },
-        Opt { long: "drop", also: &[], short: Some('d'), argument: None, help: "do not empty FILE afterwards" },
-        Opt {
-            long: "rate",
-            also: &[],
-            short: Some('r'),
-            argument: Some("RATE"),
-            help: "at most so many bytes a second",
-        },
-        Opt { long: "progress", also: &[], short: Some('p'), argument: None, help: "show how far it is" },
-        Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "print nothing" },
-        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+        FORMAT,
+        IMAGE_OPTS,
+        Opt::value("cache", "MODE", "how the images are written").letter('t'),
+        Opt::value("base", "FILE", "the image of the chain to commit into (FILE is not emptied then)").letter('b'),
+        Opt::flag("drop", "do not empty FILE afterwards").letter('d'),
+        Opt::value("rate", "RATE", "at most so many bytes a second").letter('r'),
+        PROGRESS,
+        QUIET,
+        OBJECT,
     ],
     stock: true,
     run,

@@ -3,6 +3,7 @@
 use instar_render::escape::terminal;
 
 use super::Command;
+use super::options::{OBJECT, PROGRESS, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::program::{Defaults, Exit, Program, image_params, workers};
@@ -14,39 +15,17 @@ pub const COMMAND: Command = Command {
     about: "Check if two images show the same disk.",
     operands: "FILE1 FILE2",
     options: &[
-        Opt { long: "a-format", also: &[], short: Some('f'), argument: Some("FMT"), help: "the format of FILE1" },
-        Opt { long: "b-format", also: &[], short: Some('F'), argument: Some("FMT"), help: "the format of FILE2" },
-        Opt {
-            long: "image-opts",
-            also: &[],
-            short: None,
-            argument: None,
-            help: "FILE1 and FILE2 are lists of options, not file names",
-        },
-        Opt {
-            long: "strict",
-            also: &[],
-            short: Some('s'),
-            argument: None,
-            help: "sizes and allocation have to be the same too",
-        },
-        Opt { long: "progress", also: &[], short: Some('p'), argument: None, help: "show how far it is" },
-        Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "print nothing" },
-        Opt {
-            long: "cache",
-            also: &["source-cache"],
-            short: Some('T'),
-            argument: Some("CACHE"),
-            help: "how the images are read: writeback if not given",
-        },
-        Opt {
-            long: "force-share",
-            also: &[],
-            short: Some('U'),
-            argument: None,
-            help: "also while another program writes to an image",
-        },
-        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+        Opt::value("a-format", "FMT", "the format of FILE1").letter('f'),
+        Opt::value("b-format", "FMT", "the format of FILE2").letter('F'),
+        Opt::flag("image-opts", "FILE1 and FILE2 are lists of options, not file names"),
+        Opt::flag("strict", "sizes and allocation have to be the same too").letter('s'),
+        PROGRESS,
+        QUIET,
+        Opt::value("cache", "CACHE", "how the images are read: writeback if not given")
+            .letter('T')
+            .also(&["source-cache"]),
+        Opt::flag("force-share", "also while another program writes to an image").letter('U'),
+        OBJECT,
     ],
     stock: true,
     run,

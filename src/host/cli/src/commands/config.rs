@@ -3,7 +3,8 @@
 use instar_abi::record::Value;
 
 use super::Command;
-use crate::getopt::{Opt, Parsed};
+use super::options::OUTPUT;
+use crate::getopt::Parsed;
 use crate::program::{Exit, Program};
 
 /// The command.
@@ -11,7 +12,7 @@ pub const COMMAND: Command = Command {
     name: "config",
     about: "Show every setting in force, and where it comes from.",
     operands: "",
-    options: &[Opt { long: "output", also: &[], short: None, argument: Some("human|json"), help: "how it is shown" }],
+    options: &[OUTPUT],
     stock: false,
     run,
 };

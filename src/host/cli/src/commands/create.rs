@@ -10,6 +10,7 @@ use instar_vmm::target::{Cache, Target};
 
 use super::Command;
 use super::option_list::{self, asks_for_help, file_option};
+use super::options::{OBJECT, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::program::{Defaults, Exit, Program, Silent, image_params, plain};
@@ -21,37 +22,13 @@ pub const COMMAND: Command = Command {
     about: "Create and format a new image file.",
     operands: "FILE [SIZE]",
     options: &[
-        Opt {
-            long: "format",
-            also: &[],
-            short: Some('f'),
-            argument: Some("FMT"),
-            help: "its format: raw if not given",
-        },
-        Opt {
-            long: "options",
-            also: &[],
-            short: Some('o'),
-            argument: Some("OPTS"),
-            help: "the format's options; `help` lists them",
-        },
-        Opt { long: "backing", also: &[], short: Some('b'), argument: Some("FILE"), help: "it stands on FILE" },
-        Opt {
-            long: "backing-format",
-            also: &[],
-            short: Some('F'),
-            argument: Some("FMT"),
-            help: "the format of the file that it stands on",
-        },
-        Opt {
-            long: "backing-unsafe",
-            also: &[],
-            short: Some('u'),
-            argument: None,
-            help: "do not open the file that it stands on: SIZE has to be given",
-        },
-        Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "print nothing" },
-        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+        Opt::value("format", "FMT", "its format: raw if not given").letter('f'),
+        Opt::value("options", "OPTS", "the format's options; `help` lists them").letter('o'),
+        Opt::value("backing", "FILE", "it stands on FILE").letter('b'),
+        Opt::value("backing-format", "FMT", "the format of the file that it stands on").letter('F'),
+        Opt::flag("backing-unsafe", "do not open the file that it stands on: SIZE has to be given").letter('u'),
+        QUIET,
+        OBJECT,
     ],
     stock: true,
     run,

@@ -7,6 +7,7 @@ use instar_render::escape::terminal;
 use instar_vmm::target::Cache;
 
 use super::Command;
+use super::options::OBJECT;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::program::{Defaults, Exit, Program, image_params, plain, workers};
@@ -18,29 +19,11 @@ pub const COMMAND: Command = Command {
     about: "Copy a disk image, or a part of it, into a new one.",
     operands: "[bs=SIZE] [count=BLOCKS] [skip=BLOCKS] if=FILE of=FILE",
     options: &[
-        Opt { long: "format", also: &[], short: Some('f'), argument: Some("FMT"), help: "the format of the input" },
-        Opt {
-            long: "output-format",
-            also: &[],
-            short: Some('O'),
-            argument: Some("FMT"),
-            help: "the format of the output: raw if not given",
-        },
-        Opt {
-            long: "image-opts",
-            also: &[],
-            short: None,
-            argument: None,
-            help: "the input is a list of options, not a file name",
-        },
-        Opt {
-            long: "force-share",
-            also: &[],
-            short: Some('U'),
-            argument: None,
-            help: "also while another program writes to the input",
-        },
-        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+        Opt::value("format", "FMT", "the format of the input").letter('f'),
+        Opt::value("output-format", "FMT", "the format of the output: raw if not given").letter('O'),
+        Opt::flag("image-opts", "the input is a list of options, not a file name"),
+        Opt::flag("force-share", "also while another program writes to the input").letter('U'),
+        OBJECT,
     ],
     stock: true,
     run,

@@ -4,7 +4,8 @@ use instar_abi::record::Value;
 use instar_vmm::Isolation;
 
 use super::Command;
-use crate::getopt::{Opt, Parsed};
+use super::options::OUTPUT;
+use crate::getopt::Parsed;
 use crate::program::{Exit, Program};
 
 /// The command.
@@ -12,7 +13,7 @@ pub const COMMAND: Command = Command {
     name: "doctor",
     about: "Say what isolation this machine offers, and what is missing.",
     operands: "",
-    options: &[Opt { long: "output", also: &[], short: None, argument: Some("human|json"), help: "how it is shown" }],
+    options: &[OUTPUT],
     stock: false,
     run,
 };

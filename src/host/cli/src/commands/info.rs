@@ -4,6 +4,7 @@ use instar_render::LocalTime;
 use instar_vmm::target::Cache;
 
 use super::Command;
+use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::program::{Defaults, Exit, Program, Silent, image_params};
@@ -14,45 +15,15 @@ pub const COMMAND: Command = Command {
     about: "Display information about the image.",
     operands: "FILE",
     options: &[
-        Opt {
-            long: "format",
-            also: &[],
-            short: Some('f'),
-            argument: Some("FMT"),
-            help: "the image's format; found out if not given",
-        },
-        Opt {
-            long: "image-opts",
-            also: &[],
-            short: None,
-            argument: None,
-            help: "FILE is a list of options: driver=..,file.filename=..",
-        },
-        Opt { long: "backing-chain", also: &["b"], short: None, argument: None, help: "show every image of the chain" },
-        Opt {
-            long: "force-share",
-            also: &[],
-            short: Some('U'),
-            argument: None,
-            help: "also while another program writes to it",
-        },
-        Opt {
-            long: "limits",
-            also: &[],
-            short: None,
-            argument: None,
-            help: "show what the block driver is limited to",
-        },
-        Opt { long: "cache", also: &[], short: Some('t'), argument: Some("MODE"), help: "how the file is opened" },
-        Opt { long: "output", also: &[], short: None, argument: Some("human|json"), help: "how it is shown" },
-        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
-        Opt {
-            long: "extra-detail",
-            also: &[],
-            short: None,
-            argument: None,
-            help: "show partition tables and the like, too",
-        },
+        FORMAT,
+        IMAGE_OPTS,
+        Opt::flag("backing-chain", "show every image of the chain").also(&["b"]),
+        FORCE_SHARE,
+        Opt::flag("limits", "show what the block driver is limited to"),
+        Opt::value("cache", "MODE", "how the file is opened").letter('t'),
+        OUTPUT,
+        OBJECT,
+        Opt::flag("extra-detail", "show partition tables and the like, too"),
     ],
     stock: true,
     run,

@@ -9,6 +9,7 @@ use instar_render::map::{MAP_HEAD, MapLines, NoPlace};
 use instar_vmm::Observer;
 
 use super::Command;
+use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Defaults, Exit, Program, image_params};
 use crate::sizes;
@@ -19,43 +20,13 @@ pub const COMMAND: Command = Command {
     about: "Dump image metadata.",
     operands: "FILE",
     options: &[
-        Opt {
-            long: "format",
-            also: &[],
-            short: Some('f'),
-            argument: Some("FMT"),
-            help: "the image's format; found out if not given",
-        },
-        Opt {
-            long: "image-opts",
-            also: &[],
-            short: None,
-            argument: None,
-            help: "FILE is a list of options: driver=..,file.filename=..",
-        },
-        Opt {
-            long: "start-offset",
-            also: &[],
-            short: Some('s'),
-            argument: Some("OFFSET"),
-            help: "where in the disk to begin",
-        },
-        Opt {
-            long: "max-length",
-            also: &[],
-            short: Some('l'),
-            argument: Some("LENGTH"),
-            help: "at most so many bytes of the disk",
-        },
-        Opt { long: "output", also: &[], short: None, argument: Some("human|json"), help: "how it is shown" },
-        Opt {
-            long: "force-share",
-            also: &[],
-            short: Some('U'),
-            argument: None,
-            help: "also while another program writes to it",
-        },
-        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+        FORMAT,
+        IMAGE_OPTS,
+        Opt::value("start-offset", "OFFSET", "where in the disk to begin").letter('s'),
+        Opt::value("max-length", "LENGTH", "at most so many bytes of the disk").letter('l'),
+        OUTPUT,
+        FORCE_SHARE,
+        OBJECT,
     ],
     stock: true,
     run,

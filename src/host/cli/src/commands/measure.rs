@@ -6,6 +6,7 @@ use instar_vmm::target::Cache;
 
 use super::Command;
 use super::option_list;
+use super::options::{OBJECT, OUTPUT};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::program::{Defaults, Exit, Program, Silent, image_params};
@@ -16,39 +17,15 @@ pub const COMMAND: Command = Command {
     about: "Calculate the file size that a new image needs.",
     operands: "(--size SIZE | FILE)",
     options: &[
-        Opt {
-            long: "target-format",
-            also: &[],
-            short: Some('O'),
-            argument: Some("FMT"),
-            help: "the new image's format: raw if not given",
-        },
-        Opt { long: "options", also: &[], short: Some('o'), argument: Some("OPTS"), help: "the format's options" },
-        Opt { long: "size", also: &[], short: Some('s'), argument: Some("SIZE"), help: "the disk's size" },
-        Opt {
-            long: "format",
-            also: &[],
-            short: Some('f'),
-            argument: Some("FMT"),
-            help: "the format of FILE; found out if not given",
-        },
-        Opt { long: "image-opts", also: &[], short: None, argument: None, help: "FILE is a list of options" },
-        Opt {
-            long: "snapshot",
-            also: &[],
-            short: Some('l'),
-            argument: Some("SNAPSHOT"),
-            help: "measure what this snapshot of FILE needs",
-        },
-        Opt { long: "output", also: &[], short: None, argument: Some("human|json"), help: "how it is shown" },
-        Opt {
-            long: "force-share",
-            also: &[],
-            short: Some('U'),
-            argument: None,
-            help: "also while another program writes to FILE",
-        },
-        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+        Opt::value("target-format", "FMT", "the new image's format: raw if not given").letter('O'),
+        Opt::value("options", "OPTS", "the format's options").letter('o'),
+        Opt::value("size", "SIZE", "the disk's size").letter('s'),
+        Opt::value("format", "FMT", "the format of FILE; found out if not given").letter('f'),
+        Opt::flag("image-opts", "FILE is a list of options"),
+        Opt::value("snapshot", "SNAPSHOT", "measure what this snapshot of FILE needs").letter('l'),
+        OUTPUT,
+        Opt::flag("force-share", "also while another program writes to FILE").letter('U'),
+        OBJECT,
     ],
     stock: true,
     run,

@@ -13,6 +13,7 @@ pub mod info;
 pub mod map;
 pub mod measure;
 pub mod option_list;
+pub mod options;
 pub mod rebase;
 pub mod resize;
 
@@ -58,12 +59,6 @@ pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[
-    Opt { long: "help", also: &[], short: Some('h'), argument: None, help: "print this help and exit" },
-    Opt {
-        long: "verbose",
-        also: &[],
-        short: None,
-        argument: None,
-        help: "say on standard error where the image was read",
-    },
+    Opt::flag("help", "print this help and exit").letter('h'),
+    Opt::flag("verbose", "say on standard error where the image was read"),
 ];

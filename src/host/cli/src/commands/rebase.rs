@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use instar_render::escape::terminal;
 
 use super::Command;
+use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::program::{Defaults, Exit, Program, image_params, workers};
@@ -16,67 +17,19 @@ pub const COMMAND: Command = Command {
     about: "Change backing file of the image.",
     operands: "FILE",
     options: &[
-        Opt {
-            long: "format",
-            also: &[],
-            short: Some('f'),
-            argument: Some("FMT"),
-            help: "the image's format; found out if not given",
-        },
-        Opt {
-            long: "image-opts",
-            also: &[],
-            short: None,
-            argument: None,
-            help: "FILE is a list of options: driver=..,file.filename=..",
-        },
-        Opt { long: "cache", also: &[], short: Some('t'), argument: Some("MODE"), help: "how the image is written" },
-        Opt {
-            long: "backing",
-            also: &[],
-            short: Some('b'),
-            argument: Some("FILE"),
-            help: "the new backing file; empty: none",
-        },
-        Opt {
-            long: "backing-format",
-            also: &[],
-            short: Some('F'),
-            argument: Some("FMT"),
-            help: "the new backing file's format",
-        },
-        Opt {
-            long: "backing-cache",
-            also: &[],
-            short: Some('T'),
-            argument: Some("MODE"),
-            help: "how backing files are read",
-        },
-        Opt {
-            long: "backing-unsafe",
-            also: &[],
-            short: Some('u'),
-            argument: None,
-            help: "only change the name: the old and the new backing file read the same",
-        },
-        Opt { long: "compress", also: &[], short: Some('c'), argument: None, help: "compress what is copied" },
-        Opt { long: "progress", also: &[], short: Some('p'), argument: None, help: "show how far it is" },
-        Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "print nothing" },
-        Opt {
-            long: "force-share",
-            also: &[],
-            short: Some('U'),
-            argument: None,
-            help: "also while another program writes to it",
-        },
-        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
-        Opt {
-            long: "dry-run",
-            also: &[],
-            short: None,
-            argument: None,
-            help: "change nothing; say what would be copied (instar only)",
-        },
+        FORMAT,
+        IMAGE_OPTS,
+        Opt::value("cache", "MODE", "how the image is written").letter('t'),
+        Opt::value("backing", "FILE", "the new backing file; empty: none").letter('b'),
+        Opt::value("backing-format", "FMT", "the new backing file's format").letter('F'),
+        Opt::value("backing-cache", "MODE", "how backing files are read").letter('T'),
+        Opt::flag("backing-unsafe", "only change the name: the old and the new backing file read the same").letter('u'),
+        Opt::flag("compress", "compress what is copied").letter('c'),
+        PROGRESS,
+        QUIET,
+        FORCE_SHARE,
+        OBJECT,
+        Opt::flag("dry-run", "change nothing; say what would be copied (instar only)"),
     ],
     stock: true,
     run,

@@ -1,6 +1,7 @@
 //! `resize`
 
 use super::Command;
+use super::options::{FORMAT, IMAGE_OPTS, OBJECT, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Defaults, Exit, Program, Silent, image_params, workers};
 use crate::sizes;
@@ -11,36 +12,12 @@ pub const COMMAND: Command = Command {
     about: "Resize the image to the new size.",
     operands: "FILE [+-]SIZE",
     options: &[
-        Opt {
-            long: "format",
-            also: &[],
-            short: Some('f'),
-            argument: Some("FMT"),
-            help: "the image's format; found out if not given",
-        },
-        Opt {
-            long: "image-opts",
-            also: &[],
-            short: None,
-            argument: None,
-            help: "FILE is a list of options: driver=..,file.filename=..",
-        },
-        Opt {
-            long: "preallocation",
-            also: &[],
-            short: None,
-            argument: Some("off|metadata|falloc|full"),
-            help: "how what is added is allocated",
-        },
-        Opt {
-            long: "shrink",
-            also: &[],
-            short: None,
-            argument: None,
-            help: "the new size may be smaller: data is lost",
-        },
-        Opt { long: "quiet", also: &[], short: Some('q'), argument: None, help: "print nothing" },
-        Opt { long: "object", also: &[], short: None, argument: Some("OBJECT"), help: "a secret" },
+        FORMAT,
+        IMAGE_OPTS,
+        Opt::value("preallocation", "off|metadata|falloc|full", "how what is added is allocated"),
+        Opt::flag("shrink", "the new size may be smaller: data is lost"),
+        QUIET,
+        OBJECT,
     ],
     stock: true,
     run,

@@ -134,44 +134,23 @@ impl Writer for Dynamic<'_> {
 
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
         let device = self.device;
-        let len = match piece {
-            Piece::Data(bytes) => bytes.len() as u64,
-            Piece::Copy(_, _, len) | Piece::Zero(len) => len,
-            Piece::Packed(_) => return Err(Error::unsupported("a VHDX has no compressed blocks")),
-        };
-        // The end of the disk need not be the end of a unit.
-        let len = len.min(self.spec.size.saturating_sub(at));
         // What has no block reads as zeroes.
         if matches!(piece, Piece::Zero(_)) && self.linkage.is_none() {
             return Ok(());
         }
         let state = &mut *self.state.lock();
-        let mut done = 0;
-        while done < len {
-            let (block, inside) = ((at + done) / self.geometry.block, (at + done) % self.geometry.block);
-            let part = (self.geometry.block - inside).min(len - done);
+        let (size, unit) = (self.spec.size, self.geometry.block);
+        let end = at.saturating_add(piece.disk_len().unwrap_or(0)).min(size);
+        let mut bitmaps = Vec::new();
+        piece.spread((at, size), unit, device, steps, |block| {
             if self.linkage.is_some() {
-                self.mark(state, block, inside, part, steps)?;
+                let begin = at.max(block * unit);
+                let len = end.min((block + 1) * unit) - begin;
+                self.mark(state, block, begin % unit, len, &mut bitmaps)?;
             }
-            let offset = self.block(state, block)? + inside;
-            match piece {
-                Piece::Data(bytes) => {
-                    let data = bytes.get(done as usize..(done + part) as usize).unwrap_or_default();
-                    steps.push(Placed::Step(Step::Write { device, offset, data }));
-                }
-                Piece::Copy(from, from_offset, _) => steps.push(Placed::Step(Step::Copy {
-                    from,
-                    from_offset: from_offset + done,
-                    to: device,
-                    to_offset: offset,
-                    len: part,
-                    skip_zero: 0,
-                })),
-                // A new block reads as zeroes.
-                Piece::Zero(_) | Piece::Packed(_) => {}
-            }
-            done += part;
-        }
+            self.block(state, block).map(Some)
+        })?;
+        steps.append(&mut bitmaps);
         Ok(())
     }
 

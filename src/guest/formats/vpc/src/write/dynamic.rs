@@ -126,44 +126,23 @@ impl Writer for Dynamic<'_> {
 
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
         let device = self.device;
-        let len = match piece {
-            Piece::Data(bytes) => bytes.len() as u64,
-            Piece::Copy(_, _, len) | Piece::Zero(len) => len,
-            Piece::Packed(_) => return Err(Error::unsupported("a VHD has no compressed blocks")),
-        };
-        // The end of the disk need not be the end of a unit.
-        let len = len.min(self.spec.size.saturating_sub(at));
+        // What has no block reads as zeroes.
         if matches!(piece, Piece::Zero(_)) && self.parent.is_none() {
             return Ok(());
         }
         let state = &mut *self.state.lock();
-        let mut done = 0;
-        while done < len {
-            let inside = (at + done) % BLOCK;
-            let part = (BLOCK - inside).min(len - done);
-            let block = self.block(state, (at + done) / BLOCK, steps)?;
+        let size = self.spec.size;
+        let end = at.saturating_add(piece.disk_len().unwrap_or(0)).min(size);
+        let mut bitmaps = Vec::new();
+        piece.spread((at, size), BLOCK, device, steps, |number| {
+            let block = self.block(state, number, &mut bitmaps)?;
             if let Some((_, bitmap)) = &mut state.bitmap {
-                mark(bitmap, inside, part);
+                let begin = at.max(number * BLOCK);
+                mark(bitmap, begin % BLOCK, end.min((number + 1) * BLOCK) - begin);
             }
-            let offset = block + bitmap_len(BLOCK) + inside;
-            match piece {
-                Piece::Data(bytes) => {
-                    let data = bytes.get(done as usize..(done + part) as usize).unwrap_or_default();
-                    steps.push(Placed::Step(Step::Write { device, offset, data }));
-                }
-                Piece::Copy(from, from_offset, _) => steps.push(Placed::Step(Step::Copy {
-                    from,
-                    from_offset: from_offset + done,
-                    to: device,
-                    to_offset: offset,
-                    len: part,
-                    skip_zero: 0,
-                })),
-                // A new block reads as zeroes.
-                Piece::Zero(_) | Piece::Packed(_) => {}
-            }
-            done += part;
-        }
+            Ok(Some(block + bitmap_len(BLOCK)))
+        })?;
+        steps.append(&mut bitmaps);
         Ok(())
     }
 

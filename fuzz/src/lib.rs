@@ -15,16 +15,17 @@ const HEAP_MAX: usize = 64 << 20;
 /// Most processor time of one input, in milliseconds.
 const CPU_MAX: i64 = 2000;
 /// Most extents that are looked at of one image.
-const EXTENTS: usize = 300;
+const EXTENTS: usize = 200;
 /// Most bytes that are read or decompressed of one image, and of one of its units.
-const READ_MAX: u64 = 24 << 20;
-const UNIT_MAX: u64 = 4 << 20;
+const READ_MAX: u64 = 8 << 20;
+const UNIT_MAX: u64 = 2 << 20;
 /// Bytes of plain data that are read of one extent.
 const PLAIN: u64 = 64 << 10;
 /// The name of the image, and of another file beside it that is no image.
 const NAME: &str = "disk.img";
 const OTHER: &str = "other.img";
 
+/// All of the heap, counted.
 #[global_allocator]
 static HEAP: Cap<std::alloc::System> = Cap::new(std::alloc::System, usize::MAX);
 

@@ -11,7 +11,7 @@ VENV := .venv
 export INSTAR_BINARY_PATH := $(abspath $(BINARY))
 
 .DEFAULT_GOAL := instar
-.PHONY: help instar demo test test-rust test-integration bench lint fuzz install clean bootstrap
+.PHONY: help instar demo test test-rust test-integration bench lint adversarial fuzz install clean bootstrap
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1\t\2/' | expand -t 20
@@ -48,6 +48,12 @@ lint: ## rustfmt, clippy, ruff, shellcheck
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(VENV)/bin/ruff check tests benches scripts/summary
 	shellcheck scripts/bootstrap scripts/demo scripts/test .ci/run
+
+adversarial: ## the hostile images on both backends; what they cost goes into docs/security.md
+	@scripts/bootstrap test
+	$(CARGO) build --release --locked -p instar
+	scripts/test integration tests/adversarial
+	scripts/adversarial-report --update
 
 fuzz: ## every format's reader, and the property tests of the request checker, for FUZZ_SECONDS each
 	@scripts/bootstrap build

@@ -1,52 +1,137 @@
-//! What each fuzz target does with some bytes: one function for all formats, so that any engine can call it. The
-//! binary of this crate calls it under the stable toolchain, with bytes changed at random.
+//! What each fuzz target does with some bytes: one function for all formats. The targets of cargo-fuzz call it; so does
+//! the binary of this crate, under any toolchain.
 #![forbid(unsafe_code)]
 
+pub mod input;
+
+use cap::Cap;
 use instar_image::check::Quiet;
-use instar_image::{CheckContext, DeviceId, Format, Image, OpenContext, Place, Source, Version};
-use instar_sim::Machine;
+use instar_image::{CheckContext, DeviceId, Extent, Format, Image, OpenContext, Place, Source, Value, Version};
+use instar_sim::{Disk, Machine};
+use rustix::time::{ClockId, clock_gettime};
 
+/// Most bytes that one input may take of the heap: what a guest has by default.
+const HEAP_MAX: usize = 64 << 20;
+/// Most processor time of one input, in milliseconds.
+const CPU_MAX: i64 = 2000;
 /// Most extents that are looked at of one image.
-const EXTENTS: usize = 300;
-/// Most bytes of a unit that is decompressed.
-const UNIT: u64 = 4 << 20;
+const EXTENTS: usize = 200;
+/// Most bytes that are read or decompressed of one image, and of one of its units.
+const READ_MAX: u64 = 8 << 20;
+const UNIT_MAX: u64 = 2 << 20;
+/// Bytes of plain data that are read of one extent.
+const PLAIN: u64 = 64 << 10;
+/// The name of the image, and of another file beside it that is no image.
+const NAME: &str = "disk.img";
+const OTHER: &str = "other.img";
 
-/// Opens `data` as an image of that format, looks at its first extents, decompresses them, and checks it. What is
-/// wrong with an image is an error, never a panic; an extent is never empty and never begins elsewhere.
-pub fn read_image(format: &dyn Format, data: &[u8]) {
-    let machine = Machine::new().with_workers(1);
-    let device = machine.add(data);
-    let version = Version::default();
-    let cx =
-        OpenContext { source: &machine, opener: None, device, name: b"disk.img", version, write: false, options: &[] };
-    if let Ok(image) = format.open(cx) {
-        walk(&machine, image.as_ref());
-    }
-    if let Ok(image) = format.open_to_check(cx) {
-        let _ = image.check(CheckContext { machine: &machine, findings: &mut Quiet });
+/// All of the heap, counted.
+#[global_allocator]
+static HEAP: Cap<std::alloc::System> = Cap::new(std::alloc::System, usize::MAX);
+
+/// One run of a fuzz target: `data` as [`input`] lays an image out.
+///
+/// # Panics
+/// On whatever is a finding: a panic inside, too much processor time. Too much memory aborts.
+pub fn target(format: &str, data: &[u8]) {
+    let format = instar_registry::by_name(format).expect("a target has the name of a format");
+    if let Some(disk) = input::image(data) {
+        read_image(format, disk);
     }
 }
 
+fn cpu_milliseconds() -> i64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+}
+
+/// Opens it as an image of that format, tells of it, looks at its first extents, reads and decompresses them, and checks
+/// it. What is wrong with an image is an error, never a panic; an extent is never empty and never begins elsewhere.
+///
+/// # Panics
+/// On whatever is a finding: a panic inside, too much processor time. Too much memory aborts.
+pub fn read_image(format: &'static dyn Format, disk: Disk) {
+    let begun = cpu_milliseconds();
+    let machine = Machine::new().with_workers(1).with_secret("sec0", "password");
+    let device = machine.add_disk(disk);
+    machine.name(NAME, device);
+    machine.name(OTHER, machine.add([0x5a; 8192]));
+    let _ = HEAP.set_limit(HEAP.allocated() + HEAP_MAX);
+    look(format, &machine, device);
+    let _ = HEAP.set_limit(usize::MAX);
+    let used = cpu_milliseconds() - begun;
+    assert!(used <= CPU_MAX, "{used} ms of processor time");
+}
+
+fn look(format: &'static dyn Format, machine: &Machine, device: DeviceId) {
+    let cx = OpenContext {
+        source: machine,
+        opener: Some(machine),
+        device,
+        name: NAME.as_bytes(),
+        version: Version::default(),
+        write: false,
+        options: &[],
+    };
+    if let Ok(image) = format.open(cx) {
+        walk(machine, image.as_ref());
+    }
+    if let Ok(image) = format.open_to_check(cx) {
+        let _ = image.check(CheckContext { machine, findings: &mut Quiet });
+    }
+    let mut image = Value::map();
+    image.set("device", u64::from(device.0)).set("filename", NAME).set("format", format.name());
+    let mut params = Value::map();
+    params.set("op", "info").set("image", image);
+    let _ = instar_ops::run(machine, &params);
+}
+
 fn walk(machine: &Machine, image: &dyn Image) {
-    let _ = (image.describe(), image.backing(), image.warnings());
-    let (mut at, mut unpacker) = (0, image.unpacker());
+    let _ = (image.describe(), image.backing(), image.warnings(), image.mapping(), image.data_files());
+    let (mut at, mut left, mut unpacker) = (0, READ_MAX, image.unpacker());
     for _ in 0..EXTENTS {
         if at >= image.virtual_size() {
-            return;
+            break;
         }
-        let Ok(extent) = image.extent(at, u64::MAX) else { return };
+        let Ok(extent) = image.extent(at, u64::MAX) else { break };
         assert!(extent.at == at && extent.len > 0, "an extent that is none: {extent:?}");
         assert!(extent.len <= image.virtual_size() - at, "an extent past the end: {extent:?}");
-        if let (Place::Packed(packed), Some(unpacker)) = (extent.place, unpacker.as_mut())
-            && packed.unit <= UNIT
-            && packed.len <= UNIT
-        {
+        left = left.saturating_sub(read(machine, extent, unpacker.as_deref_mut(), left));
+        let _ = image.reserved(at);
+        at = extent.end();
+    }
+    // The last bytes are where sums overflow.
+    if let Some(last) = image.virtual_size().checked_sub(1) {
+        let _ = image.extent(last, 1).map(|extent| read(machine, extent, unpacker.as_deref_mut(), left));
+    }
+}
+
+/// Reads an extent; returns how many bytes that were.
+fn read(machine: &Machine, extent: Extent, unpacker: Option<&mut (dyn instar_image::Unpacker + '_)>, left: u64) -> u64 {
+    match (extent.place, unpacker) {
+        (Place::Packed(packed), Some(unpacker)) => {
             assert!(packed.skip + extent.len <= packed.unit, "more than the unit: {extent:?}");
+            if packed.unit > UNIT_MAX.min(left) || packed.len > UNIT_MAX {
+                return 0;
+            }
             let (mut stored, mut out) = (vec![0; packed.len as usize], vec![0; packed.unit as usize]);
-            if machine.read(DeviceId(packed.device.0), packed.offset, &mut stored).is_ok() {
+            if machine.read(packed.device, packed.offset, &mut stored).is_ok() {
                 let _ = unpacker.unpack(&packed, &stored, &mut out);
             }
+            packed.unit + packed.len
         }
-        at = extent.end();
+        (Place::Encrypted { device, offset }, Some(unpacker)) => {
+            let mut out = vec![0; extent.len.min(PLAIN).min(left) as usize & !511];
+            if machine.read(device, offset, &mut out).is_ok() {
+                let _ = unpacker.decrypt(extent.at, offset, &mut out);
+            }
+            out.len() as u64
+        }
+        (Place::Data { device, offset }, _) => {
+            let mut out = vec![0; extent.len.min(PLAIN).min(left) as usize];
+            let _ = machine.read(device, offset, &mut out);
+            out.len() as u64
+        }
+        _ => 0,
     }
 }

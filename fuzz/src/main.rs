@@ -1,8 +1,12 @@
-//! `instar-fuzz FORMAT FOLDER SECONDS [SEED]`: changes the files of the folder at random and reads them. The bytes that
-//! made it panic are left as `crash-FORMAT`; the same seed makes the same bytes.
+//! - `instar-fuzz seeds FROM TO`: makes inputs for the targets of the images in the folder `FROM`.
+//! - `instar-fuzz replay FORMAT FILE..`: runs the target on inputs.
+//! - `instar-fuzz blind FORMAT FOLDER SECONDS [SEED]`: changes the inputs of the folder at random and runs the target on
+//!   them, blind to what they reach; for where there is no nightly toolchain. The input that made it panic is left as
+//!   `crash-FORMAT`; the same seed makes the same inputs.
 #![forbid(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -57,40 +61,81 @@ fn change(data: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let [name, folder, seconds, rest @ ..] = args.as_slice() else {
-        eprintln!("usage: instar-fuzz FORMAT FOLDER SECONDS [SEED]");
-        return ExitCode::FAILURE;
-    };
-    let Some(format) = instar_registry::by_name(name) else {
-        eprintln!("no format {name}");
-        return ExitCode::FAILURE;
-    };
+fn files(folder: &str) -> Vec<PathBuf> {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut seeds: Vec<_> = files.map(|f| f.path()).filter(|p| p.is_file()).collect();
-    seeds.sort();
-    let seeds: Vec<Vec<u8>> = seeds.iter().filter_map(|p| std::fs::read(p).ok()).filter(|d| !d.is_empty()).collect();
-    if seeds.is_empty() {
-        eprintln!("no files in {folder}");
-        return ExitCode::FAILURE;
+    let mut files: Vec<_> = files.map(|f| f.path()).filter(|p| p.is_file()).collect();
+    files.sort();
+    files
+}
+
+fn seeds(from: &str, to: &str) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for path in files(from) {
+        let name = path.file_name().unwrap_or_default();
+        std::fs::write(Path::new(to).join(name), instar_fuzz::input::of_image(&std::fs::read(&path)?))?;
     }
-    let mut random = Random(rest.first().and_then(|s| s.parse().ok()).unwrap_or(0x9e37_79b9_7f4a_7c15));
+    Ok(())
+}
+
+/// Whether nothing was found in it.
+fn passes(format: &str, data: &[u8]) -> bool {
+    catch_unwind(AssertUnwindSafe(|| instar_fuzz::target(format, data))).is_ok()
+}
+
+fn replay(format: &str, paths: &[String]) -> std::io::Result<bool> {
+    let mut fine = true;
+    for path in paths {
+        let data = std::fs::read(path)?;
+        let begun = Instant::now();
+        let passed = passes(format, &data);
+        println!("{path}: {} in {} ms", if passed { "fine" } else { "a finding" }, begun.elapsed().as_millis());
+        fine &= passed;
+    }
+    Ok(fine)
+}
+
+fn blind(format: &str, folder: &str, seconds: &str, seed: Option<&String>) -> std::io::Result<bool> {
+    let seeds = files(folder).iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
+    if seeds.is_empty() {
+        return Err(std::io::Error::other(format!("no files in {folder}")));
+    }
+    let mut random = Random(seed.and_then(|s| s.parse().ok()).unwrap_or(0x9e37_79b9_7f4a_7c15));
     let end = Instant::now() + Duration::from_secs(seconds.parse().unwrap_or(60));
     let (mut runs, mut slowest) = (0u64, Duration::ZERO);
     while Instant::now() < end {
         let mut data = seeds[random.below(seeds.len() as u64) as usize].clone();
         change(&mut data, &mut random);
         let begun = Instant::now();
-        if catch_unwind(AssertUnwindSafe(|| instar_fuzz::read_image(format, &data))).is_err() {
-            let file = format!("crash-{name}");
-            eprintln!("{name}: a panic after {runs} images; see {file}");
-            let _ = std::fs::write(&file, &data);
-            return ExitCode::FAILURE;
+        if !passes(format, &data) {
+            let file = format!("crash-{format}");
+            eprintln!("{format}: a finding after {runs} images; see {file}");
+            std::fs::write(&file, &data)?;
+            return Ok(false);
         }
         slowest = slowest.max(begun.elapsed());
         runs += 1;
     }
-    println!("{name}: {runs} images, the slowest took {} ms", slowest.as_millis());
-    ExitCode::SUCCESS
+    println!("{format}: {runs} images, the slowest took {} ms", slowest.as_millis());
+    Ok(true)
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["seeds", from, to] => seeds(from, to).map(|()| true),
+        ["replay", format, _, ..] => replay(format, &args[2..]),
+        ["blind", format, folder, seconds, ..] => blind(format, folder, seconds, args.get(4)),
+        _ => Err(std::io::Error::other(
+            "usage: instar-fuzz seeds FROM TO | replay FORMAT FILE.. | blind FORMAT FOLDER SECONDS [SEED]",
+        )),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("instar-fuzz: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -17,6 +17,7 @@ pub use journal::{Entry, Journal};
 
 const ENOENT: u32 = 2;
 const EBADF: u32 = 9;
+const EINVAL: u32 = 22;
 
 #[derive(Debug)]
 struct Device {
@@ -199,6 +200,9 @@ impl Source for Machine {
 
     fn read_many(&self, reads: &mut [Read<'_>]) -> Result<()> {
         for read in reads {
+            if read.offset.checked_add(read.buf.len() as u64).is_none_or(|end| end > i64::MAX as u64) {
+                return Err(Error::new(Kind::Io(EINVAL), "no file is that long"));
+            }
             self.with(read.device, |d| {
                 d.disk.read(read.offset, read.buf);
                 Ok(())

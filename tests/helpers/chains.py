@@ -212,8 +212,10 @@ def assert_equal_images(names, theirs, ours, what, end):
         expected, actual = shown(name, fmt, theirs), shown(name, fmt, ours)
         if actual != expected and not (name == "top" and shows_stale_bytes(expected, actual, end)):
             raise Differing(f"{what}: {name} shows something else")
-        status, out, err = run([QEMU_IMG, "check", "-f", fmt, name], ours)
-        if status not in (0, CANNOT_CHECK):
+        checked = run([QEMU_IMG, "check", "-f", fmt, name], ours)
+        status, out, err = checked
+        # A fixed VHD whose format is not named is taken for raw, by both: a commit that grows it overwrites its footer.
+        if status not in (0, CANNOT_CHECK) and checked != run([QEMU_IMG, "check", "-f", fmt, name], theirs):
             raise Differing(f"{what}: check of {name}: {out}{err}")
         if fmt == "qcow2":
             for line in run([QEMU_IMG, "snapshot", "-l", name], ours)[1].splitlines()[2:]:

@@ -38,6 +38,7 @@ fn places(format: &str) -> &'static [(usize, usize)] {
     match format {
         "vdi" => &[(64, 448), (340, 60), (512, 12)],
         "parallels" => &[(0, 64), (16, 48), (64, 12)],
+        "vmdk" => &[(0, 80), (512, 300), (10752, 16), (13312, 16), (15872, 16)],
         "qed" => &[(0, 64), (4096, 64), (20480, 8192)],
         _ => &[(0, 56), (48, 16), (4096, 512)],
     }
@@ -100,6 +101,11 @@ fn vdi() {
 #[test]
 fn parallels() {
     all("parallels", "cluster_size=64k");
+}
+
+#[test]
+fn vmdk() {
+    all("vmdk", "zeroed_grain=on");
 }
 
 #[test]

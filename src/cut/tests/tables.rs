@@ -1,4 +1,4 @@
-//! The formats with one table of blocks (vdi, parallels) and with two levels of tables (qed, qcow), cut at every step.
+//! The formats with one table of blocks (vdi, parallels) and with two levels of tables (qed, qcow, vmdk), cut at every step.
 
 use instar_cut::{Folder, Image, Scenario, Watch};
 use instar_image::Value;
@@ -6,7 +6,7 @@ use instar_image::Value;
 const SOURCE: Image = Image { name: "source", format: "raw", watch: Watch::Read };
 
 /// A format, and options of its images.
-const ALL: [(&str, &str); 8] = [
+const ALL: [(&str, &str); 10] = [
     ("vdi", "static=off"),
     ("vdi", "static=on"),
     ("parallels", "cluster_size=1M"),
@@ -15,7 +15,12 @@ const ALL: [(&str, &str); 8] = [
     ("qed", "cluster_size=4k,table_size=2"),
     ("qcow", "encryption=off"),
     ("qcow", "backing_file=base,backing_fmt=raw"),
+    // Written new elsewhere.
+    ("vmdk", "subformat=monolithicSparse"),
+    ("vmdk", "zeroed_grain=on"),
 ];
+/// Of them, how many are written new here.
+const NEW: usize = 7;
 
 fn write(folder: &Folder, format: &str, name: &str, commands: &[&str]) {
     let mut arguments = vec!["-f", format];
@@ -69,7 +74,7 @@ fn into_an_existing_image() {
 
 #[test]
 fn a_new_image_is_whole_or_none() {
-    for (format, options) in &ALL[..7] {
+    for (format, options) in &ALL[..NEW] {
         let folder = Folder::new();
         source(&folder);
         std::fs::write(folder.path("target"), b"").expect("there is room");
@@ -115,14 +120,15 @@ fn commit_of() {
     }
 }
 
-fn rebase(folder: Folder, backing: &str) -> usize {
+/// Rebases an image of the format `format` from one of the format `below` onto another one.
+fn rebase(folder: Folder, format: &'static str, below: &'static str, backing: &str) -> usize {
     let images = [
-        Image { name: "top", format: "qed", watch: Watch::Whole },
-        Image { name: "base", format: "raw", watch: Watch::Read },
-        Image { name: "source", format: "raw", watch: Watch::Read },
+        Image { name: "top", format, watch: Watch::Whole },
+        Image { name: "base", format: below, watch: Watch::Read },
+        Image { name: "source", format: below, watch: Watch::Read },
     ];
     let mut scenario = Scenario::new("rebase", folder, &images);
-    scenario.params.set("backing", backing).set("backing-format", "raw");
+    scenario.params.set("backing", backing).set("backing-format", below);
     if !backing.is_empty() {
         scenario.arrange = |params, images| {
             params.set("image", images[0].clone()).set("new", images[2].clone());
@@ -139,14 +145,45 @@ fn rebase_of_qed() {
         source(&folder);
         create(&folder, "qed", "cluster_size=16k,backing_file=base,backing_fmt=raw", "top");
         write(&folder, "qed", "top", &["write -P 7 64k 130k", "write -z 1M 64k"]);
-        assert!(rebase(folder, backing) > 5, "{backing}");
+        assert!(rebase(folder, "qed", "raw", backing) > 5, "{backing}");
     }
     let folder = Folder::new();
     base(&folder);
     source(&folder);
     create(&folder, "qed", "cluster_size=16k", "top");
     write(&folder, "qed", "top", &["write -P 7 64k 130k"]);
-    assert!(rebase(folder, "source") > 5);
+    assert!(rebase(folder, "qed", "raw", "source") > 5);
+}
+
+#[test]
+fn rebase_of_vmdk() {
+    let made = |options: &str, backing: &str| {
+        let folder = Folder::new();
+        for (name, commands) in [("base", ["write -P 6 0 3M"]), ("source", ["write -P 2 2M 2M"])] {
+            create(&folder, "vmdk", "subformat=monolithicSparse", name);
+            write(&folder, "vmdk", name, &commands);
+        }
+        create(&folder, "vmdk", options, "top");
+        write(&folder, "vmdk", "top", &["write -P 7 64k 130k"]);
+        assert!(rebase(folder, "vmdk", "vmdk", backing) > 1, "{options} {backing}");
+    };
+    for options in ["backing_file=base,backing_fmt=vmdk", "backing_file=base,backing_fmt=vmdk,zeroed_grain=on"] {
+        made(options, "source");
+        made(options, "");
+    }
+    made("subformat=monolithicSparse", "source");
+}
+
+#[test]
+fn resize_of_vmdk() {
+    const MIB: u64 = 1 << 20;
+    for options in ["subformat=monolithicSparse", "zeroed_grain=on"] {
+        let writes = ["write -P 7 3000k 1500k", "write -P 8 100k 30k", "write -P 9 5900k 100k"];
+        // The last one needs more tables.
+        for to in [8 * MIB, 3 * MIB + 512, 5 * MIB, 1 << 30] {
+            assert!(resized("vmdk", options, "6000k", &writes, to) >= 1, "{options} {to}");
+        }
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 
-use crate::{Backing, Bitmaps, DeviceId, Error, Machine, OpenContext, Result, Version, Writer};
+use crate::{Backing, Bitmaps, DeviceId, Error, Machine, OpenContext, ResizeContext, Result, Version, Writer};
 
 /// What an image is opened with to be changed. `'a` is the machine's lifetime; what has `'n` must be copied to be kept.
 #[derive(Clone, Copy)]
@@ -19,10 +19,23 @@ pub struct EditContext<'a, 'n> {
     /// The disk is going to show other bytes than before (not so for rebase): what follows the disk's changes (persistent
     /// bitmaps) has to be kept up.
     pub changes_content: bool,
+    /// An overlay of the same format that takes part in this refers to the image's identity: that stays what it is.
+    pub keeps_identity: bool,
+    /// What it is going to be made to stand on ([`Editor::set_backing`]), where that is known.
+    pub backing: Option<NewBacking<'n>>,
     /// Units will be written compressed.
     pub compressed: bool,
     /// Driver options of `--image-opts`.
     pub options: &'n [(String, String)],
+}
+
+/// What an image is going to stand on.
+#[derive(Clone, Copy, Debug)]
+pub struct NewBacking<'n> {
+    /// Its name as the image is to have it.
+    pub name: &'n [u8],
+    /// Its device, if it is open.
+    pub device: Option<DeviceId>,
 }
 
 impl<'a, 'n> OpenContext<'a, 'n> {
@@ -37,6 +50,24 @@ impl<'a, 'n> OpenContext<'a, 'n> {
             version: cx.version,
             write: true,
             options: cx.options,
+        }
+    }
+}
+
+impl<'a, 'n> EditContext<'a, 'n> {
+    /// For an image that gets another size.
+    #[must_use]
+    pub fn of_resize(cx: &ResizeContext<'a, 'n>) -> Self {
+        Self {
+            machine: cx.machine,
+            device: cx.device,
+            name: cx.name,
+            version: cx.version,
+            changes_content: true,
+            keeps_identity: false,
+            backing: None,
+            compressed: false,
+            options: cx.driver_options,
         }
     }
 }

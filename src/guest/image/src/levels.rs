@@ -1,4 +1,4 @@
-//! Disks of clusters with two levels of tables, entries of 64 bits in each: written new or changed in place.
+//! Disks of clusters with two levels of tables, entries of `N` bytes in each: written new or changed in place.
 //!
 //! A format says what its entries mean ([`Levels`]); what is the same for all is where clusters go and in what order
 //! things get stable: bytes go to new clusters at the end, then the file has its length, then second-level entries are
@@ -29,6 +29,8 @@ pub struct Levels {
     pub cluster: u64,
     /// The first-level table.
     pub l1: Span,
+    /// A second one, whose tables say the same.
+    pub copy: Option<Span>,
     /// Entries of a second-level table.
     pub l2_entries: u64,
     /// Entries are big-endian (else little-endian).
@@ -37,6 +39,8 @@ pub struct Levels {
     pub table_first: bool,
     /// Clusters and tables lie behind so many bytes, and begin at a multiple of the second number.
     pub room: (u64, u64),
+    /// What entries count offsets in.
+    pub scale: u64,
     /// Offset of the plain cluster that an entry is for.
     pub plain: fn(u64) -> Option<u64>,
     /// What does not exist shows a backing file.
@@ -46,28 +50,31 @@ pub struct Levels {
 }
 
 impl Levels {
-    const fn bytes(&self, value: u64) -> [u8; 8] {
-        if self.big_endian { value.to_be_bytes() } else { value.to_le_bytes() }
+    fn bytes<const N: usize>(&self, value: u64) -> [u8; N] {
+        let (low, high) = (value.to_le_bytes(), value.to_be_bytes());
+        let bytes = if self.big_endian { high.last_chunk::<N>() } else { low.first_chunk::<N>() };
+        bytes.copied().unwrap_or([0; N])
     }
 
-    const fn value(&self, bytes: [u8; 8]) -> u64 {
-        if self.big_endian { u64::from_be_bytes(bytes) } else { u64::from_le_bytes(bytes) }
+    fn value<const N: usize>(&self, bytes: [u8; N]) -> u64 {
+        let add = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
+        if self.big_endian { bytes.iter().fold(0, add) } else { bytes.iter().rev().fold(0, add) }
     }
 }
 
 /// Places data in clusters.
-pub struct LevelWriter<'a> {
+pub struct LevelWriter<'a, const N: usize = 8> {
     machine: &'a dyn Machine,
     levels: Levels,
     /// Length of the file when this began: behind it, all is zeroes.
     old_len: u64,
-    state: Mutex<State<'a>>,
+    state: Mutex<State<'a, N>>,
 }
 
 /// What is not settled yet.
-struct State<'a> {
-    l1: Pieces<'a, 8>,
-    l2: Pieces<'a, 8>,
+struct State<'a, const N: usize> {
+    l1: Pieces<'a, N>,
+    l2: Pieces<'a, N>,
     /// New tables: offset by number.
     tables: BTreeMap<u64, u64>,
     /// New entries by the number of their cluster.
@@ -78,7 +85,7 @@ struct State<'a> {
     len: u64,
 }
 
-impl<'a> LevelWriter<'a> {
+impl<'a, const N: usize> LevelWriter<'a, N> {
     /// What is new is put from `end` on.
     pub fn new(machine: &'a dyn Machine, levels: Levels, end: u64) -> Result<Self> {
         let old_len = machine.stat(levels.device)?.len;
@@ -132,7 +139,7 @@ impl<'a> LevelWriter<'a> {
     }
 
     /// Where the cluster is to be written, if it is.
-    fn find(&self, state: &mut State<'a>, number: u64, is_zero: bool) -> Result<Option<u64>> {
+    fn find(&self, state: &mut State<'a, N>, number: u64, is_zero: bool) -> Result<Option<u64>> {
         let Levels { cluster, backed, zero, .. } = self.levels;
         let entry = self.entry(state, number)?;
         if let Some(offset) = (self.levels.plain)(entry) {
@@ -151,15 +158,16 @@ impl<'a> LevelWriter<'a> {
             self.make_table(state, number / self.levels.l2_entries)?;
         }
         let offset = self.allocate(state, cluster, cluster)?;
-        state.entries.insert(number, offset);
+        state.entries.insert(number, offset / self.levels.scale);
         Ok(Some(offset))
     }
 
     /// Room at the end, of zeroes.
-    fn allocate(&self, state: &mut State<'a>, len: u64, align: u64) -> Result<u64> {
+    fn allocate(&self, state: &mut State<'a, N>, len: u64, align: u64) -> Result<u64> {
         let too_large = || Error::limit("the file gets too large");
         let offset = state.end.checked_next_multiple_of(align).ok_or_else(too_large)?;
-        state.end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok()).ok_or_else(too_large)?;
+        let last = if N < 8 { self.levels.scale << (N * 8) } else { i64::MAX as u64 };
+        state.end = offset.checked_add(len).filter(|end| *end <= last).ok_or_else(too_large)?;
         if offset < self.old_len {
             let device = self.levels.device;
             let len = len.min(self.old_len - offset);
@@ -169,20 +177,25 @@ impl<'a> LevelWriter<'a> {
     }
 
     /// Offset of a table; `None`: there is none.
-    fn table(&self, state: &mut State<'a>, index: u64) -> Result<Option<u64>> {
+    fn table(&self, state: &mut State<'a, N>, index: u64) -> Result<Option<u64>> {
         if let Some(offset) = state.tables.get(&index) {
             return Ok(Some(*offset));
         }
-        let entry = state.l1.entry(self.levels.l1, index)?;
+        self.table_in(state, self.levels.l1, index)
+    }
+
+    /// The same, as that first-level table has it.
+    fn table_in(&self, state: &mut State<'a, N>, l1: Span, index: u64) -> Result<Option<u64>> {
+        let entry = state.l1.entry(l1, index)?;
         let entry = entry.ok_or_else(|| Error::corrupt("a cluster behind the end of the tables"))?;
         match self.levels.value(entry) {
             NONE => Ok(None),
-            offset => self.checked(state, offset).map(Some),
+            place => self.checked(state, place.saturating_mul(self.levels.scale)).map(Some),
         }
     }
 
     /// What a table says of a place is not written to if it cannot be.
-    fn checked(&self, state: &State<'a>, offset: u64) -> Result<u64> {
+    fn checked(&self, state: &State<'a, N>, offset: u64) -> Result<u64> {
         let (first, align) = self.levels.room;
         if offset >= first && offset < state.end && offset.is_multiple_of(align) {
             return Ok(offset);
@@ -190,16 +203,23 @@ impl<'a> LevelWriter<'a> {
         Err(Error::corrupt("a table refers to a place where no cluster can be"))
     }
 
-    fn make_table(&self, state: &mut State<'a>, index: u64) -> Result<()> {
+    /// Bytes of a table.
+    const fn table_len(&self) -> u64 {
+        self.levels.l2_entries.saturating_mul(N as u64)
+    }
+
+    fn make_table(&self, state: &mut State<'a, N>, index: u64) -> Result<()> {
         if self.table(state, index)?.is_none() {
-            let offset = self.allocate(state, self.levels.l2_entries.saturating_mul(8), self.levels.cluster)?;
+            // The copy follows.
+            let count = if self.levels.copy.is_some() { 2 } else { 1 };
+            let offset = self.allocate(state, self.table_len().saturating_mul(count), self.levels.cluster)?;
             state.tables.insert(index, offset);
         }
         Ok(())
     }
 
     /// The entry of a cluster.
-    fn entry(&self, state: &mut State<'a>, number: u64) -> Result<u64> {
+    fn entry(&self, state: &mut State<'a, N>, number: u64) -> Result<u64> {
         if let Some(entry) = state.entries.get(&number) {
             return Ok(*entry);
         }
@@ -210,7 +230,7 @@ impl<'a> LevelWriter<'a> {
         }
         let Some(offset) = self.table(state, index)? else { return Ok(NONE) };
         let entry = state.l2.entry(Span { offset, count: l2_entries }, number % l2_entries)?;
-        Ok(self.levels.value(entry.unwrap_or_default()))
+        Ok(entry.map_or(NONE, |entry| self.levels.value(entry)))
     }
 
     /// See [`crate::Writer::is_full`].
@@ -224,18 +244,31 @@ impl<'a> LevelWriter<'a> {
         let mut state = self.state.lock();
         self.reach(&mut state)?;
         machine.submit(&[Step::Barrier { device }])?;
-        let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
         let entries = core::mem::take(&mut state.entries);
-        for (number, entry) in entries {
-            // An entry of nothing needs no table.
-            let Some(table) = self.table(&mut state, number / self.levels.l2_entries)? else { continue };
-            let at = table.saturating_add(number % self.levels.l2_entries * 8);
-            join(&mut runs, at, &self.levels.bytes(entry));
+        let tables = core::mem::take(&mut state.tables);
+        // Of a table there are one or two: in which first-level table, and how far behind its new place.
+        let copies = [Some((self.levels.l1, 0)), self.levels.copy.map(|l1| (l1, self.table_len()))];
+        let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+        for (l1, behind) in copies.into_iter().flatten() {
+            for (number, entry) in &entries {
+                let index = number / self.levels.l2_entries;
+                let table = match tables.get(&index) {
+                    Some(offset) => Some(offset.saturating_add(behind)),
+                    None => self.table_in(&mut state, l1, index)?,
+                };
+                // An entry of nothing needs no table.
+                let Some(table) = table else { continue };
+                let at = table.saturating_add(number % self.levels.l2_entries * N as u64);
+                join(&mut runs, at, &self.levels.bytes::<N>(*entry));
+            }
         }
         self.write(&runs)?;
         let mut runs = Vec::new();
-        for (index, offset) in core::mem::take(&mut state.tables) {
-            join(&mut runs, self.levels.l1.offset.saturating_add(index * 8), &self.levels.bytes(offset));
+        for (l1, behind) in copies.into_iter().flatten() {
+            for (index, offset) in &tables {
+                let place = offset.saturating_add(behind) / self.levels.scale;
+                join(&mut runs, l1.offset.saturating_add(index * N as u64), &self.levels.bytes::<N>(place));
+            }
         }
         self.write(&runs)?;
         state.l1.forget();
@@ -244,7 +277,7 @@ impl<'a> LevelWriter<'a> {
     }
 
     /// The file is as long as what is used of it.
-    fn reach(&self, state: &mut State<'a>) -> Result<()> {
+    fn reach(&self, state: &mut State<'a, N>) -> Result<()> {
         if state.end > state.len {
             self.machine.submit(&[Step::SetLength { device: self.levels.device, len: state.end }])?;
             state.len = state.end;

@@ -31,7 +31,7 @@ pub mod write;
 
 pub use bitmap::{Bitmaps, DirtyBitmap};
 pub use check::{CheckContext, CheckReport, Findings};
-pub use edit::{EditContext, Editing, Editor};
+pub use edit::{EditContext, Editing, Editor, NewBacking};
 pub use error::{Error, Kind, Result};
 pub use extent::{Extent, Packed, Place};
 pub use format::{Backing, Description, Format, Image, Mapping, OpenContext, Probe, SafetyCheck, Snapshot, Unpacker};

@@ -147,18 +147,28 @@ impl<'p> Piece<'p> {
         }
     }
 
+    /// Its `len` bytes from `skip` on. None of a compressed piece.
+    #[must_use]
+    pub fn part(self, skip: u64, len: u64) -> Option<Self> {
+        Some(match self {
+            Self::Data(bytes) => {
+                Self::Data(bytes.get(usize::try_from(skip).ok()?..usize::try_from(skip.checked_add(len)?).ok()?)?)
+            }
+            Self::Copy(from, offset, _) => Self::Copy(from, offset.checked_add(skip)?, len),
+            Self::Zero(_) => Self::Zero(len),
+            Self::Packed(_) => return None,
+        })
+    }
+
     /// What puts its `len` bytes from `skip` on to byte `offset` of `device`. None of a compressed piece.
     #[must_use]
     pub fn step(self, skip: u64, len: u64, device: DeviceId, offset: u64) -> Option<Step<'p>> {
-        Some(match self {
-            Self::Data(bytes) => {
-                let data = bytes.get(usize::try_from(skip).ok()?..usize::try_from(skip.checked_add(len)?).ok()?)?;
-                Step::Write { device, offset, data }
+        Some(match self.part(skip, len)? {
+            Self::Data(data) => Step::Write { device, offset, data },
+            Self::Copy(from, from_offset, len) => {
+                Step::Copy { from, from_offset, to: device, to_offset: offset, len, skip_zero: 0 }
             }
-            Self::Copy(from, from_offset, _) => {
-                Step::Copy { from, from_offset: from_offset + skip, to: device, to_offset: offset, len, skip_zero: 0 }
-            }
-            Self::Zero(_) => Step::Zero { device, offset, len, unmap: true },
+            Self::Zero(len) => Step::Zero { device, offset, len, unmap: true },
             Self::Packed(_) => return None,
         })
     }

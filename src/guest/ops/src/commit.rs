@@ -87,6 +87,11 @@ fn editor<'a>(
         name: &layer.name,
         version,
         changes_content: depth > 0,
+        keeps_identity: depth
+            .checked_sub(1)
+            .and_then(|above| chain.layers.get(above))
+            .is_some_and(|l| l.format.name() == name),
+        backing: None,
         compressed: false,
         options,
     };

@@ -27,15 +27,7 @@ impl Resizer for ParallelsResizer {
         if cx.preallocation != Preallocation::Off {
             return Err(Error::unsupported(format!("Unsupported preallocation mode '{}'", cx.preallocation.name())));
         }
-        let edit = EditContext {
-            machine: cx.machine,
-            device: cx.device,
-            name: cx.name,
-            version: cx.version,
-            changes_content: true,
-            compressed: false,
-            options: cx.driver_options,
-        };
+        let edit = EditContext::of_resize(&cx);
         let header = Header::read(&OpenContext::of_edit(&edit))?;
         if header.extension != 0 {
             return Err(Error::unsupported("the image has a format extension, which would not be kept up"));

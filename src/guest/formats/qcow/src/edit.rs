@@ -36,6 +36,8 @@ impl Editing for QcowEditing {
             size: header.size,
             cluster: header.cluster(),
             l1: header.l1,
+            copy: None,
+            scale: 1,
             l2_entries: 1 << header.l2_bits,
             big_endian: true,
             table_first: true,

@@ -148,6 +148,8 @@ impl Creator for QcowCreator {
             size: spec.size,
             cluster: 1 << spec.cluster_bits,
             l1: Span { offset: spec.l1(), count: spec.entries() },
+            copy: None,
+            scale: 1,
             l2_entries: 1 << spec.l2_bits,
             big_endian: true,
             table_first: true,

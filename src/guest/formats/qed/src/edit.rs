@@ -35,6 +35,8 @@ impl Editing for QedEditing {
             size: header.size,
             cluster: header.cluster,
             l1: header.table_at(header.l1),
+            copy: None,
+            scale: 1,
             l2_entries: header.entries(),
             big_endian: false,
             table_first: false,
@@ -208,15 +210,7 @@ pub struct QedResizer;
 
 impl Resizer for QedResizer {
     fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
-        let edit = EditContext {
-            machine: cx.machine,
-            device: cx.device,
-            name: cx.name,
-            version: cx.version,
-            changes_content: true,
-            compressed: false,
-            options: cx.driver_options,
-        };
+        let edit = EditContext::of_resize(&cx);
         let header = writable(&edit)?;
         if cx.size > header.size && cx.backing_len.is_some_and(|len| len > header.size) {
             return Err(Error::unsupported("Block driver does not support requested flags"));

@@ -129,6 +129,8 @@ impl Creator for QedCreator {
             size: spec.size,
             cluster: spec.cluster,
             l1: Span { offset: spec.cluster, count: l2_entries },
+            copy: None,
+            scale: 1,
             l2_entries,
             big_endian: false,
             table_first: false,

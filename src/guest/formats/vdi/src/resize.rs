@@ -40,15 +40,7 @@ impl Resizer for VdiResizer {
         if size > SIZE_MAX {
             return Err(Error::usage(format!("The image size is too large for file format 'vdi': at most {SIZE_MAX}")));
         }
-        let edit = EditContext {
-            machine: cx.machine,
-            device: cx.device,
-            name: cx.name,
-            version: cx.version,
-            changes_content: true,
-            compressed: false,
-            options: cx.driver_options,
-        };
+        let edit = EditContext::of_resize(&cx);
         let header = Header::read(&OpenContext::of_edit(&edit))?;
         header.check_order()?;
         let mut shared = Shared(0);

@@ -35,6 +35,10 @@ pub struct Grains {
     pub table: u64,
     /// The directory: byte offset, entries.
     pub directory: Span,
+    /// The redundant one.
+    pub second: Option<Span>,
+    /// Byte behind the header and what belongs to it.
+    pub overhead: u64,
     /// How entries are read.
     pub entries: Entries,
     /// Grains are compressed; with markers?
@@ -137,10 +141,13 @@ impl Part {
             return Err(Error::malformed(format!("File truncated, expecting at least {least} bytes")));
         }
         let entries = Entries::Sectors { zeroes: header.flags & FLAG_ZERO_GRAIN != 0 };
+        let directory = directory(source, device, name, header.directory, header.capacity.div_ceil(reach))?;
         let grains = Grains {
             grain: header.grain.saturating_mul(SECTOR),
             table,
-            directory: directory(source, device, name, header.directory, header.capacity.div_ceil(reach))?,
+            directory,
+            second: header.second.map(|at| Span { offset: at.saturating_mul(SECTOR), count: directory.count }),
+            overhead: least,
             entries,
             compressed: header.compressed.then_some(header.flags & FLAG_MARKERS != 0),
         };
@@ -158,6 +165,8 @@ impl Part {
             grain: header.grain.saturating_mul(SECTOR),
             table: COWD_TABLE,
             directory,
+            second: None,
+            overhead: HEADER as u64,
             entries: Entries::Sectors { zeroes: false },
             compressed: None,
         };
@@ -177,6 +186,8 @@ impl Part {
         let grains = Grains {
             grain: bytes(header.grain),
             table: SE_TABLE,
+            second: None,
+            overhead: HEADER as u64,
             directory: Span { offset: bytes(header.directory.0), count },
             entries: Entries::Numbers { tables: bytes(header.tables.0), grains: bytes(header.grains) },
             compressed: None,

@@ -16,6 +16,8 @@ pub const HEADER: usize = 512;
 pub const AT_END: u64 = u64::MAX;
 /// Entry of a grain table: it reads as zeroes, where the header says that there are such.
 pub const ZERO_GRAIN: u32 = 1;
+/// There are two directories, each with tables of its own.
+const FLAG_REDUNDANT: u32 = 1 << 1;
 /// Grain tables have [`ZERO_GRAIN`].
 pub const FLAG_ZERO_GRAIN: u32 = 1 << 2;
 /// Grains have markers.
@@ -26,6 +28,16 @@ const DEFLATE: u16 = 1;
 pub const MARKER: usize = 12;
 /// Type of a footer's marker.
 const MARKER_FOOTER: u32 = 3;
+
+/// Byte offsets of fields of a hosted sparse extent's header that change.
+pub mod field {
+    /// Length of the disk.
+    pub const CAPACITY: usize = 12;
+    /// The redundant directory.
+    pub const SECOND: usize = 48;
+    /// The directory.
+    pub const DIRECTORY: usize = 56;
+}
 
 /// The header of a hosted sparse extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +52,12 @@ pub struct SparseHeader {
     pub grain: u64,
     /// Sector of the embedded descriptor; 0: there is none.
     pub descriptor: u64,
+    /// Sectors that it has.
+    pub descriptor_len: u64,
     /// Grains that one table maps.
     pub table_entries: u32,
+    /// Sector of the redundant grain directory, where there is one.
+    pub second: Option<u64>,
     /// Sector of the grain directory, or [`AT_END`].
     pub directory: u64,
     /// Sectors before the first grain.
@@ -57,11 +73,13 @@ impl SparseHeader {
         Ok(Self {
             version: r.le32(4)?,
             flags: r.le32(8)?,
-            capacity: r.le64(12)?,
+            capacity: r.le64(field::CAPACITY)?,
             grain: r.le64(20)?,
             descriptor: r.le64(28)?,
+            descriptor_len: r.le64(36)?,
             table_entries: r.le32(44)?,
-            directory: r.le64(56)?,
+            second: if r.le32(8)? & FLAG_REDUNDANT != 0 { Some(r.le64(48)?) } else { None },
+            directory: r.le64(field::DIRECTORY)?,
             overhead: r.le64(64)?,
             compressed: r.le16(77)? == DEFLATE,
         })

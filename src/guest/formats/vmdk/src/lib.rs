@@ -1,7 +1,8 @@
 //! The VMDK format (VMware).
 //!
 //! [`layout`] has the binary headers, [`descriptor`] the text; [`extent`] turns ranges of a part of the disk into places
-//! of its file; [`unpack`] decompresses grains; [`check`] looks whether they lie in their files.
+//! of its file; [`unpack`] decompresses grains; [`check`] looks whether they lie in their files; [`edit`] and [`resize`]
+//! change an image in place, and [`text`] its descriptor.
 //!
 //! A file is vmdk if it begins with the magic of a sparse extent or is a text descriptor. The seSparse extents of
 //! newer ESX are no format of their own: `qemu-img` reaches them through their descriptor only.
@@ -12,9 +13,12 @@ extern crate alloc;
 
 mod check;
 mod descriptor;
+mod edit;
 mod extent;
 mod layout;
 mod probe;
+mod resize;
+mod text;
 mod unpack;
 
 use alloc::boxed::Box;
@@ -25,18 +29,17 @@ use alloc::vec::Vec;
 use instar_image::machine::display_name;
 use instar_image::options::check_driver_options;
 use instar_image::{
-    Backing, CheckContext, CheckReport, Description, DeviceId, Error, Extent, Format, Image, Mapping, OpenContext,
-    Probe, Result, Role, SafetyCheck, Source, Unpacker, Value,
+    Backing, CheckContext, CheckReport, Description, DeviceId, Editing, Error, Extent, Format, Image, Mapping,
+    OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Value,
 };
 use spin::Mutex;
 
-use crate::descriptor::{Descriptor, ExtentKind, TEXT_MAX};
+use crate::descriptor::{Descriptor, ExtentKind};
 use crate::extent::{Content, Part, Tables};
-use crate::layout::{HEADER, MAGIC_COWD, MAGIC_SPARSE, SECTOR};
+use crate::layout::{MAGIC_SPARSE, SECTOR};
+use crate::text::Text;
 use crate::unpack::GrainUnpacker;
 
-/// Where QEMU looks for the text in a sparse extent, and how much of it, in bytes.
-const EMBEDDED: (u64, usize) = (0x200, 20 * 512);
 /// The format.
 pub struct Vmdk;
 
@@ -55,6 +58,14 @@ impl Format for Vmdk {
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         Ok(Box::new(VmdkImage::open(&cx)?))
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&edit::VmdkEditing)
+    }
+
+    fn resizer(&self) -> Option<&dyn Resizer> {
+        Some(&resize::VmdkResizer)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
@@ -93,22 +104,10 @@ impl<'a> VmdkImage<'a> {
     fn open(cx: &OpenContext<'a, '_>) -> Result<Self> {
         check_driver_options("vmdk", cx.options, &[])?;
         let (source, device) = (cx.source, cx.device);
-        let len = source.stat(device)?.len;
-        if len < 4 {
-            return Err(Error::malformed("File is too small, not a valid image"));
-        }
-        let mut head = [0; HEADER];
-        source.read(device, 0, &mut head)?;
-        let (text, create_type, mut extents);
-        if let Some(header) = head.starts_with(MAGIC_SPARSE).then(|| layout::SparseHeader::parse(&head)).transpose()?
-            && header.capacity == 0
-            && header.descriptor != 0
-        {
-            // A descriptor in a file that looks like an extent.
-            text = read_text(source, device, header.descriptor.saturating_mul(SECTOR), TEXT_MAX)?;
-            create_type = Descriptor::new(&text).create_type()?;
-            extents = open_extents(cx, &Descriptor::new(&text))?;
-        } else if head.starts_with(MAGIC_SPARSE) || head.starts_with(MAGIC_COWD) {
+        let Text { head, embedded, bytes: text, .. } = Text::read(source, device)?;
+        let descriptor = Descriptor::new(&text);
+        let (create_type, mut extents);
+        if embedded {
             let (part, packed) = if head.starts_with(MAGIC_SPARSE) {
                 let (part, header) = Part::sparse(source, device, cx.name, &head)?;
                 (part, Some(header.compressed))
@@ -120,19 +119,16 @@ impl<'a> VmdkImage<'a> {
                 Some(false) => "monolithicSparse",
                 None => "vmfsSparse",
             };
-            text = read_text(source, device, EMBEDDED.0, EMBEDDED.1)?;
             extents = vec![Named { part, name: Vec::new(), kind: "" }];
         } else {
-            text = read_text(source, device, 0, TEXT_MAX)?;
-            create_type = Descriptor::new(&text).create_type()?;
-            extents = open_extents(cx, &Descriptor::new(&text))?;
+            create_type = descriptor.create_type()?;
+            extents = open_extents(cx, &descriptor)?;
         }
         let mut size = 0u64;
         for extent in &mut extents {
             extent.part.start = size;
             size = size.checked_add(extent.part.len).ok_or_else(|| Error::malformed("File too large"))?;
         }
-        let descriptor = Descriptor::new(&text);
         let (Some(cid), Some(parent_cid)) = (descriptor.cid(), descriptor.parent_cid()) else {
             let name = display_name(cx.name);
             return Err(Error::malformed(format!("Could not open '{name}': Invalid argument")));
@@ -159,15 +155,6 @@ impl<'a> VmdkImage<'a> {
     fn is_flat(&self, at: u64) -> bool {
         self.extents.get(self.index(at)).is_some_and(|extent| matches!(extent.part.content, Content::Flat(_)))
     }
-}
-
-fn read_text(source: &dyn Source, device: DeviceId, at: u64, max: usize) -> Result<Vec<u8>> {
-    let len = source.stat(device)?.len.saturating_sub(at).min(max as u64);
-    let mut text = vec![0; len as usize];
-    if !text.is_empty() {
-        source.read(device, at, &mut text)?;
-    }
-    Ok(text)
 }
 
 fn open_extents(cx: &OpenContext<'_, '_>, descriptor: &Descriptor<'_>) -> Result<Vec<Named>> {

@@ -62,6 +62,8 @@ impl Wanted {
             name: &target.name,
             version,
             changes_content: false,
+            keeps_identity: false,
+            backing: None,
             compressed: false,
             options: &target.options,
         };

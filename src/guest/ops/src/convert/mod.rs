@@ -166,6 +166,8 @@ fn existing<'a>(
         name: &target.name,
         version,
         changes_content: true,
+        keeps_identity: false,
+        backing: None,
         compressed: params.settings.compress,
         options: &target.options,
     };

@@ -12,7 +12,9 @@ use alloc::vec::Vec;
 use instar_image::chain::Chain;
 use instar_image::limits::BACKING_NAME_MAX;
 use instar_image::machine::display_name;
-use instar_image::{Backing, EditContext, Editing, Editor, Error, Format, Machine, Result, Value, Version, Writer};
+use instar_image::{
+    Backing, EditContext, Editing, Editor, Error, Format, Machine, NewBacking, Result, Value, Version, Writer,
+};
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
@@ -75,7 +77,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     if tells_nothing && version >= Version::V10_0 {
         return Err(Error::unsupported("could not get block driver info"));
     }
-    let editing = checked(&params, format, version)?;
+    let editing = checked(&params, format, machine.is_stock(), version)?;
     let new = match &params.new {
         Some(spec) => opening.chain(spec).map_err(|e| not_opened(spec, e))?,
         None => Chain { layers: Vec::new() },
@@ -86,6 +88,9 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         name: &params.image.name,
         version,
         changes_content: false,
+        keeps_identity: false,
+        backing: (!params.name.is_empty())
+            .then(|| NewBacking { name: &params.name, device: params.new.as_ref().map(|new| new.device) }),
         compressed: params.compress,
         options: &params.image.options,
     };
@@ -113,7 +118,12 @@ fn not_opened(spec: &ImageSpec, mut error: Error) -> Error {
 }
 
 /// Whether the image can name what it is to name: before anything is touched.
-fn checked(params: &Params, format: &'static dyn Format, version: Version) -> Result<&'static dyn Editing> {
+fn checked(
+    params: &Params,
+    format: &'static dyn Format,
+    is_stock: bool,
+    version: Version,
+) -> Result<&'static dyn Editing> {
     if params.format.is_none() && !params.name.is_empty() && version > Version::V5_2 {
         return Err(params
             .could_not_change(Error::usage("backing format must be specified"))
@@ -124,7 +134,8 @@ fn checked(params: &Params, format: &'static dyn Format, version: Version) -> Re
     {
         return Err(Error::usage(format!("Invalid format name: '{name}'")));
     }
-    let editing = format.editing().filter(|editing| editing.can_rebase()).ok_or_else(|| {
+    let can = |editing: &&dyn Editing| editing.can_rebase() && !(is_stock && editing.rebase_is_extension());
+    let editing = format.editing().filter(can).ok_or_else(|| {
         let name = format.name();
         params
             .could_not_change(Error::unsupported("Operation not supported"))

@@ -8,6 +8,9 @@ use crate::getopt::{Opt, Parsed};
 use crate::program::{Defaults, Exit, Program, image_params, workers};
 use crate::progress::show_lines;
 
+/// Bytes of a file that one worker checks.
+const SHORT: u64 = 16 << 20;
+
 /// The command.
 pub const COMMAND: Command = Command {
     name: "check",
@@ -61,7 +64,10 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let mut params = program.params("check");
     params.set("force-share", parsed.has("force-share")).set("image", image_params(&image, 0));
     let subject = image.path.to_string_lossy();
-    let (status, results) = program.run(&params, vec![device], workers(), &Defaults::DATA, &subject, &Lines)?;
+    // The tables of a short file are looked through before a second worker has begun.
+    let is_short = device.file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() < SHORT);
+    let workers = if is_short { 1 } else { workers() };
+    let (status, results) = program.run(&params, vec![device], workers, &Defaults::DATA, &subject, &Lines)?;
     if status == UNSUPPORTED && results.flag("unsupported") {
         program.say("This image format does not support checks");
     }

@@ -75,7 +75,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let progress = Progress::new(parsed.has("progress") && !parsed.has("quiet"), 0);
     progress.show(0.0);
     let subject = operand.to_string_lossy();
-    let (status, results) = program.run(&params, devices, workers(), &Defaults::DATA, &subject, &progress)?;
+    let workers = if only_name { 1 } else { workers() };
+    let (status, results) = program.run(&params, devices, workers, &Defaults::DATA, &subject, &progress)?;
     if status == 0 {
         progress.end();
     }

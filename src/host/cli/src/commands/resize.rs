@@ -3,7 +3,7 @@
 use super::Command;
 use super::options::{FORMAT, IMAGE_OPTS, OBJECT, QUIET};
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Program, Silent, image_params, workers};
+use crate::program::{Defaults, Exit, Program, Silent, image_params};
 use crate::sizes;
 
 /// The command.
@@ -73,7 +73,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let cache = program.cache(parsed, "cache", "cache", "writeback")?;
     let devices = vec![program.open_in_place(&image, cache)?];
     let subject = operand.to_string_lossy();
-    let (status, results) = program.run(&params, devices, workers(), &Defaults::DATA, &subject, &Silent)?;
+    let (status, results) = program.run(&params, devices, 1, &Defaults::DATA, &subject, &Silent)?;
     if results.flag("needs-shrink") {
         program.say(SHRINK);
         program.say(LOSS);

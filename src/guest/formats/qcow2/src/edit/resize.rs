@@ -29,15 +29,7 @@ impl Resizer for Qcow2Resizer {
         if !cx.size.is_multiple_of(SECTOR) {
             return Err(Error::usage("The new size must be a multiple of 512"));
         }
-        let edit = EditContext {
-            machine: cx.machine,
-            device: cx.device,
-            name: cx.name,
-            version: cx.version,
-            changes_content: false,
-            compressed: false,
-            options: cx.driver_options,
-        };
+        let edit = EditContext { changes_content: false, ..EditContext::of_resize(&cx) };
         let editor = Qcow2Editor::open(edit, Some(edit.machine))?;
         if editor.header.version < 3 && editor.header.snapshot_count != 0 {
             return Err(Error::unsupported("Can't resize a v2 image which has snapshots"));

@@ -28,11 +28,11 @@ def _counts(into):
     """Tables of so many entries, and disks that go with them, in files of a few KiB."""
     add, put = into.add, images.patched
     for name, n in COUNTS.items():
-        whole = vdi.image(2 * MIB, {0: b"x"})
+        whole = vdi.image(2 * MIB, {0: b"x"})[:4096]
         whole = put(put(whole, 0x180, n, "<I"), 0x170, n * MIB, "<Q")
         add("claim", f"vdi-{name}", "vdi", whole)
         add("claim", f"vdi-all-allocated-{name}", "vdi", put(whole, 0x184, n, "<I"))
-        whole = put(put(parallels.image(2048, {0: b"x"}), 32, n, "<I"), 36, n, "<Q")
+        whole = put(put(parallels.image(2048, {0: b"x"})[:4096], 32, n, "<I"), 36, n, "<Q")
         add("claim", f"parallels-{name}", "parallels", whole)
         add("claim", f"parallels-cluster-of-a-sector-{name}", "parallels", put(whole, 28, 1, "<I"))
         add("claim", f"parallels-huge-cluster-{name}", "parallels", put(whole, 28, 1 << 20, "<I")[:64])

@@ -3,7 +3,7 @@
 //!
 //! | bytes | what |
 //! | --- | --- |
-//! | 4 | length of the image, little-endian, modulo 64 MiB |
+//! | 4 | length of the image, little-endian, modulo 8 MiB |
 //! | 1 | n, how many page numbers follow |
 //! | 2 n | numbers of 4 KiB pages, little-endian |
 //! | rest | the pages' content, in that order; what is left follows the last one |
@@ -11,7 +11,7 @@
 use instar_sim::Disk;
 
 const PAGE: usize = 4096;
-const LENGTH_MAX: u32 = 64 << 20;
+const LENGTH_MAX: u32 = 8 << 20;
 /// Most pages that an input made of an image holds: the first and the last ones of it.
 const PAGES_MAX: usize = 48;
 

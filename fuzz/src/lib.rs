@@ -16,8 +16,8 @@ const HEAP_MAX: usize = 64 << 20;
 const CPU_MAX: i64 = 2000;
 /// Most extents that are looked at of one image.
 const EXTENTS: usize = 200;
-/// Most bytes that are read or decompressed of one image, and of one of its units.
-const READ_MAX: u64 = 8 << 20;
+/// No more units are read and decompressed after so many bytes of one image; most bytes of one.
+const READ_MAX: u64 = 1 << 20;
 const UNIT_MAX: u64 = 2 << 20;
 /// Bytes of plain data that are read of one extent.
 const PLAIN: u64 = 64 << 10;
@@ -111,7 +111,7 @@ fn read(machine: &Machine, extent: Extent, unpacker: Option<&mut (dyn instar_ima
     match (extent.place, unpacker) {
         (Place::Packed(packed), Some(unpacker)) => {
             assert!(packed.skip + extent.len <= packed.unit, "more than the unit: {extent:?}");
-            if packed.unit > UNIT_MAX.min(left) || packed.len > UNIT_MAX {
+            if left == 0 || packed.unit > UNIT_MAX || packed.len > UNIT_MAX {
                 return 0;
             }
             let (mut stored, mut out) = (vec![0; packed.len as usize], vec![0; packed.unit as usize]);

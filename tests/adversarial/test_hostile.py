@@ -5,6 +5,7 @@ a look at any file that is not the image's to name. What each run took is left i
 import json
 import os
 import re
+import signal
 import subprocess
 import tempfile
 import time
@@ -43,21 +44,22 @@ def run(argv, cwd, env, timeout=30):
     is never less than this process itself, which is larger than what is measured."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.NamedTemporaryFile() as peak:
         argv = ["/usr/bin/time", "--quiet", "-f", "%M", "-o", peak.name, *argv]
-        child = subprocess.Popen(argv, cwd=cwd, env=env, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(argv, cwd=cwd, env=env, stdout=out, stderr=err, stdin=subprocess.DEVNULL,
+                                 start_new_session=True)  # fmt: skip
         end = time.monotonic() + timeout
         while True:
             pid, status, used = os.wait4(child.pid, os.WNOHANG)
             if pid:
                 break
             if time.monotonic() > end:
-                child.kill()
+                os.killpg(child.pid, signal.SIGKILL)
             time.sleep(0.002)
         child.returncode = os.waitstatus_to_exitcode(status)
         texts = []
         for file in (out, err):
             file.seek(0)
             texts.append(file.read())
-        memory = int(peak.read().split()[-1]) << 10
+        memory = int((peak.read().split() or [0])[-1]) << 10
         return Outcome(child.returncode, *texts, used.ru_utime + used.ru_stime, memory)
 
 

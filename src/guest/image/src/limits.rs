@@ -10,3 +10,6 @@ pub const BACKING_NAME_MAX: usize = 1023;
 /// Bytes of the start of a file that probing looks at (QEMU: 2048). What lies further in (ISO 9660, GPT) is no
 /// format to qemu-img, and is looked for only where `info --extra-detail` asks.
 pub const PROBE_HEAD: usize = 4096;
+/// Most entries of a table that may lie past the end of its file, where they read as zeroes (instar): a file that was cut
+/// lacks some, but to look at more of them is work that the file only claims.
+pub const LACKING_MAX: u64 = 1 << 16;

@@ -1,8 +1,10 @@
 //! Reading tables of which an image has many: any of them through one window, in pieces. (An image's only one:
 //! [`crate::table`].)
 
+use alloc::format;
 use alloc::vec::Vec;
 
+use crate::limits::LACKING_MAX;
 use crate::{DeviceId, Error, Result, Source};
 
 /// Bytes read at once.
@@ -15,6 +17,17 @@ pub struct Span {
     pub offset: u64,
     /// Entries.
     pub count: u64,
+}
+
+impl Span {
+    /// Fails where the file does not have most of a large table, whose entries are `entry` bytes long.
+    pub fn check_held(&self, source: &dyn Source, device: DeviceId, entry: u64) -> Result<()> {
+        let held = source.stat(device)?.len.saturating_sub(self.offset) / entry.max(1);
+        if self.count.saturating_sub(held) > LACKING_MAX {
+            return Err(Error::malformed(format!("the file ends before most of a table of {} entries", self.count)));
+        }
+        Ok(())
+    }
 }
 
 /// Reads tables whose entries are `N` bytes long, and keeps the last piece. What lies past the end of the device is

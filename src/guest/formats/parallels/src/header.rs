@@ -64,10 +64,12 @@ impl Header {
         if extension > i64::MAX as u64 / SECTOR {
             return Err(Error::malformed("Invalid image: Too big offset"));
         }
+        let map = Span { offset: HEADER_LEN as u64, count: u64::from(entries) };
+        map.check_held(cx.source, cx.device, ENTRY)?;
         Ok(Self {
             size: sectors * SECTOR,
             cluster,
-            map: Span { offset: HEADER_LEN as u64, count: u64::from(entries) },
+            map,
             entry_unit: if in_clusters { cluster } else { SECTOR },
             data: read.le32(field::DATA_OFFSET)?,
             in_use: read.le32(field::IN_USE)? == IN_USE,

@@ -79,9 +79,11 @@ impl Header {
         if blocks > BLOCKS_MAX {
             return unsupported(format!("too many blocks {blocks}, max is {BLOCKS_MAX}"));
         }
+        let map = Span { offset: u64::from(map), count: blocks };
+        map.check_held(cx.source, cx.device, ENTRY)?;
         Ok(Self {
             size,
-            map: Span { offset: u64::from(map), count: blocks },
+            map,
             data: u64::from(data),
             preallocated: read.le32(field::TYPE)? == TYPE_STATIC,
             allocated: read.le32(field::ALLOCATED)?,

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 use spin::Mutex;
 
 /// Clusters of a window: two bytes each fit into a guest's memory.
-pub const WINDOW: u64 = 20 << 20;
+pub const WINDOW: u64 = 18 << 20;
 /// This many or more.
 pub const MANY: u8 = u8::MAX;
 

@@ -1,0 +1,45 @@
+//! Claims of more than the file has.
+
+use instar_format_parallels::Parallels;
+use instar_image::check::Quiet;
+use instar_image::{CheckContext, Format, OpenContext, Version};
+use instar_sim::Machine;
+
+/// A header as the format's description has it, which claims a map of `entries` for so many clusters, and nothing else.
+/// Returns how many errors are found; `None`: the image is not opened.
+fn errors(entries: u32) -> Option<u64> {
+    let mut image = b"WithoutFreeSpace".to_vec();
+    for number in [2_u32, 16, 1, 64, entries] {
+        image.extend(number.to_le_bytes());
+    }
+    image.extend((u64::from(entries) * 64).to_le_bytes());
+    image.resize(64, 0);
+    let machine = Machine::new();
+    let device = machine.add(image);
+    let cx = OpenContext {
+        source: &machine,
+        opener: None,
+        device,
+        name: b"disk.img",
+        version: Version::default(),
+        write: false,
+        options: &[],
+    };
+    let image = Parallels.open_to_check(cx).ok()?;
+    let report = image.check(CheckContext { machine: &machine, findings: &mut Quiet })?;
+    report.ok().map(|report| report.corruptions)
+}
+
+#[test]
+fn a_file_that_was_cut_lacks_some_of_its_map() {
+    // No cluster at all fits into the file: each entry is an error.
+    assert_eq!(errors(1000), Some(1000));
+    assert!(errors(1 << 16).is_some());
+}
+
+#[test]
+fn a_map_that_is_only_claimed_is_refused() {
+    // It was read as zeroes, three times, for seconds.
+    assert_eq!(errors((1 << 16) + 1), None);
+    assert_eq!(errors((1 << 29) - 1), None);
+}

@@ -1,0 +1,49 @@
+//! Claims of more than the file has.
+
+use instar_format_vdi::Vdi;
+use instar_image::{Format, OpenContext, Version};
+use instar_sim::Machine;
+
+/// A header as the format's description has it, and `entries` of the map, of which it claims `blocks`.
+fn image(blocks: u32, entries: usize) -> Vec<u8> {
+    let mut image = vec![0; 512];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(64, &0xbeda_107f_u32.to_le_bytes());
+    put(68, &0x0001_0001_u32.to_le_bytes());
+    put(72, &400_u32.to_le_bytes());
+    put(76, &1_u32.to_le_bytes());
+    put(340, &512_u32.to_le_bytes());
+    put(344, &512_u32.to_le_bytes());
+    put(360, &512_u32.to_le_bytes());
+    put(368, &(u64::from(blocks) << 20).to_le_bytes());
+    put(376, &(1_u32 << 20).to_le_bytes());
+    put(384, &blocks.to_le_bytes());
+    image.resize(512 + 4 * entries, 0);
+    image
+}
+
+fn opens(bytes: Vec<u8>) -> bool {
+    let machine = Machine::new();
+    let device = machine.add(bytes);
+    let cx = OpenContext {
+        source: &machine,
+        opener: None,
+        device,
+        name: b"disk.img",
+        version: Version::default(),
+        write: false,
+        options: &[],
+    };
+    Vdi.open_to_check(cx).is_ok()
+}
+
+#[test]
+fn a_file_that_was_cut_lacks_some_of_its_map() {
+    assert!(opens(image(1 << 16, 0)) && opens(image(1 << 17, 1 << 16)) && opens(image(1 << 20, 1 << 20)));
+}
+
+#[test]
+fn a_map_that_is_only_claimed_is_refused() {
+    // It was read as zeroes: `check` told of half a billion blocks at one place, for minutes.
+    assert!(!opens(image(0x1fff_ff80, 0)) && !opens(image((1 << 17) + 1, 1 << 16)));
+}

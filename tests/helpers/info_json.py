@@ -7,13 +7,17 @@ import json
 LAYOUT = ("actual-size",)
 LAYOUT_OF_CHILDREN = ("virtual-size", "actual-size")
 
+# What identifies an image is drawn at random.
+IDENTITY = {"vmdk": ("cid",)}
+
 
 def normalise_info_json(obj, target, tmp_path=None):
     """A copy without what may differ between files written by different tools."""
-    del target  # raw and qcow2 have no identity fields; formats that do come with their writers
     if isinstance(obj, list):
-        return [normalise_info_json(item, None, tmp_path) for item in obj]
+        return [normalise_info_json(item, target, tmp_path) for item in obj]
     info = copy.deepcopy(obj)
+    for key in IDENTITY.get(info.get("format"), ()):
+        info["format-specific"]["data"].pop(key)
     for key in LAYOUT:
         info.pop(key, None)
     if tmp_path and str(info.get("filename", "")).startswith(str(tmp_path)):

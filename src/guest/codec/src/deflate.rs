@@ -73,15 +73,20 @@ pub struct Deflater {
 }
 
 impl Deflater {
-    /// Allocates its state. `level` is 1 to 9 as in zlib, `window_bits` 9 to 15.
+    /// Allocates its state. `level` is 1 to 9 as in zlib, `window_bits` 9 to 15. The output is deflate alone (RFC 1951).
     #[must_use]
     pub fn new(level: i32, window_bits: u8) -> Self {
-        let config = DeflateConfig {
-            level,
-            window_bits: -i32::from(window_bits),
-            mem_level: MEM_LEVEL,
-            ..DeflateConfig::default()
-        };
+        Self::with(level, -i32::from(window_bits))
+    }
+
+    /// The same with the largest window; the output is a zlib stream (RFC 1950). Level 0 stores.
+    #[must_use]
+    pub fn zlib(level: i32) -> Self {
+        Self::with(level, WINDOW_BITS_MAX.into())
+    }
+
+    fn with(level: i32, window_bits: i32) -> Self {
+        let config = DeflateConfig { level, window_bits, mem_level: MEM_LEVEL, ..DeflateConfig::default() };
         Self { inner: Deflate::new_with_config(config) }
     }
 
@@ -92,6 +97,11 @@ impl Deflater {
             out.clear();
             return false;
         }
+        self.deflate_any(src, out, max_len)
+    }
+
+    /// The same, whatever it looks like.
+    pub fn deflate_any(&mut self, src: &[u8], out: &mut Vec<u8>, max_len: usize) -> bool {
         self.inner.reset();
         // Always room for the worst case: the library panics at some levels where the output runs out.
         out.resize(src.len().saturating_add(src.len() / 4).saturating_add(64), 0);

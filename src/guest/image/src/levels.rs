@@ -116,20 +116,25 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
         Ok(())
     }
 
-    /// Places one compressed cluster: `align` bytes apart from what is before; `entry` makes its entry of its offset.
+    /// Places one compressed cluster, behind `head`: at a multiple of `align` bytes; `entry` makes its entry of its offset.
     pub fn place_packed<'p>(
         &self,
         at: u64,
-        bytes: &'p [u8],
+        (head, bytes): (Vec<u8>, &'p [u8]),
         align: u64,
         entry: impl FnOnce(u64) -> u64,
         steps: &mut Vec<Placed<'p>>,
     ) -> Result<()> {
         let state = &mut *self.state.lock();
         self.make_table(state, self.table_of(at))?;
-        let offset = self.allocate(state, bytes.len() as u64, align)?;
+        let device = self.levels.device;
+        let behind = head.len() as u64;
+        let offset = self.allocate(state, behind + bytes.len() as u64, align)?;
         state.entries.insert(at / self.levels.cluster, entry(offset));
-        steps.push(Placed::Step(Step::Write { device: self.levels.device, offset, data: bytes }));
+        if !head.is_empty() {
+            steps.push(Placed::Owned { device, offset, data: head });
+        }
+        steps.push(Placed::Step(Step::Write { device, offset: offset + behind, data: bytes }));
         Ok(())
     }
 

@@ -12,6 +12,10 @@ pub struct CreateContext<'a, 'n> {
     pub machine: &'a dyn Machine,
     /// The (empty) target.
     pub device: DeviceId,
+    /// The target's name as the user gave it.
+    pub name: &'n [u8],
+    /// The backing file, where it is open.
+    pub parent: Option<DeviceId>,
     /// The (empty) external data file, where `data_file` is among the options: the host opened it.
     pub data_device: Option<DeviceId>,
     /// Virtual size in bytes.
@@ -75,7 +79,7 @@ pub trait Creator: Sync {
     }
 
     /// Images made with these options can be filled: the stock tool makes some that it refuses to open then.
-    fn can_be_filled(&self, _options: &Options) -> Result<()> {
+    fn can_be_filled(&self, _options: &Options, _size: u64) -> Result<()> {
         Ok(())
     }
 
@@ -230,6 +234,11 @@ pub trait Writer: Sync {
     /// A packer for one worker; `None`: the format has no compression.
     fn packer(&self) -> Option<Box<dyn Packer + '_>> {
         None
+    }
+
+    /// The image holds nothing but compressed units, whether that was asked for or not.
+    fn always_compresses(&self) -> bool {
+        false
     }
 
     /// So much waits in memory that [`Writer::settle`] is due. Asked between jobs, when no step is under way.

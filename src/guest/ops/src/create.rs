@@ -237,6 +237,8 @@ fn make(machine: &dyn Machine, request: &Request<'_>, plan: &Plan, version: Vers
     let cx = CreateContext {
         machine,
         device,
+        name: request.name.as_bytes(),
+        parent: parent(request).ok(),
         data_device: request.data_device,
         size: plan.size,
         options: &plan.options,

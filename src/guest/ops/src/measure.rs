@@ -45,6 +45,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let cx = CreateContext {
         machine,
         device: DeviceId(0),
+        name: b"",
+        parent: None,
         data_device: None,
         size,
         options: &options,

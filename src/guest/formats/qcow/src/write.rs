@@ -216,7 +216,7 @@ pub fn place_packed<'p>(
     steps: &mut Vec<Placed<'p>>,
 ) -> Result<()> {
     let len = (bytes.len() as u64) << (63 - cluster_bits);
-    clusters.place_packed(at, bytes, SECTOR, |offset| COMPRESSED | len | offset, steps)
+    clusters.place_packed(at, (Vec::new(), bytes), SECTOR, |offset| COMPRESSED | len | offset, steps)
 }
 
 /// The library's own level 6 trades size for speed; this one's output is as small as stock zlib's at its level 6.

@@ -112,7 +112,7 @@ impl Creator for QedCreator {
         true
     }
 
-    fn can_be_filled(&self, options: &Options) -> Result<()> {
+    fn can_be_filled(&self, options: &Options, _size: u64) -> Result<()> {
         match options.get("table_size").map(|text| size("table_size", text)) {
             // QEMU takes a table of a single cluster for one that is too long.
             Some(Ok(1)) => Err(Error::malformed("QED table offset is invalid")),

@@ -132,6 +132,11 @@ fn parent_of(cx: &EditContext<'_, '_>, device: Option<DeviceId>, name: &[u8]) ->
     cid_of(cx.machine.source(), device)
 }
 
+/// Byte offset of the grain that an entry is for.
+pub fn plain(entry: u64) -> Option<u64> {
+    (entry > u64::from(ZERO_GRAIN)).then_some(entry * SECTOR)
+}
+
 fn grains_of<'a>(
     machine: &'a dyn Machine,
     device: DeviceId,
@@ -156,7 +161,7 @@ fn grains_of<'a>(
         table_first: true,
         room: (SECTOR, SECTOR),
         scale: SECTOR,
-        plain: |entry| (entry > u64::from(ZERO_GRAIN)).then_some(entry * SECTOR),
+        plain,
         backed,
         zero: zeroes.then_some(u64::from(ZERO_GRAIN)),
     };

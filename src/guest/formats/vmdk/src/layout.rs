@@ -17,7 +17,11 @@ pub const AT_END: u64 = u64::MAX;
 /// Entry of a grain table: it reads as zeroes, where the header says that there are such.
 pub const ZERO_GRAIN: u32 = 1;
 /// There are two directories, each with tables of its own.
-const FLAG_REDUNDANT: u32 = 1 << 1;
+pub const FLAG_REDUNDANT: u32 = 1 << 1;
+/// [`field::LINE_ENDS`] is there.
+pub const FLAG_NEWLINES: u32 = 1;
+/// Grains are compressed.
+pub const FLAG_COMPRESSED: u32 = 1 << 16;
 /// Grain tables have [`ZERO_GRAIN`].
 pub const FLAG_ZERO_GRAIN: u32 = 1 << 2;
 /// Grains have markers.
@@ -29,14 +33,32 @@ pub const MARKER: usize = 12;
 /// Type of a footer's marker.
 const MARKER_FOOTER: u32 = 3;
 
-/// Byte offsets of fields of a hosted sparse extent's header that change.
+/// Byte offsets of the fields of a hosted sparse extent's header.
 pub mod field {
+    /// 1, 2 or 3.
+    pub const VERSION: usize = 4;
+    /// `FLAG_*`
+    pub const FLAGS: usize = 8;
     /// Length of the disk.
     pub const CAPACITY: usize = 12;
+    /// Length of a grain.
+    pub const GRAIN: usize = 20;
+    /// The descriptor.
+    pub const TEXT: usize = 28;
+    /// How long it is.
+    pub const TEXT_LEN: usize = 36;
+    /// Grains that a table maps.
+    pub const TABLE: usize = 44;
     /// The redundant directory.
     pub const SECOND: usize = 48;
     /// The directory.
     pub const DIRECTORY: usize = 56;
+    /// What is before the first grain.
+    pub const OVERHEAD: usize = 64;
+    /// Bytes that a transfer as text changes.
+    pub const LINE_ENDS: usize = 73;
+    /// How grains are compressed.
+    pub const COMPRESSION: usize = 77;
 }
 
 /// The header of a hosted sparse extent.
@@ -71,17 +93,17 @@ impl SparseHeader {
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let r = Reader::new(bytes);
         Ok(Self {
-            version: r.le32(4)?,
-            flags: r.le32(8)?,
+            version: r.le32(field::VERSION)?,
+            flags: r.le32(field::FLAGS)?,
             capacity: r.le64(field::CAPACITY)?,
-            grain: r.le64(20)?,
-            descriptor: r.le64(28)?,
-            descriptor_len: r.le64(36)?,
-            table_entries: r.le32(44)?,
-            second: if r.le32(8)? & FLAG_REDUNDANT != 0 { Some(r.le64(48)?) } else { None },
+            grain: r.le64(field::GRAIN)?,
+            descriptor: r.le64(field::TEXT)?,
+            descriptor_len: r.le64(field::TEXT_LEN)?,
+            table_entries: r.le32(field::TABLE)?,
+            second: if r.le32(field::FLAGS)? & FLAG_REDUNDANT != 0 { Some(r.le64(field::SECOND)?) } else { None },
             directory: r.le64(field::DIRECTORY)?,
-            overhead: r.le64(64)?,
-            compressed: r.le16(77)? == DEFLATE,
+            overhead: r.le64(field::OVERHEAD)?,
+            compressed: r.le16(field::COMPRESSION)? == DEFLATE,
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! [`layout`] has the binary headers, [`descriptor`] the text; [`extent`] turns ranges of a part of the disk into places
 //! of its file; [`unpack`] decompresses grains; [`check`] looks whether they lie in their files; [`edit`] and [`resize`]
-//! change an image in place, and [`text`] its descriptor.
+//! change an image in place, [`text`] its descriptor; [`write`] makes new ones.
 //!
 //! A file is vmdk if it begins with the magic of a sparse extent or is a text descriptor. The seSparse extents of
 //! newer ESX are no format of their own: `qemu-img` reaches them through their descriptor only.
@@ -20,6 +20,7 @@ mod probe;
 mod resize;
 mod text;
 mod unpack;
+mod write;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -27,10 +28,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::machine::display_name;
-use instar_image::options::check_driver_options;
+use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, CheckContext, CheckReport, Description, DeviceId, Editing, Error, Extent, Format, Image, Mapping,
-    OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Value,
+    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image, Mapping,
+    OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Value, Version,
 };
 use spin::Mutex;
 
@@ -58,6 +59,22 @@ impl Format for Vmdk {
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         Ok(Box::new(VmdkImage::open(&cx)?))
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        write::OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
+        write::SHOWN
+    }
+
+    fn option_since(&self, name: &str) -> Version {
+        if name == "toolsversion" { Version::V7_2 } else { Version::V5_2 }
+    }
+
+    fn creator(&self) -> Option<&dyn Creator> {
+        Some(&write::VmdkCreator)
     }
 
     fn editing(&self) -> Option<&dyn Editing> {

@@ -15,7 +15,7 @@ use instar_image::{Backing, CreateContext, EditContext, Error, Format, Machine, 
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
-use crate::copy::{self, Selection};
+use crate::copy::{self, Selection, Settings};
 use crate::open::{Opening, emit_warnings};
 use crate::option_help;
 use bitmaps::Wanted;
@@ -68,7 +68,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         _ => 0,
     };
     machine.seal()?;
-    let (target, settings) = (writer.target(), params.settings);
+    let compress = params.settings.compress || writer.always_compresses();
+    let (target, settings) = (writer.target(), Settings { compress, ..params.settings });
     let backed = matches!(target, Target::Allocated { zeroed: false, .. }) && !params.existing;
     let selection = if backed { Selection::Layers(1) } else { Selection::All };
     let planner = Planner::new(machine.source(), &chains, target, settings, selection, (size, rest)).skipping(skip);
@@ -131,6 +132,8 @@ fn writer<'a>(
     let cx = CreateContext {
         machine,
         device: params.target.device,
+        name: &params.target.name,
+        parent: None,
         data_device: params.data_device,
         // A part may end within a sector.
         size: if params.section.is_some() { size.next_multiple_of(SECTOR) } else { size },
@@ -140,7 +143,7 @@ fn writer<'a>(
         version,
     };
     let writer = creator.create(cx).map_err(|e| e.context(converting))?;
-    creator.can_be_filled(&options).map_err(|e| params.target.could_not_open(e))?;
+    creator.can_be_filled(&options, size).map_err(|e| params.target.could_not_open(e))?;
     Ok(writer)
 }
 

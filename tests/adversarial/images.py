@@ -140,7 +140,8 @@ def luks(
     out = struct.pack(">6sH32s32s32sII20s32sI40s", b"LUKS\xba\xbe", 1, cipher, mode, digest, payload, key_bytes, bytes(20),
                       bytes(32), iterations, b"12345678-1234-1234-1234-123456789012")  # fmt: skip
     out += struct.pack(">II32sII", 0xAC71F3, iterations, bytes(32), slot_at, stripes)
-    out += struct.pack(">II32sII", 0xDEAD, 0, bytes(32), 0, 4000) * 7
+    for slot in range(1, 8):
+        out += struct.pack(">II32sII", 0xDEAD, 0, bytes(32), 8 + slot * 504, 4000)
     return out.ljust(2 * MIB + MIB, b"\0")
 
 
@@ -438,7 +439,10 @@ def _cut(into):
 
 def hostile():
     """All of them: name to (class, maker)."""
+    from tests.adversarial import claims  # It builds on what is above.
+
     into = Set()
     for part in (_qcow2, _chains, _polyglots, _vmdk, _vhd, _vhdx, _others, _dmg, _luks, _cut):
         part(into)
+    claims.add_all(into)
     return into.all

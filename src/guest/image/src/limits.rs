@@ -12,4 +12,4 @@ pub const BACKING_NAME_MAX: usize = 1023;
 pub const PROBE_HEAD: usize = 4096;
 /// Most entries of a table that may lie past the end of its file, where they read as zeroes (instar): a file that was cut
 /// lacks some, but to look at more of them is work that the file only claims.
-pub const LACKING_MAX: u64 = 1 << 16;
+pub const LACKING_MAX: u64 = 1 << 13;

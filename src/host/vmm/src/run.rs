@@ -36,6 +36,7 @@ enum Sandbox {
 /// See [`Failure`].
 pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     let host = |what: &str| Failure::Host(what.to_string());
+    prepare_signals();
     let file = job.guest.unwrap_or_else(|| crate::guest::program());
     let program = Program::parse(file).ok_or_else(|| host("the guest program is damaged"))?;
     let workers = job.workers.clamp(1, MAX_WORKERS);
@@ -57,14 +58,11 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     };
     let (sandbox, memory) = match machine {
         Some((machine, memory)) => (Sandbox::Kvm(machine), memory),
-        None => {
-            build_process(&program, &layout, &job).map_err(|e| Failure::Host(format!("no sandbox process: {e}")))?
-        }
+        None => build_process(&program, &layout, &job).map_err(|e| Failure::Host(no_process(&e)))?,
     };
     // The guest has them; there may be secrets among them.
     job.params.zeroize();
     let isolation = if matches!(sandbox, Sandbox::Kvm(_)) { Isolation::Kvm } else { Isolation::Process };
-    prepare_signal();
     let server = Server::new(job.devices, job.policy, job.limits.clone(), job.observer, workers);
     if job.lock_down || cfg!(not(debug_assertions)) {
         crate::lockdown::apply(server.directories()).map_err(Failure::Host)?;
@@ -80,6 +78,14 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
         End::Fault(text) => Err(Failure::Guest(text)),
         End::Served(Served::Continue | Served::Aborted) => Err(host("the guest ended without a word")),
     }
+}
+
+fn no_process(error: &io::Error) -> String {
+    let hint = match error.raw_os_error() {
+        Some(libc::EFBIG) => ": the limit on the length of files (ulimit -f) is less than the guest's memory",
+        _ => "",
+    };
+    format!("no sandbox process: {error}{hint}")
 }
 
 fn limit(name: &'static str, flag: &'static str, value: u64, unit: &str) -> Failure {
@@ -293,7 +299,7 @@ impl Drop for Leaving<'_> {
 /// What interrupts a thread's KVM_RUN or read.
 const SIGNAL: i32 = libc::SIGUSR2;
 
-fn prepare_signal() {
+fn prepare_signals() {
     extern "C" fn nothing(_: i32) {}
     // SAFETY: the handler does nothing; no restart flag, because system calls are meant to be interrupted.
     unsafe {

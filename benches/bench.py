@@ -21,7 +21,7 @@ from images import MIB
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTAR = os.environ.get("INSTAR_BINARY_PATH", str(ROOT / "target/release/instar"))
-ROUNDS = 7
+ROUNDS = 5
 
 
 def run_once(program, case, folder, env):
@@ -43,10 +43,13 @@ def measure(folder, case, isolation, rounds):
     """Medians of both tools in turn: (ours, theirs, our size / their size)."""
     env = {"INSTAR_ISOLATION": isolation}
     ours, theirs, sizes = [], [], (0, 0)
-    for number in range(min(rounds, case.rounds) + 1):
+    rounds = min(rounds, case.rounds)
+    # The first warms up, where there is more than one.
+    warming = int(rounds > 1)
+    for number in range(rounds + warming):
         mine, my_size = run_once(INSTAR, case, folder, env)
         stock, stock_size = run_once("qemu-img", case, folder, {})
-        if number:  # the first warms up
+        if number >= warming:
             ours.append(mine)
             theirs.append(stock)
             sizes = (my_size, stock_size)

@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod bench;
 pub mod check;
 pub mod commit;
 pub mod compare;
@@ -39,6 +40,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("compare", compare::run),
     ("measure", measure::run),
     ("check", check::run),
+    ("bench", bench::run),
 ];
 
 /// Runs the operation that `params` names. Failures are emitted as the record `error` and give exit status 1.

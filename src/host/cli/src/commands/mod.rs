@@ -1,5 +1,6 @@
 //! The commands: one file each, one line each in [`COMMANDS`].
 
+pub mod bench;
 pub mod check;
 pub mod commit;
 pub mod compare;
@@ -49,13 +50,14 @@ pub const COMMANDS: &[&Command] = &[
     &commit::COMMAND,
     &check::COMMAND,
     &compare::COMMAND,
+    &bench::COMMAND,
     &config::COMMAND,
     &doctor::COMMAND,
     &generate::COMMAND,
 ];
 
 /// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] = &["amend", "bench", "bitmap", "snapshot"];
+pub const MISSING: &[&str] = &["amend", "bitmap", "snapshot"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

@@ -42,11 +42,19 @@ impl Observer for Progress {
     fn progress(&self, done: u64, total: u64) {
         const STEP: f64 = 1.0;
         let percent = if total == 0 { 0.0 } else { done as f64 * 100.0 / total as f64 };
+        if !self.shown && instar_vmm::progress_asked() {
+            // Nobody can be told that standard error cannot be written to.
+            let _ = writeln!(std::io::stderr(), "    ({percent:.2}/100%)");
+        }
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if percent >= *last + STEP || (percent >= 100.0 && *last < 100.0) {
             *last = percent;
             self.show(percent);
         }
+    }
+
+    fn can_be_asked(&self) -> bool {
+        true
     }
 
     fn delay(&self, done: u64) -> std::time::Duration {

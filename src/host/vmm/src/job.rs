@@ -1,5 +1,7 @@
 //! What is run, and what comes of it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::{Device, Limits, Policy};
 
 /// Where the guest runs.
@@ -22,8 +24,21 @@ pub trait Observer: Sync {
     fn delay(&self, _done: u64) -> std::time::Duration {
         std::time::Duration::ZERO
     }
+    /// SIGUSR1 asks how far the work is ([`progress_asked`]), and does not end the program.
+    fn can_be_asked(&self) -> bool {
+        false
+    }
     /// A line for `-v`; bytes as the guest sent them.
     fn log(&self, level: u32, text: &[u8]);
+}
+
+/// Set by SIGUSR1.
+pub(crate) static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Whether SIGUSR1 came since the last time this was asked for.
+#[must_use]
+pub fn progress_asked() -> bool {
+    ASKED.swap(false, Ordering::Relaxed)
 }
 
 /// One run.

@@ -23,7 +23,7 @@ mod server;
 pub mod target;
 
 pub use device::{Device, Mode};
-pub use job::{Failure, Isolation, Job, Observer, Outcome};
+pub use job::{Failure, Isolation, Job, Observer, Outcome, progress_asked};
 pub use limits::Limits;
 pub use policy::Policy;
 pub use probe::{Capabilities, probe};

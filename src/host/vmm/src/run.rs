@@ -14,6 +14,7 @@ use crate::backend::kvm::Machine;
 use crate::backend::process::Child;
 use crate::backend::{Attend, Stop, kvm, process};
 use crate::elf::Program;
+use crate::job::ASKED;
 use crate::layout::{Layout, PAGE};
 use crate::memory::{Backing, Shared};
 use crate::server::{Served, Server};
@@ -36,7 +37,7 @@ enum Sandbox {
 /// See [`Failure`].
 pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     let host = |what: &str| Failure::Host(what.to_string());
-    prepare_signals();
+    prepare_signals(job.observer.can_be_asked());
     let file = job.guest.unwrap_or_else(|| crate::guest::program());
     let program = Program::parse(file).ok_or_else(|| host("the guest program is damaged"))?;
     let workers = job.workers.clamp(1, MAX_WORKERS);
@@ -299,13 +300,22 @@ impl Drop for Leaving<'_> {
 /// What interrupts a thread's KVM_RUN or read.
 const SIGNAL: i32 = libc::SIGUSR2;
 
-fn prepare_signals() {
+fn prepare_signals(can_be_asked: bool) {
     extern "C" fn nothing(_: i32) {}
-    // SAFETY: the handler does nothing; no restart flag, because system calls are meant to be interrupted.
+    extern "C" fn asked(_: i32) {
+        ASKED.store(true, Ordering::Relaxed);
+    }
+    // SAFETY: the handlers do nothing, or store one atomic. No restart flag for the first, because system calls are meant
+    // to be interrupted.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = nothing as *const () as usize;
         libc::sigaction(SIGNAL, &raw const action, std::ptr::null_mut());
+        if can_be_asked {
+            action.sa_sigaction = asked as *const () as usize;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut());
+        }
         // A file that may not get that long is an error to be told, not the end.
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }

@@ -144,7 +144,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     );
     let clock = Clock { begun: Mutex::new(None), text: told };
     let subject = image.path.to_string_lossy();
-    let (status, _) = program.run(&params, vec![device], workers(), &Defaults::DATA, &subject, &clock)?;
+    let workers = u32::try_from(depth).unwrap_or(u32::MAX).min(workers());
+    let (status, _) = program.run(&params, vec![device], workers, &Defaults::DATA, &subject, &clock)?;
     let begun = clock.begun.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(begun) = begun.filter(|_| status == 0) {
         program.print(&format!("Run completed in {:.3} seconds.\n", begun.elapsed().as_secs_f64()))?;

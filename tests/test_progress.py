@@ -1,0 +1,51 @@
+"""SIGUSR1 asks how far an operation is: it says so on standard error, and goes on."""
+
+import re
+import signal
+import subprocess
+import time
+
+from tests.base import InstarTestBase
+
+LINE = re.compile(r"    \(\d+\.\d\d/100%\)\n")
+
+
+class TestProgress(InstarTestBase):
+    def setUp(self):
+        super().setUp()
+        for name, below in (("base", None), ("top", "base")):
+            words = ["-b", below, "-F", "qcow2"] if below else []
+            self.make("qemu-img", "create", "-q", "-f", "qcow2", *words, name, "24M")
+        self.make("qemu-io", "-f", "qcow2", "-c", "write -q -P 7 0 24M", "top")
+
+    def asked(self, *argv):
+        """What it says on standard error when it is asked twice."""
+        with subprocess.Popen(
+            [self.get_instar_binary(), *argv],
+            cwd=self.tmp,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as worker:
+            for _ in range(2):
+                time.sleep(0.7)
+                self.assertIsNone(worker.poll(), "it was over too soon to be asked")
+                worker.send_signal(signal.SIGUSR1)
+            _, err = worker.communicate(timeout=60)
+            self.assertEqual(worker.returncode, 0, err)
+        return err
+
+    def test_convert(self):
+        err = self.asked("convert", "-r", "8M", "-O", "qcow2", "top", "out")
+        self.assertRegex(err, LINE)
+        self.assertEqual(LINE.sub("", err), "")
+        self.assert_same_disk("top", "out")
+
+    def test_commit(self):
+        before = self.make("qemu-img", "convert", "-O", "raw", "top", "before")
+        self.assertEqual(before, "")
+        self.assertRegex(self.asked("commit", "-r", "8M", "top"), LINE)
+        self.assert_same_disk("before", "top", "-f", "raw", "-F", "qcow2")
+
+    def test_with_a_bar_there_is_no_line(self):
+        self.assertEqual(self.asked("convert", "-p", "-r", "8M", "-O", "qcow2", "top", "out"), "")

@@ -46,6 +46,9 @@ convert --target-is-zero a.qcow2 x
 convert -B a.qcow2 a.qcow2 x
 convert -B a.qcow2 -O qcow2 a.qcow2 x
 convert -l snap a.qcow2 x
+convert -l snap -f raw r.raw x
+measure -l snap -O raw a.qcow2
+measure -l snap -O raw -f raw r.raw
 convert -O qcow2 -o nosuch=1 a.qcow2 x
 convert -O qcow2 -o cluster_size=7 a.qcow2 x
 convert -O qcow2 -o cluster_size=abc a.qcow2 x

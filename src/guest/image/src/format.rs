@@ -130,7 +130,7 @@ pub trait Image: Sync {
 
     /// Shows the disk as it was in the internal snapshot with that id or name (`convert -l`).
     fn select_snapshot(&mut self, _id_or_name: &SnapshotSelector) -> Result<()> {
-        Err(Error::usage("Failed to load snapshot: Operation not supported"))
+        Err(Error::unsupported("the format has no snapshots"))
     }
 
     /// Where there is room for the unallocated extent that begins at `at`: device and byte offset, for `map` alone.

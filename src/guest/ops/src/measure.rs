@@ -9,7 +9,7 @@ use instar_image::{
 };
 
 use crate::convert::selector;
-use crate::open::{ImageSpec, Opening};
+use crate::open::{ImageSpec, Opening, select_snapshot};
 use crate::option_help;
 use crate::stored::{DATA, PRESENT, Stored, ZERO};
 
@@ -35,8 +35,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         Some(image) => Some(Opening { machine, version, data: true }.chain(&ImageSpec::from_value(image)?)?),
         None => None,
     };
-    if let (Some(wanted), Some(top)) = (params.text("snapshot"), chain.as_mut().and_then(|c| c.layers.first_mut())) {
-        top.image.select_snapshot(&selector(wanted))?;
+    if let (Some(wanted), Some(chain)) = (params.text("snapshot"), &mut chain) {
+        select_snapshot(chain, &selector(wanted))?;
     }
     machine.seal()?;
     let size = chain.as_ref().map_or_else(|| params.u64("size").unwrap_or(0), Chain::virtual_size);

@@ -7,6 +7,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::chain::{Chain, Layer};
+use instar_image::format::SnapshotSelector;
 use instar_image::limits::{CHAIN_DEPTH_MAX, PROBE_HEAD};
 use instar_image::machine::display_name;
 use instar_image::{
@@ -176,6 +177,19 @@ impl<'a> Opening<'a> {
         let (image, format) = self.image_at(device, &name, backing.format.as_deref(), &[], write)?;
         Ok(Some(Layer { image, format, device, name }))
     }
+}
+
+/// Makes the chain's first image show one of its snapshots.
+pub fn select_snapshot(chain: &mut Chain<'_>, wanted: &SnapshotSelector) -> Result<()> {
+    let Some(top) = chain.layers.first_mut() else { return Ok(()) };
+    let name = top.format.name();
+    top.image.select_snapshot(wanted).map_err(|error| match error.kind {
+        Kind::Unsupported => Error::unsupported(format!(
+            "Failed to load snapshot: Block format '{name}' used by device '' does not support temporarily loading \
+             internal snapshots"
+        )),
+        _ => error,
+    })
 }
 
 /// Emits what the user is to be warned of in the images that were opened.

@@ -16,7 +16,7 @@ use instar_image::{Backing, CreateContext, EditContext, Error, Format, Machine, 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
 use crate::copy::{self, Selection, Settings};
-use crate::open::{Opening, emit_warnings};
+use crate::open::{Opening, emit_warnings, select_snapshot};
 use crate::option_help;
 use bitmaps::Wanted;
 use params::Params;
@@ -36,8 +36,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let mut chains = Vec::new();
     for source in &params.sources {
         let mut chain = opening.chain(source)?;
-        if let (Some(wanted), Some(top)) = (&params.snapshot, chain.layers.first_mut()) {
-            top.image.select_snapshot(wanted)?;
+        if let Some(wanted) = &params.snapshot {
+            select_snapshot(&mut chain, wanted)?;
         }
         chains.push(chain);
     }

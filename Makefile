@@ -18,11 +18,11 @@ help: ## this list
 
 instar: ## build target/release/instar
 	@scripts/bootstrap build
-	$(CARGO) build --release --locked -p instar
+	scripts/build
 
 demo: ## build, then inspect and convert a real image next to qemu-img
 	@scripts/bootstrap demo
-	$(CARGO) build --release --locked -p instar
+	scripts/build
 	@scripts/demo
 
 test: ## every test: Rust, then Python under both kinds of isolation
@@ -39,7 +39,7 @@ test-integration: ## the Python tests; TESTS=tests/test_x.py for one file
 
 bench: ## measure next to qemu-img; writes docs/benchmarks.md
 	@scripts/bootstrap demo
-	$(CARGO) build --release --locked -p instar
+	scripts/build
 	python3 benches/bench.py
 
 lint: ## rustfmt, clippy, ruff, shellcheck
@@ -47,11 +47,11 @@ lint: ## rustfmt, clippy, ruff, shellcheck
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(VENV)/bin/ruff check tests benches scripts/summary
-	shellcheck scripts/bootstrap scripts/demo scripts/test .ci/run
+	shellcheck scripts/bootstrap scripts/build scripts/demo scripts/test .ci/run
 
 adversarial: ## the hostile images on both backends; what they cost goes into docs/security.md
 	@scripts/bootstrap test
-	$(CARGO) build --release --locked -p instar
+	scripts/build
 	scripts/test integration tests/adversarial
 	scripts/adversarial-report --update
 

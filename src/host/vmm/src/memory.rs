@@ -62,11 +62,11 @@ impl Shared {
         let skip = if file.is_some() { 0 } else { at.addr().next_multiple_of(HUGE) - at.addr() };
         let shared = Self { base: at.cast::<u8>().wrapping_add(skip), mapped: (at, room), file, layout };
         if backing == Backing::Anonymous {
-            // Not its beginning: a command that needs little memory would wait for a huge page to be cleared.
-            let (heap, len) =
-                (shared.at(shared.layout.heap).wrapping_add(HUGE), shared.layout.heap_len as usize - HUGE);
-            // SAFETY: the range lies in the mapping just made (the heap is at least a huge page long). Only advice:
-            // failure is of no consequence.
+            // Not its beginning, nor its end, where the allocator leaves a mark: a command that needs little memory
+            // would wait for a huge page to be cleared.
+            let heap = shared.at(shared.layout.heap).wrapping_add(HUGE);
+            let len = (shared.layout.heap_len as usize).saturating_sub(2 * HUGE);
+            // SAFETY: the range lies in the mapping just made, or is empty. Only advice: failure is of no consequence.
             unsafe { libc::madvise(heap.cast(), len, libc::MADV_HUGEPAGE) };
         }
         Ok(shared)

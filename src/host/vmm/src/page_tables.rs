@@ -11,6 +11,11 @@ const GIB: u64 = 1 << 30;
 const PRESENT: u64 = 1;
 const WRITE: u64 = 2;
 const USER: u64 = 4;
+/// Set from the start, as nobody asks for them: a kernel that keeps tables of its own then need not follow each first
+/// access, and fills in the neighbours of a page with it.
+const USED: u64 = ACCESSED | DIRTY;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
@@ -91,7 +96,7 @@ impl PageTables {
         }
         let next = self.used;
         self.used += 1;
-        *self.entry(page, index) = (TABLES_GPA + next as u64 * PAGE) | PRESENT | WRITE | USER;
+        *self.entry(page, index) = (TABLES_GPA + next as u64 * PAGE) | PRESENT | WRITE | USER | ACCESSED;
         next
     }
 
@@ -109,9 +114,9 @@ impl PageTables {
     /// Maps `len` bytes of guest-physical memory at `gpa` to `va`, for ring 3.
     pub fn map(&mut self, va: u64, gpa: u64, len: u64, access: Access) {
         let rights = match access {
-            Access::Execute => PRESENT | USER,
-            Access::Read => PRESENT | USER | NO_EXECUTE,
-            Access::Write => PRESENT | USER | NO_EXECUTE | WRITE,
+            Access::Execute => PRESENT | USED | USER,
+            Access::Read => PRESENT | USED | USER | NO_EXECUTE,
+            Access::Write => PRESENT | USED | USER | NO_EXECUTE | WRITE,
         };
         let mut done = 0;
         while done < len {
@@ -137,7 +142,7 @@ impl PageTables {
         map[usize::from(port / 8)] &= !(1 << (port % 8));
         // SAFETY: page 0 of the mapping, which `new` set aside for it.
         unsafe { std::ptr::copy_nonoverlapping(tss.as_ptr(), self.at.cast(), tss.len()) };
-        self.map_page(va, TABLES_GPA | PRESENT | WRITE | NO_EXECUTE);
+        self.map_page(va, TABLES_GPA | PRESENT | USED | WRITE | NO_EXECUTE);
     }
 
     /// The TSS's limit: the byte of `port` and the one after it, no further: ports beyond are all forbidden.

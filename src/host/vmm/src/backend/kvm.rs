@@ -5,8 +5,8 @@ use std::io;
 
 use instar_abi::boot::{CPU_AVX2, DOORBELL_PORT};
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
-    kvm_xcr, kvm_xcrs,
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_MP_STATE_RUNNABLE, kvm_enable_cap,
+    kvm_mp_state, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region, kvm_xcr, kvm_xcrs,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
@@ -68,6 +68,7 @@ impl Machine {
     /// In words.
     pub fn new(kvm: &Kvm, program: &Program<'_>, memory: &Shared) -> Result<Self, Unavailable> {
         let vm = kvm.create_vm().map_err(kvm_error("create a virtual machine"))?;
+        give_local_controllers(&vm);
         let tables = map_all(program, memory).map_err(|e| Unavailable(format!("no memory for page tables: {e}")))?;
         let program_len = (program.file.len() as u64).next_multiple_of(PAGE);
         let slots = [
@@ -99,6 +100,11 @@ impl Machine {
                 };
                 prepare(whole.insert(list))?;
             }
+            if worker > 0 {
+                // With a controller, all but the first wait for an interrupt to start them.
+                let running = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
+                vcpu.set_mp_state(running).map_err(kvm_error("start a processor"))?;
+            }
             vcpus.push(vcpu);
         }
         Ok(Self { vcpus, _vm: vm, _tables: tables })
@@ -108,6 +114,15 @@ impl Machine {
     pub fn take_vcpus(&mut self) -> Vec<Vcpu> {
         (0..).zip(self.vcpus.drain(..)).map(|(worker, fd)| Vcpu { worker, fd }).collect()
     }
+}
+
+/// Processors with an interrupt controller of their own, in the kernel. The guest cannot reach it (no mapping, no
+/// privilege) and nothing ever interrupts, but a processor without one makes the kernel rewrite its own code twice,
+/// on every processor of the computer, which takes longer than a short command. Where it is not to be had, nothing is lost.
+fn give_local_controllers(vm: &VmFd) {
+    let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+    split.args[0] = 1;
+    let _ = vm.enable_cap(&split);
 }
 
 /// The whole mapping: the program at its addresses, the memory region less its guard pages, the TSS for the processor.

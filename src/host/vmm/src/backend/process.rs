@@ -112,16 +112,22 @@ unsafe fn limit(what: libc::__rlimit_resource_t, value: u64) {
 unsafe fn forget_rseq() {
     const UNREGISTER: i32 = 1;
     const SIGNATURE: u32 = 0x5305_3053;
-    // SAFETY: the symbols, where the C library has them, are a `ptrdiff_t` and an `unsigned int`; the thread
-    // pointer is the first word that fs points to.
+    // SAFETY: the symbols, where the C library has them (weak: it need not), are a `ptrdiff_t` and an `unsigned int`;
+    // the thread pointer is the first word that fs points to.
     unsafe {
-        let offset = libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_offset".as_ptr()).cast::<isize>();
-        let size = libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_size".as_ptr()).cast::<u32>();
+        let (offset, size): (*const isize, *const u32);
+        let thread: *mut u8;
+        core::arch::asm!(
+            ".weak __rseq_offset", ".weak __rseq_size",
+            "mov {}, qword ptr [rip + __rseq_offset@GOTPCREL]",
+            "mov {}, qword ptr [rip + __rseq_size@GOTPCREL]",
+            "mov {}, fs:[0]",
+            out(reg) offset, out(reg) size, out(reg) thread,
+            options(nostack, readonly, preserves_flags),
+        );
         if offset.is_null() || size.is_null() {
             return;
         }
-        let thread: *mut u8;
-        core::arch::asm!("mov {}, fs:[0]", out(reg) thread, options(nostack, readonly, preserves_flags));
         let area = thread.offset(*offset);
         // The registered length is not always the advertised one.
         for len in [*size, 32, 64, 28, 20] {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use itoa::Buffer;
+
 use crate::escape;
 use crate::version::QemuVersion;
 
@@ -24,10 +26,11 @@ pub struct NoPlace;
 /// Renders records.
 #[derive(Debug)]
 pub struct MapLines {
-    version: QemuVersion,
     /// JSON; else human.
     json: bool,
     started: bool,
+    /// What JSON lines say of a record's bits, by the bits: there are hundreds of thousands of lines, and few kinds.
+    said: Vec<String>,
 }
 
 struct Record {
@@ -61,8 +64,9 @@ impl Record {
 impl MapLines {
     /// Nothing is shown yet.
     #[must_use]
-    pub const fn new(version: QemuVersion, json: bool) -> Self {
-        Self { version, json, started: false }
+    pub fn new(version: QemuVersion, json: bool) -> Self {
+        let said = if json { (0..HAS_OFFSET).map(|bits| said(version, bits)).collect() } else { Vec::new() };
+        Self { json, started: false, said }
     }
 
     /// Adds the lines of whole records to `out`. `file` names a file by its number.
@@ -85,23 +89,32 @@ impl MapLines {
     }
 
     fn json_line(&mut self, record: &Record, out: &mut String) {
-        out.push_str(if self.started { ",\n" } else { "[" });
+        out.push_str(if self.started { ",\n{ \"start\": " } else { "[{ \"start\": " });
         self.started = true;
-        let Record { start, len, depth, .. } = record;
-        // Into a string nothing can fail.
-        let _ = write!(out, "{{ \"start\": {start}, \"length\": {len}, \"depth\": {depth}");
-        if self.version.map_has_present() {
-            let _ = write!(out, ", \"present\": {}", record.has(PRESENT));
-        }
-        let _ = write!(out, ", \"zero\": {}, \"data\": {}", record.has(ZERO), record.has(DATA));
-        if self.version.map_has_compressed() {
-            let _ = write!(out, ", \"compressed\": {}", record.has(COMPRESSED));
-        }
+        let mut digits = Buffer::new();
+        out.push_str(digits.format(record.start));
+        out.push_str(", \"length\": ");
+        out.push_str(digits.format(record.len));
+        out.push_str(", \"depth\": ");
+        out.push_str(digits.format(record.depth));
+        out.push_str(&self.said[(record.bits & (HAS_OFFSET - 1)) as usize]);
         if record.has(HAS_OFFSET) {
-            let _ = write!(out, ", \"offset\": {}", record.offset);
+            out.push_str(", \"offset\": ");
+            out.push_str(digits.format(record.offset));
         }
         out.push('}');
     }
+}
+
+/// The part of a JSON line between the depth and the offset, for records with these bits.
+fn said(version: QemuVersion, bits: u32) -> String {
+    let told = [
+        ("present", PRESENT, version.map_has_present()),
+        ("zero", ZERO, true),
+        ("data", DATA, true),
+        ("compressed", COMPRESSED, version.map_has_compressed()),
+    ];
+    told.iter().filter(|(_, _, told)| *told).map(|(key, bit, _)| format!(", \"{key}\": {}", bits & bit != 0)).collect()
 }
 
 fn human_line(record: &Record, file: &dyn Fn(u32) -> String, out: &mut String) -> Result<(), NoPlace> {

@@ -1,6 +1,6 @@
 //! What an entry of an L2 table means.
 
-use instar_image::reader::Reader;
+use instar_image::reader::{Reader, is_zero};
 use instar_image::{DeviceId, Error, Result};
 
 use crate::layout::{COMPRESSED_SECTOR, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS};
@@ -168,6 +168,23 @@ impl Entries<'_> {
         })
     }
 
+    /// How many clusters from `cluster` on, to the end of its table at most, have entries of nothing but zeroes. In every
+    /// kind of image that means unallocated; a large sparse disk has millions in a row.
+    pub fn blank(&self, cluster: u64) -> u64 {
+        const AT_ONCE: usize = 64;
+        let g = self.geometry;
+        let left = (1u64 << g.table_bits()).saturating_sub(g.index_in_table(cluster));
+        let from = usize::try_from(cluster.saturating_sub(self.first) << g.entry_bits).unwrap_or(usize::MAX);
+        let most = usize::try_from(left << g.entry_bits).unwrap_or(usize::MAX);
+        let rest = self.reader.len().saturating_sub(from).min(most);
+        let bytes = self.reader.bytes(from, rest).unwrap_or_default();
+        let blocks = bytes.chunks(AT_ONCE).take_while(|block| is_zero(block)).count();
+        let skipped = blocks.saturating_mul(AT_ONCE).min(bytes.len());
+        let entries = bytes.get(skipped..).unwrap_or_default().chunks(1 << g.entry_bits);
+        let single = entries.take_while(|entry| is_zero(entry)).count();
+        (skipped >> g.entry_bits).saturating_add(single) as u64
+    }
+
     /// The offset of the unit in a cluster that is at `host`, if a cluster can be there.
     fn host(&self, spot: Spot, host: u64) -> Result<u64> {
         let g = self.geometry;
@@ -208,4 +225,36 @@ pub fn packed_range(g: &Geometry, entry: u64) -> (u64, u64) {
     let sectors = entry.unbounded_shr(shift) & 1u64.unbounded_shl(size_bits).wrapping_sub(1);
     let bytes = sectors.saturating_add(1).saturating_mul(COMPRESSED_SECTOR);
     (offset, bytes.saturating_sub(offset % COMPRESSED_SECTOR))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blank_entries_are_counted_to_the_next_one_or_the_end_of_the_table() {
+        for entry_bits in [3, 4] {
+            let geometry = Geometry {
+                cluster_bits: 9 + entry_bits,
+                entry_bits,
+                version: 3,
+                external: false,
+                encrypted: false,
+                data: DeviceId(0),
+            };
+            // Two tables of 512 entries; the one that is not zero is so in its last byte only.
+            for used in [1, 7, 8, 9, 63, 64, 65, 511, 512, 700, 1023] {
+                let mut bytes = alloc::vec![0; 1024 << entry_bits];
+                if let Some(last) = bytes.get_mut(((used + 1) << entry_bits) - 1) {
+                    *last = 1;
+                }
+                let entries = Entries { reader: Reader::new(&bytes), first: 4096, table: 0, geometry: &geometry };
+                for cluster in [0, 1, 6, 62, 64, 510, 511, 512, 513, 1022] {
+                    let end = (cluster / 512 + 1) * 512;
+                    let expected = if (cluster..end).contains(&used) { used } else { end } - cluster;
+                    assert_eq!(entries.blank(4096 + cluster as u64), expected as u64, "{used} {cluster}");
+                }
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! From the virtual disk to the file: the L1 table, the L2 tables, and what their entries mean.
 //!
 //! Both are read in large aligned pieces and a few pieces are kept, so a walk from front to back crosses to the
-//! host once for every [`PIECE`] bytes of tables; small neighbouring L2 tables are fetched together. Nothing
+//! host once for every [`PIECE`] bytes of tables or more; small neighbouring L2 tables are fetched together. Nothing
 //! depends on the size of the image but the numbers.
 
 use alloc::vec;
@@ -14,8 +14,10 @@ use spin::Mutex;
 use crate::entry::{Content, Entries, Geometry, Spot};
 use crate::layout::{L1_ENTRY, L1_OFFSET_MASK};
 
-/// Bytes of L2 tables fetched at once.
-const PIECE: usize = 65536;
+/// Bytes of L2 tables fetched at once, to begin with.
+const PIECE: u64 = 65536;
+/// And where they are walked from front to back.
+const PIECE_MAX: u64 = 4 * PIECE;
 /// Entries of the L1 table fetched at once.
 const L1_PIECE: u64 = 2048;
 /// Pieces of L2 tables that are kept for each image. More do not help a walk, and a chain may have many images.
@@ -67,6 +69,17 @@ struct L2Piece {
 }
 
 impl L2Piece {
+    /// How many clusters the next piece has, which `cluster` is in: twice as many where this one has just been walked
+    /// through, as far as that lets it begin at a multiple of its length.
+    fn followed_by(&self, cluster: u64, entry_bits: u32) -> u64 {
+        let least = PIECE >> entry_bits;
+        if self.count < least || cluster != self.first.saturating_add(self.count) {
+            return least;
+        }
+        let doubled = self.count.saturating_mul(2).min(PIECE_MAX >> entry_bits);
+        if cluster.is_multiple_of(doubled) { doubled } else { self.count }
+    }
+
     const fn holds(&self, cluster: u64) -> bool {
         cluster >= self.first && cluster.wrapping_sub(self.first) < self.count
     }
@@ -159,9 +172,10 @@ impl<'a> Map<'a> {
         } else {
             let victim = tables.latest.saturating_add(1) % PIECES;
             let Tables { l1, l2, latest } = tables;
+            let wanted = l2.get(*latest).map_or(0, |last| last.followed_by(cluster, self.geometry.entry_bits));
             if let Some(piece) = l2.get_mut(victim) {
                 piece.count = 0;
-                self.fill(l1, piece, cluster)?;
+                self.fill(l1, piece, cluster, wanted)?;
             }
             *latest = victim;
         }
@@ -169,9 +183,9 @@ impl<'a> Map<'a> {
         tables.l2.get(latest).ok_or_else(|| Error::malformed("no such table"))
     }
 
-    fn fill(&self, l1: &mut L1Piece, piece: &mut L2Piece, cluster: u64) -> Result<()> {
+    /// Fetches the tables of `wanted` clusters, a power of two, that `cluster` is among.
+    fn fill(&self, l1: &mut L1Piece, piece: &mut L2Piece, cluster: u64, wanted: u64) -> Result<()> {
         let g = &self.geometry;
-        let wanted = (PIECE as u64) >> g.entry_bits;
         let clusters = self.size.div_ceil(g.cluster_size());
         let first = cluster & !wanted.wrapping_sub(1);
         let count = clusters.saturating_sub(first).min(wanted);
@@ -179,7 +193,7 @@ impl<'a> Map<'a> {
         piece.bytes.resize(usize::try_from(count << g.entry_bits).unwrap_or_default(), 0);
         // A piece is a part of one table, or several whole ones.
         let run = wanted.min(1 << g.table_bits());
-        let run_bytes = usize::try_from(run << g.entry_bits).unwrap_or(PIECE).max(1);
+        let run_bytes = usize::try_from(run << g.entry_bits).unwrap_or(usize::MAX).max(1);
         let mut reads = Vec::new();
         let mut at = first;
         for buf in piece.bytes.chunks_mut(run_bytes) {
@@ -209,6 +223,11 @@ impl<'a> Map<'a> {
         while len < left && !matches!(first, Content::Packed { .. }) {
             expected = expected.advanced(u64::from(units) << g.unit_bits());
             spot = spot.advanced(g, units);
+            if first == Content::Unallocated && spot.unit == 0 && g.index_in_table(spot.cluster) != 0 {
+                let blank = entries.blank(spot.cluster);
+                spot.cluster = spot.cluster.saturating_add(blank);
+                len = len.saturating_add(blank << g.cluster_bits);
+            }
             if spot.unit == 0 && (g.index_in_table(spot.cluster) == 0 || !piece.holds(spot.cluster)) {
                 break;
             }

@@ -1,7 +1,7 @@
 //! - `instar-fuzz seeds FROM TO`: makes inputs for the targets of the images in the folder `FROM`.
 //! - `instar-fuzz replay FORMAT FILE..`: runs the target on inputs.
 //! - `instar-fuzz blind FORMAT FOLDER SECONDS [SEED]`: changes the inputs of the folder at random and runs the target on
-//!   them, blind to what they reach; for where there is no nightly toolchain. The input that made it panic is left as
+//!   them, blind to what they reach; for where there is no cargo-fuzz. The input that made it panic is left as
 //!   `crash-FORMAT`; the same seed makes the same inputs.
 #![forbid(unsafe_code)]
 

@@ -20,6 +20,7 @@ pub mod levels;
 pub mod limits;
 pub mod machine;
 pub mod options;
+pub mod packing;
 pub mod pieces;
 pub mod reader;
 pub mod resize;

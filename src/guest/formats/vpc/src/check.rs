@@ -67,7 +67,7 @@ fn footers(
 }
 
 /// Every block lies in the file, behind headers and table, and no two of them in the same place.
-fn blocks(
+pub fn blocks(
     source: &dyn Source,
     subject: &Subject<'_>,
     header: &Dynamic,
@@ -110,9 +110,11 @@ fn blocks(
             wrong(cx, report, format!("two blocks share bytes at {next:#x}"))?;
         }
     }
-    // What lies between the blocks is lost: nothing ever takes it again.
-    let used = (places.len() as u64).saturating_mul(whole);
-    let room = end.saturating_sub(places.first().copied().unwrap_or(end));
+    // What lies between the blocks is lost: nothing ever takes it again. A table that has grown may lie there, too.
+    let first = places.first().copied().unwrap_or(end);
+    let moved = if header.table > first { header.entries * 4 } else { 0 };
+    let used = (places.len() as u64).saturating_mul(whole).saturating_add(moved);
+    let room = end.saturating_sub(first);
     report.leaks = room.saturating_sub(used) / whole;
     report.image_end_offset = Some(end);
     Ok(())

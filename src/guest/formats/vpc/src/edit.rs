@@ -72,6 +72,19 @@ impl Writer for FixedEditor<'_> {
     }
 }
 
+/// Where the footer at the end is, or is to be: whatever else is in the file lies before it.
+pub fn end_of_file(machine: &dyn Machine, device: DeviceId, header: &Dynamic) -> Result<u64> {
+    let source = machine.source();
+    let len = source.stat(device)?.len.next_multiple_of(SECTOR);
+    let mut tail = [0; FOOTER];
+    source.read(device, len.saturating_sub(SECTOR), &mut tail)?;
+    let blocks_end = end_of_blocks(source, device, header)?;
+    if blocks_end > len {
+        return Err(Error::corrupt("blocks lie outside the file: the image was truncated"));
+    }
+    Ok(if tail.starts_with(COOKIE) { len - SECTOR } else { len }.max(blocks_end))
+}
+
 /// A dynamic or differencing disk.
 struct BlockEditor<'a> {
     machine: &'a dyn Machine,
@@ -98,19 +111,9 @@ struct State<'a> {
 
 impl<'a> BlockEditor<'a> {
     fn new(machine: &'a dyn Machine, device: DeviceId, of: &Footer, header: Dynamic) -> Result<Self> {
-        let source = machine.source();
-        let len = source.stat(device)?.len.next_multiple_of(SECTOR);
-        let (mut footer, mut tail) = ([0; FOOTER], [0; FOOTER]);
-        source.read(device, 0, &mut footer)?;
-        source.read(device, len.saturating_sub(SECTOR), &mut tail)?;
-        let blocks_end = end_of_blocks(source, device, &header)?;
-        if blocks_end > len {
-            return Err(Error::corrupt("blocks lie outside the file: the image was truncated"));
-        }
-        // Whatever else is in the file stays.
-        let end = if tail.starts_with(COOKIE) { len - SECTOR } else { len }.max(blocks_end);
-        let state =
-            State { pieces: Pieces::new(source, device), added: BTreeMap::new(), bitmaps: BTreeMap::new(), end };
+        let end = end_of_file(machine, device, &header)?;
+        let pieces = Pieces::new(machine.source(), device);
+        let state = State { pieces, added: BTreeMap::new(), bitmaps: BTreeMap::new(), end };
         Ok(Self {
             machine,
             device,
@@ -118,7 +121,7 @@ impl<'a> BlockEditor<'a> {
             block: header.block,
             table: Span { offset: header.table, count: header.entries },
             differencing: of.kind == Kind::Differencing,
-            footer,
+            footer: of.bytes,
             state: Mutex::new(state),
         })
     }

@@ -7,7 +7,7 @@ use instar_image::windows::to_utf16_le;
 
 use super::spec::Spec;
 use crate::layout::{
-    COOKIE, DYNAMIC_COOKIE, DYNAMIC_HEADER, FOOTER, LOCATOR, PARENT_NAME_LEN, SECTOR, checksum, dynamic, footer,
+    COOKIE, DYNAMIC_COOKIE, DYNAMIC_HEADER, FOOTER, LOCATOR, PARENT_NAME_LEN, SECTOR, checksum, dynamic, footer, put,
 };
 
 /// The only feature bit, which is always set.
@@ -20,12 +20,6 @@ const CREATOR_VERSION: u32 = 0x5_0003;
 const HOST: &[u8; 4] = b"Wi2k";
 /// No structure there.
 const NOWHERE: u64 = u64::MAX;
-
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
-    if let Some(place) = bytes.get_mut(at..at + value.len()) {
-        place.copy_from_slice(value);
-    }
-}
 
 /// The footer.
 pub fn footer_of(spec: &Spec) -> [u8; FOOTER] {

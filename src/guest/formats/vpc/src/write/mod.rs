@@ -6,7 +6,7 @@
 mod dynamic;
 mod encode;
 mod fixed;
-mod geometry;
+pub mod geometry;
 mod spec;
 
 use alloc::boxed::Box;

@@ -8,15 +8,15 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::pieces::{Pieces, Span};
-use instar_image::windows::guid;
 use instar_image::write::{Piece, Placed, Target, Writer};
 use instar_image::{DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
 use spin::Mutex;
 
+use crate::VhdxImage;
 use crate::bat::{Entry, Geometry, verify};
 use crate::error::invalid;
 use crate::header::Header;
-use crate::layout::{ALIGNMENT, HEADER, HEADERS, checksum, header, state};
+use crate::layout::{ALIGNMENT, state};
 
 /// Bytes in which zeroes are left out of a block.
 const PAGE: u64 = 4096;
@@ -29,12 +29,7 @@ pub struct VhdxEditing;
 impl Editing for VhdxEditing {
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
         let opened = OpenContext::of_edit(&cx);
-        let image = crate::open(&opened)?;
-        verify(&image.view, &image.geometry, &image.regions, &mut |text| Err(invalid(&opened).after(text)))?;
-        let refuse = |why: &str| Error::unsupported("writing into this image is not supported").with_hint(why);
-        if image.view.log.dirty {
-            return Err(refuse("it was not closed: qemu-img check -r all replays its log"));
-        }
+        let image = open(&opened)?;
         if image.geometry.differencing {
             return Err(refuse("it is a differencing disk"));
         }
@@ -45,6 +40,21 @@ impl Editing for VhdxEditing {
         let state = State { pieces, added: BTreeMap::new(), end, old: Some(Header::read(&opened)?) };
         Ok(Box::new(VhdxEditor { machine, device, geometry: image.geometry, state: Mutex::new(state) }))
     }
+}
+
+/// Opens an image that is going to be written to.
+pub fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VhdxImage<'a>> {
+    let image = crate::open(cx)?;
+    verify(&image.view, &image.geometry, &image.regions, &mut |text| Err(invalid(cx).after(text)))?;
+    if image.view.log.dirty {
+        return Err(refuse("it was not closed: qemu-img check -r all replays its log"));
+    }
+    Ok(image)
+}
+
+/// The image is of a kind that is only read.
+pub fn refuse(why: &str) -> Error {
+    Error::unsupported("writing into this image is not supported").with_hint(why)
 }
 
 struct VhdxEditor<'a> {
@@ -65,30 +75,9 @@ struct State<'a> {
 }
 
 impl<'a> VhdxEditor<'a> {
-    /// Gives both headers new identifiers, the one that does not count first ([MS-VHDX] 2.2.2).
+    /// See [`Header::renew`].
     fn renew(&self, state: &mut State<'a>) -> Result<()> {
-        let Some(old) = state.old.take() else { return Ok(()) };
-        let mut bytes = old.bytes;
-        let mut put = |at: usize, value: &[u8]| {
-            if let Some(place) = bytes.get_mut(at..at + value.len()) {
-                place.copy_from_slice(value);
-            }
-        };
-        put(header::FILE_WRITE_GUID, &guid(self.machine.random_id()));
-        put(header::DATA_WRITE_GUID, &guid(self.machine.random_id()));
-        put(header::LOG_GUID, &[0; 16]);
-        let mut first = [0; HEADER];
-        self.machine.read(self.device, HEADERS[0], &mut first)?;
-        let [one, other] = HEADERS;
-        let order = if first == old.bytes { [other, one] } else { [one, other] };
-        for (offset, sequence) in order.into_iter().zip(1..) {
-            let sequence =
-                old.sequence.checked_add(sequence).ok_or_else(|| Error::limit("the headers' number is too large"))?;
-            let data = numbered(bytes, sequence);
-            let device = self.device;
-            self.machine.submit(&[Step::Write { device, offset, data: &data }, Step::Barrier { device }])?;
-        }
-        Ok(())
+        state.old.take().map_or(Ok(()), |old| old.renew(self.machine, self.device, true))
     }
 
     /// Byte offset of a block that there is.
@@ -101,14 +90,6 @@ impl<'a> VhdxEditor<'a> {
         let entry = entry.ok_or_else(|| Error::corrupt("a block behind the end of the table"))?;
         Ok((entry.state() == state::FULLY_PRESENT).then(|| entry.offset()))
     }
-}
-
-/// The header with that number.
-fn numbered(mut bytes: [u8; HEADER], sequence: u64) -> [u8; HEADER] {
-    bytes[header::SEQUENCE..header::SEQUENCE + 8].copy_from_slice(&sequence.to_le_bytes());
-    let sum = checksum(&bytes, header::CHECKSUM);
-    bytes[header::CHECKSUM..header::CHECKSUM + 4].copy_from_slice(&sum.to_le_bytes());
-    bytes
 }
 
 impl Editor for VhdxEditor<'_> {

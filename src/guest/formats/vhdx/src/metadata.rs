@@ -19,7 +19,9 @@ const ENTRY: usize = 32;
 /// Bytes of the smallest logical sector.
 const SECTOR: u64 = 512;
 const REQUIRED: u32 = 4;
-const HAS_PARENT: u32 = 2;
+/// Flags of the file parameters.
+pub const LEAVE_ALLOCATED: u32 = 1;
+pub const HAS_PARENT: u32 = 2;
 /// Bytes that a parent locator may have: six names of Windows' greatest length.
 const LOCATOR_MAX: u32 = 1 << 20;
 /// The keys of a parent locator that are names, the better first.
@@ -38,6 +40,10 @@ pub struct Metadata {
     pub sector: u64,
     /// The parent of a differencing disk.
     pub backing: Option<Backing>,
+    /// Blocks keep their places, as those of a fixed disk do.
+    pub leaves_allocated: bool,
+    /// Byte offset of the disk's size.
+    pub size_at: u64,
 }
 
 /// Where items are, by their identifiers: offset in the region, length.
@@ -126,7 +132,15 @@ impl Metadata {
             _ => None,
         };
         // What is smaller than a sector at the end is not shown.
-        Ok(Self { block, blocks: size.div_ceil(block), size: size / SECTOR * SECTOR, sector, backing })
+        Ok(Self {
+            block,
+            blocks: size.div_ceil(block),
+            size: size / SECTOR * SECTOR,
+            sector,
+            backing,
+            leaves_allocated: flags & LEAVE_ALLOCATED != 0,
+            size_at,
+        })
     }
 }
 

@@ -58,6 +58,7 @@ fn resized(format: &'static str, options: &str, from: &str, writes: &[&str], to:
 fn resize(folder: Folder, format: &'static str, to: u64) -> usize {
     let top = Image { name: "top", format, watch: Watch::Whole };
     let mut scenario = Scenario::new("resize", folder, &[top]);
+    scenario.subsets = 1;
     // All that is written to any of them lies there.
     scenario.head = (to > 100 * MIB).then_some(16);
     scenario.params.set("size", to).set("preallocation", "off").set("shrink", true).set("extensions", true);

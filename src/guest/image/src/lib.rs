@@ -9,6 +9,7 @@
 extern crate alloc;
 
 pub mod bitmap;
+pub mod bits;
 pub mod blocks;
 pub mod chain;
 pub mod check;

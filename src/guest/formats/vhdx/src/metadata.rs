@@ -14,8 +14,9 @@ use crate::regions::Range;
 use crate::view::View;
 
 const SIGNATURE: &[u8] = b"metadata";
-const HEADER: usize = 32;
-const ENTRY: usize = 32;
+/// Bytes of the table's header, and of an entry.
+pub const HEADER: usize = 32;
+pub const ENTRY: usize = 32;
 /// Bytes of the smallest logical sector.
 const SECTOR: u64 = 512;
 const REQUIRED: u32 = 4;

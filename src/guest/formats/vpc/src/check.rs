@@ -77,7 +77,8 @@ pub fn blocks(
 ) -> Result<()> {
     let whole = bitmap_len(header.block) + header.block;
     let table_end = header.table.saturating_add(header.entries * 4);
-    let headers_end = subject.footer.data_offset.saturating_add(DYNAMIC_HEADER as u64).max(FOOTER as u64);
+    let header_at = subject.footer.data_offset;
+    let header_end = header_at.saturating_add(DYNAMIC_HEADER as u64);
     let total = subject.footer.size.div_ceil(header.block);
     report.total_clusters = total;
     if table_end > len {
@@ -93,7 +94,8 @@ pub fn blocks(
             wrong(cx, report, format!("block {block} at {offset:#x} lies outside the file"))?;
             continue;
         }
-        if offset < headers_end || (offset < table_end && offset + whole > header.table) {
+        let meets = |from: u64, to: u64| offset < to && offset + whole > from;
+        if offset < FOOTER as u64 || meets(header_at, header_end) || meets(header.table, table_end) {
             wrong(cx, report, format!("block {block} at {offset:#x} overlaps the headers"))?;
         }
         report.allocated_clusters += u64::from(block < total);

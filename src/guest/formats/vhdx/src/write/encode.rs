@@ -58,7 +58,7 @@ fn region_table(spec: &Spec) -> Vec<u8> {
 }
 
 /// A parent locator: who the parent is, and its name.
-fn locator(name: &str, linkage: &[u8; 16]) -> Vec<u8> {
+pub fn locator(name: &str, linkage: &[u8; 16]) -> Vec<u8> {
     let path = name.replace('/', "\\");
     let (key, path) =
         if name.starts_with('/') { ("absolute_win32_path", path) } else { ("relative_path", format!(".\\{path}")) };

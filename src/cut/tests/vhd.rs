@@ -46,3 +46,57 @@ fn into_an_existing_fixed_vhd() {
 fn into_an_existing_vhdx() {
     into_existing("vhdx", "block_size=1M");
 }
+
+/// An image of `from` bytes with `writes` gets `to` bytes.
+fn resized(format: &'static str, options: &str, from: &str, writes: &[&str], to: u64) -> usize {
+    let folder = Folder::new();
+    folder.stock("qemu-img", &["create", "-q", "-f", format, "-o", options, "top", from]);
+    write(&folder, format, "top", writes);
+    resize(folder, format, to)
+}
+
+fn resize(folder: Folder, format: &'static str, to: u64) -> usize {
+    let top = Image { name: "top", format, watch: Watch::Whole };
+    let mut scenario = Scenario::new("resize", folder, &[top]);
+    scenario.subsets = 1;
+    // All that is written to any of them lies there.
+    scenario.head = (to > 100 * MIB).then_some(16);
+    scenario.params.set("size", to).set("preallocation", "off").set("shrink", true).set("extensions", true);
+    scenario.run()
+}
+
+const MIB: u64 = 1 << 20;
+const WRITES: [&str; 3] = ["write -P 7 5000k 1500k", "write -P 8 100k 30k", "write -P 9 9500k 100k"];
+
+#[test]
+fn resize_of_a_dynamic_vhd() {
+    // The first need no other table, the last one's goes behind everything else.
+    for to in [11 * MIB, 11 * MIB + 512, 3 * MIB + 512, 5 * MIB, 300 * MIB] {
+        assert!(resized("vpc", "force_size=on", "10M", &WRITES, to) > 3, "{to}");
+    }
+    // Nothing but the footer follows the table.
+    assert!(resized("vpc", "force_size=on", "10M", &["read 0 1k"], 300 * MIB) > 3);
+}
+
+#[test]
+fn resize_of_a_fixed_vhd() {
+    for to in [11 * MIB, 10 * MIB + 512, 3 * MIB + 512, 10 * MIB - 512] {
+        assert!(resized("vpc", "subformat=fixed,force_size=on", "10M", &WRITES, to) > 3, "{to}");
+    }
+}
+
+#[test]
+fn resize_of_a_dynamic_vhdx() {
+    // The last one's table goes behind everything else.
+    for to in [11 * MIB, 11 * MIB + 512, 3 * MIB + 512, 5 * MIB, 130 << 30] {
+        assert!(resized("vhdx", "block_size=1M", "10M", &WRITES, to) > 3, "{to}");
+    }
+    assert!(resized("vhdx", "block_size=8M", "9999k", &WRITES, 20 * MIB) > 3);
+}
+
+#[test]
+fn resize_of_a_fixed_vhdx() {
+    for to in [11 * MIB, 11 * MIB + 512, 3 * MIB + 512] {
+        assert!(resized("vhdx", "subformat=fixed,block_size=1M", "9999k", &WRITES, to) > 3, "{to}");
+    }
+}

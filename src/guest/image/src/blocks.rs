@@ -1,4 +1,4 @@
-//! Disks of blocks with one table, an entry of 32 bits (little-endian) for each: written new or changed in place.
+//! Disks of blocks with one table, an entry of 32 bits for each: written new or changed in place.
 //!
 //! A format says what its entries mean ([`Blocks`]); where blocks go and in what order things get stable is the same
 //! for all: bytes go to new blocks at the end, the file has its length, then what counts the blocks is written, then the
@@ -36,6 +36,8 @@ pub struct Blocks {
     pub scale: u64,
     /// Whether an entry is that of no block.
     pub absent: fn(u32) -> bool,
+    /// How entries are stored.
+    pub big_endian: bool,
 }
 
 impl Blocks {
@@ -56,6 +58,22 @@ impl Blocks {
         entry.filter(|e| !(self.absent)(*e)).ok_or_else(|| Error::limit("the file gets too large"))
     }
 
+    /// An entry's value.
+    const fn value(&self, bytes: [u8; 4]) -> u32 {
+        if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
+    }
+
+    /// An entry as it is stored.
+    const fn bytes(&self, entry: u32) -> [u8; 4] {
+        if self.big_endian { entry.to_be_bytes() } else { entry.to_le_bytes() }
+    }
+
+    /// Entry number `index`; `None` behind the end of the table.
+    pub fn at(&self, machine: &dyn Machine, index: u64) -> Result<Option<u32>> {
+        let entry = Pieces::<4>::new(machine.source(), self.device).entry(self.table, index)?;
+        Ok(entry.map(|bytes| self.value(bytes)))
+    }
+
     /// Calls `each` for every entry: its number and its value.
     pub fn each(&self, machine: &dyn Machine, mut each: impl FnMut(u64, u32) -> Result<()>) -> Result<()> {
         let mut pieces = Pieces::<4>::new(machine.source(), self.device);
@@ -63,7 +81,7 @@ impl Blocks {
         while index < self.table.count {
             let entries = pieces.from(self.table, index)?;
             for (entry, index) in entries.iter().zip(index..) {
-                each(index, u32::from_le_bytes(*entry))?;
+                each(index, self.value(*entry))?;
             }
             index += entries.len().max(1) as u64;
         }
@@ -75,7 +93,7 @@ impl Blocks {
         let device = self.device;
         let runs = entries.chunk_by(|(a, _), (b, _)| a + 1 == *b).map(|run| {
             let first = run.first().map_or(0, |(number, _)| *number);
-            let data: Vec<u8> = run.iter().flat_map(|(_, entry)| entry.to_le_bytes()).collect();
+            let data: Vec<u8> = run.iter().flat_map(|(_, entry)| self.bytes(*entry)).collect();
             Placed::Owned { device, offset: self.table.offset + first * 4, data }
         });
         let runs: Vec<Placed<'_>> = runs.collect();
@@ -135,8 +153,7 @@ impl Blocks {
         let Some(number) = self.size.checked_sub(inside).map(|at| at / self.block).filter(|_| inside > 0) else {
             return Ok(());
         };
-        let entry = Pieces::<4>::new(machine.source(), self.device).entry(self.table, number)?;
-        let Some(offset) = entry.and_then(|entry| self.place(u32::from_le_bytes(entry))) else { return Ok(()) };
+        let Some(offset) = self.at(machine, number)?.and_then(|entry| self.place(entry)) else { return Ok(()) };
         if offset < self.table_end() {
             return Err(misplaced());
         }
@@ -150,7 +167,7 @@ impl Blocks {
         let mut index = from;
         while index < self.table.count {
             let end = self.table.count.min(index + (FILL / 4) as u64);
-            let data: Vec<u8> = (index..end).flat_map(|n| value(n).to_le_bytes()).collect();
+            let data: Vec<u8> = (index..end).flat_map(|n| self.bytes(value(n))).collect();
             let offset = self.table.offset + index * 4;
             machine.submit(&[Step::Write { device: self.device, offset, data: &data }])?;
             index = end;
@@ -242,7 +259,7 @@ impl<'a> BlockWriter<'a> {
         }
         let entry = state.pieces.entry(self.blocks.table, number)?;
         let entry = entry.ok_or_else(|| Error::corrupt("a block behind the end of the table"))?;
-        match self.blocks.place(u32::from_le_bytes(entry)) {
+        match self.blocks.place(self.blocks.value(entry)) {
             // What the table says of a place is not written to if it cannot be.
             Some(offset) if offset < self.blocks.table_end() => Err(misplaced()),
             place => Ok(place),

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 
-use crate::{Backing, Bitmaps, DeviceId, Error, Machine, OpenContext, ResizeContext, Result, Version, Writer};
+use crate::{Backing, Bitmaps, DeviceId, Error, Machine, OpenContext, ResizeContext, Result, Role, Version, Writer};
 
 /// What an image is opened with to be changed. `'a` is the machine's lifetime; what has `'n` must be copied to be kept.
 #[derive(Clone, Copy)]
@@ -36,6 +36,20 @@ pub struct NewBacking<'n> {
     pub name: &'n [u8],
     /// Its device, if it is open.
     pub device: Option<DeviceId>,
+}
+
+impl NewBacking<'_> {
+    /// Its device, for a format whose images hold the identity of what they stand on: a name that is not open yet is
+    /// opened as the image will have it opened.
+    pub fn open(&self, cx: &EditContext<'_, '_>) -> Result<DeviceId> {
+        if let Some(device) = self.device {
+            return Ok(device);
+        }
+        cx.machine.open_named(cx.device, self.name, Role::Backing, false).map_err(|error| {
+            let hint = "the image holds the identity of its backing file: with -u, too, that has to be there";
+            error.context("Could not open new backing file").with_hint(hint)
+        })
+    }
 }
 
 impl<'a, 'n> OpenContext<'a, 'n> {

@@ -9,6 +9,7 @@
 extern crate alloc;
 
 pub mod bitmap;
+pub mod bits;
 pub mod blocks;
 pub mod chain;
 pub mod check;
@@ -20,6 +21,7 @@ pub mod levels;
 pub mod limits;
 pub mod machine;
 pub mod options;
+pub mod packing;
 pub mod pieces;
 pub mod reader;
 pub mod resize;

@@ -87,6 +87,7 @@ impl Header {
             base: 0,
             scale: self.entry_unit,
             absent: is_absent,
+            big_endian: false,
         }
     }
 

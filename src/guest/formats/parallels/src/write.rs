@@ -108,6 +108,7 @@ impl Creator for ParallelsCreator {
             base: 0,
             scale: spec.cluster,
             absent: is_absent,
+            big_endian: false,
         };
         // All of it has blocks in the file, as with QEMU.
         machine.submit(&[Step::Zero { device, offset: 0, len: spec.data(), unmap: false }])?;

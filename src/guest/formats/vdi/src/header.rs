@@ -109,6 +109,7 @@ impl Header {
             base: self.data,
             scale: BLOCK,
             absent: is_absent,
+            big_endian: false,
         }
     }
 

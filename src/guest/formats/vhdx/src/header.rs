@@ -1,10 +1,11 @@
 //! The two headers, of which the newer one counts.
 
 use instar_image::reader::Reader;
-use instar_image::{Error, OpenContext, Read, Result};
+use instar_image::windows::guid;
+use instar_image::{DeviceId, Error, Machine, OpenContext, Read, Result, Step, Version};
 
 use crate::error::invalid;
-use crate::layout::{ALIGNMENT, FILE_SIGNATURE, HEADER, HEADERS, checksum, header};
+use crate::layout::{ALIGNMENT, FILE_SIGNATURE, HEADER, HEADERS, checksum, header, put};
 
 /// The current header.
 #[derive(Clone, Debug)]
@@ -70,10 +71,49 @@ impl Header {
         })
     }
 
+    /// Gives both headers new identifiers, the one that does not count first ([MS-VHDX] 2.2.2): whoever knew the disk sees
+    /// that it changes. The log is empty from then on. `content`: what the disk shows changes, too, not only the file.
+    pub fn renew(&self, machine: &dyn Machine, device: DeviceId, content: bool) -> Result<()> {
+        let mut bytes = self.bytes;
+        put(&mut bytes, header::FILE_WRITE_GUID, &guid(machine.random_id()));
+        if content {
+            put(&mut bytes, header::DATA_WRITE_GUID, &guid(machine.random_id()));
+        }
+        put(&mut bytes, header::LOG_GUID, &[0; 16]);
+        let mut first = [0; HEADER];
+        machine.read(device, HEADERS[0], &mut first)?;
+        let [one, other] = HEADERS;
+        let order = if first == self.bytes { [other, one] } else { [one, other] };
+        for (offset, sequence) in order.into_iter().zip(1..) {
+            let sequence = self.sequence.checked_add(sequence);
+            let sequence = sequence.ok_or_else(|| Error::limit("the headers' number is too large"))?;
+            put(&mut bytes, header::SEQUENCE, &sequence.to_le_bytes());
+            let sum = checksum(&bytes, header::CHECKSUM);
+            put(&mut bytes, header::CHECKSUM, &sum.to_le_bytes());
+            machine.submit(&[Step::Write { device, offset, data: &bytes }, Step::Barrier { device }])?;
+        }
+        Ok(())
+    }
+
     /// Whether something may be in the log.
     pub fn has_log(&self) -> bool {
         self.log_guid != [0; 16] && self.log_len != 0
     }
+}
+
+/// What a child knows the disk on `device` by: it changes whenever the disk's content does.
+pub fn identity(machine: &dyn Machine, device: DeviceId, version: Version) -> Result<[u8; 16]> {
+    let parent = OpenContext {
+        source: machine.source(),
+        opener: None,
+        device,
+        name: b"parent",
+        version,
+        write: false,
+        options: &[],
+    };
+    let found = Header::read(&parent).map_err(|_| Error::usage("The parent of a differencing VHDX must be a VHDX"))?;
+    Reader::new(&found.bytes).array(header::DATA_WRITE_GUID)
 }
 
 fn is_sound(bytes: &[u8; HEADER]) -> Result<bool> {

@@ -89,6 +89,13 @@ pub mod item {
 /// The kind of parent locator that has a parent in VHDX format (2.6.2.6.3).
 pub const LOCATOR_VHDX: [u8; 16] = guid(0xb04a_efb7, 0xd19e, 0x4a81, [0xb7, 0x89, 0x25, 0xb8, 0xe9, 0x44, 0x59, 0x13]);
 
+/// Puts a field into a structure.
+pub fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at + value.len()) {
+        place.copy_from_slice(value);
+    }
+}
+
 static CRC: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);
 
 /// CRC-32C of a structure whose own field of four bytes counts as zeroes.

@@ -18,6 +18,7 @@ mod log;
 mod map;
 mod metadata;
 mod regions;
+mod resize;
 mod view;
 mod write;
 
@@ -27,7 +28,7 @@ use alloc::sync::Arc;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
     Backing, CheckContext, CheckReport, Creator, Description, Editing, Extent, Format, Image, OpenContext, Probe,
-    Result, SafetyCheck,
+    Resizer, Result, SafetyCheck,
 };
 
 use crate::bat::{Geometry, verify};
@@ -75,6 +76,10 @@ impl Format for Vhdx {
 
     fn editing(&self) -> Option<&dyn Editing> {
         Some(&edit::VhdxEditing)
+    }
+
+    fn resizer(&self) -> Option<&dyn Resizer> {
+        Some(&resize::VhdxResizer)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

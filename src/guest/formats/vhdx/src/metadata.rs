@@ -14,12 +14,15 @@ use crate::regions::Range;
 use crate::view::View;
 
 const SIGNATURE: &[u8] = b"metadata";
-const HEADER: usize = 32;
-const ENTRY: usize = 32;
+/// Bytes of the table's header, and of an entry.
+pub const HEADER: usize = 32;
+pub const ENTRY: usize = 32;
 /// Bytes of the smallest logical sector.
 const SECTOR: u64 = 512;
 const REQUIRED: u32 = 4;
-const HAS_PARENT: u32 = 2;
+/// Flags of the file parameters.
+pub const LEAVE_ALLOCATED: u32 = 1;
+pub const HAS_PARENT: u32 = 2;
 /// Bytes that a parent locator may have: six names of Windows' greatest length.
 const LOCATOR_MAX: u32 = 1 << 20;
 /// The keys of a parent locator that are names, the better first.
@@ -38,6 +41,10 @@ pub struct Metadata {
     pub sector: u64,
     /// The parent of a differencing disk.
     pub backing: Option<Backing>,
+    /// Blocks keep their places, as those of a fixed disk do.
+    pub leaves_allocated: bool,
+    /// Byte offset of the disk's size.
+    pub size_at: u64,
 }
 
 /// Where items are, by their identifiers: offset in the region, length.
@@ -126,7 +133,15 @@ impl Metadata {
             _ => None,
         };
         // What is smaller than a sector at the end is not shown.
-        Ok(Self { block, blocks: size.div_ceil(block), size: size / SECTOR * SECTOR, sector, backing })
+        Ok(Self {
+            block,
+            blocks: size.div_ceil(block),
+            size: size / SECTOR * SECTOR,
+            sector,
+            backing,
+            leaves_allocated: flags & LEAVE_ALLOCATED != 0,
+            size_at,
+        })
     }
 }
 

@@ -6,11 +6,11 @@ use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
 use instar_image::table::Bytes;
-use instar_image::{OpenContext, Result};
+use instar_image::{DeviceId, Error, Machine, OpenContext, Result, Step};
 
 use crate::error::{invalid, unreadable, unsupported};
 use crate::header::Header;
-use crate::layout::{ENTRIES_MAX, REGION_TABLES, TABLE, checksum, region};
+use crate::layout::{ENTRIES_MAX, REGION_TABLES, TABLE, checksum, put, region};
 use crate::view::View;
 
 const CHECKSUM: usize = 4;
@@ -91,10 +91,42 @@ impl Regions {
         Ok(Self { bat, metadata, taken })
     }
 
+    /// Byte behind all of them.
+    pub fn end(&self) -> u64 {
+        self.taken.iter().map(|range| range.end()).max().unwrap_or_default()
+    }
+
     /// In the stock tool's words, what the range would overlap.
     pub fn overlap(&self, range: Range) -> Option<alloc::string::String> {
         overlap(&self.taken, range)
     }
+}
+
+/// The block allocation table is somewhere else from now on. The first table counts: what changes of it lies in one sector,
+/// and so changes at once.
+pub fn move_bat(machine: &dyn Machine, device: DeviceId, to: Range) -> Result<()> {
+    const SECTOR: usize = 512;
+    let [first, second] = REGION_TABLES;
+    let mut bytes = vec![0; TABLE];
+    machine.read(device, first, &mut bytes)?;
+    if Reader::new(&bytes).le32(CHECKSUM)? != checksum(&bytes, CHECKSUM) {
+        return Err(Error::corrupt("the first region table is damaged"));
+    }
+    let entry = (HEADER..=SECTOR - ENTRY).step_by(ENTRY).find(|at| bytes.get(*at..*at + 16) == Some(&region::BAT));
+    let entry = entry.ok_or_else(|| Error::unsupported("there are other regions before that of the blocks' table"))?;
+    let len = u32::try_from(to.len).map_err(|_| Error::limit("the blocks' table gets too large"))?;
+    put(&mut bytes, entry + 16, &to.at.to_le_bytes());
+    put(&mut bytes, entry + 24, &len.to_le_bytes());
+    let sum = checksum(&bytes, CHECKSUM);
+    put(&mut bytes, CHECKSUM, &sum.to_le_bytes());
+    let barrier = Step::Barrier { device };
+    machine.submit(&[
+        barrier,
+        Step::Write { device, offset: second, data: &bytes },
+        barrier,
+        Step::Write { device, offset: first, data: bytes.get(..SECTOR).unwrap_or_default() },
+        barrier,
+    ])
 }
 
 fn overlap(taken: &[Range], range: Range) -> Option<alloc::string::String> {

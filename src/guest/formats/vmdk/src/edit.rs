@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use instar_image::levels::{LevelWriter, Levels};
 use instar_image::write::{Piece, Placed, Target, Writer};
-use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Role, Step};
+use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
 use spin::Mutex;
 
 use crate::VmdkImage;
@@ -101,7 +101,7 @@ impl<'a> VmdkEditor<'a> {
             text: Mutex::new(Text::read(machine.source(), device)?),
             takes_new_identity: cx.changes_content && !cx.keeps_identity,
             touched: Mutex::new(false),
-            new_parent: cx.backing.map(|new| parent_of(cx, new.device, new.name)).transpose()?,
+            new_parent: cx.backing.map(|new| cid_of(machine.source(), new.open(cx)?)).transpose()?,
         })
     }
 
@@ -117,19 +117,6 @@ impl<'a> VmdkEditor<'a> {
 
 fn refuse(why: &str) -> Error {
     Error::unsupported("Operation not supported").with_hint(why)
-}
-
-/// The new parent's identity; a name that is not open yet is opened as the image will have it opened.
-fn parent_of(cx: &EditContext<'_, '_>, device: Option<DeviceId>, name: &[u8]) -> Result<u32> {
-    let device = match device {
-        Some(device) => device,
-        None => cx.machine.open_named(cx.device, name, Role::Backing, false).map_err(|error| {
-            error
-                .context("Could not open new backing file")
-                .with_hint("a vmdk holds the identity of its backing file: with -u, too, that has to be there")
-        })?,
-    };
-    cid_of(cx.machine.source(), device)
 }
 
 /// Byte offset of the grain that an entry is for.

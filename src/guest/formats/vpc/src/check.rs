@@ -67,7 +67,7 @@ fn footers(
 }
 
 /// Every block lies in the file, behind headers and table, and no two of them in the same place.
-fn blocks(
+pub fn blocks(
     source: &dyn Source,
     subject: &Subject<'_>,
     header: &Dynamic,
@@ -77,7 +77,8 @@ fn blocks(
 ) -> Result<()> {
     let whole = bitmap_len(header.block) + header.block;
     let table_end = header.table.saturating_add(header.entries * 4);
-    let headers_end = subject.footer.data_offset.saturating_add(DYNAMIC_HEADER as u64).max(FOOTER as u64);
+    let header_at = subject.footer.data_offset;
+    let header_end = header_at.saturating_add(DYNAMIC_HEADER as u64);
     let total = subject.footer.size.div_ceil(header.block);
     report.total_clusters = total;
     if table_end > len {
@@ -93,7 +94,8 @@ fn blocks(
             wrong(cx, report, format!("block {block} at {offset:#x} lies outside the file"))?;
             continue;
         }
-        if offset < headers_end || (offset < table_end && offset + whole > header.table) {
+        let meets = |from: u64, to: u64| offset < to && offset + whole > from;
+        if offset < FOOTER as u64 || meets(header_at, header_end) || meets(header.table, table_end) {
             wrong(cx, report, format!("block {block} at {offset:#x} overlaps the headers"))?;
         }
         report.allocated_clusters += u64::from(block < total);
@@ -110,9 +112,11 @@ fn blocks(
             wrong(cx, report, format!("two blocks share bytes at {next:#x}"))?;
         }
     }
-    // What lies between the blocks is lost: nothing ever takes it again.
-    let used = (places.len() as u64).saturating_mul(whole);
-    let room = end.saturating_sub(places.first().copied().unwrap_or(end));
+    // What lies between the blocks is lost: nothing ever takes it again. A table that has grown may lie there, too.
+    let first = places.first().copied().unwrap_or(end);
+    let moved = if header.table > first { header.entries * 4 } else { 0 };
+    let used = (places.len() as u64).saturating_mul(whole).saturating_add(moved);
+    let room = end.saturating_sub(first);
     report.leaks = room.saturating_sub(used) / whole;
     report.image_end_offset = Some(end);
     Ok(())

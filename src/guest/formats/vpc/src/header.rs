@@ -4,12 +4,15 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::machine::display_name;
+use instar_image::pieces::Span;
 use instar_image::reader::Reader;
 use instar_image::{Error, OpenContext, Read, Result, Version};
 
 use crate::layout::{
-    COOKIE, DYNAMIC_COOKIE, DYNAMIC_HEADER, FOOTER, MAX_GEOMETRY, MAX_SECTORS, SECTOR, checksum, dynamic, footer,
+    COOKIE, DYNAMIC_COOKIE, DYNAMIC_HEADER, ENTRIES_MAX, FOOTER, LOCATOR, LOCATORS, MAX_GEOMETRY, MAX_SECTORS, SECTOR,
+    checksum, dynamic, footer, put,
 };
+use crate::write::geometry::{self, LARGEST};
 
 /// What kind of disk a footer says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +36,12 @@ pub struct Footer {
     pub size: u64,
     /// It is at the beginning of the file (else at the end).
     pub at_start: bool,
+    /// Its bytes.
+    pub bytes: [u8; FOOTER],
 }
+
+/// Creators of disks whose geometry may be smaller than they are.
+const BY_SIZE: [&[u8; 4]; 5] = [b"win ", b"qem2", b"d2v ", b"tap\0", b"CTXS"];
 
 /// How the size of a disk is found out: `force_size_calc` of `--image-opts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +73,7 @@ impl SizeRule {
             Self::Geometry => true,
             Self::CurrentSize => false,
             Self::Auto if version >= Version::V10_0 => matches!(&creator, b"vpc " | b"qemu"),
-            Self::Auto => !matches!(&creator, b"win " | b"qem2" | b"d2v " | b"tap\0" | b"CTXS"),
+            Self::Auto => !BY_SIZE.contains(&&creator),
         }
     }
 }
@@ -127,7 +135,24 @@ impl Footer {
             _ => Kind::Dynamic,
         };
         let data_offset = r.be64(footer::DATA_OFFSET)?;
-        Ok(Self { kind, data_offset, size: sectors * SECTOR, at_start })
+        Ok(Self { kind, data_offset, size: sectors * SECTOR, at_start, bytes: *bytes })
+    }
+
+    /// The same for a disk of another size, in bytes: whatever a reader goes by, it tells that size.
+    pub fn resized(&self, size: u64) -> [u8; FOOTER] {
+        let mut bytes = self.bytes;
+        let creator = bytes.get(footer::CREATOR..).and_then(|b| b.first_chunk::<4>()).copied().unwrap_or_default();
+        let (cylinders, heads, sectors) = match &creator {
+            b"qem2" => LARGEST,
+            by_size if BY_SIZE.contains(&by_size) => geometry::of(size / SECTOR),
+            _ => geometry::exactly(size / SECTOR),
+        };
+        put(&mut bytes, footer::CURRENT_SIZE, &size.to_be_bytes());
+        put(&mut bytes, footer::CYLINDERS, &cylinders.to_be_bytes());
+        put(&mut bytes, footer::HEADS, &[heads, sectors]);
+        let sum = checksum(&bytes, footer::CHECKSUM);
+        put(&mut bytes, footer::CHECKSUM, &sum.to_be_bytes());
+        bytes
     }
 }
 
@@ -158,8 +183,6 @@ impl Dynamic {
 
     /// Reads and checks the one of `of`.
     pub fn read(cx: &OpenContext<'_, '_>, of: &Footer) -> Result<Self> {
-        // More entries than this make a table that QEMU does not take.
-        const ENTRIES_MAX: u32 = i32::MAX as u32 / 4;
         let fits = of.data_offset.checked_add(DYNAMIC_HEADER as u64).is_some_and(|end| i64::try_from(end).is_ok());
         if !fits {
             return Err(Error::malformed("Error reading dynamic VHD header"));
@@ -175,7 +198,7 @@ impl Dynamic {
             return Err(Error::malformed(format!("Invalid block size {block}")));
         }
         let entries = r.be32(dynamic::MAX_ENTRIES)?;
-        if entries > ENTRIES_MAX {
+        if u64::from(entries) > ENTRIES_MAX {
             return Err(Error::limit(format!("Max Table Entries too large ({entries})")));
         }
         if u64::from(entries) * u64::from(block) < of.size {
@@ -188,5 +211,27 @@ impl Dynamic {
         }
         let sound = r.be32(dynamic::CHECKSUM)? == checksum(&bytes, dynamic::CHECKSUM);
         Ok(Self { table, entries: entries.into(), block: block.into(), sound, bytes })
+    }
+
+    /// Its bytes with the table elsewhere. What changes lies in their first sector.
+    pub fn with_table(&self, table: Span) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        put(&mut bytes, dynamic::TABLE_OFFSET, &table.offset.to_be_bytes());
+        // Bounded by `ENTRIES_MAX`.
+        put(&mut bytes, dynamic::MAX_ENTRIES, &(table.count as u32).to_be_bytes());
+        let sum = checksum(&bytes, dynamic::CHECKSUM);
+        put(&mut bytes, dynamic::CHECKSUM, &sum.to_be_bytes());
+        bytes
+    }
+
+    /// Where the texts of parent locators lie: byte offset, and the byte behind it.
+    pub fn locators(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        (0..LOCATORS).filter_map(|number| {
+            let locator = self.bytes.get(dynamic::LOCATORS + number * LOCATOR..)?.get(..LOCATOR)?;
+            let r = Reader::new(locator);
+            let (space, len, at) = (r.be32(4).ok()?, r.be32(8).ok()?, r.be64(16).ok()?);
+            let end = at.saturating_add(space.max(len).into());
+            (r.be32(0).ok()? != 0).then_some((at, end))
+        })
     }
 }

@@ -19,6 +19,9 @@ pub const MAX_SECTORS: u64 = 0xff00_0000;
 /// Sectors of the largest disk that cylinders, heads and sectors can tell.
 pub const MAX_GEOMETRY: u64 = 65535 * 16 * 255;
 
+/// Most entries of a table: a longer one is not taken by QEMU.
+pub const ENTRIES_MAX: u64 = i32::MAX as u64 / 4;
+
 /// Byte offsets in a footer.
 pub mod footer {
     pub const DATA_OFFSET: usize = 16;
@@ -50,6 +53,13 @@ pub const PARENT_NAME_LEN: usize = 512;
 pub const LOCATORS: usize = 8;
 /// Bytes of one of them.
 pub const LOCATOR: usize = 24;
+
+/// Puts a field into a structure.
+pub fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at + value.len()) {
+        place.copy_from_slice(value);
+    }
+}
 
 /// The sum that makes a structure whole: the complement of the sum of its bytes, its own field left out.
 #[must_use]

@@ -13,6 +13,7 @@ mod header;
 pub mod layout;
 mod map;
 mod parent;
+mod resize;
 mod write;
 
 use alloc::boxed::Box;
@@ -21,7 +22,7 @@ use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::runs::RunMap;
 use instar_image::{
     Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image, Mapping,
-    OpenContext, Probe, Result, SafetyCheck,
+    OpenContext, Probe, Resizer, Result, SafetyCheck,
 };
 
 use crate::check::Subject;
@@ -67,6 +68,10 @@ impl Format for Vpc {
 
     fn editing(&self) -> Option<&dyn Editing> {
         Some(&edit::VpcEditing)
+    }
+
+    fn resizer(&self) -> Option<&dyn Resizer> {
+        Some(&resize::VpcResizer)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -103,7 +103,9 @@ fn writer<'a>(
     if params.bitmaps.is_some() && !creator.keeps_bitmaps(&options) {
         return Err(bitmaps::unsupported(name));
     }
-    if backing.is_some() && !creator.can_back() {
+    // The identity of the file that it stands on is recorded in an image of some formats.
+    let parent = params.backing_device.filter(|_| creator.backs_as_extension() && !machine.is_stock());
+    if backing.is_some() && !creator.can_back() && parent.is_none() {
         return Err(Error::usage(format!("Backing file not supported for file format '{name}'")));
     }
     if params.settings.compress && !creator.can_compress() {
@@ -133,7 +135,7 @@ fn writer<'a>(
         machine,
         device: params.target.device,
         name: &params.target.name,
-        parent: None,
+        parent,
         data_device: params.data_device,
         // A part may end within a sector.
         size: if params.section.is_some() { size.next_multiple_of(SECTOR) } else { size },
@@ -142,7 +144,11 @@ fn writer<'a>(
         compressed: params.settings.compress,
         version,
     };
-    let writer = creator.create(cx).map_err(|e| e.context(converting))?;
+    let writer = match parent {
+        Some(parent) => creator.create_child(cx, parent),
+        None => creator.create(cx),
+    };
+    let writer = writer.map_err(|e| e.context(converting))?;
     creator.can_be_filled(&options, size).map_err(|e| params.target.could_not_open(e))?;
     Ok(writer)
 }

@@ -28,6 +28,8 @@ pub struct Params {
     /// `-B` and `-F`
     backing: Option<Vec<u8>>,
     backing_format: Option<String>,
+    /// That file, open.
+    pub backing_device: Option<DeviceId>,
     /// `-l`
     pub snapshot: Option<SnapshotSelector>,
     /// `dd`: which part of the source.
@@ -64,6 +66,7 @@ impl Params {
             option_help,
             backing: params.bytes("backing").map(<[u8]>::to_vec),
             backing_format: params.text("backing-format").map(ToString::to_string),
+            backing_device: params.u64("backing-device").map(device).transpose()?,
             snapshot: params.text("snapshot").map(selector),
             section: params.get("section").map(Section::read),
             bitmaps: params.flag("bitmaps").then(|| params.flag("skip-broken-bitmaps")),

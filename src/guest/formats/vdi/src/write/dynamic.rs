@@ -29,6 +29,7 @@ pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec) -> Result<Box<dyn Writ
         base: spec.data(),
         scale: BLOCK,
         absent: is_absent,
+        big_endian: false,
     };
     blocks.fill(machine, 0, |_| UNALLOCATED)?;
     let rest = spec.data() - blocks.table.offset - spec.blocks() * 4;

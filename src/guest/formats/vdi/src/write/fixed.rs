@@ -26,8 +26,16 @@ pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec) -> Result<Box<dyn Writ
         machine.submit(&[Step::SetLength { device, len: spec.data() + spec.blocks() * BLOCK }])?;
     }
     let table = Span { offset: HEADER_LEN as u64, count: spec.blocks() };
-    let blocks =
-        Blocks { device, size: spec.size, block: BLOCK, table, base: spec.data(), scale: BLOCK, absent: is_absent };
+    let blocks = Blocks {
+        device,
+        size: spec.size,
+        block: BLOCK,
+        table,
+        base: spec.data(),
+        scale: BLOCK,
+        absent: is_absent,
+        big_endian: false,
+    };
     blocks.fill(machine, 0, |number| number as u32)?;
     Ok(Box::new(Fixed { machine, device, spec, zeroed }))
 }

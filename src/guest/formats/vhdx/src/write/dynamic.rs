@@ -4,17 +4,16 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::reader::Reader;
 use instar_image::write::{Piece, Placed, Target, Writer};
-use instar_image::{CreateContext, DeviceId, Error, Machine, OpenContext, Result, Step};
+use instar_image::{CreateContext, DeviceId, Error, Machine, Result, Step};
 use spin::Mutex;
 
 use super::encode;
 use super::pages::Pages;
 use super::spec::{SECTOR, Spec};
 use crate::bat::{Entry, Geometry};
-use crate::header::Header;
-use crate::layout::{BITMAP_BLOCK, header, state};
+use crate::header::identity;
+use crate::layout::{BITMAP_BLOCK, state};
 
 /// Bytes in which zeroes are left out of a block.
 const UNIT: u64 = 4096;
@@ -45,26 +44,11 @@ pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec, parent: Option<DeviceI
         // Blocks are not written whole.
         machine.submit(&[Step::Zero { device, offset: 0, len: stat.len, unmap: true }, Step::Barrier { device }])?;
     }
-    let linkage = parent.map(|parent| identity(cx, parent)).transpose()?;
+    let linkage = parent.map(|parent| identity(machine, parent, cx.version)).transpose()?;
     let default = if spec.zero { state::ZERO } else { state::NOT_PRESENT };
     let state = Mutex::new(State { table: Pages::new(default), end: spec.data(), bitmap: None });
     let geometry = spec.geometry();
     Ok(Box::new(Dynamic { machine, device, spec, geometry, linkage, state }))
-}
-
-/// What a child knows the disk on `device` by: it changes whenever the disk's content does.
-fn identity(cx: &CreateContext<'_, '_>, device: DeviceId) -> Result<[u8; 16]> {
-    let parent = OpenContext {
-        source: cx.machine.source(),
-        opener: None,
-        device,
-        name: b"parent",
-        version: cx.version,
-        write: false,
-        options: &[],
-    };
-    let found = Header::read(&parent).map_err(|_| Error::usage("The parent of a differencing VHDX must be a VHDX"))?;
-    Reader::new(&found.bytes).array(header::DATA_WRITE_GUID)
 }
 
 impl Dynamic<'_> {

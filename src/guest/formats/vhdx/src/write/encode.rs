@@ -10,25 +10,17 @@ use instar_image::{DeviceId, Machine, Result, Step};
 
 use super::spec::{LOG, SECTOR, Spec};
 use crate::layout::{
-    FILE_SIGNATURE, HEADER, HEADERS, LOCATOR_VHDX, REGION_TABLES, TABLE, checksum, header, item, region,
+    FILE_SIGNATURE, HEADER, HEADERS, LOCATOR_VHDX, REGION_TABLES, TABLE, checksum, header, item, put, region,
 };
+use crate::metadata::{HAS_PARENT, LEAVE_ALLOCATED};
 
 /// Who made the file, as its first structure says.
 const CREATOR: &str = "instar";
 /// Where the checksum is in headers and region tables.
 const CHECKSUM: usize = 4;
-/// Flags of the file parameters.
-const LEAVE_ALLOCATED: u32 = 1;
-const HAS_PARENT: u32 = 2;
 /// Flags of items: required; required and of the disk.
 const REQUIRED: u32 = 4;
 const OF_DISK: u32 = 6;
-
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
-    if let Some(place) = bytes.get_mut(at..at + value.len()) {
-        place.copy_from_slice(value);
-    }
-}
 
 fn summed(mut bytes: Vec<u8>) -> Vec<u8> {
     let sum = checksum(&bytes, CHECKSUM);
@@ -66,7 +58,7 @@ fn region_table(spec: &Spec) -> Vec<u8> {
 }
 
 /// A parent locator: who the parent is, and its name.
-fn locator(name: &str, linkage: &[u8; 16]) -> Vec<u8> {
+pub fn locator(name: &str, linkage: &[u8; 16]) -> Vec<u8> {
     let path = name.replace('/', "\\");
     let (key, path) =
         if name.starts_with('/') { ("absolute_win32_path", path) } else { ("relative_path", format!(".\\{path}")) };

@@ -4,10 +4,10 @@
 //! and [`fixed`] are the writers.
 
 mod dynamic;
-mod encode;
+pub mod encode;
 mod fixed;
 mod pages;
-mod spec;
+pub mod spec;
 
 use alloc::boxed::Box;
 

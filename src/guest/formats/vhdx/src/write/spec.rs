@@ -3,8 +3,9 @@
 use alloc::format;
 use alloc::string::String;
 
+use instar_image::machine::display_name;
 use instar_image::options::{boolean, of_file, size};
-use instar_image::{CreateContext, Error, Result, Version};
+use instar_image::{Backing, CreateContext, Error, Result, Version};
 
 use crate::bat::Geometry;
 use crate::layout::{ALIGNMENT, BLOCK_SIZES, CHUNK_SECTORS, SIZE_MAX};
@@ -32,11 +33,19 @@ pub struct Spec {
     pub parent: Option<String>,
 }
 
+/// The name of a parent, which has to be of the same format: the child does not say which it has.
+pub fn parent_of(backing: &Backing) -> Result<String> {
+    if backing.format.as_deref().is_some_and(|format| format != "vhdx") {
+        return Err(Error::usage("The parent of a differencing VHDX must be a VHDX"));
+    }
+    Ok(display_name(&backing.name))
+}
+
 impl Spec {
     /// From what the user said.
     pub fn read(cx: &CreateContext<'_, '_>) -> Result<Self> {
         let given = |name: &str| cx.options.get(name).map(|text| size(name, text)).transpose();
-        let parent = cx.backing.as_ref().map(|b| instar_image::machine::display_name(&b.name));
+        let parent = cx.backing.as_ref().map(parent_of).transpose()?;
         let fixed = match cx.options.get("subformat") {
             None | Some("dynamic") => false,
             Some("fixed") if parent.is_none() => true,

@@ -4,14 +4,13 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::reader::Reader;
 use instar_image::write::{Piece, Placed, Target, Writer};
 use instar_image::{CreateContext, DeviceId, Error, Machine, Result, Step};
 use spin::Mutex;
 
-use super::encode::{Parent, dynamic_header, footer_of, locator};
+use super::encode::{Identity, Parent, dynamic_header, footer_of, identity, locator};
 use super::spec::Spec;
-use crate::layout::{COOKIE, DYNAMIC_HEADER, FOOTER, SECTOR, UNUSED, bitmap_len, footer};
+use crate::layout::{DYNAMIC_HEADER, FOOTER, SECTOR, UNUSED, bitmap_len};
 
 /// Bytes of a block, as every product makes them.
 const BLOCK: u64 = 2 << 20;
@@ -27,7 +26,7 @@ struct Dynamic<'a> {
     device: DeviceId,
     spec: Spec,
     /// Identifier and time of the parent.
-    parent: Option<([u8; 16], [u8; 4])>,
+    parent: Option<Identity>,
     /// Code, text and byte offset of each parent locator.
     locators: Vec<([u8; 4], Vec<u8>, u64)>,
     state: Mutex<State>,
@@ -65,20 +64,6 @@ pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec, parent: Option<DeviceI
     let table = vec![UNUSED; usize::try_from(entries).unwrap_or_default()];
     let state = Mutex::new(State { table, end, bitmap: None });
     Ok(Box::new(Dynamic { machine, device, spec, parent, locators, state }))
-}
-
-/// Identifier and time of the disk on `device`, by which its child will know it.
-fn identity(machine: &dyn Machine, device: DeviceId) -> Result<([u8; 16], [u8; 4])> {
-    let len = machine.stat(device)?.len;
-    let mut bytes = [0; FOOTER];
-    for offset in [0, len.saturating_sub(SECTOR)] {
-        machine.read(device, offset, &mut bytes)?;
-        if bytes.starts_with(COOKIE) {
-            let r = Reader::new(&bytes);
-            return Ok((r.array(footer::UNIQUE_ID)?, r.array(24)?));
-        }
-    }
-    Err(Error::usage("The parent of a differencing VHD must be a VHD"))
 }
 
 impl Dynamic<'_> {

@@ -3,11 +3,13 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use instar_image::reader::Reader;
 use instar_image::windows::to_utf16_le;
+use instar_image::{DeviceId, Error, Machine, Result};
 
 use super::spec::Spec;
 use crate::layout::{
-    COOKIE, DYNAMIC_COOKIE, DYNAMIC_HEADER, FOOTER, LOCATOR, PARENT_NAME_LEN, SECTOR, checksum, dynamic, footer,
+    COOKIE, DYNAMIC_COOKIE, DYNAMIC_HEADER, FOOTER, LOCATOR, PARENT_NAME_LEN, SECTOR, checksum, dynamic, footer, put,
 };
 
 /// The only feature bit, which is always set.
@@ -20,12 +22,6 @@ const CREATOR_VERSION: u32 = 0x5_0003;
 const HOST: &[u8; 4] = b"Wi2k";
 /// No structure there.
 const NOWHERE: u64 = u64::MAX;
-
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
-    if let Some(place) = bytes.get_mut(at..at + value.len()) {
-        place.copy_from_slice(value);
-    }
-}
 
 /// The footer.
 pub fn footer_of(spec: &Spec) -> [u8; FOOTER] {
@@ -54,6 +50,23 @@ pub fn footer_of(spec: &Spec) -> [u8; FOOTER] {
     let sum = checksum(&bytes, footer::CHECKSUM);
     put(&mut bytes, footer::CHECKSUM, &sum.to_be_bytes());
     bytes
+}
+
+/// What a child knows its parent by: identifier and time.
+pub type Identity = ([u8; 16], [u8; 4]);
+
+/// What a child knows the disk on `device` by.
+pub fn identity(machine: &dyn Machine, device: DeviceId) -> Result<Identity> {
+    let len = machine.stat(device)?.len;
+    let mut bytes = [0; FOOTER];
+    for offset in [0, len.saturating_sub(SECTOR)] {
+        machine.read(device, offset, &mut bytes)?;
+        if bytes.starts_with(COOKIE) {
+            let r = Reader::new(&bytes);
+            return Ok((r.array(footer::UNIQUE_ID)?, r.array(24)?));
+        }
+    }
+    Err(Error::usage("The parent of a differencing VHD must be a VHD"))
 }
 
 /// The parent of a child: its name, identifier and time, and where the locators' texts are.

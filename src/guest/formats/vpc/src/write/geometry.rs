@@ -14,7 +14,7 @@ pub const fn sectors(geometry: Geometry) -> u64 {
 }
 
 /// The specification's geometry of a disk of so many sectors: not more than it has.
-fn of(total: u64) -> Geometry {
+pub fn of(total: u64) -> Geometry {
     let total = total.min(MAX_GEOMETRY);
     let (heads, track, tracks) = if total >= 65535 * 16 * 63 {
         (16, 255, total / 255)
@@ -42,6 +42,12 @@ pub fn at_least(total: u64) -> Geometry {
         more += 1;
     }
     found
+}
+
+/// The geometry that has `total` sectors; where there is none, the largest, by which nobody goes.
+pub fn exactly(total: u64) -> Geometry {
+    let found = at_least(total);
+    if sectors(found) == total { found } else { LARGEST }
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@
 //! [`dynamic`] and [`fixed`] are the writers.
 
 mod dynamic;
-mod encode;
+pub mod encode;
 mod fixed;
-mod geometry;
-mod spec;
+pub mod geometry;
+pub mod spec;
 
 use alloc::boxed::Box;
 

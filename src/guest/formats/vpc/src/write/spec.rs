@@ -3,8 +3,9 @@
 use alloc::format;
 use alloc::string::String;
 
+use instar_image::machine::display_name;
 use instar_image::options::boolean;
-use instar_image::{CreateContext, Error, Result, Version};
+use instar_image::{Backing, CreateContext, Error, Result, Version};
 
 use super::geometry::{self, Geometry, LARGEST};
 use crate::layout::{MAX_GEOMETRY, MAX_SECTORS, SECTOR};
@@ -25,13 +26,21 @@ pub struct Spec {
     pub parent: Option<String>,
 }
 
+/// The name of a parent, which has to be of the same format: the child does not say which it has.
+pub fn parent_of(backing: &Backing) -> Result<String> {
+    if backing.format.as_deref().is_some_and(|format| format != "vpc") {
+        return Err(Error::usage("The parent of a differencing VHD must be a VHD"));
+    }
+    Ok(display_name(&backing.name))
+}
+
 /// Seconds from 1970 to 2000.
 const YEAR_2000: u64 = 946_684_800;
 
 impl Spec {
     /// From what the user said.
     pub fn read(cx: &CreateContext<'_, '_>) -> Result<Self> {
-        let parent = cx.backing.as_ref().map(|b| instar_image::machine::display_name(&b.name));
+        let parent = cx.backing.as_ref().map(parent_of).transpose()?;
         let fixed = match cx.options.get("subformat") {
             None | Some("dynamic") => false,
             Some("fixed") if parent.is_none() => true,

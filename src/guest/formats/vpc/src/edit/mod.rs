@@ -2,6 +2,8 @@
 //! blocks, is written behind them before anything refers to them. Of a run that is cut the footer at the end may be
 //! missing, and there may be blocks that nothing refers to.
 
+mod parent;
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, btree_map};
 use alloc::vec;
@@ -10,12 +12,13 @@ use alloc::vec::Vec;
 use instar_image::options::check_driver_options;
 use instar_image::pieces::{Pieces, Span};
 use instar_image::write::{Piece, Placed, Target, Writer};
-use instar_image::{DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
+use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
 use spin::Mutex;
 
 use crate::header::{Dynamic, Footer, Kind};
 use crate::layout::{COOKIE, FOOTER, SECTOR, UNUSED, bitmap_len};
 use crate::map::end_of_blocks;
+use crate::write::encode::{Identity, identity};
 
 /// Bytes in which zeroes are left out of a block.
 const PAGE: u64 = 4096;
@@ -26,10 +29,22 @@ const WAITING_MAX: usize = 4 << 20;
 pub struct VpcEditing;
 
 impl Editing for VpcEditing {
+    fn can_rebase(&self) -> bool {
+        true
+    }
+
+    fn rebase_is_extension(&self) -> bool {
+        true
+    }
+
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
         check_driver_options("vpc", cx.options, &["force_size_calc"])?;
         let opened = OpenContext::of_edit(&cx);
         let footer = Footer::read(&opened)?;
+        if cx.backing.is_some() && footer.kind != Kind::Differencing {
+            return Err(Error::unsupported("Operation not supported")
+                .with_hint("it has no parent: convert -B makes an image that has one"));
+        }
         if footer.kind == Kind::Fixed && !footer.at_start {
             return Ok(Box::new(FixedEditor { machine: cx.machine, device: cx.device, size: footer.size }));
         }
@@ -37,7 +52,8 @@ impl Editing for VpcEditing {
             return Err(Error::corrupt("the copy of the footer at the start is damaged"));
         }
         let header = Dynamic::read(&opened, &footer)?;
-        Ok(Box::new(BlockEditor::new(cx.machine, cx.device, &footer, header)?))
+        let parent = cx.backing.map(|new| identity(cx.machine, new.open(&cx)?)).transpose()?;
+        Ok(Box::new(BlockEditor::new(cx.machine, cx.device, footer, &header, parent)?))
     }
 }
 
@@ -51,6 +67,11 @@ struct FixedEditor<'a> {
 impl Editor for FixedEditor<'_> {
     fn virtual_size(&self) -> u64 {
         self.size
+    }
+
+    fn set_backing(&self, _backing: Option<&Backing>) -> Result<()> {
+        // It has none, and another one was refused.
+        Ok(())
     }
 }
 
@@ -72,17 +93,30 @@ impl Writer for FixedEditor<'_> {
     }
 }
 
+/// Where the footer at the end is, or is to be: whatever else is in the file lies before it.
+pub fn end_of_file(machine: &dyn Machine, device: DeviceId, header: &Dynamic) -> Result<u64> {
+    let source = machine.source();
+    let len = source.stat(device)?.len.next_multiple_of(SECTOR);
+    let mut tail = [0; FOOTER];
+    source.read(device, len.saturating_sub(SECTOR), &mut tail)?;
+    let blocks_end = end_of_blocks(source, device, header)?;
+    if blocks_end > len {
+        return Err(Error::corrupt("blocks lie outside the file: the image was truncated"));
+    }
+    Ok(if tail.starts_with(COOKIE) { len - SECTOR } else { len }.max(blocks_end))
+}
+
 /// A dynamic or differencing disk.
 struct BlockEditor<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,
-    size: u64,
+    footer: Footer,
     /// Bytes of a block.
     block: u64,
     table: Span,
     differencing: bool,
-    /// The footer, as it was.
-    footer: [u8; FOOTER],
+    /// Identifier and time of the parent that it is going to have.
+    parent: Option<Identity>,
     state: Mutex<State<'a>>,
 }
 
@@ -97,28 +131,24 @@ struct State<'a> {
 }
 
 impl<'a> BlockEditor<'a> {
-    fn new(machine: &'a dyn Machine, device: DeviceId, of: &Footer, header: Dynamic) -> Result<Self> {
-        let source = machine.source();
-        let len = source.stat(device)?.len.next_multiple_of(SECTOR);
-        let (mut footer, mut tail) = ([0; FOOTER], [0; FOOTER]);
-        source.read(device, 0, &mut footer)?;
-        source.read(device, len.saturating_sub(SECTOR), &mut tail)?;
-        let blocks_end = end_of_blocks(source, device, &header)?;
-        if blocks_end > len {
-            return Err(Error::corrupt("blocks lie outside the file: the image was truncated"));
-        }
-        // Whatever else is in the file stays.
-        let end = if tail.starts_with(COOKIE) { len - SECTOR } else { len }.max(blocks_end);
-        let state =
-            State { pieces: Pieces::new(source, device), added: BTreeMap::new(), bitmaps: BTreeMap::new(), end };
+    fn new(
+        machine: &'a dyn Machine,
+        device: DeviceId,
+        footer: Footer,
+        header: &Dynamic,
+        parent: Option<Identity>,
+    ) -> Result<Self> {
+        let end = end_of_file(machine, device, header)?;
+        let pieces = Pieces::new(machine.source(), device);
+        let state = State { pieces, added: BTreeMap::new(), bitmaps: BTreeMap::new(), end };
         Ok(Self {
             machine,
             device,
-            size: of.size,
             block: header.block,
             table: Span { offset: header.table, count: header.entries },
-            differencing: of.kind == Kind::Differencing,
+            differencing: footer.kind == Kind::Differencing,
             footer,
+            parent,
             state: Mutex::new(state),
         })
     }
@@ -167,7 +197,16 @@ impl<'a> BlockEditor<'a> {
 
 impl Editor for BlockEditor<'_> {
     fn virtual_size(&self) -> u64 {
-        self.size
+        self.footer.size
+    }
+
+    fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {
+        self.finish()?;
+        match (backing, self.parent) {
+            (Some(backing), Some(identity)) => self.name_parent(backing, identity),
+            (None, _) if self.differencing => self.leave_parent(),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -179,10 +218,10 @@ impl Writer for BlockEditor<'_> {
 
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
         let state = &mut *self.state.lock();
-        let end = at.saturating_add(piece.disk_len().unwrap_or(0)).min(self.size);
+        let end = at.saturating_add(piece.disk_len().unwrap_or(0)).min(self.footer.size);
         let needs_block = self.differencing || !matches!(piece, Piece::Zero(_));
         let bitmap = bitmap_len(self.block);
-        piece.spread((at, self.size), self.block, self.device, steps, |number| {
+        piece.spread((at, self.footer.size), self.block, self.device, steps, |number| {
             let found = self.find(state, number)?;
             let offset = match found {
                 Some(offset) => offset,
@@ -217,7 +256,7 @@ impl Writer for BlockEditor<'_> {
         steps.extend(state.bitmaps.iter().map(|(offset, data)| Step::Write { device, offset: *offset, data }));
         if !state.added.is_empty() {
             steps.push(Step::SetLength { device, len: state.end + SECTOR });
-            steps.push(Step::Write { device, offset: state.end, data: &self.footer });
+            steps.push(Step::Write { device, offset: state.end, data: &self.footer.bytes });
         }
         steps.push(barrier);
         let entries: Vec<(u64, [u8; 4])> =

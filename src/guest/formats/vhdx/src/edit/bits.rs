@@ -1,0 +1,81 @@
+//! Sector bitmaps of a child that are being changed ([MS-VHDX] 2.5.1.2), in pieces: a bitmap is 1 MiB long.
+
+use alloc::collections::{BTreeMap, btree_map};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::{DeviceId, Machine, Result, Step};
+
+/// Bytes of a piece.
+const PIECE: u64 = 4096;
+/// Pieces that may wait: 4 MiB.
+const WAITING_MAX: usize = 1 << 10;
+
+/// See the module.
+pub struct Bits<'a> {
+    machine: &'a dyn Machine,
+    device: DeviceId,
+    /// Bytes of a sector of the disk: what a bit is for.
+    sector: u64,
+    /// Byte offset in the file to bytes.
+    pieces: BTreeMap<u64, Vec<u8>>,
+}
+
+impl<'a> Bits<'a> {
+    /// Nothing is changed yet.
+    pub const fn new(machine: &'a dyn Machine, device: DeviceId, sector: u64) -> Self {
+        Self { machine, device, sector, pieces: BTreeMap::new() }
+    }
+
+    /// Sets or clears the bits of the bytes from `from` to `to` of a chunk whose bitmap is at `offset`. `fresh`: nothing is
+    /// stored there.
+    pub fn set(&mut self, offset: u64, fresh: bool, (from, to): (u64, u64), own: bool) -> Result<()> {
+        let (mut bit, end) = (from / self.sector, to.div_ceil(self.sector));
+        while bit < end {
+            let at = offset + bit / 8 / PIECE * PIECE;
+            let (machine, device) = (self.machine, self.device);
+            let piece = match self.pieces.entry(at) {
+                btree_map::Entry::Occupied(held) => held.into_mut(),
+                btree_map::Entry::Vacant(place) => {
+                    let mut bytes = vec![0; PIECE as usize];
+                    if !fresh {
+                        machine.read(device, at, &mut bytes)?;
+                    }
+                    place.insert(bytes)
+                }
+            };
+            let until = end.min((bit / 8 / PIECE + 1) * PIECE * 8);
+            for bit in bit..until {
+                if let Some(byte) = piece.get_mut((bit / 8 % PIECE) as usize) {
+                    let mask = 1 << (bit % 8);
+                    *byte = if own { *byte | mask } else { *byte & !mask };
+                }
+            }
+            bit = until;
+        }
+        Ok(())
+    }
+
+    /// Bytes of a sector of the disk.
+    pub const fn sector(&self) -> u64 {
+        self.sector
+    }
+
+    /// So much waits that it is to be written.
+    pub fn is_full(&self) -> bool {
+        self.pieces.len() >= WAITING_MAX
+    }
+
+    /// Writes what has changed.
+    pub fn write(&mut self) -> Result<()> {
+        let device = self.device;
+        let steps: Vec<Step<'_>> =
+            self.pieces.iter().map(|(offset, data)| Step::Write { device, offset: *offset, data }).collect();
+        if !steps.is_empty() {
+            self.machine.submit(&steps)?;
+            self.machine.submit(&[Step::Barrier { device }])?;
+        }
+        self.pieces.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! Another size for an image in place, which the stock tool does not do.
+//!
+//! The size lies in one sector, as what changes of the region table does, so that each changes at once; all that they are
+//! going to say is stable before. The log is not needed for that, and stays empty.
+
+use alloc::vec::Vec;
+
+use instar_image::check::Quiet;
+use instar_image::packing::Packing;
+use instar_image::pieces::{Pieces, Span};
+use instar_image::write::Placed;
+use instar_image::{
+    CheckContext, DeviceId, EditContext, Error, Machine, OpenContext, Preallocation, ResizeContext, Resizer, Result,
+    Step,
+};
+
+use crate::VhdxImage;
+use crate::bat::{Entry, Geometry};
+use crate::check;
+use crate::edit::{open, refuse};
+use crate::header::Header;
+use crate::layout::{ALIGNMENT, SIZE_MAX, state};
+use crate::regions::{Range, move_bat};
+
+/// Entries that are changed at once.
+const AT_ONCE: u64 = 1 << 16;
+/// Blocks move only where there are at most so many.
+const BLOCKS_MAX: usize = 1 << 22;
+
+/// Resizes them.
+pub struct VhdxResizer;
+
+impl Resizer for VhdxResizer {
+    fn extension(&self) -> bool {
+        true
+    }
+
+    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
+        let edit = EditContext::of_resize(&cx);
+        let opened = OpenContext::of_edit(&edit);
+        let image = open(&opened)?;
+        let size = cx.size.next_multiple_of(image.metadata.sector);
+        if size > SIZE_MAX {
+            return Err(Error::usage("Image size too large; max of 64TB"));
+        }
+        if size == image.metadata.size {
+            return Ok(());
+        }
+        if image.geometry.differencing {
+            return Err(refuse("it is a differencing disk, which is as long as its parent"));
+        }
+        let (mut findings, machine, device) = (Quiet, cx.machine, cx.device);
+        let checking = CheckContext { machine, findings: &mut findings };
+        if check::check(&image.view, &image.geometry, &image.regions, checking)?.corruptions > 0 {
+            return Err(Error::corrupt("the image is damaged: instar check tells where"));
+        }
+        if image.metadata.size_at % 512 > 504 {
+            return Err(refuse("its size lies in two sectors"));
+        }
+        let header = Header::read(&opened)?;
+        let old = image.geometry;
+        let new = Geometry { size, blocks: size.div_ceil(old.block), ..old };
+        let disk = Disk { machine, device, image, old, new };
+        if size < old.size {
+            header.renew(machine, device, true)?;
+            return disk.shrink();
+        }
+        disk.grow(cx.preallocation, || header.renew(machine, device, true))
+    }
+}
+
+struct Disk<'a> {
+    machine: &'a dyn Machine,
+    device: DeviceId,
+    image: VhdxImage<'a>,
+    old: Geometry,
+    new: Geometry,
+}
+
+impl Disk<'_> {
+    /// `renew` is called as soon as nothing can be missing any more.
+    fn grow(mut self, mode: Preallocation, renew: impl FnOnce() -> Result<()>) -> Result<()> {
+        let (machine, device, old) = (self.machine, self.device, self.old);
+        let used = old.entries();
+        // Room: for the table, and for the blocks.
+        let table_at = self.end(&old)?;
+        let table_len = self.new.entries_of_region().saturating_mul(8).next_multiple_of(ALIGNMENT);
+        let moves = table_len > self.image.regions.bat.len;
+        if moves && u32::try_from(table_len).is_err() {
+            return Err(Error::limit("the blocks' table gets too large"));
+        }
+        let blocks_at = if moves { table_at.saturating_add(table_len) } else { table_at };
+        let added = if self.image.metadata.leaves_allocated || mode != Preallocation::Off {
+            self.new.blocks - old.blocks
+        } else {
+            0
+        };
+        let end = added.checked_mul(old.block).and_then(|len| len.checked_add(blocks_at));
+        let end =
+            end.filter(|end| i64::try_from(*end).is_ok()).ok_or_else(|| Error::limit("the file gets too large"))?;
+        self.reserve(blocks_at, end, mode)?;
+        renew()?;
+        self.clear_tail()?;
+        if moves {
+            // Behind the blocks nothing was: only a device that is no file may hold something.
+            let (from, to, len) = (device, device, used * 8);
+            machine.submit(&[Step::Zero { device, offset: table_at + len, len: table_len - len, unmap: true }])?;
+            if len > 0 {
+                let from_offset = old.bat;
+                machine.submit(&[Step::Copy { from, from_offset, to, to_offset: table_at, len, skip_zero: 0 }])?;
+            }
+            self.new.bat = table_at;
+        }
+        self.fill(used, self.new.entries(), |index| {
+            let block = index - index / (old.ratio + 1);
+            let absent = added == 0 || self.new.is_bitmap(index) || block >= self.new.blocks;
+            if absent { 0 } else { (blocks_at + (block - old.blocks) * old.block) | state::FULLY_PRESENT }
+        })?;
+        if moves {
+            move_bat(machine, device, Range { at: table_at, len: table_len })?;
+        }
+        self.write_size()
+    }
+
+    /// Makes the file `end` bytes long, and has the file system reserve the new blocks if that is asked for.
+    fn reserve(&self, blocks_at: u64, end: u64, mode: Preallocation) -> Result<()> {
+        let (machine, device) = (self.machine, self.device);
+        let len = machine.stat(device)?.len;
+        if len < end {
+            machine.submit(&[Step::SetLength { device, len: end }])?;
+        }
+        if !matches!(mode, Preallocation::Falloc | Preallocation::Full) {
+            return Ok(());
+        }
+        let full = mode == Preallocation::Full;
+        let allocate = Step::Allocate { device, offset: blocks_at, len: end - blocks_at, full };
+        machine.submit(&[allocate]).or_else(|error| {
+            machine.submit(&[Step::SetLength { device, len }])?;
+            Err(error.context("Could not preallocate new data"))
+        })
+    }
+
+    /// Byte behind everything in the file, or the disk's last block, where a block can be.
+    fn end(&self, geometry: &Geometry) -> Result<u64> {
+        let mut end = self.machine.stat(self.device)?.len.max(self.image.regions.end());
+        self.each(geometry, |_, offset| {
+            end = end.max(offset.saturating_add(geometry.block));
+            Ok(())
+        })?;
+        end.checked_next_multiple_of(ALIGNMENT).ok_or_else(|| Error::limit("the file gets too large"))
+    }
+
+    /// Calls `each` for every block of a disk that has a place: number of its entry, and byte offset.
+    fn each(&self, geometry: &Geometry, mut each: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
+        let table = Span { offset: geometry.bat, count: geometry.entries() };
+        let mut pieces = Pieces::<8>::new(self.machine.source(), self.device);
+        let mut index = 0;
+        while index < table.count {
+            let entries = pieces.from(table, index)?;
+            for (entry, index) in entries.iter().zip(index..) {
+                let entry = Entry(u64::from_le_bytes(*entry));
+                if entry.state() == state::FULLY_PRESENT && !geometry.is_bitmap(index) {
+                    each(index, entry.offset())?;
+                }
+            }
+            index += entries.len().max(1) as u64;
+        }
+        Ok(())
+    }
+
+    /// Clears what the disk's last block holds behind the disk's end.
+    fn clear_tail(&self) -> Result<()> {
+        let Geometry { block, size, .. } = self.old;
+        let inside = size % block;
+        if inside == 0 {
+            return Ok(());
+        }
+        let table = Span { offset: self.old.bat, count: self.old.entries() };
+        let entry =
+            Pieces::<8>::new(self.machine.source(), self.device).entry(table, self.old.payload(size / block))?;
+        let entry = Entry(entry.map_or(0, u64::from_le_bytes));
+        if entry.state() != state::FULLY_PRESENT {
+            return Ok(());
+        }
+        let (device, offset) = (self.device, entry.offset().saturating_add(inside));
+        let zero = Step::Zero { device, offset, len: block - inside, unmap: false };
+        self.machine.submit(&[zero, Step::Barrier { device }])
+    }
+
+    /// Writes the entries from number `from` to number `to`.
+    fn fill(&self, from: u64, to: u64, value: impl Fn(u64) -> u64) -> Result<()> {
+        let mut index = from;
+        while index < to {
+            let end = to.min(index + AT_ONCE);
+            let data: Vec<u8> = (index..end).flat_map(|n| value(n).to_le_bytes()).collect();
+            let offset = self.new.bat + index * 8;
+            self.machine.submit(&[Step::Write { device: self.device, offset, data: &data }])?;
+            index = end;
+        }
+        Ok(())
+    }
+
+    fn write_size(&self) -> Result<()> {
+        let device = self.device;
+        let data = self.new.size.to_le_bytes();
+        let write = Step::Write { device, offset: self.image.metadata.size_at, data: &data };
+        self.machine.submit(&[Step::Barrier { device }, write, Step::Barrier { device }])
+    }
+
+    fn shrink(&self) -> Result<()> {
+        let (machine, device) = (self.machine, self.device);
+        let (mut kept, mut free) = (Vec::new(), Vec::new());
+        let mut too_many = false;
+        let entries = self.new.entries();
+        self.each(&self.old, |index, offset| {
+            let list = if index < entries { &mut kept } else { &mut free };
+            match u32::try_from(offset / ALIGNMENT) {
+                Ok(place) if list.len() < BLOCKS_MAX => list.push(place),
+                _ => too_many = true,
+            }
+            Ok(())
+        })?;
+        // The last block may reach past the end of the file, as far as the disk does not.
+        let end = self.end(&self.old)?;
+        if machine.stat(device)?.len < end {
+            machine.submit(&[Step::SetLength { device, len: end }])?;
+        }
+        self.write_size()?;
+        self.fill(entries, self.old.entries(), |_| 0)?;
+        machine.submit(&[Step::Barrier { device }])?;
+        if !too_many {
+            self.pack(Packing::new(&kept, free))?;
+        }
+        if machine.stat(device)?.block_device {
+            return Ok(());
+        }
+        let mut len = self.image.regions.end();
+        self.each(&self.new, |_, offset| {
+            len = len.max(offset.saturating_add(self.new.block));
+            Ok(())
+        })?;
+        if len < machine.stat(device)?.len {
+            machine.submit(&[Step::SetLength { device, len }, Step::Barrier { device }])?;
+        }
+        Ok(())
+    }
+
+    /// Moves the last blocks of the file to where blocks were that the disk no longer has.
+    fn pack(&self, mut packing: Packing) -> Result<()> {
+        let device = self.device;
+        let mut moved: Vec<Placed<'_>> = Vec::new();
+        let settle = |moved: &mut Vec<Placed<'_>>| {
+            let mut steps = Vec::from([Step::Barrier { device }]);
+            steps.extend(moved.iter().map(Placed::as_step));
+            steps.push(Step::Barrier { device });
+            self.machine.submit(&steps)?;
+            moved.clear();
+            Ok(())
+        };
+        self.each(&self.new, |index, from_offset| {
+            let place = u32::try_from(from_offset / ALIGNMENT).ok().and_then(|place| packing.place_for(place));
+            let Some(to_offset) = place.map(|place| u64::from(place) * ALIGNMENT) else { return Ok(()) };
+            let (from, to, len) = (device, device, self.new.block);
+            self.machine.submit(&[Step::Copy { from, from_offset, to, to_offset, len, skip_zero: 0 }])?;
+            let data = (to_offset | state::FULLY_PRESENT).to_le_bytes().to_vec();
+            moved.push(Placed::Owned { device, offset: self.new.bat + index * 8, data });
+            if (moved.len() as u64) < AT_ONCE { Ok(()) } else { settle(&mut moved) }
+        })?;
+        settle(&mut moved)
+    }
+}

@@ -1,0 +1,319 @@
+//! Another size for an image in place, which the stock tool does not do.
+//!
+//! Of a dynamic disk the copy of the footer at the beginning counts. It lies in one sector, as what changes of the dynamic
+//! disk header does, so that each changes at once; all that they are going to say is stable before. Of a run that is cut the
+//! footer at the end may be missing or an older one.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use instar_image::blocks::Blocks;
+use instar_image::check::Quiet;
+use instar_image::options::check_driver_options;
+use instar_image::packing::Packing;
+use instar_image::pieces::Span;
+use instar_image::{
+    CheckContext, CheckReport, DeviceId, EditContext, Error, Machine, OpenContext, Preallocation, ResizeContext,
+    Resizer, Result, Step,
+};
+
+use crate::check::{self, Subject};
+use crate::edit::end_of_file;
+use crate::header::{Dynamic, Footer, Kind, file_len};
+use crate::layout::{DYNAMIC_HEADER, ENTRIES_MAX, FOOTER, MAX_SECTORS, SECTOR, UNUSED, bitmap_len};
+
+/// Entries that are changed at once.
+const AT_ONCE: usize = 1 << 13;
+/// Most blocks of a disk that gets smaller: what one of 2040 GiB has at 512 KiB a block.
+const BLOCKS_MAX: usize = 1 << 22;
+
+/// Resizes them.
+pub struct VpcResizer;
+
+impl Resizer for VpcResizer {
+    fn extension(&self) -> bool {
+        true
+    }
+
+    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
+        let edit = EditContext::of_resize(&cx);
+        check_driver_options("vpc", edit.options, &["force_size_calc"])?;
+        let opened = OpenContext::of_edit(&edit);
+        let footer = Footer::read(&opened)?;
+        let size = cx.size.next_multiple_of(SECTOR);
+        if size / SECTOR > MAX_SECTORS {
+            let most = MAX_SECTORS * SECTOR;
+            return Err(Error::usage(format!("The image size is too large for file format 'vpc': at most {most}")));
+        }
+        if size == footer.size {
+            return Ok(());
+        }
+        if footer.kind == Kind::Fixed && !footer.at_start {
+            return Fixed { machine: cx.machine, device: cx.device, footer, size }.resize(&opened, cx.preallocation);
+        }
+        if cx.preallocation != Preallocation::Off {
+            return Err(unsupported(cx.preallocation));
+        }
+        if !footer.at_start || footer.kind == Kind::Fixed {
+            return Err(Error::corrupt("the copy of the footer at the start is damaged"));
+        }
+        if size > footer.size && cx.backing_len.is_some_and(|len| len > footer.size) {
+            return Err(Error::unsupported("the parent is longer than the disk: it would show in what is added"));
+        }
+        let header = Dynamic::read(&opened, &footer)?;
+        let mut disk = Disk::open(cx.machine, cx.device, footer, header)?;
+        if size > disk.footer.size { disk.grow(size) } else { disk.shrink(size) }
+    }
+}
+
+fn unsupported(mode: Preallocation) -> Error {
+    Error::unsupported(format!("Unsupported preallocation mode '{}'", mode.name()))
+}
+
+/// A fixed disk: the footer follows the disk's bytes, and counts where the file ends.
+struct Fixed<'a> {
+    machine: &'a dyn Machine,
+    device: DeviceId,
+    footer: Footer,
+    size: u64,
+}
+
+impl Fixed<'_> {
+    fn resize(&self, cx: &OpenContext<'_, '_>, preallocation: Preallocation) -> Result<()> {
+        let full = match preallocation {
+            Preallocation::Off => None,
+            Preallocation::Falloc => Some(false),
+            Preallocation::Full => Some(true),
+            Preallocation::Metadata => return Err(unsupported(preallocation)),
+        };
+        let (machine, device, old) = (self.machine, self.device, self.footer.size);
+        let stat = machine.stat(device)?;
+        let at = file_len(cx)?.saturating_sub(SECTOR);
+        if stat.block_device && self.size > at {
+            return Err(Error::usage(format!("the device has room for a disk of {at} bytes")));
+        }
+        let end = if stat.block_device { at } else { self.size };
+        if end > at {
+            // As long as it says the old size, it is the old one's footer that moves.
+            self.put(end, &self.footer.bytes)?;
+            if let Some(full) = full {
+                let offset = at + SECTOR;
+                let allocate = Step::Allocate { device, offset, len: end - offset, full };
+                if let Err(error) = machine.submit(&[allocate]) {
+                    machine.submit(&[Step::SetLength { device, len: offset }])?;
+                    return Err(error.context("Could not preallocate new data"));
+                }
+            }
+        }
+        if self.size > old {
+            // The old footer, and whatever else lay behind the disk.
+            let len = self.size.min(at + SECTOR).saturating_sub(old);
+            let zero = Step::Zero { device, offset: old, len, unmap: full.is_none() };
+            machine.submit(&[zero, Step::Barrier { device }])?;
+        }
+        let footer = self.footer.resized(self.size);
+        self.put(end.max(at), &footer)?;
+        if end < at {
+            self.put(end, &footer)?;
+            machine.submit(&[Step::SetLength { device, len: end + SECTOR }, Step::Barrier { device }])?;
+        }
+        Ok(())
+    }
+
+    fn put(&self, offset: u64, footer: &[u8; FOOTER]) -> Result<()> {
+        let device = self.device;
+        self.machine.submit(&[Step::Write { device, offset, data: footer }, Step::Barrier { device }])
+    }
+}
+
+/// A dynamic or differencing disk.
+struct Disk<'a> {
+    machine: &'a dyn Machine,
+    device: DeviceId,
+    footer: Footer,
+    header: Dynamic,
+    /// Each with its bitmap.
+    blocks: Blocks,
+    /// Where the footer at the end is to be.
+    end: u64,
+}
+
+impl<'a> Disk<'a> {
+    fn open(machine: &'a dyn Machine, device: DeviceId, footer: Footer, header: Dynamic) -> Result<Self> {
+        if !footer.data_offset.is_multiple_of(SECTOR) {
+            return Err(Error::unsupported("the dynamic disk header does not begin with a sector"));
+        }
+        let end = end_of_file(machine, device, &header)?;
+        let subject = Subject { device, footer: &footer, dynamic: Some(&header) };
+        let (mut report, len) = (CheckReport::default(), machine.stat(device)?.len);
+        let mut cx = CheckContext { machine, findings: &mut Quiet };
+        check::blocks(machine.source(), &subject, &header, len, &mut cx, &mut report)?;
+        if report.corruptions > 0 {
+            return Err(Error::corrupt("the image is damaged: instar check tells where"));
+        }
+        let blocks = Blocks {
+            device,
+            size: footer.size,
+            block: bitmap_len(header.block) + header.block,
+            table: Span { offset: header.table, count: header.entries },
+            base: 0,
+            scale: SECTOR,
+            absent: |entry| entry == UNUSED,
+            big_endian: true,
+        };
+        Ok(Self { machine, device, footer, header, blocks, end })
+    }
+
+    /// Entries that a disk of `size` bytes needs.
+    fn count(&self, size: u64) -> Result<u64> {
+        let count = size.div_ceil(self.header.block);
+        if count > ENTRIES_MAX {
+            return Err(Error::usage(format!("The image size is too large for blocks of {} bytes", self.header.block)));
+        }
+        Ok(count)
+    }
+
+    fn grow(&mut self, size: u64) -> Result<()> {
+        let (count, old) = (self.count(size)?, self.blocks.table);
+        self.clear_tail()?;
+        // Entries behind those of the disk may be of anything.
+        let used = self.count(self.footer.size)?;
+        let table = self.table_of(count, used)?;
+        self.end = self.end.max((table.offset + table.count * 4).next_multiple_of(SECTOR));
+        self.reach()?;
+        let bytes = self.footer.bytes;
+        self.write(self.end, &bytes)?;
+        Blocks { table, ..self.blocks }.fill(self.machine, used, |_| UNUSED)?;
+        if table != old {
+            self.write_header(table)?;
+        }
+        let footer = self.footer.resized(size);
+        self.write(0, &footer)?;
+        self.write(self.end, &footer)
+    }
+
+    /// Clears what the disk's last block holds behind the disk's end.
+    fn clear_tail(&self) -> Result<()> {
+        let block = self.header.block;
+        let inside = self.footer.size % block;
+        let entry = self.blocks.at(self.machine, self.footer.size / block)?;
+        let Some(offset) = entry.and_then(|entry| self.blocks.place(entry)).filter(|_| inside > 0) else {
+            return Ok(());
+        };
+        let (device, offset) = (self.device, offset + bitmap_len(block) + inside);
+        let zero = Step::Zero { device, offset, len: block - inside, unmap: false };
+        self.machine.submit(&[zero, Step::Barrier { device }])
+    }
+
+    /// A place for a table of `count` entries: where it is, if nothing follows it there, else behind everything else, with a
+    /// copy of the first `used` entries.
+    fn table_of(&self, count: u64, used: u64) -> Result<Span> {
+        let old = self.blocks.table;
+        let span = Span { offset: old.offset, count: count.max(old.count) };
+        let old_end = (old.offset + old.count * 4).next_multiple_of(SECTOR);
+        let mut next = if self.end > old_end { self.end } else { u64::MAX };
+        let others = self.header.locators().map(|(at, _)| at).chain([self.footer.data_offset]);
+        next = others.filter(|at| *at >= old.offset).fold(next, u64::min);
+        self.blocks.each(self.machine, |_, entry| {
+            let at = self.blocks.place(entry).filter(|at| *at >= old.offset);
+            next = next.min(at.unwrap_or(next));
+            Ok(())
+        })?;
+        if span.offset + span.count * 4 <= next {
+            return Ok(span);
+        }
+        let device = self.device;
+        let copy = Step::Copy {
+            from: device,
+            from_offset: old.offset,
+            to: device,
+            to_offset: self.end,
+            len: used * 4,
+            skip_zero: 0,
+        };
+        self.machine.submit(&[copy])?;
+        Ok(Span { offset: self.end, count })
+    }
+
+    /// The file has room for a footer at the end.
+    fn reach(&self) -> Result<()> {
+        let (device, len) = (self.device, self.end + SECTOR);
+        if self.machine.stat(device)?.len < len {
+            self.machine.submit(&[Step::SetLength { device, len }])?;
+        }
+        Ok(())
+    }
+
+    /// Writes after everything before, and before everything after.
+    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let device = self.device;
+        let barrier = Step::Barrier { device };
+        self.machine.submit(&[barrier, Step::Write { device, offset, data }, barrier])
+    }
+
+    fn write_header(&self, table: Span) -> Result<()> {
+        let bytes = self.header.with_table(table);
+        self.write(self.footer.data_offset, bytes.get(..SECTOR as usize).unwrap_or_default())
+    }
+
+    fn shrink(&mut self, size: u64) -> Result<()> {
+        let count = self.count(size)?;
+        let (mut kept, mut free) = (Vec::new(), Vec::new());
+        self.blocks.each(self.machine, |number, entry| {
+            if entry == UNUSED {
+                return Ok(());
+            }
+            if kept.len() + free.len() >= BLOCKS_MAX {
+                return Err(Error::limit("the disk has too many blocks to be made smaller"));
+            }
+            if number < count {
+                kept.push(entry)
+            } else {
+                free.push(entry)
+            }
+            Ok(())
+        })?;
+        let footer = self.footer.resized(size);
+        self.write(0, &footer)?;
+        self.blocks.table.count = count;
+        self.write_header(self.blocks.table)?;
+        self.pack(Packing::new(&kept, free))?;
+        let table_end = self.blocks.table.offset + count * 4;
+        let headers = self.footer.data_offset.saturating_add(DYNAMIC_HEADER as u64);
+        let mut end = self.header.locators().fold(table_end.max(headers), |end, (_, locator)| end.max(locator));
+        self.blocks.each(self.machine, |_, entry| {
+            end = end.max(self.blocks.place(entry).map_or(0, |at| at + self.blocks.block));
+            Ok(())
+        })?;
+        // A locator may lie anywhere.
+        self.end = end.next_multiple_of(SECTOR).min(self.end);
+        self.write(self.end, &footer)?;
+        let device = self.device;
+        if self.machine.stat(device)?.block_device {
+            return Ok(());
+        }
+        self.machine.submit(&[Step::SetLength { device, len: self.end + SECTOR }, Step::Barrier { device }])
+    }
+
+    /// Moves the last blocks of the file to where blocks were that the disk no longer has.
+    fn pack(&self, mut packing: Packing) -> Result<()> {
+        let device = self.device;
+        let mut moved: Vec<(u64, u32)> = Vec::new();
+        let settle = |moved: &mut Vec<(u64, u32)>| {
+            self.machine.submit(&[Step::Barrier { device }])?;
+            self.blocks.patch(self.machine, moved)?;
+            moved.clear();
+            Ok(())
+        };
+        self.blocks.each(self.machine, |number, entry| {
+            let Some(from_offset) = self.blocks.place(entry) else { return Ok(()) };
+            let Some(place) = packing.place_for(entry) else { return Ok(()) };
+            moved.push((number, place));
+            let (to_offset, len) = (u64::from(place) * SECTOR, self.blocks.block);
+            let (from, to) = (device, device);
+            self.machine.submit(&[Step::Copy { from, from_offset, to, to_offset, len, skip_zero: 0 }])?;
+            if moved.len() < AT_ONCE { Ok(()) } else { settle(&mut moved) }
+        })?;
+        settle(&mut moved)
+    }
+}

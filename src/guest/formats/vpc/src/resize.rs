@@ -89,6 +89,9 @@ impl Fixed<'_> {
         let (machine, device, old) = (self.machine, self.device, self.footer.size);
         let stat = machine.stat(device)?;
         let at = file_len(cx)?.saturating_sub(SECTOR);
+        if at < old {
+            return Err(Error::corrupt("the disk has more bytes than the file: the image was truncated"));
+        }
         if stat.block_device && self.size > at {
             return Err(Error::usage(format!("the device has room for a disk of {at} bytes")));
         }

@@ -91,6 +91,6 @@ def shown(data, below=b""):
         body = place * SECTOR + bitmap_length(block)
         for sector in range(min(block, size - number * block) // SECTOR):
             if data[place * SECTOR + sector // 8] & 0x80 >> sector % 8:
-                at = number * block + sector * SECTOR
-                disk[at : at + SECTOR] = data[body + sector * SECTOR :][:SECTOR]
+                at, stored = number * block + sector * SECTOR, body + sector * SECTOR
+                disk[at : at + SECTOR] = data[stored : stored + SECTOR]
     return bytes(disk)

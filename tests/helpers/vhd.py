@@ -78,3 +78,19 @@ def dynamic(size, blocks=None, block=BLOCK, entries=None, table=None, bitmaps=No
 def fixed(content, size=None, **fields):
     """A fixed disk."""
     return content + footer(len(content) if size is None else size, **{"kind": FIXED, **fields})
+
+
+def shown(data, below=b""):
+    """What a dynamic or differencing disk shows over `below`, read by the specification."""
+    header_at, size = struct.unpack_from(">Q", data, 16)[0], struct.unpack_from(">Q", data, 48)[0]
+    table, _, count, block = struct.unpack_from(">QIII", data, header_at + 16)
+    disk = bytearray(below[:size].ljust(size, b"\0"))
+    for number, place in enumerate(struct.unpack_from(f">{count}I", data, table)):
+        if place == UNUSED:
+            continue
+        body = place * SECTOR + bitmap_length(block)
+        for sector in range(min(block, size - number * block) // SECTOR):
+            if data[place * SECTOR + sector // 8] & 0x80 >> sector % 8:
+                at, stored = number * block + sector * SECTOR, body + sector * SECTOR
+                disk[at : at + SECTOR] = data[stored : stored + SECTOR]
+    return bytes(disk)

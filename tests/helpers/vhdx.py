@@ -177,3 +177,40 @@ def build(size, states=None, block=MIB, sector=512, bitmaps=None, log=b"", heade
     data[METADATA_AT:] = parts.get("meta") or metadata(items(size, block, sector, **described))
     words = struct.pack(f"<{total}Q", *bat)
     return b"".join([bytes(data), words.ljust(bat_length, b"\0"), *body])
+
+
+def shown(data, below=b""):
+    """What a disk without a log shows over `below`, read by the specification."""
+    places = {}
+    for number in range(struct.unpack_from("<I", data, REGION_TABLES[0] + 8)[0]):
+        guid, at, _, _ = struct.unpack_from("<16sQII", data, REGION_TABLES[0] + 16 + number * 32)
+        places[guid] = at
+    table, bat = places[METADATA_REGION], places[BAT_REGION]
+    found = {}
+    for number in range(struct.unpack_from("<H", data, table + 10)[0]):
+        guid, at, length = struct.unpack_from("<16sII", data, table + 32 + number * 32)
+        found[guid] = data[table + at : table + at + length]
+    block, sector = (int.from_bytes(found[item][:4], "little") for item in (FILE_PARAMETERS, LOGICAL_SECTOR))
+    size = int.from_bytes(found[DISK_SIZE], "little")
+    ratio = chunk_ratio(block, sector)
+    disk = bytearray(below[:size].ljust(size, b"\0"))
+
+    def entry(number):
+        return struct.unpack_from("<Q", data, bat + number * 8)[0]
+
+    for number in range(-(-size // block)):
+        word = entry(number + number // ratio)
+        state, offset, start = word & 7, word >> 20 << 20, number * block
+        length = min(block, size - start)
+        if state == FULL:
+            disk[start : start + length] = data[offset : offset + length]
+        elif state == PARTIAL:
+            bitmap = entry(number // ratio * (ratio + 1) + ratio) >> 20 << 20
+            first = number % ratio * block // sector
+            for bit in range(first, first + length // sector):
+                if data[bitmap + bit // 8] & 1 << bit % 8:
+                    at = (bit - first) * sector
+                    disk[start + at : start + at + sector] = data[offset + at : offset + at + sector]
+        elif state in (ZERO, UNMAPPED, UNDEFINED):
+            disk[start : start + length] = bytes(length)
+    return bytes(disk)

@@ -2,6 +2,7 @@
 
 use instar_cut::{Folder, Image, Scenario, Watch};
 use instar_image::Value;
+use instar_sim::Machine;
 
 const SOURCE: Image = Image { name: "source", format: "raw", watch: Watch::Read };
 
@@ -76,6 +77,25 @@ fn resize_of_a_dynamic_vhd() {
     }
     // Nothing but the footer follows the table.
     assert!(resized("vpc", "force_size=on", "10M", &["read 0 1k"], 300 * MIB) > 3);
+}
+
+#[test]
+fn a_table_that_moved_comes_back() {
+    let folder = Folder::new();
+    folder.stock("qemu-img", &["create", "-q", "-f", "vpc", "-o", "force_size=on", "top", "10M"]);
+    write(&folder, "vpc", "top", &WRITES);
+    let machine = Machine::new().with_workers(1);
+    let device = machine.add_writable(std::fs::read(folder.path("top")).expect("it was made"));
+    let mut image = Value::map();
+    image.set("device", u64::from(device.0)).set("filename", "top").set("format", "vpc");
+    let mut params = Value::map();
+    params.set("op", "resize").set("version-major", 10u64).set("version-minor", 0u64).set("image", image);
+    params.set("size", 300 * MIB).set("extensions", true);
+    assert_eq!(instar_ops::run(&machine, &params), 0, "{:?}", machine.emitted());
+    let bytes = machine.disk(device).to_bytes();
+    std::fs::write(folder.path("top"), &bytes).expect("there is room");
+    write(&folder, "vpc", "top", &["write -P 5 30M 64k"]);
+    assert!(resize(folder, "vpc", 10 * MIB) > 5);
 }
 
 #[test]

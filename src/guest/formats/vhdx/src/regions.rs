@@ -30,6 +30,11 @@ impl Range {
     const fn end(self) -> u64 {
         self.at.saturating_add(self.len)
     }
+
+    /// Whether the `len` bytes at `at` are part of it.
+    pub fn holds(self, at: u64, len: u64) -> bool {
+        at >= self.at && at.checked_add(len).is_some_and(|end| end <= self.end())
+    }
 }
 
 /// All regions.

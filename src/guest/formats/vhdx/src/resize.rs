@@ -54,6 +54,9 @@ impl Resizer for VhdxResizer {
         if check::check(&image.view, &image.geometry, &image.regions, checking)?.corruptions > 0 {
             return Err(Error::corrupt("the image is damaged: instar check tells where"));
         }
+        if !image.regions.metadata.holds(image.metadata.size_at, 8) {
+            return Err(Error::corrupt("the disk's size lies outside of the metadata"));
+        }
         if image.metadata.size_at % 512 > 504 {
             return Err(refuse("its size lies in two sectors"));
         }
@@ -102,20 +105,24 @@ impl Disk<'_> {
         renew()?;
         self.clear_tail()?;
         if moves {
-            // Behind the blocks nothing was: only a device that is no file may hold something.
             let (from, to, len) = (device, device, used * 8);
-            machine.submit(&[Step::Zero { device, offset: table_at + len, len: table_len - len, unmap: true }])?;
             if len > 0 {
                 let from_offset = old.bat;
                 machine.submit(&[Step::Copy { from, from_offset, to, to_offset: table_at, len, skip_zero: 0 }])?;
             }
             self.new.bat = table_at;
         }
-        self.fill(used, self.new.entries(), |index| {
-            let block = index - index / (old.ratio + 1);
-            let absent = added == 0 || self.new.is_bitmap(index) || block >= self.new.blocks;
-            if absent { 0 } else { (blocks_at + (block - old.blocks) * old.block) | state::FULLY_PRESENT }
-        })?;
+        // Entries behind those of the disk may be of anything, and so may a device that is no file.
+        let end = if moves { table_len / 8 } else { self.new.entries() };
+        self.clear(used, end)?;
+        if added > 0 {
+            machine.submit(&[Step::Barrier { device }])?;
+            self.fill(used, self.new.entries(), |index| {
+                let block = index - index / (old.ratio + 1);
+                let absent = self.new.is_bitmap(index) || block >= self.new.blocks;
+                if absent { 0 } else { (blocks_at + (block - old.blocks) * old.block) | state::FULLY_PRESENT }
+            })?;
+        }
         if moves {
             move_bat(machine, device, Range { at: table_at, len: table_len })?;
         }
@@ -187,6 +194,13 @@ impl Disk<'_> {
         self.machine.submit(&[zero, Step::Barrier { device }])
     }
 
+    /// Makes the entries from number `from` to number `to` those of no block.
+    fn clear(&self, from: u64, to: u64) -> Result<()> {
+        let (device, offset, len) = (self.device, self.new.bat + from * 8, to.saturating_sub(from) * 8);
+        let zero = Step::Zero { device, offset, len, unmap: true };
+        if len > 0 { self.machine.submit(&[zero]) } else { Ok(()) }
+    }
+
     /// Writes the entries from number `from` to number `to`.
     fn fill(&self, from: u64, to: u64, value: impl Fn(u64) -> u64) -> Result<()> {
         let mut index = from;
@@ -226,7 +240,7 @@ impl Disk<'_> {
             machine.submit(&[Step::SetLength { device, len: end }])?;
         }
         self.write_size()?;
-        self.fill(entries, self.old.entries(), |_| 0)?;
+        self.clear(entries, self.old.entries())?;
         machine.submit(&[Step::Barrier { device }])?;
         if !too_many {
             self.pack(Packing::new(&kept, free))?;

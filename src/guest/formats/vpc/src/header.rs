@@ -235,3 +235,38 @@ impl Dynamic {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Geometry and sizes, in sectors, of the footer of a disk that gets `sectors`.
+    fn resized(creator: &[u8; 4], sectors: u64) -> (u64, u64, u64) {
+        let mut bytes = [0; FOOTER];
+        put(&mut bytes, footer::CREATOR, creator);
+        put(&mut bytes, footer::ORIGINAL_SIZE, &(10 * SECTOR).to_be_bytes());
+        let (kind, size, at_start) = (Kind::Dynamic, 10 * SECTOR, true);
+        let new = Footer { kind, data_offset: 512, size, at_start, bytes }.resized(sectors * SECTOR);
+        assert!(is_sound(&new));
+        let r = Reader::new(&new);
+        let number = |at: usize| u64::from_be_bytes(r.array(at).expect("it is there"));
+        let [a, b, heads, track] = r.array(footer::CYLINDERS).expect("it is there");
+        let geometry = u64::from(u16::from_be_bytes([a, b])) * u64::from(heads) * u64::from(track);
+        (geometry, number(footer::CURRENT_SIZE) / SECTOR, number(footer::ORIGINAL_SIZE) / SECTOR)
+    }
+
+    #[test]
+    fn readers_find_the_new_size_by_whatever_they_go() {
+        // 820 cylinders of 5 heads and 17 sectors are a geometry; one sector more is none.
+        for (creator, sectors, geometry) in [
+            (b"qemu", 820 * 5 * 17, 820 * 5 * 17),
+            (b"qemu", 820 * 5 * 17 + 1, MAX_GEOMETRY),
+            (b"vpc ", 820 * 5 * 17 + 1, MAX_GEOMETRY),
+            (b"abcd", 820 * 5 * 17 + 1, MAX_GEOMETRY),
+            (b"qem2", 820 * 5 * 17, MAX_GEOMETRY),
+            (b"win ", 820 * 5 * 17 + 1, 820 * 5 * 17),
+        ] {
+            assert_eq!(resized(creator, sectors), (geometry, sectors, 10), "{creator:?} {sectors}");
+        }
+    }
+}

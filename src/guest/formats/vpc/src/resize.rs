@@ -89,6 +89,9 @@ impl Fixed<'_> {
         let (machine, device, old) = (self.machine, self.device, self.footer.size);
         let stat = machine.stat(device)?;
         let at = file_len(cx)?.saturating_sub(SECTOR);
+        if at < old {
+            return Err(Error::corrupt("the disk has more bytes than the file: the image was truncated"));
+        }
         if stat.block_device && self.size > at {
             return Err(Error::usage(format!("the device has room for a disk of {at} bytes")));
         }
@@ -211,14 +214,10 @@ impl<'a> Disk<'a> {
         let old = self.blocks.table;
         let span = Span { offset: old.offset, count: count.max(old.count) };
         let old_end = (old.offset + old.count * 4).next_multiple_of(SECTOR);
-        let mut next = if self.end > old_end { self.end } else { u64::MAX };
-        let others = self.header.locators().map(|(at, _)| at).chain([self.footer.data_offset]);
-        next = others.filter(|at| *at >= old.offset).fold(next, u64::min);
-        self.blocks.each(self.machine, |_, entry| {
-            let at = self.blocks.place(entry).filter(|at| *at >= old.offset);
-            next = next.min(at.unwrap_or(next));
-            Ok(())
-        })?;
+        let mut next = self.next_from(old.offset)?;
+        if self.end > old_end {
+            next = next.min(self.end);
+        }
         if span.offset + span.count * 4 <= next {
             return Ok(span);
         }
@@ -233,6 +232,32 @@ impl<'a> Disk<'a> {
         };
         self.machine.submit(&[copy])?;
         Ok(Span { offset: self.end, count })
+    }
+
+    /// Where the first thing begins from byte `offset` of the file on, the table left out.
+    fn next_from(&self, offset: u64) -> Result<u64> {
+        let others = self.header.locators().map(|(at, _)| at).chain([self.footer.data_offset]);
+        let mut next = others.filter(|at| *at >= offset).fold(u64::MAX, u64::min);
+        self.blocks.each(self.machine, |_, entry| {
+            let at = self.blocks.place(entry).filter(|at| *at >= offset);
+            next = next.min(at.unwrap_or(next));
+            Ok(())
+        })?;
+        Ok(next)
+    }
+
+    /// Moves a table that has become shorter to where it was made, if it fits there again.
+    fn lower_table(&mut self) -> Result<()> {
+        let Span { offset: from_offset, count } = self.blocks.table;
+        let to_offset = self.footer.data_offset.saturating_add(DYNAMIC_HEADER as u64);
+        let len = count * 4;
+        if to_offset >= from_offset || to_offset + len > self.next_from(to_offset)?.min(from_offset) {
+            return Ok(());
+        }
+        let (from, to) = (self.device, self.device);
+        self.machine.submit(&[Step::Copy { from, from_offset, to, to_offset, len, skip_zero: 0 }])?;
+        self.blocks.table.offset = to_offset;
+        self.write_header(self.blocks.table)
     }
 
     /// The file has room for a footer at the end.
@@ -278,6 +303,7 @@ impl<'a> Disk<'a> {
         self.blocks.table.count = count;
         self.write_header(self.blocks.table)?;
         self.pack(Packing::new(&kept, free))?;
+        self.lower_table()?;
         let table_end = self.blocks.table.offset + count * 4;
         let headers = self.footer.data_offset.saturating_add(DYNAMIC_HEADER as u64);
         let mut end = self.header.locators().fold(table_end.max(headers), |end, (_, locator)| end.max(locator));

@@ -79,3 +79,41 @@ impl<'a> Bits<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use instar_image::Source;
+
+    const SECTOR: u64 = 512;
+
+    #[test]
+    fn what_is_stored_stays_but_for_what_is_said() {
+        let stored = vec![0b1000_0001; 2 * PIECE as usize];
+        let machine = instar_sim::Machine::new();
+        let device = machine.add_writable(&stored);
+        let mut bits = Bits::new(&machine, device, SECTOR);
+        let end = PIECE * 8 * SECTOR;
+        // Across the pieces' border: the last four bits of one, the first four of the other.
+        bits.set(0, false, (end - 4 * SECTOR, end + 4 * SECTOR), true).expect("it is writable");
+        bits.set(0, false, (0, 2 * SECTOR), false).expect("it is writable");
+        bits.write().expect("it is writable");
+        let mut found = vec![0; stored.len()];
+        machine.read(device, 0, &mut found).expect("it is there");
+        let border = PIECE as usize;
+        assert_eq!((found[0], found[1]), (0b1000_0000, 0b1000_0001));
+        assert_eq!((found[border - 1], found[border], found[border + 1]), (0b1111_0001, 0b1000_1111, 0b1000_0001));
+    }
+
+    #[test]
+    fn a_new_bitmap_does_not_show_what_was_there() {
+        let machine = instar_sim::Machine::new();
+        let device = machine.add_writable(vec![0xff; PIECE as usize]);
+        let mut bits = Bits::new(&machine, device, 4096);
+        bits.set(0, true, (4096, 3 * 4096), true).expect("it is writable");
+        bits.write().expect("it is writable");
+        let mut found = [0; 2];
+        machine.read(device, 0, &mut found).expect("it is there");
+        assert_eq!(found, [0b110, 0]);
+    }
+}

@@ -76,7 +76,11 @@ impl VhdxEditor<'_> {
         self.fill_blocks()?;
         let (table, entry) = self.metadata_table(&item::FILE_PARAMETERS)?;
         let at = Reader::new(table.get(entry..).unwrap_or_default()).le32(16)?;
+        // Behind the size of a block.
         let offset = self.metadata.at.saturating_add(at.into()).saturating_add(4);
+        if !self.metadata.holds(offset, 4) {
+            return Err(Error::corrupt("the file parameters lie outside of the metadata"));
+        }
         let mut flags = [0; 4];
         machine.read(device, offset, &mut flags)?;
         let flags = (u32::from_le_bytes(flags) & !HAS_PARENT).to_le_bytes();

@@ -56,7 +56,7 @@ adversarial: ## the hostile images on both backends; what they cost goes into do
 	scripts/adversarial-report --update
 
 fuzz: ## every format's reader, and the property tests of the request checker, for FUZZ_SECONDS each
-	@scripts/bootstrap build
+	@scripts/bootstrap test
 	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/test fuzz
 	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz
 

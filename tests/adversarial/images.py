@@ -439,10 +439,11 @@ def _cut(into):
 
 def hostile():
     """All of them: name to (class, maker)."""
-    from tests.adversarial import claims  # It builds on what is above.
+    from tests.adversarial import claims, encrypted  # They build on what is above.
 
     into = Set()
     for part in (_qcow2, _chains, _polyglots, _vmdk, _vhd, _vhdx, _others, _dmg, _luks, _cut):
         part(into)
     claims.add_all(into)
+    encrypted.add_all(into)
     return into.all

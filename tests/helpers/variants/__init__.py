@@ -19,7 +19,10 @@ MIB = 1 << 20
 GIB = 1 << 30
 STOCK_TIMEOUT = 60
 # `except_for` of an image that the stock tool refuses.
-REFUSED = dict.fromkeys(("compare-equal", "compare-different"), "the stock tool cannot read it, to make what to compare with")
+REFUSED = dict.fromkeys(
+    ("compare-equal", "compare-different"), "the stock tool cannot read it, to make what to compare with"
+)
+UNREADABLE = {"except_for": REFUSED}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,11 @@
 """qcow2 images: every header feature, every kind of cluster, chains."""
 
-from tests.helpers.variants import GIB, MIB, Variant
+import functools
+import os
+import shutil
+import tempfile
+
+from tests.helpers.variants import GIB, MIB, UNREADABLE, Maker, Variant
 
 DISK = "disk.qcow2"
 
@@ -118,6 +123,71 @@ def _compressed_over(case, folder):
     return case.io("qcow2", DISK, "write -c -P 8 0 64k", "write -c -P 9 1M 128k", "write -P 10 1M 4k")
 
 
+KEY = "the key of the disk"
+SECRET = ("--object", f"secret,id=s0,data={KEY}")
+ENCRYPTED = (
+    "write -P 1 0 5k",
+    "write -P 2 100k 64k",
+    "write -z 256k 64k",
+    "write -P 3 700k 1536",
+    "write -P 4 1M 130k",
+)
+
+
+def _with_key(case, *commands):
+    return case.io(
+        None, f"driver=qcow2,encrypt.key-secret=s0,file.filename={DISK}", *commands, argv=(*SECRET, "--image-opts")
+    )
+
+
+def _aes(options="", over=False):
+    """By the old encryption."""
+
+    def make(case, folder):
+        if over:
+            case.raw("base.raw", MIB)
+        backing = ("-b", "base.raw", "-F", "raw") if over else ()
+        words = f"{options}encrypt.format=aes,encrypt.key-secret=s0"
+        case.create("qcow2", DISK, "2M", *SECRET, *backing, "-o", words)
+        _with_key(case, *ENCRYPTED)
+        return DISK
+
+    return make
+
+
+@functools.cache
+def _template():
+    """A folder with an encrypted image; the stock tool measures for seconds how many rounds a key shall cost."""
+    folder = tempfile.TemporaryDirectory(prefix="instar-qcow2-")
+    words = "cluster_size=4k,encrypt.format=luks,encrypt.key-secret=s0,encrypt.iter-time=10,encrypt.cipher-alg=aes-192"
+    Maker(folder.name, DISK).create("qcow2", DISK, "2M", *SECRET, "-o", words)
+    return folder
+
+
+def _luks(over=None, snapshot=False):
+    def make(case, folder):
+        shutil.copy(os.path.join(_template().name, DISK), case.path(DISK))
+        words = f"driver=qcow2,encrypt.key-secret=s0,file.filename={DISK}"
+        if over:
+            case.convert("qcow2", "base.qcow2", over)
+            case.img("rebase", "-q", "-u", *SECRET, "--image-opts", "-b", "base.qcow2", "-F", "qcow2", words)
+        _with_key(case, *ENCRYPTED)
+        if snapshot:
+            case.img("snapshot", "-q", *SECRET, "--image-opts", "-c", "before", words)
+            _with_key(case, "write -P 8 64k 128k")
+        return DISK
+
+    return make
+
+
+def _opened(name, make, key=KEY, more="", **fields):
+    """An encrypted image as `--image-opts` names it, with a key; `key=None`: without one."""
+    options = "driver=qcow2,file.filename={file}" + (",encrypt.key-secret=s0" if key else "") + more
+    return Variant(
+        name, "qcow2", make, objects=(f"secret,id=s0,data={key}",) if key else (), image_opts=options, **fields
+    )
+
+
 SUBCLUSTERS = (
     "write -P 1 0 2k",
     "write -P 2 66k 6k",
@@ -144,7 +214,9 @@ VARIANTS = [
     Variant("compressed-v2", "qcow2", _of("compat=0.10", argv=("-c",))),
     Variant("zstd", "qcow2", _of("compression_type=zstd", argv=("-c",))),
     Variant("zstd-2M", "qcow2", _of("compression_type=zstd,cluster_size=2M", 9 * MIB, argv=("-c",))),
-    Variant("mixed-compression", "qcow2", _written("", "write -c -P 1 0 256k", "write -P 2 64k 64k", "write -z 1M 64k")),
+    Variant(
+        "mixed-compression", "qcow2", _written("", "write -c -P 1 0 256k", "write -P 2 64k 64k", "write -z 1M 64k")
+    ),
     Variant("empty", "qcow2", _new(size="0")),
     Variant("new", "qcow2", _new()),
     Variant("odd-size", "qcow2", _of(size=MIB + 512 * 3)),
@@ -152,8 +224,14 @@ VARIANTS = [
     Variant("preallocated-metadata", "qcow2", _new("preallocation=metadata", "3M")),
     Variant("preallocated-falloc", "qcow2", _new("preallocation=falloc", "3M")),
     Variant("preallocated-full", "qcow2", _new("preallocation=full", "3M")),
-    Variant("zero-clusters", "qcow2", _written("", "write -z 0 1M", "write -P 1 1M 128k", "write -z 1M 64k", "discard 2M 64k")),
-    Variant("zero-clusters-unmapped", "qcow2", _written("", "write -P 1 0 1M", "write -z -u 128k 256k", "discard 512k 128k")),
+    Variant(
+        "zero-clusters",
+        "qcow2",
+        _written("", "write -z 0 1M", "write -P 1 1M 128k", "write -z 1M 64k", "discard 2M 64k"),
+    ),
+    Variant(
+        "zero-clusters-unmapped", "qcow2", _written("", "write -P 1 0 1M", "write -z -u 128k 256k", "discard 512k 128k")
+    ),
     Variant("snapshots", "qcow2", _snapshots),
     Variant("snapshot-resized", "qcow2", _resized_snapshot),
     Variant("bitmaps", "qcow2", _bitmaps),
@@ -172,4 +250,21 @@ VARIANTS = [
     Variant("data-file", "qcow2", _data_file("data_file_raw=off")),
     Variant("data-file-raw", "qcow2", _data_file("data_file_raw=on")),
     Variant("image-opts", "qcow2", _of(), image_opts="driver=qcow2,file.driver=file,file.filename={file}"),
+    _opened("aes", _aes()),
+    _opened("aes-v2", _aes("compat=0.10,cluster_size=4k,")),
+    _opened("aes-format-said", _aes(), more=",encrypt.format=aes"),
+    _opened("aes-other-format-said", _aes(), more=",encrypt.format=luks", **UNREADABLE),
+    _opened("aes-wrong-key", _aes(), key="no key of it"),
+    _opened("aes-long-key", _aes(), key=f"{KEY} and more than it takes"),
+    _opened("aes-no-key", _aes(), key=None, **UNREADABLE),
+    _opened("aes-over-raw", _aes(over=True)),
+    _opened("luks", _luks()),
+    _opened("luks-format-said", _luks(), more=",encrypt.format=luks"),
+    _opened("luks-over-qcow2", _luks(over=MIB)),
+    _opened("luks-snapshot", _luks(snapshot=True)),
+    _opened("luks-wrong-key", _luks(), key="no key of it", **UNREADABLE),
+    _opened("luks-no-key", _luks(), key=None, **UNREADABLE),
+    Variant("luks-plain-name", "qcow2", _luks(), **UNREADABLE),
+    _opened("key-for-nothing", _of(), **UNREADABLE),
+    _opened("encryption-of-nothing", _of(), more=",encrypt.format=luks", **UNREADABLE),
 ]

@@ -11,8 +11,11 @@ extern crate alloc;
 pub mod af;
 mod blocks;
 pub mod hash;
+pub mod kdf;
+pub mod legacy;
 pub mod luks;
 mod modes;
+mod named;
 pub mod scheme;
 
 pub use hash::Hash;

@@ -206,7 +206,11 @@ pub trait Unpacker {
     /// Decompresses the unit `packed` whose stored bytes are `stored` (at least as long as they are, at most
     /// `packed.len`) into `out`, which is `packed.unit` bytes long.
     fn unpack(&mut self, packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()>;
-    /// Decrypts `data` in place; it begins at `at` in the virtual disk and at `offset` in its device.
+    /// Bytes that are encrypted together; the place of an encrypted extent is a multiple of them.
+    fn unit(&self) -> u64 {
+        512
+    }
+    /// Decrypts `data`, whole units, in place; it begins at `at` in the virtual disk and at `offset` in its device.
     fn decrypt(&mut self, _at: u64, _offset: u64, _data: &mut [u8]) -> Result<()> {
         Err(Error::unsupported("encrypted data cannot be read"))
     }

@@ -7,6 +7,15 @@ use instar_image::{Description, DeviceId, Error, Extent, Image, Packed, Place, R
 
 const SECTOR: u64 = 512;
 
+/// How sectors are encrypted.
+#[derive(Clone, Copy)]
+pub struct Sectors {
+    /// Bytes that are encrypted together: 512 to 4096.
+    pub unit: u32,
+    /// Number of the disk's first sector, in 512 bytes.
+    pub first: u64,
+}
+
 /// The disk lies in one piece at byte `data` of the device.
 pub struct LuksImage {
     /// The device.
@@ -15,6 +24,8 @@ pub struct LuksImage {
     pub data: u64,
     /// Bytes of the disk.
     pub size: u64,
+    /// How they are encrypted.
+    pub sectors: Sectors,
     /// Absent where only the header was asked for.
     pub crypter: Option<Crypter>,
     /// What `info` shows.
@@ -36,20 +47,28 @@ impl Image for LuksImage {
     }
 
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
-        Some(Box::new(Decrypter(self.crypter.as_ref()?)))
+        Some(Box::new(Decrypter { crypter: self.crypter.as_ref()?, sectors: self.sectors }))
     }
 }
 
-struct Decrypter<'a>(&'a Crypter);
+struct Decrypter<'a> {
+    crypter: &'a Crypter,
+    sectors: Sectors,
+}
 
 impl Unpacker for Decrypter<'_> {
     fn unpack(&mut self, _packed: &Packed, _stored: &[u8], _out: &mut [u8]) -> Result<()> {
         Err(Error::corrupt("compressed data in a format that has none"))
     }
 
+    fn unit(&self) -> u64 {
+        u64::from(self.sectors.unit)
+    }
+
     /// Sectors are counted from the disk's beginning on.
     fn decrypt(&mut self, at: u64, _offset: u64, data: &mut [u8]) -> Result<()> {
-        self.0.decrypt(at / SECTOR, data);
+        let first = self.sectors.first.wrapping_add(at / SECTOR);
+        self.crypter.decrypt_units(first, self.sectors.unit as usize, data);
         Ok(())
     }
 }

@@ -16,10 +16,10 @@ mod write;
 
 use alloc::boxed::Box;
 
+use instar_crypto::{Crypter, legacy};
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, Creator, Description, Editing, Error, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
-    Unpacker,
+    Backing, Creator, Description, Editing, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck, Unpacker,
 };
 
 use crate::header::Header;
@@ -42,10 +42,9 @@ impl Format for Qcow {
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         check_driver_options(self.name(), cx.options, &["encrypt."])?;
         let header = Header::read(&cx)?;
-        if header.encrypted && cx.opener.is_some() {
-            return Err(Error::unsupported("Parameter 'encrypt.key-secret' is required for cipher"));
-        }
-        Ok(Box::new(QcowImage { header, map: Map::new(cx.source, cx.device) }))
+        legacy::check_format(&cx, header.encrypted.then_some("aes"))?;
+        let crypter = if header.encrypted { legacy::open(&cx)? } else { None };
+        Ok(Box::new(QcowImage { header, map: Map::new(cx.source, cx.device), crypter }))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -76,6 +75,8 @@ impl Format for Qcow {
 struct QcowImage<'a> {
     header: Header,
     map: Map<'a>,
+    /// Absent where nothing is encrypted, or only the header was asked for.
+    crypter: Option<Crypter>,
 }
 
 impl Image for QcowImage<'_> {
@@ -100,7 +101,7 @@ impl Image for QcowImage<'_> {
     }
 
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
-        Some(Box::<QcowUnpacker>::default())
+        Some(Box::new(QcowUnpacker::new(self.crypter.as_ref())))
     }
 
     fn told_at_once(&self) -> Option<u64> {

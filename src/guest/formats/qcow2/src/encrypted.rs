@@ -2,10 +2,10 @@
 //! header pointer" and "Data encryption").
 
 use alloc::boxed::Box;
-use alloc::format;
 
+use instar_crypto::Crypter;
+use instar_crypto::legacy::{self, KEY_SECRET, option};
 use instar_crypto::luks::{self, password};
-use instar_crypto::{Algorithm, Crypter, IvGenerator, Mode, Scheme, Zeroizing};
 use instar_image::{Error, OpenContext, Packed, Result, Unpacker, Value};
 
 use crate::extensions::Extensions;
@@ -13,9 +13,6 @@ use crate::header::{Encryption, Header};
 use crate::layout::FILE_OFFSET_MAX;
 
 const SECTOR: u64 = 512;
-/// Bytes of the key of the old encryption: the password itself.
-const AES_KEY: usize = 16;
-const KEY_SECRET: &str = "encrypt.key-secret";
 
 /// An image's encryption; all absent where it has none.
 #[derive(Default)]
@@ -28,35 +25,15 @@ pub struct Encrypted {
     in_file: bool,
 }
 
-/// The cipher of encryption method 1, with the password as its key.
-///
-/// # Errors
-/// Never: the key has the right length.
-pub fn aes(password: &[u8]) -> Result<Crypter> {
-    let mut key = Zeroizing::new([0; AES_KEY]);
-    key.iter_mut().zip(password).for_each(|(k, p)| *k = *p);
-    Scheme { algorithm: Algorithm::Aes, mode: Mode::Cbc, iv: IvGenerator::Plain64 }.with_key(key.as_slice())
-}
-
 /// Reads the encryption, and finds its key where data is wanted.
 pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) -> Result<Encrypted> {
-    let option = |name: &str| cx.options.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let name = match header.encryption {
-        Encryption::None => {
-            return match option("encrypt.format") {
-                Some(asked) => {
-                    Err(Error::usage(format!("No encryption in image header, but options specified format '{asked}'")))
-                }
-                None => Ok(Encrypted::default()),
-            };
-        }
-        Encryption::Aes => "aes",
-        Encryption::Luks => "luks",
+        Encryption::None => None,
+        Encryption::Aes => Some("aes"),
+        Encryption::Luks => Some("luks"),
     };
-    if let Some(asked) = option("encrypt.format").filter(|asked| *asked != name) {
-        let text = format!("Header reported '{name}' encryption format but options specify '{asked}'");
-        return Err(Error::usage(text));
-    }
+    legacy::check_format(cx, name)?;
+    let Some(name) = name else { return Ok(Encrypted::default()) };
     let mut shown = Value::map();
     shown.set("format", name);
     let place = match (header.encryption, extensions.crypto_header) {
@@ -67,11 +44,11 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) 
         (Encryption::Luks, place) => place,
         _ => None,
     };
-    let password = cx.opener.map(|_| password(cx.source, option(KEY_SECRET), KEY_SECRET)).transpose()?;
     let Some((offset, _)) = place else {
-        let crypter = password.map(aes).transpose()?;
-        return Ok(Encrypted { shown: Some(shown), crypter, in_file: false });
+        return Ok(Encrypted { shown: Some(shown), crypter: legacy::open(cx)?, in_file: false });
     };
+    let secret = option(cx, KEY_SECRET);
+    let password = cx.opener.map(|_| password(cx.source, secret, KEY_SECRET)).transpose()?;
     let luks = luks::Header::read(cx.source, cx.device, offset, cx.version)?;
     if let Value::Map(mut more) = luks.describe(cx.version)
         && let Value::Map(entries) = &mut shown

@@ -14,8 +14,6 @@ use super::plan::Part;
 /// Bytes that are given up together when a source cannot be read (`--salvage`).
 const SALVAGE_UNIT: usize = 4096;
 const EIO: u32 = 5;
-const SECTOR: u64 = 512;
-
 /// Bytes to be filled.
 pub struct Area<'b> {
     /// What they consist of; gaps stay as they are.
@@ -95,11 +93,13 @@ impl<'a> Filler<'a> {
                         reads.push(Read { device: packed.device, offset: packed.offset, buf: bytes });
                     }
                     Place::Zero { .. } | Place::Unallocated => here.fill(0),
-                    Place::Encrypted { device, offset } if in_sectors(offset, here.len()) => {
-                        reads.push(Read { device, offset, buf: here });
+                    Place::Encrypted { device, offset } => {
+                        let unit = unpacker(self.chains, &mut self.unpackers, part)?.unit();
+                        // Else it is read with the whole of its units when it is decrypted.
+                        if in_units(offset, here.len(), unit) {
+                            reads.push(Read { device, offset, buf: here });
+                        }
                     }
-                    // Read with the whole of its sectors when it is decrypted.
-                    Place::Encrypted { .. } => {}
                 }
             }
         }
@@ -132,7 +132,7 @@ impl<'a> Filler<'a> {
         }
     }
 
-    /// Decrypts what was read in place, and reads what is not whole sectors.
+    /// Decrypts what was read in place, and reads what is not whole units.
     fn decrypt(&mut self, area: &mut Area<'_>) -> Result<()> {
         let Area { parts, base, buf } = area;
         for part in *parts {
@@ -140,11 +140,12 @@ impl<'a> Filler<'a> {
             let start = (part.at - *base) as usize;
             let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
             let unpacker = unpacker(self.chains, &mut self.unpackers, part)?;
-            let result = if in_sectors(offset, here.len()) {
+            let unit = unpacker.unit();
+            let result = if in_units(offset, here.len(), unit) {
                 unpacker.decrypt(part.extent.at, offset, here)
             } else {
-                let skip = offset % SECTOR;
-                let len = (skip + here.len() as u64).next_multiple_of(SECTOR);
+                let skip = offset % unit;
+                let len = (skip + here.len() as u64).next_multiple_of(unit);
                 self.unit.clear();
                 self.unit.resize(len as usize, 0);
                 let read = self.source.read(device, offset - skip, &mut self.unit);
@@ -210,8 +211,8 @@ fn unpacker<'u, 'a>(
 }
 
 /// Whether a range is made of whole sectors, as encryption has them.
-fn in_sectors(offset: u64, len: usize) -> bool {
-    offset.is_multiple_of(SECTOR) && (len as u64).is_multiple_of(SECTOR)
+fn in_units(offset: u64, len: usize, unit: u64) -> bool {
+    offset.is_multiple_of(unit) && (len as u64).is_multiple_of(unit)
 }
 
 /// Reads what layer `depth` of a chain shows at `at`.

@@ -15,7 +15,7 @@ from tests.helpers import cells, outputs
 from tests.helpers.info_json import assert_info_equivalent
 from tests.helpers.variants import Maker
 
-CASES = 740
+CASES = 800
 _made = {}
 _root = None
 

@@ -17,6 +17,8 @@ NEW = {
     **{f"convert to {fmt}": ("convert", "-f", "raw", "-O", fmt, "../source", "target") for fmt in FORMATS},
     "convert compressed": ("convert", "-c", "-f", "raw", "-O", "qcow2", "../source", "target"),
     "convert to a stream": ("convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", "../source", "target"),
+    "convert to a file beside": ("convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=monolithicFlat", "../source", "target"),
+    "convert to files beside": ("convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=twoGbMaxExtentSparse", "../source", "target"),
     "dd": ("dd", "-f", "raw", "-O", "qcow2", "bs=1M", "if=../source", "of=target"),
     "create": ("create", "-f", "qcow2", "-o", "preallocation=full", "target", "12M"),
     "create raw": ("create", "-f", "raw", "-o", "preallocation=falloc", "target", "12M"),

@@ -72,6 +72,8 @@ OUTPUTS = [
     Output("vmdk", "subformat=monolithicFlat"),
     Output("vmdk", "subformat=twoGbMaxExtentSparse"),
     Output("vmdk", "subformat=twoGbMaxExtentFlat"),
+    Output("vmdk", "subformat=monolithicFlat,adapter_type=lsilogic,hwversion=7"),
+    Output("vmdk", "subformat=twoGbMaxExtentSparse,zeroed_grain=on"),
     Output("vmdk", "subformat=streamOptimized"),
     Output("vmdk", "adapter_type=lsilogic,hwversion=7"),
     Output("vmdk", "compat6=on"),
@@ -82,9 +84,6 @@ OUTPUTS = [
 
 # Formats that cannot be written yet.
 NOT_YET = ("luks",)
-# Subformats of vmdk that have several files, which are only read and changed, and the cases of other tables for them.
-SEVERAL_FILES = ("subformat=monolithicFlat", "subformat=twoGbMaxExtentSparse", "subformat=twoGbMaxExtentFlat")
-SEVERAL_FILES_CASES = ("1M-monolithic-flat",)
 
 # One input of each format goes to every output; a few others to the plain ones.
 FIRST = {"raw": "mixed", "qcow2": "snapshots"}
@@ -108,7 +107,6 @@ def pairs():
     """(variant, output): what is converted into what."""
     secrets = "luks" not in NOT_YET
     written = [o for o in OUTPUTS if o.format not in NOT_YET and (secrets or SECRET[0] not in o.argv)]
-    written = [o for o in written if o.options not in SEVERAL_FILES]
     plain = [output for output in written if not output.options]
     for first, others in _inputs():
         yield from ((first, output) for output in written)

@@ -15,6 +15,7 @@
 
 extern crate alloc;
 
+pub mod beside;
 pub mod boot;
 pub mod record;
 pub mod ring;

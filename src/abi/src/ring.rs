@@ -141,7 +141,7 @@ numbered! {
         /// `buf buf_len`: appends to the result stream (a [`crate::record`] stream; batches of `Emit`s
         /// are appended in the order of their slots).
         Emit = 16,
-        /// The chain stands: no `OpenNamed` will follow, and the host gives up the right to open.
+        /// The chain stands: no `OpenNamed` and no `CreateBeside` will follow, and the host gives up the right to open.
         Seal = 17,
         /// `len`: the worker sleeps until it has been woken once more often than it has waited, or for at most
         /// `len` microseconds (0: no bound).
@@ -152,6 +152,9 @@ numbered! {
         Finish = 20,
         /// `arg buf buf_len`: the guest panicked; the bytes say where. `arg` 1: it ran out of memory. Never returns.
         Panic = 21,
+        /// `dev arg=Beside len`: makes file number `len` of that kind beside the new file `dev`, empty and as writable as
+        /// that. The host makes its name from that file's ([`Beside::name`]). Returns in `value` the new device index.
+        CreateBeside = 22,
     }
 }
 
@@ -173,6 +176,9 @@ pub const FLAG_FULL: u16 = 8;
 /// [`Op::OpenNamed`]: for writing as well as reading.
 pub const FLAG_WRITE: u16 = 16;
 
+/// [`Status::Locked`]: the permission is one that others have.
+pub const LOCK_SHARED: u32 = 16;
+
 /// [`Op::Stat`]: the device is a block device.
 pub const STAT_BLOCK_DEVICE: u64 = 1;
 /// [`Op::Stat`]: the device may be written.
@@ -191,6 +197,18 @@ numbered! {
         DataFile = 2,
         /// An extent of a vmdk.
         Extent = 3,
+    }
+}
+
+numbered! {
+    /// A file that a new image has besides its own. Numbers begin at 1.
+    Beside: u32 {
+        /// The only one with all of the disk: `disk-flat.vmdk`.
+        Flat = 1,
+        /// One of several with a part of the disk each: `disk-f001.vmdk`.
+        SplitFlat = 2,
+        /// The same in grains: `disk-s001.vmdk`.
+        SplitSparse = 3,
     }
 }
 
@@ -221,7 +239,8 @@ numbered! {
         TooMany = 10,
         /// The name means neither a regular file nor a block device.
         WrongType = 11,
-        /// Another program holds a lock on the file.
+        /// Another program holds a lock on the file. `value`, of [`Op::CreateBeside`]: QEMU's number of the permission
+        /// that could not be had (0 consistent read, 1 write, 3 resize), with [`LOCK_SHARED`] where others have it.
         Locked = 12,
         /// Asked for after [`Op::Seal`].
         Sealed = 13,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use instar_image::{
-    DeviceId, Error, Kind, Machine as Api, RangePair, Read, Result, Role, Run, Sink, Source, Stat, Step, Value,
+    Beside, DeviceId, Error, Kind, Machine as Api, RangePair, Read, Result, Role, Run, Sink, Source, Stat, Step, Value,
 };
 
 pub use disk::Disk;
@@ -284,6 +284,12 @@ impl Api for Machine {
 
     fn open_named(&self, _from: DeviceId, name: &[u8], _role: Role, _write: bool) -> Result<DeviceId> {
         lock(&self.named).get(name).copied().ok_or_else(|| Error::new(Kind::Io(ENOENT), "No such file or directory"))
+    }
+
+    fn create_beside(&self, _target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId> {
+        let device = self.add_writable([]);
+        self.name(kind.name(b"disk", number), device);
+        Ok(device)
     }
 
     fn seal(&self) -> Result<()> {

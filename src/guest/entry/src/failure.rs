@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use instar_abi::ring::{Reply, Status};
+use instar_abi::ring::{LOCK_SHARED, Reply, Status};
 use instar_image::{Error, Kind, Result};
 
 /// The reply, if it says yes.
@@ -29,6 +29,21 @@ pub fn check(reply: Reply) -> Result<Reply> {
 
 const EAGAIN: u32 = 11;
 const EBADF: u32 = 9;
+
+/// The reply to a request for a file that is to be written.
+pub fn check_target(reply: Reply) -> Result<Reply> {
+    if reply.status != Status::Locked as u32 {
+        return check(reply);
+    }
+    let lock = reply.value as u32;
+    let permission = match lock & !LOCK_SHARED {
+        0 => "consistent read",
+        1 => "write",
+        _ => "resize",
+    };
+    let shared = if lock & LOCK_SHARED != 0 { "shared " } else { "" };
+    Err(Error::new(Kind::Io(EAGAIN), format!("Failed to get {shared}\"{permission}\" lock")))
+}
 
 /// The errno's text, in the words of the C library.
 fn strerror(errno: u32) -> String {

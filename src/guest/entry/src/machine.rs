@@ -7,8 +7,9 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use instar_abi::boot::{BootInfo, MAX_WORKERS};
 use instar_abi::record;
 use instar_abi::ring::{
-    BATCH_MAX, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES, LOG_RECORDS,
-    LOG_VERBOSE, Op, Reply, Request, Role, STAT_BLOCK_DEVICE, STAT_FRESH, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
+    BATCH_MAX, Beside, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES,
+    LOG_RECORDS, LOG_VERBOSE, Op, Reply, Request, Role, STAT_BLOCK_DEVICE, STAT_FRESH, STAT_SAME_FILE_SHIFT,
+    STAT_WRITABLE,
 };
 use instar_image::{DeviceId, Machine, RangePair, Read, Result, Run, Sink, Source, Stat, Step, Value};
 use zerocopy::FromBytes;
@@ -354,6 +355,11 @@ impl Machine for RingMachine {
             })
         })?;
         Ok(DeviceId(reply.value as u32))
+    }
+
+    fn create_beside(&self, target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId> {
+        let wanted = Request { dev: target.0, arg: kind as u32, len: number, ..request(Op::CreateBeside) };
+        failure::check_target(self.client().one(wanted)).map(|reply| DeviceId(reply.value as u32))
     }
 
     fn seal(&self) -> Result<()> {

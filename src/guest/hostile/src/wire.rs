@@ -3,13 +3,14 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use instar_abi::boot::BootInfo;
-use instar_abi::ring::{FLAG_SKIP_ZERO, Op, Request, Role, Status};
+use instar_abi::ring::{Beside, FLAG_SKIP_ZERO, Op, Request, Role, Status};
 use instar_entry::RingMachine;
 use instar_image::Machine;
 
-/// The trial's devices: 0 may be read, 1 may be written and grow to this length.
+/// The trial's devices: 0 may be read, 1 may be written and grow to this length, 2 is a new target.
 const READ_ONLY: u32 = 0;
 const WRITABLE: u32 = 1;
+const TARGET: u32 = 2;
 const GROWTH_LIMIT: u64 = 1 << 20;
 
 fn request(op: Op) -> Request {
@@ -124,6 +125,72 @@ pub fn open_proc(machine: &RingMachine, _: &BootInfo) -> u8 {
 pub fn open_sealed(machine: &RingMachine, _: &BootInfo) -> u8 {
     machine.raw_call(request(Op::Seal));
     open(machine, b"writable")
+}
+
+fn beside(machine: &RingMachine, request: Request) -> u8 {
+    tell(machine, Request { op: Op::CreateBeside as u16, ..request })
+}
+
+/// A request that is all right, to be spoilt.
+fn good_beside() -> Request {
+    Request { dev: TARGET, arg: Beside::SplitSparse as u32, len: 1, ..request(Op::CreateBeside) }
+}
+
+/// It is made, may be written, and is never published.
+pub fn beside_made(machine: &RingMachine, boot: &BootInfo) -> u8 {
+    let made = machine.raw_call(good_beside());
+    machine.raw_call(good(Op::Write, made.value as u32, boot));
+    tell(machine, Request { dev: made.value as u32, len: GROWTH_LIMIT + 1, ..request(Op::SetLength) })
+}
+
+pub fn beside_kind(machine: &RingMachine, _: &BootInfo) -> u8 {
+    beside(machine, Request { arg: 4, ..good_beside() })
+}
+
+pub fn beside_number(machine: &RingMachine, _: &BootInfo) -> u8 {
+    for len in [0, 1001, 1 << 32, i64::MAX as u64] {
+        machine.raw_call(Request { len, ..good_beside() });
+    }
+    beside(machine, Request { arg: Beside::Flat as u32, len: 2, ..good_beside() })
+}
+
+/// No name can be sent along.
+pub fn beside_name(machine: &RingMachine, boot: &BootInfo) -> u8 {
+    beside(machine, Request { buf: boot.heap, buf_len: 8, ..good_beside() })
+}
+
+pub fn beside_twice(machine: &RingMachine, _: &BootInfo) -> u8 {
+    machine.raw_call(good_beside());
+    beside(machine, good_beside())
+}
+
+pub fn beside_source(machine: &RingMachine, _: &BootInfo) -> u8 {
+    beside(machine, Request { dev: READ_ONLY, ..good_beside() })
+}
+
+pub fn beside_existing(machine: &RingMachine, _: &BootInfo) -> u8 {
+    beside(machine, Request { dev: WRITABLE, ..good_beside() })
+}
+
+/// What was made has nothing beside it.
+pub fn beside_beside(machine: &RingMachine, _: &BootInfo) -> u8 {
+    let made = machine.raw_call(good_beside());
+    beside(machine, Request { dev: made.value as u32, len: 2, ..good_beside() })
+}
+
+pub fn beside_sealed(machine: &RingMachine, _: &BootInfo) -> u8 {
+    machine.raw_call(request(Op::Seal));
+    beside(machine, good_beside())
+}
+
+/// All numbers of all kinds.
+pub fn beside_many(machine: &RingMachine, _: &BootInfo) -> u8 {
+    for kind in [Beside::SplitFlat, Beside::SplitSparse] {
+        for number in 1..=1000 {
+            machine.raw_call(Request { arg: kind as u32, len: number, ..good_beside() });
+        }
+    }
+    beside(machine, Request { arg: Beside::Flat as u32, ..good_beside() })
 }
 
 pub fn batch_empty(machine: &RingMachine, _: &BootInfo) -> u8 {

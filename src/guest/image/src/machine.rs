@@ -9,7 +9,8 @@ use crate::{Result, Value};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId(pub u32);
 
-pub use instar_abi::ring::Role;
+pub use instar_abi::beside::folder_len;
+pub use instar_abi::ring::{Beside, Role};
 
 /// What is known of a device without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +134,9 @@ pub trait Machine: Sink {
 
     /// Opens what the image on `from` names. The host's policy decides; its refusal is [`crate::Kind::Refused`].
     fn open_named(&self, from: DeviceId, name: &[u8], role: Role, write: bool) -> Result<DeviceId>;
-    /// No name will be opened any more.
+    /// Makes an empty file beside the new one on `target`; the host makes its name ([`Beside::name`]).
+    fn create_beside(&self, target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId>;
+    /// No name will be opened any more, and no file be made.
     fn seal(&self) -> Result<()>;
 
     /// How many workers run [`Machine::broadcast`]'s body.

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::options::Options;
-use crate::{Backing, Bitmaps, DeviceId, Error, Machine, Result, Step, Version};
+use crate::{Backing, Bitmaps, DeviceId, Error, Kind, Machine, Result, Step, Version};
 
 /// What an image is made with. `'a` is the machine's lifetime; what has `'n` must be copied to be kept.
 pub struct CreateContext<'a, 'n> {
@@ -100,6 +100,31 @@ pub trait Creator: Sync {
     /// What makes the file recognisable (header) is written last, by [`Writer::finish`]: a target whose
     /// conversion broke off is never mistaken for a whole one.
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>>;
+}
+
+/// The block that is there in every new file, in bytes.
+const FIRST_BLOCK: u64 = 4096;
+/// The least that is written of it: who opens the file past the page cache may have blocks that are no smaller.
+const FIRST_SECTOR: u64 = 512;
+
+/// Gives a new file its length. Its first block exists, as QEMU has it: who opens the file past the page cache can find
+/// out what its blocks are like.
+pub fn set_first_length(machine: &dyn Machine, device: DeviceId, len: u64) -> Result<()> {
+    machine.submit(&[Step::SetLength { device, len }]).map_err(not_resized)?;
+    if len > 0 {
+        let first = if len < FIRST_BLOCK { FIRST_SECTOR } else { FIRST_BLOCK };
+        machine.submit(&[Step::Write { device, offset: 0, data: &alloc::vec![0; first as usize] }])?;
+    }
+    Ok(())
+}
+
+/// The error in QEMU's words, if it is the host's.
+#[must_use]
+pub fn not_resized(error: Error) -> Error {
+    match error.kind {
+        Kind::Io(_) => error.context("Could not resize file"),
+        _ => error,
+    }
 }
 
 /// How disk bytes reach the target.
@@ -226,6 +251,12 @@ pub trait Packer {
 pub trait Writer: Sync {
     /// How bytes reach it.
     fn target(&self) -> Target;
+
+    /// The devices of a linear target that has several, in order, and how many bytes of the disk each of them holds but
+    /// for the last one. The first is the target's.
+    fn split(&self) -> Option<(u64, &[DeviceId])> {
+        None
+    }
 
     /// Finds a place for `piece` at byte `at` of the virtual disk, and adds the steps that put it there. Steps may
     /// borrow the piece's bytes.

@@ -15,7 +15,8 @@ use crate::option_help::{self, creator_of, format_named};
 
 /// The command's parameters: see `commands::create` in the host half, which makes them.
 struct Request<'p> {
-    /// As the user wrote it.
+    /// As the user wrote it, and as it is shown.
+    file: &'p [u8],
     name: String,
     format: &'p str,
     /// The (empty) target, unless the host could not make it; then why not.
@@ -40,6 +41,7 @@ impl<'p> Request<'p> {
     fn read(params: &'p Value) -> Self {
         let device = |key| params.u64(key).and_then(|n| u32::try_from(n).ok()).map(DeviceId);
         Self {
+            file: params.bytes("filename").unwrap_or_default(),
             name: display_name(params.bytes("filename").unwrap_or_default()),
             format: params.text("format").unwrap_or("raw"),
             device: device("device"),
@@ -82,7 +84,6 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     }
     let of_file = |error: Error| error.context(&request.name);
     let plan = plan(machine, &request, version).map_err(of_file)?;
-    machine.seal()?;
     machine.emit("formatting", &formatting(&plan, version))?;
     match make(machine, &request, &plan, version) {
         Ok(()) => Ok(0),
@@ -237,7 +238,7 @@ fn make(machine: &dyn Machine, request: &Request<'_>, plan: &Plan, version: Vers
     let cx = CreateContext {
         machine,
         device,
-        name: request.name.as_bytes(),
+        name: request.file,
         parent: parent(request).ok(),
         data_device: request.data_device,
         size: plan.size,
@@ -251,6 +252,8 @@ fn make(machine: &dyn Machine, request: &Request<'_>, plan: &Plan, version: Vers
         Some(parent) => parent.and_then(|parent| plan.creator.create_child(cx, parent)),
         None => plan.creator.create(cx),
     };
+    // The creator may have made further files.
+    machine.seal()?;
     let made = writer.and_then(|writer| writer.finish());
     made.map_err(|error| match error.kind {
         Kind::Limit => {

@@ -59,6 +59,9 @@ impl Defaults {
         Self { cpu: Duration::from_secs(30 * 86_400), wall: Duration::from_secs(30 * 86_400), requests: 1 << 40 };
 }
 
+/// Formats whose images can be several files. Only with these a guest may ask for any.
+const OF_SEVERAL_FILES: [&str; 1] = ["vmdk"];
+
 const GUEST_MEMORY: u64 = 64 << 20;
 const RESULT_BYTES: u64 = 64 << 20;
 
@@ -154,7 +157,7 @@ impl Program {
         }
         if !share {
             locks::lock_for_read(&file)
-                .map_err(|locked| format!("{}\nIs another process using the image [{shown}]?", locked.0))?;
+                .map_err(|locked| format!("{locked}\nIs another process using the image [{shown}]?"))?;
         }
         Ok(device(file, &image.path, Mode::Read))
     }
@@ -178,6 +181,15 @@ impl Program {
             Err(target::Error::Locked(text)) => Err(format!("{text}\nIs another process using the image [{shown}]?")),
             Err(target::Error::WrongType) => Err(self.version.folder(&shown)),
         })
+    }
+
+    /// The same for an image of that format, which may want further files.
+    pub fn new_image(&self, path: &Path, cache: Cache, format: &str) -> Result<Result<(Target, Device), String>, Exit> {
+        let mut made = self.new_file(path, cache)?;
+        if let (Ok((target, device)), true) = (&mut made, OF_SEVERAL_FILES.contains(&format)) {
+            device.maker = target.maker();
+        }
+        Ok(made)
     }
 
     /// Opens an image to be changed in place.
@@ -342,7 +354,7 @@ pub fn workers() -> u32 {
 /// A device for a file opened by the name `path`.
 pub fn device(file: File, path: &Path, mode: Mode) -> Device {
     let direct = target::is_direct(&file);
-    Device { file, path: target::absolute(path), mode, fresh: false, direct, ignore_flush: false }
+    Device { file, path: target::absolute(path), mode, fresh: false, direct, ignore_flush: false, maker: None }
 }
 
 /// A regular file or a block device.

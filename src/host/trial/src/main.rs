@@ -1,7 +1,8 @@
 //! `sandbox-trial --isolation kvm|process --case NAME --dir DIR`: runs the hostile guest's case NAME and prints
 //! in one line what came of it. `--seconds N` is the wall-clock limit (60 unless told). For tests; never installed.
 //!
-//! DIR holds a file `read-only` (device 0) and a file `writable` (device 1, which may grow to 1 MiB).
+//! DIR holds a file `read-only` (device 0) and a file `writable` (device 1, which may grow to 1 MiB). Device 2 is a new
+//! file there, which is never published.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use instar_abi::record::{self, Value};
+use instar_vmm::target::{Cache, Target};
 use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Outcome, Policy};
 
 /// On page boundaries, as the sandbox wants its program.
@@ -50,20 +52,20 @@ fn arguments() -> Option<Arguments> {
 }
 
 fn device(file: File, path: &Path, mode: Mode) -> Device {
-    Device { file, path: path.to_path_buf(), mode, fresh: false, direct: false, ignore_flush: false }
+    Device { file, path: path.to_path_buf(), mode, fresh: false, direct: false, ignore_flush: false, maker: None }
 }
 
-fn devices(folder: &Path) -> std::io::Result<Vec<Device>> {
-    const GROWTH_LIMIT: u64 = 1 << 20;
-    let (read_only, writable) = (folder.join("read-only"), folder.join("writable"));
-    Ok(vec![
+fn devices(folder: &Path) -> std::io::Result<(Target, Vec<Device>)> {
+    const MODE: Mode = Mode::Write { growth_limit_bytes: 1 << 20 };
+    let [read_only, writable, new] = ["read-only", "writable", "new"].map(|name| folder.join(name));
+    let (target, made, fresh) =
+        Target::create(&new, Cache::default()).map_err(|error| std::io::Error::other(format!("{error:?}")))?;
+    let devices = vec![
         device(File::open(&read_only)?, &read_only, Mode::Read),
-        device(
-            OpenOptions::new().read(true).write(true).open(&writable)?,
-            &writable,
-            Mode::Write { growth_limit_bytes: GROWTH_LIMIT },
-        ),
-    ])
+        device(OpenOptions::new().read(true).write(true).open(&writable)?, &writable, MODE),
+        Device { fresh, maker: target.maker(), ..device(made, &new, MODE) },
+    ];
+    Ok((target, devices))
 }
 
 /// `outcome=KIND ...`
@@ -88,8 +90,8 @@ fn main() -> ExitCode {
         eprintln!("usage: sandbox-trial --isolation kvm|process --case NAME --dir DIR [--seconds N]");
         return ExitCode::FAILURE;
     };
-    let devices = match devices(&folder) {
-        Ok(devices) => devices,
+    let (target, devices) = match devices(&folder) {
+        Ok(both) => both,
         Err(error) => {
             eprintln!("sandbox-trial: {}: {error}", folder.display());
             return ExitCode::FAILURE;
@@ -114,6 +116,7 @@ fn main() -> ExitCode {
         observer: &Silent,
         lock_down: true,
     });
+    drop(target);
     // Nobody is left, neither running nor a zombie.
     let left = match rustix::process::wait(rustix::process::WaitOptions::NOHANG) {
         Err(rustix::io::Errno::CHILD) => "",

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::path::PathBuf;
 
+use crate::target::Maker;
+
 /// What the guest may do with a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -30,4 +32,6 @@ pub struct Device {
     pub direct: bool,
     /// `Flush` does nothing (`-t unsafe`).
     pub ignore_flush: bool,
+    /// Makes files beside it: it is a new file, which will be published.
+    pub maker: Option<Maker>,
 }

@@ -1,9 +1,12 @@
 //! The byte-range locks by which QEMU's programs keep off each other's images (QEMU's file driver): open file
 //! description locks on bytes 100 and up (what a program does) and 200 and up (what it cannot bear others to do).
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+
+use instar_abi::ring::LOCK_SHARED;
 
 const DOES: i64 = 100;
 const FORBIDS: i64 = 200;
@@ -29,9 +32,36 @@ impl Permission {
     }
 }
 
-/// Another program does not allow it: the text of the message that QEMU's tools print.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Locked(pub String);
+/// Another program does not allow it; shown as the message that QEMU's tools print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Locked {
+    permission: Permission,
+    /// It is others who would have it.
+    shared: bool,
+}
+
+impl fmt::Display for Locked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shared = if self.shared { "shared " } else { "" };
+        write!(f, "Failed to get {shared}\"{}\" lock", self.permission.name())
+    }
+}
+
+impl Locked {
+    /// As a number, for another process and for the guest ([`Status::Locked`](instar_abi::ring::Status::Locked)).
+    #[must_use]
+    pub const fn code(self) -> u32 {
+        self.permission as u32 | if self.shared { LOCK_SHARED } else { 0 }
+    }
+
+    /// The same from its number.
+    #[must_use]
+    pub fn from_code(code: u32) -> Option<Self> {
+        let of = |permission: &Permission| *permission as u32 == code & !LOCK_SHARED;
+        let permission = [ConsistentRead, Write, Resize].into_iter().find(of)?;
+        Some(Self { permission, shared: code & LOCK_SHARED != 0 })
+    }
+}
 
 /// Locks a source: nobody may write to or resize it meanwhile.
 ///
@@ -60,12 +90,12 @@ fn lock(file: &File, does: &[Permission], forbids: &[Permission]) -> Result<(), 
     }
     for permission in does {
         if is_held(file, FORBIDS + *permission as i64) {
-            return Err(Locked(format!("Failed to get \"{}\" lock", permission.name())));
+            return Err(Locked { permission: *permission, shared: false });
         }
     }
     for permission in forbids {
         if is_held(file, DOES + *permission as i64) {
-            return Err(Locked(format!("Failed to get shared \"{}\" lock", permission.name())));
+            return Err(Locked { permission: *permission, shared: true });
         }
     }
     Ok(())
@@ -116,12 +146,20 @@ mod tests {
         lock_for_read(&b).expect("the second reader");
         drop(b);
         let c = File::options().read(true).write(true).open(&path).expect("a file");
-        assert_eq!(lock_for_write(&c), Err(Locked("Failed to get \"write\" lock".into())));
+        let says = |result: Result<(), Locked>| result.expect_err("somebody has it").to_string();
+        assert_eq!(says(lock_for_write(&c)), "Failed to get \"write\" lock");
         drop(a);
         drop(c);
         let (d, e, _) = two();
         lock_for_write(&d).expect("the only one");
-        assert_eq!(lock_for_read(&e), Err(Locked("Failed to get shared \"write\" lock".into())));
+        assert_eq!(says(lock_for_read(&e)), "Failed to get shared \"write\" lock");
+        for shared in [false, true] {
+            for permission in [ConsistentRead, Write, Resize] {
+                let locked = Locked { permission, shared };
+                assert_eq!(Locked::from_code(locked.code()), Some(locked));
+            }
+        }
+        assert_eq!(Locked::from_code(2), None);
         std::fs::remove_file(path).expect("it was made here");
     }
 }

@@ -66,7 +66,7 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     let isolation = if matches!(sandbox, Sandbox::Kvm(_)) { Isolation::Kvm } else { Isolation::Process };
     let server = Server::new(job.devices, job.policy, job.limits.clone(), job.observer, workers);
     if job.lock_down || cfg!(not(debug_assertions)) {
-        crate::lockdown::apply(server.directories()).map_err(Failure::Host)?;
+        crate::lockdown::apply(server.directories(), server.makes_files()).map_err(Failure::Host)?;
     }
     let session = Session::new(&server, &memory, &job.limits);
     let end = session.run(sandbox);

@@ -2,14 +2,13 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::options::{OptionKind, OptionSpec};
-use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::write::{Piece, Placed, Target, Writer, not_resized, set_first_length};
 use instar_image::{
-    CreateContext, Creator, DeviceId, EditContext, Editing, Editor, Error, Kind, Machine, Measure, Measured,
-    Preallocation, ResizeContext, Resizer, Result, Step,
+    CreateContext, Creator, DeviceId, EditContext, Editing, Editor, Error, Machine, Measure, Measured, Preallocation,
+    ResizeContext, Resizer, Result, Step,
 };
 
 use crate::SECTOR;
@@ -29,9 +28,6 @@ pub const OPTIONS: &[OptionSpec] = &[
     },
     OptionSpec { name: "size", kind: OptionKind::Size, help: "Virtual disk size" },
 ];
-
-/// The block that is there in every new file, in bytes.
-const BLOCK: u64 = 4096;
 
 /// Makes them.
 pub struct RawCreator;
@@ -59,20 +55,15 @@ impl Creator for RawCreator {
             }
         };
         let device = cx.device;
-        let resized = |error: Error| match error.kind {
-            Kind::Io(_) => error.context("Could not resize file"),
-            _ => error,
-        };
         let len = cx.size.checked_next_multiple_of(SECTOR).filter(|len| i64::try_from(*len).is_ok());
         let len = len.ok_or_else(|| Error::usage("Could not resize file: Invalid argument"))?;
-        cx.machine.submit(&[Step::SetLength { device, len }]).map_err(resized)?;
+        if stat.fresh && !allocate {
+            set_first_length(cx.machine, device, len)?;
+        } else {
+            cx.machine.submit(&[Step::SetLength { device, len }]).map_err(not_resized)?;
+        }
         if allocate {
-            cx.machine.submit(&[Step::Allocate { device, offset: 0, len, full }]).map_err(resized)?;
-        } else if stat.fresh && len > 0 {
-            // As QEMU does: who opens the file past the page cache can find out what its blocks are like.
-            let first = if len < BLOCK { SECTOR } else { BLOCK };
-            let data = vec![0; first as usize];
-            cx.machine.submit(&[Step::Write { device, offset: 0, data: &data }])?;
+            cx.machine.submit(&[Step::Allocate { device, offset: 0, len, full }]).map_err(not_resized)?;
         }
         Ok(Box::new(RawWriter { machine: cx.machine, device, zeroed: stat.fresh }))
     }

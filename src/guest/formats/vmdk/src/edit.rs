@@ -7,12 +7,13 @@ use alloc::vec::Vec;
 
 use instar_image::levels::{LevelWriter, Levels};
 use instar_image::write::{Piece, Placed, Target, Writer};
-use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
+use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result};
 use spin::Mutex;
 
 use crate::VmdkImage;
 use crate::extent::{Content, Entries, Grains, Part};
-use crate::layout::{SECTOR, ZERO_GRAIN};
+use crate::layout::ZERO_GRAIN;
+use crate::regions::{Place, Region, Regions, TABLES};
 use crate::text::{Text, cid_of};
 
 /// Bytes of what is placed at once in a plain extent.
@@ -35,20 +36,6 @@ impl Editing for VmdkEditing {
     }
 }
 
-/// How an extent takes what is placed.
-enum Place<'a> {
-    /// Byte offset in its device.
-    Flat(DeviceId, u64),
-    Grains(Box<LevelWriter<'a, 4>>),
-}
-
-/// An extent: its first byte in the disk, its length.
-struct Region<'a> {
-    start: u64,
-    len: u64,
-    place: Place<'a>,
-}
-
 /// See [`VmdkEditing`].
 struct VmdkEditor<'a> {
     machine: &'a dyn Machine,
@@ -56,7 +43,7 @@ struct VmdkEditor<'a> {
     size: u64,
     /// Bytes of a grain.
     unit: u64,
-    regions: Vec<Region<'a>>,
+    regions: Regions<'a>,
     text: Mutex<Text>,
     /// Once something was placed, the content is another one.
     takes_new_identity: bool,
@@ -97,31 +84,17 @@ impl<'a> VmdkEditor<'a> {
             device,
             size: image.size,
             unit,
-            regions,
+            regions: Regions::new(machine, image.size, regions),
             text: Mutex::new(Text::read(machine.source(), device)?),
             takes_new_identity: cx.changes_content && !cx.keeps_identity,
             touched: Mutex::new(false),
             new_parent: cx.backing.map(|new| cid_of(machine.source(), new.open(cx)?)).transpose()?,
         })
     }
-
-    fn barrier(&self) -> Result<()> {
-        for region in &self.regions {
-            if let Place::Flat(device, _) = region.place {
-                self.machine.submit(&[Step::Barrier { device }])?;
-            }
-        }
-        Ok(())
-    }
 }
 
 fn refuse(why: &str) -> Error {
     Error::unsupported("Operation not supported").with_hint(why)
-}
-
-/// Byte offset of the grain that an entry is for.
-pub fn plain(entry: u64) -> Option<u64> {
-    (entry > u64::from(ZERO_GRAIN)).then_some(entry * SECTOR)
 }
 
 fn grains_of<'a>(
@@ -144,13 +117,9 @@ fn grains_of<'a>(
         l1: grains.directory,
         copy: grains.second,
         l2_entries: grains.table,
-        big_endian: false,
-        table_first: true,
-        room: (SECTOR, SECTOR),
-        scale: SECTOR,
-        plain,
         backed,
         zero: zeroes.then_some(u64::from(ZERO_GRAIN)),
+        ..TABLES
     };
     let end = machine.stat(device)?.len.max(grains.overhead);
     LevelWriter::new(machine, levels, end)
@@ -176,40 +145,16 @@ impl Writer for VmdkEditor<'_> {
     }
 
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
-        let len = piece.disk_len().ok_or_else(|| refuse("no compressed grains are added"))?;
         *self.touched.lock() = true;
-        let end = at.saturating_add(len).min(self.size);
-        for region in &self.regions {
-            let (first, last) = (region.start.max(at), region.start.saturating_add(region.len).min(end));
-            if first >= last {
-                continue;
-            }
-            // The end of the disk need not be the end of a grain: what is there beyond it goes along.
-            let taken = if last == self.size { at.saturating_add(len) } else { last } - first;
-            let Some(part) = piece.part(first - at, taken) else { continue };
-            match &region.place {
-                Place::Grains(grains) => grains.place(first - region.start, part, steps)?,
-                Place::Flat(device, offset) => {
-                    let to = offset.saturating_add(first - region.start);
-                    steps.extend(part.step(0, last - first, *device, to).map(Placed::Step));
-                }
-            }
-        }
-        Ok(())
+        self.regions.place(at, piece, steps)
     }
 
     fn is_full(&self) -> bool {
-        self.regions.iter().any(|region| matches!(&region.place, Place::Grains(grains) if grains.is_full()))
+        self.regions.is_full()
     }
 
     fn settle(&self) -> Result<()> {
-        self.barrier()?;
-        for region in &self.regions {
-            if let Place::Grains(grains) = &region.place {
-                grains.settle()?;
-            }
-        }
-        Ok(())
+        self.regions.settle()
     }
 
     fn finish(&self) -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! [`layout`] has the binary headers, [`descriptor`] the text; [`extent`] turns ranges of a part of the disk into places
 //! of its file; [`unpack`] decompresses grains; [`check`] looks whether they lie in their files; [`edit`] and [`resize`]
-//! change an image in place, [`text`] its descriptor; [`write`] makes new ones.
+//! change an image in place, [`text`] its descriptor; [`write`] makes new ones; both put bytes into [`regions`].
 //!
 //! A file is vmdk if it begins with the magic of a sparse extent or is a text descriptor. The seSparse extents of
 //! newer ESX are no format of their own: `qemu-img` reaches them through their descriptor only.
@@ -17,6 +17,7 @@ mod edit;
 mod extent;
 mod layout;
 mod probe;
+mod regions;
 mod resize;
 mod text;
 mod unpack;

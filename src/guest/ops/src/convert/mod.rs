@@ -150,6 +150,10 @@ fn writer<'a>(
     };
     let writer = writer.map_err(|e| e.context(converting))?;
     creator.can_be_filled(&options, size).map_err(|e| params.target.could_not_open(e))?;
+    // What has no units has none to compress.
+    if params.settings.compress && matches!(writer.target(), Target::Linear { .. }) {
+        return Err(Error::usage("invalid cluster size"));
+    }
     Ok(writer)
 }
 

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::reader::is_zero;
-use instar_image::write::Target;
+use instar_image::write::{Piece, Target, Writer};
 use instar_image::{DeviceId, Error, Kind, Machine, Place, Result, Step};
 
 use super::Settings;
@@ -21,9 +21,11 @@ const UNIT_MIN: u64 = 512;
 const UNIT_MAX: u64 = 2 << 20;
 
 #[derive(Clone, Copy)]
-struct Output {
+struct Output<'a> {
     device: DeviceId,
     base: u64,
+    /// See [`Writer::split`].
+    split: Option<(u64, &'a [DeviceId])>,
     /// It reads as zeroes where nothing was written, and may stay so.
     sparse: bool,
     /// Unit in which runs of zeroes are looked for, in bytes.
@@ -31,21 +33,53 @@ struct Output {
     unmap: bool,
 }
 
+impl Output<'_> {
+    /// Where byte `at` of the disk lies, and how many bytes follow it there.
+    fn place(&self, at: u64) -> Result<(DeviceId, u64, u64)> {
+        let Some((each, devices)) = self.split else { return Ok((self.device, self.base + at, u64::MAX)) };
+        let number = at.checked_div(each).and_then(|number| usize::try_from(number).ok());
+        let device = number.and_then(|number| devices.get(number)).copied();
+        let device = device.ok_or_else(|| Error::corrupt("a byte behind the last file"))?;
+        Ok((device, at % each, each - at % each))
+    }
+
+    /// Adds what puts `piece` at byte `at` of the disk.
+    fn put<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Step<'p>>) -> Result<()> {
+        let len = piece.disk_len().unwrap_or(0);
+        let mut done = 0;
+        while done < len {
+            let (device, offset, room) = self.place(at + done)?;
+            let part = room.min(len - done);
+            steps.extend(piece.step(done, part, device, offset).map(|step| match step {
+                Step::Copy { from, from_offset, to, to_offset, len, .. } => {
+                    let skip_zero = if self.sparse { self.unit as u32 } else { 0 };
+                    Step::Copy { from, from_offset, to, to_offset, len, skip_zero }
+                }
+                Step::Zero { device, offset, len, .. } => Step::Zero { device, offset, len, unmap: self.unmap },
+                other => other,
+            }));
+            done += part;
+        }
+        Ok(())
+    }
+}
+
 /// Runs all jobs on all workers.
 pub fn run(
     machine: &dyn Machine,
     chains: &[Chain<'_>],
-    target: Target,
+    writer: &dyn Writer,
     planner: &Planner<'_>,
     settings: Settings,
     progress: &Progress<'_>,
 ) -> Result<()> {
-    let Target::Linear { device, base, zeroed } = target else {
+    let Target::Linear { device, base, zeroed } = writer.target() else {
         return Err(Error::corrupt("a target without an order"));
     };
     let output = Output {
         device,
         base,
+        split: writer.split(),
         sparse: (zeroed || settings.zeroed) && settings.sparse != 0,
         unit: settings.sparse.next_power_of_two().clamp(UNIT_MIN, UNIT_MAX) as usize,
         unmap: settings.sparse != 0,
@@ -75,7 +109,7 @@ fn unwritable(at: u64, error: Error) -> Error {
 
 struct Worker<'a> {
     machine: &'a dyn Machine,
-    output: Output,
+    output: Output<'a>,
     filler: Filler<'a>,
     buf: Vec<u8>,
 }
@@ -99,23 +133,14 @@ impl Worker<'_> {
 
     /// Writes what has to pass through the guest; the rest becomes steps.
     fn write(&mut self, job: &Job, steps: &mut Vec<Step<'_>>) -> Result<()> {
-        let Output { device, base, sparse, unit, unmap } = self.output;
+        let output = self.output;
         let mut from = 0;
         while let Some(part) = job.parts.get(from) {
             let len = part.extent.len;
             match part.extent.place {
-                Place::Data { device: source, offset } => steps.push(Step::Copy {
-                    from: source,
-                    from_offset: offset,
-                    to: device,
-                    to_offset: base + part.at,
-                    len,
-                    skip_zero: if sparse { unit as u32 } else { 0 },
-                }),
-                Place::Zero { .. } | Place::Unallocated if sparse => {}
-                Place::Zero { .. } | Place::Unallocated => {
-                    steps.push(Step::Zero { device, offset: base + part.at, len, unmap });
-                }
+                Place::Data { device, offset } => output.put(part.at, Piece::Copy(device, offset, len), steps)?,
+                Place::Zero { .. } | Place::Unallocated if output.sparse => {}
+                Place::Zero { .. } | Place::Unallocated => output.put(part.at, Piece::Zero(len), steps)?,
                 // Of an encrypted image, all is one part.
                 Place::Encrypted { .. } if len > BUFFER => {
                     let mut done = 0;
@@ -139,7 +164,7 @@ impl Worker<'_> {
 
     /// Decompresses a run of parts and writes what is not zeroes.
     fn unpack(&mut self, parts: &[Part]) -> Result<()> {
-        let Output { device, base, sparse, unit, .. } = self.output;
+        let Output { sparse, unit, .. } = self.output;
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(()) };
         let len = (last.at + last.extent.len - first.at) as usize;
         if self.buf.len() < len {
@@ -148,9 +173,8 @@ impl Worker<'_> {
         let buf = self.buf.get_mut(..len).unwrap_or_default();
         self.filler.fill(parts, first.at, buf)?;
         let mut steps = Vec::new();
-        let start = base + first.at;
         for (offset, data) in runs(buf, first.at, if sparse { unit } else { len.max(1) }, sparse) {
-            steps.push(Step::Write { device, offset: start + offset as u64, data });
+            self.output.put(first.at + offset as u64, Piece::Data(data), &mut steps)?;
         }
         self.machine.submit(&steps).map_err(|e| unwritable(first.at, e))
     }
@@ -199,6 +223,30 @@ fn runs(buf: &[u8], at: u64, unit: usize, skip_zero: bool) -> Vec<(usize, &[u8])
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lies_over_the_bounds_of_files_goes_to_each() {
+        let devices = [7, 8, 9].map(DeviceId);
+        let split = Some((100, &devices[..]));
+        let output = Output { device: devices[0], base: 0, split, sparse: true, unit: 512, unmap: true };
+        let mut steps = Vec::new();
+        output.put(50, Piece::Copy(DeviceId(1), 5000, 200), &mut steps).expect("it lies in the files");
+        let copy = |from_offset, to, to_offset, len| Step::Copy {
+            from: DeviceId(1),
+            from_offset,
+            to: DeviceId(to),
+            to_offset,
+            len,
+            skip_zero: 512,
+        };
+        assert_eq!(steps, [copy(5000, 7, 50, 50), copy(5050, 8, 0, 100), copy(5150, 9, 0, 50)]);
+        let data = [1; 20];
+        steps.clear();
+        output.put(190, Piece::Data(&data), &mut steps).expect("it lies in the files");
+        let write = |device, offset, data| Step::Write { device: DeviceId(device), offset, data };
+        assert_eq!(steps, [write(8, 90, &data[..10]), write(9, 0, &data[..10])]);
+        assert!(output.put(290, Piece::Zero(20), &mut Vec::new()).is_err(), "there is no fourth file");
+    }
 
     #[test]
     fn runs_of_zeroes_are_cut_out_on_the_targets_units() {

@@ -174,10 +174,10 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let first = devices.len() as u64;
     if let Some(name) = file_option(parsed, "data_file") {
-        make(program, parsed, Path::new(&name), &request, &mut outputs)?;
+        make(program, parsed, Path::new(&name), "raw", &request, &mut outputs)?;
         map.set("data-device", first);
     }
-    make(program, parsed, &target.path, &request, &mut outputs)?;
+    make(program, parsed, &target.path, &request.format, &request, &mut outputs)?;
     let index = first + outputs.devices.len() as u64 - 1;
     if let Value::Map(entries) = &mut map {
         entries.retain(|(key, _)| key != "device");
@@ -250,10 +250,17 @@ fn open_backing(
 }
 
 /// Makes or opens one output.
-fn make(program: &Program, parsed: &Parsed, path: &Path, request: &Request, outputs: &mut Outputs) -> Result<(), Exit> {
+fn make(
+    program: &Program,
+    parsed: &Parsed,
+    path: &Path,
+    format: &str,
+    request: &Request,
+    outputs: &mut Outputs,
+) -> Result<(), Exit> {
     let shown = terminal(path.as_os_str().as_encoded_bytes());
     if !parsed.has("no-create") {
-        let made = program.new_file(path, request.target_cache)?;
+        let made = program.new_image(path, request.target_cache, format)?;
         let (kept, made) =
             made.map_err(|text| program.fail(&format!("{shown}: error while converting {}: {text}", request.format)))?;
         outputs.devices.push(made);

@@ -75,7 +75,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     match path_of(name, program) {
         Ok(path) => {
             backing(program, parsed, name, &path, &mut params, &mut devices);
-            make(program, parsed, &path, &mut params, &mut devices, &mut targets)?;
+            make(program, parsed, &path, &format, &mut params, &mut devices, &mut targets)?;
         }
         Err(text) => {
             params.set("name-error", text);
@@ -175,6 +175,7 @@ fn make(
     program: &Program,
     parsed: &Parsed,
     path: &Path,
+    format: &str,
     params: &mut Value,
     devices: &mut Vec<Device>,
     targets: &mut Vec<Target>,
@@ -187,7 +188,8 @@ fn make(
         let made = if kept && key == "data-device" {
             program.existing_file(path, Cache::default())?.map(|device| (None, device))
         } else {
-            program.new_file(path, Cache::default())?.map(|(target, device)| (Some(target), device))
+            let format = if key == "device" { format } else { "raw" };
+            program.new_image(path, Cache::default(), format)?.map(|(target, device)| (Some(target), device))
         };
         match made {
             Ok((target, device)) => {

@@ -2,8 +2,8 @@
 //! almost nothing.
 //!
 //! Capabilities go, `no_new_privs` and Landlock come, and a system call filter with them (`syscalls` is its table).
-//! Until the chain stands the filter lets `openat2` through, which Landlock and the open policy bound; [`seal`]
-//! takes that away too.
+//! Until the chain stands the filter lets `openat2` through, which Landlock and the open policy bound, and `recvmsg`, by
+//! which files come that the publisher makes; [`seal`] takes both away.
 
 mod capabilities;
 mod syscalls;
@@ -16,11 +16,11 @@ use landlock::{
 };
 
 /// Locks this thread, and all that it makes from here on, down. `directories` may be opened below, and written to where
-/// that is said; none means that nothing will be opened.
+/// that is said; none means that nothing will be opened. `receives`: files that another process makes will come over a socket.
 ///
 /// # Errors
 /// In words. What the kernel is too old for is left out without an error; what it has must work.
-pub fn apply<'a>(directories: impl Iterator<Item = (&'a OwnedFd, bool)>) -> Result<(), String> {
+pub fn apply<'a>(directories: impl Iterator<Item = (&'a OwnedFd, bool)>, receives: bool) -> Result<(), String> {
     let directories: Vec<(&OwnedFd, bool)> = directories.collect();
     capabilities::drop_all(!directories.is_empty());
     // SAFETY: sets one bit of this thread, which its children inherit.
@@ -28,7 +28,7 @@ pub fn apply<'a>(directories: impl Iterator<Item = (&'a OwnedFd, bool)>) -> Resu
         return Err(format!("no_new_privs: {}", std::io::Error::last_os_error()));
     }
     restrict_paths(&directories).map_err(|e| format!("Landlock: {e}"))?;
-    syscalls::install(!directories.is_empty()).map_err(|e| format!("system call filter: {e}"))
+    syscalls::install(!directories.is_empty(), receives).map_err(|e| format!("system call filter: {e}"))
 }
 
 fn restrict_paths(directories: &[(&OwnedFd, bool)]) -> Result<(), landlock::RulesetError> {
@@ -94,7 +94,7 @@ mod tests {
             let mut file = File::create(&path).expect("a file");
             let reader = File::open(&path).expect("it is there");
             std::fs::remove_file(&path).expect("made here");
-            apply(std::iter::empty()).expect("it can be locked down");
+            apply(std::iter::empty(), false).expect("it can be locked down");
             file.write_all(b"still").expect("room on the disk");
             let mut bytes = [0; 5];
             reader.read_exact_at(&mut bytes, 0).expect("it can be read");
@@ -115,7 +115,7 @@ mod tests {
             std::fs::write(root.join("base"), b"base").expect("room on the disk");
             let folder: OwnedFd = File::open(&root).expect("it is there").into();
             let etc: OwnedFd = File::open("/etc").expect("it is there").into();
-            apply(std::iter::once((&folder, false))).expect("it can be locked down");
+            apply(std::iter::once((&folder, false)), false).expect("it can be locked down");
             assert!(beneath(&folder, "base", OFlags::RDONLY).is_ok());
             assert!(refused(File::open("/etc/passwd")));
             if landlock_version() > 0 {

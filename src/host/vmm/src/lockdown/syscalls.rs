@@ -108,13 +108,16 @@ fn denied() -> SeccompAction {
 }
 
 /// Installs the filter for this thread and all that it makes.
-pub fn install(opening: bool) -> Result<(), String> {
+pub fn install(opening: bool, receives: bool) -> Result<(), String> {
     let mut table = BTreeMap::new();
     for (call, when, _reason) in TABLE {
         table.insert(*call, rules(when).map_err(|e| e.to_string())?);
     }
     if opening {
         table.insert(libc::SYS_openat2, Vec::new());
+    }
+    if receives {
+        table.insert(libc::SYS_recvmsg, Vec::new());
     }
     let filter = program(table, denied(), SeccompAction::Allow).map_err(|e| e.to_string())?;
     // The C library falls back from clone3, whose flags no filter can see, to clone where it does not exist.
@@ -128,9 +131,10 @@ pub fn install(opening: bool) -> Result<(), String> {
     seccompiler::apply_filter(&filter).and_then(|()| seccompiler::apply_filter(&clone3)).map_err(|e| e.to_string())
 }
 
-/// A second filter, for all threads: no opening any more.
+/// A second filter, for all threads: no opening any more, and no file comes from elsewhere.
 pub fn forbid_opening() {
-    let filter = program(BTreeMap::from([(libc::SYS_openat2, Vec::new())]), SeccompAction::Allow, denied());
+    let calls = BTreeMap::from([(libc::SYS_openat2, Vec::new()), (libc::SYS_recvmsg, Vec::new())]);
+    let filter = program(calls, SeccompAction::Allow, denied());
     // If it cannot be installed, the open policy still refuses: the server is sealed.
     let _ = filter.map(|filter| seccompiler::apply_filter_all_threads(&filter));
 }
@@ -145,6 +149,7 @@ mod tests {
             libc::SYS_open,
             libc::SYS_openat,
             libc::SYS_openat2,
+            libc::SYS_recvmsg,
             libc::SYS_creat,
             libc::SYS_socket,
             libc::SYS_connect,

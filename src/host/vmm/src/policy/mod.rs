@@ -183,7 +183,7 @@ impl Gate {
             lock.map_err(|_| Status::Locked)?;
         }
         let ignore_flush = above.device.ignore_flush;
-        Ok(Opened::New(Box::new(Device { file, path, mode, fresh: false, direct: false, ignore_flush })))
+        Ok(Opened::New(Box::new(Device { file, path, mode, fresh: false, direct: false, ignore_flush, maker: None })))
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use instar_abi::ring::{FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Request, Role, Status};
+use instar_abi::ring::{
+    Beside, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Request, Role, Status,
+};
 
 use super::table::{Slot, Table};
 use crate::memory::{HeapSlice, Shared};
@@ -73,6 +75,7 @@ const fn shape(op: Op) -> Shape {
         Op::Discard => CHANGE,
         Op::Flush => Shape { writes: true, ..DEVICE },
         Op::SetLength => CHANGE,
+        Op::CreateBeside => Shape { arg: true, ..CHANGE },
         Op::Allocate => Shape { flags: FLAG_FULL, ..CHANGE },
         Op::Extents => Shape { buf: Buf::Own, ..RANGE },
         Op::ZeroMap => Shape { buf: Buf::Own, arg: true, ..RANGE },
@@ -155,6 +158,7 @@ fn arg_fits(op: Op, request: &Request) -> bool {
         Op::ZeroMap => unit(request.arg) && request.len.div_ceil(u64::from(request.arg)).div_ceil(8) <= request.buf_len,
         Op::OpenNamed => Role::from_wire(request.arg).is_some(),
         Op::SetLength | Op::Wait => request.offset == 0,
+        Op::CreateBeside => request.offset == 0 && Beside::from_wire(request.arg).is_some_and(|k| k.has(request.len)),
         Op::Finish => request.arg <= 255,
         Op::Panic => request.arg <= 1,
         _ => true,
@@ -171,6 +175,6 @@ fn in_range(offset: u64, len: u64) -> Result<(), Status> {
 /// Whether the device may be written and become as long as the request would make it.
 fn may_reach(slot: Option<&Slot>, op: Op, offset: u64, len: u64) -> Result<(), Status> {
     let limit = slot.and_then(Slot::growth_limit).ok_or(Status::ReadOnly)?;
-    let grows = !matches!(op, Op::Discard | Op::Flush);
+    let grows = !matches!(op, Op::Discard | Op::Flush | Op::CreateBeside);
     if grows && offset.saturating_add(len) > limit { Err(Status::GrowthLimit) } else { Ok(()) }
 }

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::policy::Opened;
+use crate::{Device, target};
 use instar_abi::ring::{
-    ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Role, STAT_BLOCK_DEVICE,
-    STAT_FRESH, STAT_SAME_FILE_SHIFT, STAT_WRITABLE, Status,
+    Beside, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Role,
+    STAT_BLOCK_DEVICE, STAT_FRESH, STAT_SAME_FILE_SHIFT, STAT_WRITABLE, Status,
 };
 use rustix::fs::{FallocateFlags, SeekFrom};
 use zerocopy::IntoBytes;
@@ -72,6 +73,7 @@ impl Server<'_> {
                     .map_err(|e| failed(&e))
             }
             Op::OpenNamed => self.open_named(request),
+            Op::CreateBeside => self.create_beside(slot, request),
             Op::Stat => Ok(stat(slot, self.table.first_of(slot))),
             _ => Err(refused(Status::BadRequest)),
         }
@@ -124,6 +126,28 @@ impl Server<'_> {
             Opened::Again(index) => index,
             Opened::New(device) => self.table.push(*device, request.dev).ok_or_else(|| refused(Status::TooMany))?,
         };
+        Ok(value(u64::from(index)))
+    }
+
+    fn create_beside(&self, slot: &Slot, request: &Checked<'_>) -> Outcome {
+        if self.sealed.load(Ordering::Relaxed) {
+            return Err(refused(Status::Sealed));
+        }
+        let maker = slot.device.maker.as_ref().ok_or_else(|| refused(Status::BadDevice))?;
+        let kind = Beside::from_wire(request.arg).ok_or_else(|| refused(Status::BadRequest))?;
+        let number = u32::try_from(request.len).map_err(|_| refused(Status::BadRequest))?;
+        if self.table.is_full() {
+            return Err(refused(Status::TooMany));
+        }
+        let (file, path) = maker.make(kind, number).map_err(|error| match error {
+            target::Error::Io(error) => failed(&error),
+            target::Error::Locked(locked) => Reply { value: u64::from(locked.code()), ..refused(Status::Locked) },
+            target::Error::WrongType => refused(Status::WrongType),
+        })?;
+        let (direct, ignore_flush) = (target::is_direct(&file), slot.device.ignore_flush);
+        let (path, mode) = (target::absolute(&path), slot.device.mode);
+        let device = Device { file, path, mode, fresh: true, direct, ignore_flush, maker: None };
+        let index = self.table.push(device, request.dev).ok_or_else(|| refused(Status::TooMany))?;
         Ok(value(u64::from(index)))
     }
 

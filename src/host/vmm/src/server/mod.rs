@@ -84,6 +84,12 @@ impl<'a> Server<'a> {
         self.policy.directories()
     }
 
+    /// Files may be made beside a device.
+    #[must_use]
+    pub fn makes_files(&self) -> bool {
+        self.table.any(|device| device.maker.is_some())
+    }
+
     /// Serves worker `worker`'s batch.
     pub fn serve(&self, worker: u32, memory: &Shared) -> Served {
         if self.aborted.load(Ordering::Relaxed) {

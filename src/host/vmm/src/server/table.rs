@@ -127,6 +127,11 @@ impl Table {
         self.slots.read().unwrap_or_else(PoisonError::into_inner).get(index as usize).cloned()
     }
 
+    /// Whether any device has it.
+    pub fn any(&self, has: impl Fn(&Device) -> bool) -> bool {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).iter().any(|slot| has(&slot.device))
+    }
+
     /// The first device that is the same file.
     #[must_use]
     pub fn first_of(&self, slot: &Slot) -> u32 {
@@ -142,6 +147,12 @@ impl Table {
             s.identity == identity && s.parent == Some(parent) && (!write || s.device.mode != crate::Mode::Read)
         };
         slots.iter().position(same).and_then(|i| u32::try_from(i).ok())
+    }
+
+    /// There is no room for another.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).len() >= DEVICES_MAX
     }
 
     /// Adds one; `None` if there are too many.

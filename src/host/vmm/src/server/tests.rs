@@ -5,8 +5,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use instar_abi::ring::{
-    ExtentEntry, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Request, Role, STAT_FRESH, STAT_SAME_FILE_SHIFT,
-    STAT_WRITABLE,
+    Beside, ExtentEntry, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Request, Role, STAT_FRESH,
+    STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -14,6 +14,7 @@ use super::*;
 use crate::Mode;
 use crate::layout::Layout;
 use crate::memory::Backing;
+use crate::target::{Cache, Target};
 
 /// How long the second device may become.
 const GROWTH: u64 = 8 << 20;
@@ -55,7 +56,7 @@ impl Bench {
             let write = mode != Mode::Read;
             File::options().create(true).append(true).open(&path).expect("a file");
             let file = File::options().read(true).write(write).open(&path).expect("a file");
-            Device { file, path, mode, fresh: write, direct: false, ignore_flush: false }
+            Device { file, path, mode, fresh: write, direct: false, ignore_flush: false, maker: None }
         };
         let devices = vec![
             device("source", Mode::Read),
@@ -299,6 +300,49 @@ fn names_open_devices_until_the_chain_is_sealed() {
 }
 
 #[test]
+fn files_are_made_beside_a_new_one_until_the_chain_is_sealed() {
+    let mut bench = Bench::new("beside", &[(0, b"abc")], 3);
+    let path = bench.folder.join("new.x");
+    let (target, file, fresh) = Target::create(&path, Cache::default()).expect("a new file");
+    let mode = Mode::Write { growth_limit_bytes: GROWTH };
+    let (direct, ignore_flush, maker) = (false, false, target.maker());
+    let new = Device { file, path, mode, fresh, direct, ignore_flush, maker };
+    let source = bench.folder.join("source");
+    let file = File::open(&source).expect("it is there");
+    let read = Device { file, path: source, mode: Mode::Read, fresh: false, direct, ignore_flush, maker: None };
+    let devices = vec![read, new];
+    bench.server = Server::new(devices, Policy::default(), limits(), &Nobody, 2);
+    assert!(bench.server.makes_files());
+    let make = Request { dev: 1, arg: Beside::SplitFlat as u32, len: 1, ..request(Op::CreateBeside) };
+    let index = bench.ok(make).value as u32;
+    assert_eq!(index, 2);
+    let stat = bench.ok(Request { dev: index, ..request(Op::Stat) });
+    assert_eq!((stat.value, stat.value3 & (STAT_FRESH | STAT_WRITABLE)), (0, STAT_FRESH | STAT_WRITABLE));
+    bench.ok(Request { dev: index, len: GROWTH, ..request(Op::SetLength) });
+    assert_eq!(bench.refused(Request { dev: index, len: GROWTH + 1, ..request(Op::SetLength) }), Status::GrowthLimit);
+    for wrong in [
+        Request { arg: 0, ..make },
+        Request { arg: 99, ..make },
+        Request { len: 0, ..make },
+        Request { len: 1001, ..make },
+        Request { len: 2, offset: 1, ..make },
+        Request { flags: FLAG_WRITE, ..make },
+        Request { dev2: 1, ..make },
+        Request { buf: bench.heap(), buf_len: 4, ..make },
+    ] {
+        assert_eq!(bench.refused(wrong), Status::BadRequest, "{wrong:?}");
+    }
+    assert_eq!(bench.refused(make), Status::Io, "it is there already");
+    assert_eq!(bench.refused(Request { dev: 0, ..make }), Status::ReadOnly);
+    assert_eq!(bench.refused(Request { dev: index, len: 2, ..make }), Status::BadDevice);
+    bench.server.sealed.store(true, Ordering::Relaxed);
+    assert_eq!(bench.refused(Request { len: 2, ..make }), Status::Sealed);
+    target.publish().expect("published");
+    assert_eq!(std::fs::metadata(bench.folder.join("new-f001.x")).expect("it is there").len(), GROWTH);
+    assert!(!bench.folder.join("new-f002.x").exists());
+}
+
+#[test]
 fn results_are_bounded_and_the_end_is_the_end() {
     let bench = Bench::new("emit", &[], 1);
     bench.memory.fill(bench.heap(), &[b'r'; 60]);
@@ -382,7 +426,7 @@ fn the_checker_accepts_nothing_that_breaks_a_rule() {
             buf: near([0, heap, heap + heap_len - 4096, heap + heap_len]),
             buf_len: near([0, 0, 512, 4096]),
             dev2: near([0, 0, 1, 1]) as u32,
-            arg: near([0, 0, 512, 4096]) as u32,
+            arg: near([0, 1, 512, 4096]) as u32,
             offset2: near([0, 0, 512, GROWTH]),
             reserved: near([0; 4]),
         };
@@ -405,6 +449,10 @@ fn the_checker_accepts_nothing_that_breaks_a_rule() {
             Op::Write | Op::WriteZeroes | Op::Allocate | Op::SetLength => changes(asked.dev, end),
             Op::Copy => changes(asked.dev2, asked.offset2.checked_add(asked.len)),
             Op::Discard | Op::Flush => assert_eq!(asked.dev, 1, "{asked:?}"),
+            Op::CreateBeside => {
+                assert_eq!((asked.dev, asked.offset, asked.buf_len), (1, 0, 0), "{asked:?}");
+                assert!((1..=3).contains(&asked.arg) && (1..=1000).contains(&asked.len), "{asked:?}");
+            }
             _ => assert!(asked.dev < 3 && asked.dev2 < 3, "{asked:?}"),
         }
     }

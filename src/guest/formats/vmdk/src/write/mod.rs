@@ -1,23 +1,23 @@
-//! Making VMDK images in one sparse file: grains as they are (monolithicSparse), or compressed (streamOptimized). Grains
-//! are placed in the order in which their data comes; the tables lie at the front, as QEMU has it.
+//! Making VMDK images: in one file with grains as they are (monolithicSparse) or compressed (streamOptimized), or with a
+//! descriptor and extents in files of their own ([`files`]). Grains are placed in the order in which their data comes.
 
-mod encode;
+mod files;
+mod grains;
+mod pack;
 mod spec;
 
 use alloc::boxed::Box;
-use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_codec::Deflater;
-use instar_image::levels::{LevelWriter, Levels};
 use instar_image::options::{OptionKind, OptionSpec, Options, of_file};
-use instar_image::pieces::Span;
 use instar_image::write::{Packer, Piece, Placed, Target, Writer};
-use instar_image::{CreateContext, Creator, Error, Machine, Result, Step};
+use instar_image::{CreateContext, Creator, DeviceId, Error, Machine, Result, Step};
 
-use crate::edit::plain;
-use crate::layout::{SECTOR, ZERO_GRAIN};
-use spec::{GRAIN, Spec, TABLE};
+use crate::layout::SECTOR;
+use crate::regions::{Place, Region, Regions};
+use grains::{GRAIN, GrainExtent};
+use pack::GrainPacker;
+use spec::{Spec, Subformat};
 
 /// The options, in the order of `-o help`.
 pub const OPTIONS: &[OptionSpec] = &[
@@ -56,13 +56,10 @@ pub const SHOWN: &[(&str, Option<&str>)] = &[
     ("backing_fmt", None),
     ("compat6", Some("off")),
     ("hwversion", Some("undefined")),
-    ("subformat", None),
     ("toolsversion", None),
+    ("subformat", None),
     ("zeroed_grain", None),
 ];
-
-/// Bytes that are written at once to a directory.
-const AT_ONCE: u64 = 1 << 16;
 
 /// Makes them.
 pub struct VmdkCreator;
@@ -79,7 +76,7 @@ impl Creator for VmdkCreator {
 
     /// An image without a disk is taken for a descriptor.
     fn can_be_filled(&self, options: &Options, size: u64) -> Result<()> {
-        match options.get("subformat").unwrap_or(spec::SPARSE) {
+        match options.get("subformat").unwrap_or(Subformat::Sparse.name()) {
             kind if size == 0 => Err(Error::unsupported(alloc::format!("Unsupported image type '{kind}'"))),
             _ => Ok(()),
         }
@@ -88,50 +85,36 @@ impl Creator for VmdkCreator {
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
         let spec = Spec::read(&cx)?;
         let (machine, device) = (cx.machine, cx.device);
-        machine.submit(&[Step::Zero { device, offset: 0, len: spec.data(), unmap: false }])?;
-        for directory in [spec.directory(0), spec.directory(1)] {
-            write_directory(machine, &spec, directory, device)?;
+        let extents = files::make(machine, device, cx.name, &spec)?;
+        if spec.kind.is_flat() {
+            return Ok(Box::new(files::FlatWriter::new(machine, device, spec, extents)?));
         }
-        let [second, first] = [0, 1].map(|nth| Span { offset: spec.directory(nth), count: spec.tables() });
-        let levels = Levels {
-            device,
-            size: spec.size,
-            cluster: GRAIN,
-            l1: first,
-            copy: Some(second),
-            l2_entries: TABLE,
-            big_endian: false,
-            table_first: true,
-            room: (SECTOR, SECTOR),
-            scale: SECTOR,
-            plain,
-            backed: spec.parent.is_some(),
-            zero: spec.zeroed_grain.then_some(u64::from(ZERO_GRAIN)),
-        };
-        let grains = LevelWriter::new(machine, levels, spec.data())?;
-        Ok(Box::new(VmdkWriter { machine, spec, grains }))
+        let backed = spec.parent.is_some();
+        let (mut grains, mut regions, mut start) = (Vec::new(), Vec::new(), 0);
+        for (device, size) in extents {
+            let extent = GrainExtent { device, size, packed: spec.kind.is_packed(), zeroed_grain: spec.zeroed_grain };
+            regions.push(Region { start, len: size, place: Place::Grains(extent.make(machine, backed)?) });
+            grains.push(extent);
+            start += size;
+        }
+        let regions = Regions::new(machine, spec.size, regions);
+        Ok(Box::new(VmdkWriter { machine, device, spec, regions, extents: grains }))
     }
-}
-
-/// The tables follow their directory.
-fn write_directory(machine: &dyn Machine, spec: &Spec, directory: u64, device: instar_image::DeviceId) -> Result<()> {
-    let tables = directory + spec.directory_len();
-    let step = AT_ONCE / 4;
-    let mut index = 0;
-    while index < spec.tables() {
-        let end = spec.tables().min(index + step);
-        let sector = |number: u64| u32::try_from((tables + number * TABLE * 4) / SECTOR).unwrap_or(u32::MAX);
-        let data: Vec<u8> = (index..end).flat_map(|number| sector(number).to_le_bytes()).collect();
-        machine.submit(&[Step::Write { device, offset: directory + index * 4, data: &data }])?;
-        index = end;
-    }
-    Ok(())
 }
 
 struct VmdkWriter<'a> {
     machine: &'a dyn Machine,
+    /// The image's own file.
+    device: DeviceId,
     spec: Spec,
-    grains: LevelWriter<'a, 4>,
+    regions: Regions<'a>,
+    extents: Vec<GrainExtent>,
+}
+
+impl VmdkWriter<'_> {
+    fn is_packed(&self) -> bool {
+        self.spec.kind.is_packed()
+    }
 }
 
 impl Writer for VmdkWriter<'_> {
@@ -140,80 +123,58 @@ impl Writer for VmdkWriter<'_> {
     }
 
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
-        match piece {
-            Piece::Packed(bytes) => {
+        match (piece, self.regions.first_grains()) {
+            (Piece::Packed(bytes), Some(grains)) => {
                 // A marker: the first sector, how many bytes follow.
                 let mut marker = (at / SECTOR).to_le_bytes().to_vec();
                 marker.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-                self.grains.place_packed(at, (marker, bytes), SECTOR, |offset| offset / SECTOR, steps)
+                grains.place_packed(at, (marker, bytes), SECTOR, |offset| offset / SECTOR, steps)
             }
-            Piece::Zero(_) if self.spec.packed => Ok(()),
-            _ if self.spec.packed => Err(Error::unsupported("grains of this image are all compressed")),
-            _ => self.grains.place(at, piece, steps),
+            (Piece::Zero(_), _) if self.is_packed() => Ok(()),
+            _ if self.is_packed() => Err(Error::unsupported("grains of this image are all compressed")),
+            _ => self.regions.place(at, piece, steps),
         }
     }
 
     fn packer(&self) -> Option<Box<dyn Packer + '_>> {
-        self.spec.packed.then(|| Box::new(GrainPacker::new()) as Box<dyn Packer>)
+        self.is_packed().then(|| Box::new(GrainPacker::new()) as Box<dyn Packer>)
     }
 
     fn always_compresses(&self) -> bool {
-        self.spec.packed
+        self.is_packed()
     }
 
     fn is_full(&self) -> bool {
-        self.grains.is_full()
+        self.regions.is_full()
     }
 
     fn settle(&self) -> Result<()> {
-        self.grains.settle()
+        self.regions.settle()
     }
 
     fn finish(&self) -> Result<()> {
         self.settle()?;
-        let (machine, device) = (self.machine, self.grains.levels().device);
-        if self.spec.packed {
+        let (machine, device) = (self.machine, self.device);
+        if self.is_packed() {
             // The last grain ends in the middle of a sector.
             let len = machine.stat(device)?.len.next_multiple_of(SECTOR);
             machine.submit(&[Step::SetLength { device, len }])?;
         }
-        machine.submit(&[
-            Step::Write { device, offset: SECTOR, data: &self.spec.text() },
-            Step::Barrier { device },
-            Step::Write { device, offset: 0, data: &encode::header(&self.spec) },
-            Step::Barrier { device },
-        ])
-    }
-}
-
-/// The library's own level 6 trades size for speed.
-const LEVEL: i32 = 7;
-
-/// Compresses grains: every one of them, for there are no others in such an image.
-struct GrainPacker {
-    deflater: Deflater,
-    /// For what does not get smaller.
-    storer: Deflater,
-    whole: Vec<u8>,
-}
-
-impl GrainPacker {
-    fn new() -> Self {
-        Self { deflater: Deflater::zlib(LEVEL), storer: Deflater::zlib(0), whole: vec![0; GRAIN as usize] }
-    }
-}
-
-impl Packer for GrainPacker {
-    fn pack(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<bool> {
-        let mut unit = unit;
-        if let Some((there, rest)) = self.whole.split_at_mut_checked(unit.len()).filter(|(_, rest)| !rest.is_empty()) {
-            there.copy_from_slice(unit);
-            rest.fill(0);
-            unit = &self.whole;
+        let text = self.spec.text();
+        if self.spec.kind.files().is_none() {
+            machine.submit(&[Step::Write { device, offset: SECTOR, data: &text }])?;
         }
-        if self.deflater.deflate(unit, out, unit.len()) || self.storer.deflate_any(unit, out, 2 * unit.len()) {
-            return Ok(true);
+        for extent in &self.extents {
+            let (device, header) = (extent.device, extent.header());
+            machine.submit(&[
+                Step::Barrier { device },
+                Step::Write { device, offset: 0, data: &header },
+                Step::Barrier { device },
+            ])?;
         }
-        Err(Error::corrupt("a grain could not be stored"))
+        if self.spec.kind.files().is_some() {
+            machine.submit(&[Step::Write { device, offset: 0, data: &text }, Step::Barrier { device }])?;
+        }
+        Ok(())
     }
 }

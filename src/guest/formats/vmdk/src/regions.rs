@@ -1,0 +1,113 @@
+//! The extents of an image that is written, each with its own part of the disk: plain, or in grains that are not compressed.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use instar_image::levels::{LevelWriter, Levels};
+use instar_image::pieces::Span;
+use instar_image::write::{Piece, Placed};
+use instar_image::{DeviceId, Error, Machine, Result, Step};
+
+use crate::layout::{SECTOR, ZERO_GRAIN};
+
+/// What the tables of all extents in grains have in common. Where they are and how long, each says for itself.
+pub const TABLES: Levels = Levels {
+    device: DeviceId(0),
+    size: 0,
+    cluster: 0,
+    l1: Span { offset: 0, count: 0 },
+    copy: None,
+    l2_entries: 0,
+    big_endian: false,
+    table_first: true,
+    room: (SECTOR, SECTOR),
+    scale: SECTOR,
+    plain,
+    backed: false,
+    zero: None,
+};
+
+/// Byte offset of the grain that an entry is for.
+fn plain(entry: u64) -> Option<u64> {
+    (entry > u64::from(ZERO_GRAIN)).then_some(entry * SECTOR)
+}
+
+/// How an extent takes what is placed.
+pub enum Place<'a> {
+    /// Byte offset in its device.
+    Flat(DeviceId, u64),
+    Grains(Box<LevelWriter<'a, 4>>),
+}
+
+/// An extent: its first byte in the disk, its length.
+pub struct Region<'a> {
+    pub start: u64,
+    pub len: u64,
+    pub place: Place<'a>,
+}
+
+/// All of them, in order.
+pub struct Regions<'a> {
+    machine: &'a dyn Machine,
+    /// Bytes of the disk.
+    size: u64,
+    list: Vec<Region<'a>>,
+}
+
+impl<'a> Regions<'a> {
+    pub const fn new(machine: &'a dyn Machine, size: u64, list: Vec<Region<'a>>) -> Self {
+        Self { machine, size, list }
+    }
+
+    /// The grains of the first extent.
+    pub fn first_grains(&self) -> Option<&LevelWriter<'a, 4>> {
+        match self.list.first().map(|region| &region.place) {
+            Some(Place::Grains(grains)) => Some(grains),
+            _ => None,
+        }
+    }
+
+    /// See [`instar_image::Writer::place`].
+    pub fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
+        let no_packed = || Error::unsupported("Operation not supported").with_hint("no compressed grains are added");
+        let len = piece.disk_len().ok_or_else(no_packed)?;
+        let end = at.saturating_add(len).min(self.size);
+        for region in &self.list {
+            let (first, last) = (region.start.max(at), region.start.saturating_add(region.len).min(end));
+            if first >= last {
+                continue;
+            }
+            // The end of the disk need not be the end of a grain: what is there beyond it goes along.
+            let taken = if last == self.size { at.saturating_add(len) } else { last } - first;
+            let Some(part) = piece.part(first - at, taken) else { continue };
+            match &region.place {
+                Place::Grains(grains) => grains.place(first - region.start, part, steps)?,
+                Place::Flat(device, offset) => {
+                    let to = offset.saturating_add(first - region.start);
+                    steps.extend(part.step(0, last - first, *device, to).map(Placed::Step));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`instar_image::Writer::is_full`].
+    pub fn is_full(&self) -> bool {
+        self.list.iter().any(|region| matches!(&region.place, Place::Grains(grains) if grains.is_full()))
+    }
+
+    /// See [`instar_image::Writer::settle`].
+    pub fn settle(&self) -> Result<()> {
+        for region in &self.list {
+            if let Place::Flat(device, _) = region.place {
+                self.machine.submit(&[Step::Barrier { device }])?;
+            }
+        }
+        for region in &self.list {
+            if let Place::Grains(grains) = &region.place {
+                grains.settle()?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,239 @@
+//! The process that makes files beside a target and publishes them all.
+//!
+//! It is made before the lock-down, and told what to do over a socket, in words of a fixed size: make the file of that kind
+//! and number, or publish. A process that serves a guest gone wild can have it do no more than that: the names are made
+//! here.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use instar_abi::ring::Beside;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+
+use super::made::{self, Made};
+use super::{Cache, Error};
+use crate::locks::Locked;
+
+/// What it is told and what it answers: two numbers of 32 bits.
+type Word = [u8; 8];
+/// First number of a question: publish; otherwise a kind of file, and its number is the second.
+const PUBLISH: u32 = 0;
+/// First number of an answer. The second is an errno, or the number of a lock.
+const DONE: u32 = 0;
+const FAILED: u32 = 1;
+const WRONG_TYPE: u32 = 2;
+const LOCKED: u32 = 3;
+
+fn word(first: u32, second: u32) -> Word {
+    (u64::from(second) << 32 | u64::from(first)).to_le_bytes()
+}
+
+fn numbers(word: Word) -> (u32, u32) {
+    let both = u64::from_le_bytes(word);
+    (both as u32, (both >> 32) as u32)
+}
+
+/// The process, as its maker sees it.
+#[derive(Debug)]
+pub struct Publisher {
+    line: UnixStream,
+    pid: libc::pid_t,
+    path: PathBuf,
+}
+
+impl Publisher {
+    /// Leaves the rest to a process of its own. `path`: as the user gave it.
+    pub fn start(made: Made, path: &Path, cache: Cache) -> io::Result<Self> {
+        allow_many_files();
+        let (ours, theirs) = UnixStream::pair()?;
+        // SAFETY: the caller has one thread still; the child goes on with a copy of everything and ends in `_exit`.
+        match unsafe { libc::fork() } {
+            -1 => {
+                made.forget();
+                Err(io::Error::last_os_error())
+            }
+            0 => {
+                drop(ours);
+                let files = vec![made];
+                Process { line: theirs, path, cache, files, beside: BTreeSet::new() }.run()
+            }
+            pid => Ok(Self { line: ours, pid, path: path.to_path_buf() }),
+        }
+    }
+
+    /// For the server.
+    pub fn maker(&self) -> Option<Maker> {
+        let line = Mutex::new(self.line.try_clone().ok()?);
+        Some(Maker { line, path: self.path.clone() })
+    }
+
+    /// Publishes all files.
+    pub fn publish(mut self) -> io::Result<()> {
+        self.line.write_all(&word(PUBLISH, 0))?;
+        let mut answer = Word::default();
+        self.line.read_exact(&mut answer)?;
+        match numbers(answer) {
+            (DONE, _) => Ok(()),
+            (_, errno) => Err(io::Error::from_raw_os_error(errno.cast_signed())),
+        }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        // Without a word from here it removes what it made, and ends: when this program ends, all is done.
+        let _ = self.line.shutdown(std::net::Shutdown::Both);
+        // SAFETY: our own child, not waited for yet.
+        unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) };
+    }
+}
+
+/// Asks for files beside a target.
+#[derive(Debug)]
+pub struct Maker {
+    line: Mutex<UnixStream>,
+    path: PathBuf,
+}
+
+impl Maker {
+    /// Makes one, empty: the file, and the name that it will have.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn make(&self, kind: Beside, number: u32) -> Result<(File, PathBuf), Error> {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        line.write_all(&word(kind as u32, number))?;
+        let (answer, file) = receive(&line)?;
+        match (numbers(answer), file) {
+            ((DONE, _), Some(file)) => Ok((file, name(&self.path, kind, number))),
+            // It came, but there was no room for it in this process.
+            ((DONE, _), None) => Err(io::Error::from_raw_os_error(libc::EMFILE).into()),
+            ((FAILED, errno), _) => Err(io::Error::from_raw_os_error(errno.cast_signed()).into()),
+            ((LOCKED, code), _) if let Some(locked) = Locked::from_code(code) => Err(Error::Locked(locked)),
+            ((WRONG_TYPE, _), _) => Err(Error::WrongType),
+            _ => Err(io::Error::from_raw_os_error(libc::EPROTO).into()),
+        }
+    }
+}
+
+fn name(path: &Path, kind: Beside, number: u32) -> PathBuf {
+    let name = kind.name(path.as_os_str().as_bytes(), u64::from(number));
+    std::ffi::OsString::from_vec(name).into()
+}
+
+/// An answer, and the file that comes with it.
+fn receive(line: &UnixStream) -> io::Result<(Word, Option<File>)> {
+    let mut answer = Word::default();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(&mut answer)];
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
+    let got = loop {
+        match rustix::net::recvmsg(line, &mut parts, &mut control, flags) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?.bytes,
+        }
+    };
+    let mut file = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            file = fds.map(File::from).next();
+        }
+    }
+    if got == answer.len() { Ok((answer, file)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// A file takes one descriptor where it is written and two where it is published: as many are allowed as the user allows at
+/// most.
+fn allow_many_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls take this structure; the process has one thread.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
+/// The process, from inside.
+struct Process<'p> {
+    line: UnixStream,
+    path: &'p Path,
+    cache: Cache,
+    /// All that it makes, the target first.
+    files: Vec<Made>,
+    /// What has been made beside the target.
+    beside: BTreeSet<(u32, u32)>,
+}
+
+impl Process<'_> {
+    fn run(mut self) -> ! {
+        // What the terminal sends is for the one that works; this one ends when that one does.
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE, libc::SIGUSR1] {
+            // SAFETY: ignoring a signal needs no handler.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
+        let mut published = false;
+        let mut told = Word::default();
+        while !published && self.line.read_exact(&mut told).is_ok() {
+            let answered = match numbers(told) {
+                (PUBLISH, _) => {
+                    let result = made::publish(&mut self.files);
+                    published = result.is_ok();
+                    let errno = result.map_or_else(|errno| errno.raw_os_error().cast_unsigned(), |()| 0);
+                    self.answer(word(if published { DONE } else { FAILED }, errno), None)
+                }
+                (kind, number) => self.make(kind, number),
+            };
+            if answered.is_err() {
+                break;
+            }
+        }
+        if !published {
+            self.files.iter().for_each(Made::forget);
+        }
+        // SAFETY: ends this process at once; nothing of it is shared that would want an orderly end.
+        unsafe { libc::_exit(0) }
+    }
+
+    fn make(&mut self, kind: u32, number: u32) -> io::Result<()> {
+        let new = Beside::from_wire(kind).filter(|k| k.has(u64::from(number)) && self.beside.insert((kind, number)));
+        let Some(kind) = new else {
+            return self.answer(word(FAILED, libc::EINVAL.cast_unsigned()), None);
+        };
+        match Made::new(&name(self.path, kind, number), self.cache) {
+            Ok(Made::Device(_)) | Err(Error::WrongType) => self.answer(word(WRONG_TYPE, 0), None),
+            Ok(made) => {
+                self.files.push(made);
+                let file = self.files.last().map(|made| made.file().as_fd());
+                self.answer(word(DONE, 0), file)
+            }
+            Err(Error::Locked(locked)) => self.answer(word(LOCKED, locked.code()), None),
+            Err(Error::Io(error)) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO).cast_unsigned();
+                self.answer(word(FAILED, errno), None)
+            }
+        }
+    }
+
+    fn answer(&self, answer: Word, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds: Vec<BorrowedFd<'_>> = file.into_iter().collect();
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(&fds));
+        }
+        let sent = rustix::net::sendmsg(&self.line, &[IoSlice::new(&answer)], &mut control, SendFlags::empty())?;
+        if sent == answer.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+}

@@ -152,6 +152,8 @@ numbered! {
         Finish = 20,
         /// `arg buf buf_len`: the guest panicked; the bytes say where. `arg` 1: it ran out of memory. Never returns.
         Panic = 21,
+        /// Returns in `value` the nanoseconds since the run began, by a clock that never goes back.
+        Clock = 22,
     }
 }
 

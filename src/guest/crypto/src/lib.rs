@@ -13,6 +13,7 @@ mod blocks;
 pub mod hash;
 pub mod luks;
 mod modes;
+pub mod qcow;
 pub mod scheme;
 
 pub use hash::Hash;

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use instar_crypto::Crypter;
 use instar_image::{Description, DeviceId, Error, Extent, Image, Packed, Place, Result, Unpacker, Value};
 
-const SECTOR: u64 = 512;
+use crate::SECTOR;
 
 /// The disk lies in one piece at byte `data` of the device.
 pub struct LuksImage {

@@ -1,13 +1,14 @@
 //! The first qcow format.
 //!
 //! [`header`] parses the header once, into checked values; [`map`] turns ranges of the virtual disk into places in
-//! the file through two levels of tables; [`packed`] decompresses.
+//! the file through two levels of tables; [`packed`] decompresses, [`encrypted`] decrypts and encrypts.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 mod edit;
+mod encrypted;
 mod header;
 pub mod layout;
 mod map;
@@ -16,16 +17,15 @@ mod write;
 
 use alloc::boxed::Box;
 
+use instar_crypto::qcow::Key;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, Creator, Description, Editing, Error, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck,
-    Unpacker,
+    Backing, Creator, Description, Editing, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck, Unpacker,
 };
 
 use crate::header::Header;
 use crate::layout::MAGIC_1;
 use crate::map::Map;
-use crate::packed::QcowUnpacker;
 
 /// The format.
 pub struct Qcow;
@@ -42,10 +42,8 @@ impl Format for Qcow {
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         check_driver_options(self.name(), cx.options, &["encrypt."])?;
         let header = Header::read(&cx)?;
-        if header.encrypted && cx.opener.is_some() {
-            return Err(Error::unsupported("Parameter 'encrypt.key-secret' is required for cipher"));
-        }
-        Ok(Box::new(QcowImage { header, map: Map::new(cx.source, cx.device) }))
+        let key = encrypted::read(&cx, header.encrypted)?;
+        Ok(Box::new(QcowImage { header, key, map: Map::new(cx.source, cx.device) }))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -75,6 +73,8 @@ impl Format for Qcow {
 /// An open image.
 struct QcowImage<'a> {
     header: Header,
+    /// Absent too where no data is wanted.
+    key: Option<Key>,
     map: Map<'a>,
 }
 
@@ -100,7 +100,7 @@ impl Image for QcowImage<'_> {
     }
 
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
-        Some(Box::<QcowUnpacker>::default())
+        Some(encrypted::unpacker(self.key.as_ref()))
     }
 
     fn told_at_once(&self) -> Option<u64> {

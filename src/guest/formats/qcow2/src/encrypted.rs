@@ -5,17 +5,12 @@ use alloc::boxed::Box;
 use alloc::format;
 
 use instar_crypto::luks::{self, password};
-use instar_crypto::{Algorithm, Crypter, IvGenerator, Mode, Scheme, Zeroizing};
+use instar_crypto::qcow::{KEY_SECRET, Key, aes};
 use instar_image::{Error, OpenContext, Packed, Result, Unpacker, Value};
 
 use crate::extensions::Extensions;
 use crate::header::{Encryption, Header};
 use crate::layout::FILE_OFFSET_MAX;
-
-const SECTOR: u64 = 512;
-/// Bytes of the key of the old encryption: the password itself.
-const AES_KEY: usize = 16;
-const KEY_SECRET: &str = "encrypt.key-secret";
 
 /// An image's encryption; all absent where it has none.
 #[derive(Default)]
@@ -23,19 +18,7 @@ pub struct Encrypted {
     /// What `info` shows under `encrypt`.
     pub shown: Option<Value>,
     /// Absent too where no data is wanted.
-    crypter: Option<Crypter>,
-    /// Sectors are counted in the file; else in the virtual disk.
-    in_file: bool,
-}
-
-/// The cipher of encryption method 1, with the password as its key.
-///
-/// # Errors
-/// Never: the key has the right length.
-pub fn aes(password: &[u8]) -> Result<Crypter> {
-    let mut key = Zeroizing::new([0; AES_KEY]);
-    key.iter_mut().zip(password).for_each(|(k, p)| *k = *p);
-    Scheme { algorithm: Algorithm::Aes, mode: Mode::Cbc, iv: IvGenerator::Plain64 }.with_key(key.as_slice())
+    pub key: Option<Key>,
 }
 
 /// Reads the encryption, and finds its key where data is wanted.
@@ -69,8 +52,8 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) 
     };
     let password = cx.opener.map(|_| password(cx.source, option(KEY_SECRET), KEY_SECRET)).transpose()?;
     let Some((offset, _)) = place else {
-        let crypter = password.map(aes).transpose()?;
-        return Ok(Encrypted { shown: Some(shown), crypter, in_file: false });
+        let key = password.map(aes).transpose()?.map(|crypter| Key { crypter, in_file: false });
+        return Ok(Encrypted { shown: Some(shown), key });
     };
     let luks = luks::Header::read(cx.source, cx.device, offset, cx.version)?;
     if let Value::Map(mut more) = luks.describe(cx.version)
@@ -79,14 +62,14 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) 
         entries.append(&mut more);
     }
     let crypter = password.map(|p| luks.unlock(cx.source, cx.device, offset, p)).transpose()?;
-    Ok(Encrypted { shown: Some(shown), crypter, in_file: true })
+    Ok(Encrypted { shown: Some(shown), key: crypter.map(|crypter| Key { crypter, in_file: true }) })
 }
 
 impl Encrypted {
     /// Decompresses by `plain`, and decrypts.
     pub fn unpacker<'a>(&'a self, plain: Box<dyn Unpacker + 'a>) -> Box<dyn Unpacker + 'a> {
-        match &self.crypter {
-            Some(crypter) => Box::new(Decrypter { plain, crypter, in_file: self.in_file }),
+        match &self.key {
+            Some(key) => Box::new(Decrypter { plain, key }),
             None => plain,
         }
     }
@@ -94,8 +77,7 @@ impl Encrypted {
 
 struct Decrypter<'a> {
     plain: Box<dyn Unpacker + 'a>,
-    crypter: &'a Crypter,
-    in_file: bool,
+    key: &'a Key,
 }
 
 impl Unpacker for Decrypter<'_> {
@@ -104,7 +86,7 @@ impl Unpacker for Decrypter<'_> {
     }
 
     fn decrypt(&mut self, at: u64, offset: u64, data: &mut [u8]) -> Result<()> {
-        self.crypter.decrypt(if self.in_file { offset } else { at } / SECTOR, data);
+        self.key.decrypt(at, offset, data);
         Ok(())
     }
 }

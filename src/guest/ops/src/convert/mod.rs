@@ -73,6 +73,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let backed = matches!(target, Target::Allocated { zeroed: false, .. }) && !params.existing;
     let selection = if backed { Selection::Layers(1) } else { Selection::All };
     let planner = Planner::new(machine.source(), &chains, target, settings, selection, (size, rest)).skipping(skip);
+    let planner = planner.encrypting(writer.encrypter().is_some());
     let progress = Progress::new(machine, size);
     copy::run(machine, &chains, writer.as_ref(), &planner, settings, &progress)?;
     let finished = writer.finish();
@@ -108,6 +109,10 @@ fn writer<'a>(
     }
     if params.settings.compress && !creator.can_compress() {
         return Err(Error::usage("Compression not supported for this file format"));
+    }
+    let encrypts = options.get("encryption").is_some_and(|v| v != "off") || options.get("encrypt.format").is_some();
+    if params.settings.compress && encrypts {
+        return Err(Error::usage("Compression and encryption not supported at the same time"));
     }
     if params.settings.compress && options.get("preallocation").is_some_and(|v| v != "off") {
         return Err(Error::usage("Compression and preallocation not supported at the same time"));

@@ -54,7 +54,7 @@ pub fn run(
     progress: &Progress<'_>,
 ) -> Result<()> {
     match writer.target() {
-        target @ Target::Linear { .. } => linear::run(machine, chains, target, planner, settings, progress),
+        Target::Linear { .. } => linear::run(machine, chains, writer, planner, settings, progress),
         Target::Allocated { .. } => allocated::run(machine, chains, writer, planner, settings, progress),
     }
 }

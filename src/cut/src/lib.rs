@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use instar_image::{DeviceId, Value};
 use instar_sim::{Disk, Machine};
 
+/// The secret that every run has: its name, and what it is.
+pub const SECRET: (&str, &str) = ("s", "swordfish");
+
 /// A folder of the test's own.
 #[derive(Debug)]
 pub struct Folder(PathBuf);
@@ -48,9 +51,20 @@ impl Folder {
         Command::new(program).args(arguments).current_dir(&self.0).output().expect("qemu-utils is installed")
     }
 
+    /// Gives the stock tool an image, whose password that driver option names.
+    fn try_on(&self, command: &[&str], image: &Image, key: Option<&str>, more: &[&str]) -> Output {
+        let options = key.map(|key| format!("driver={},{key}={},file.filename={}", image.format, SECRET.0, image.name));
+        let object = format!("secret,id={},data={}", SECRET.0, SECRET.1);
+        let given = match &options {
+            Some(options) => vec!["--object", &object, "--image-opts", options],
+            None => vec!["-f", image.format, image.name],
+        };
+        self.try_stock("qemu-img", &[command, &given, more].concat())
+    }
+
     /// What an image shows, as the stock tool reads it.
-    fn content(&self, image: &Image) -> Result<Vec<u8>, String> {
-        let done = self.try_stock("qemu-img", &["convert", "-f", image.format, "-O", "raw", image.name, "content.out"]);
+    fn content(&self, image: &Image, key: Option<&str>) -> Result<Vec<u8>, String> {
+        let done = self.try_on(&["convert", "-O", "raw"], image, key, &["content.out"]);
         if !done.status.success() {
             return Err(String::from_utf8_lossy(&done.stderr).into_owned());
         }
@@ -109,6 +123,8 @@ pub struct Scenario {
     pub arrange: fn(&mut Value, &[Value]),
     /// Random parts of what is in flight at each step.
     pub subsets: u32,
+    /// The driver option by which the first image, an encrypted one, is given [`SECRET`].
+    pub key: Option<&'static str>,
 }
 
 impl Scenario {
@@ -117,7 +133,7 @@ impl Scenario {
     pub fn new(op: &str, folder: Folder, images: &[Image]) -> Self {
         let mut params = Value::map();
         params.set("op", op).set("version-major", 10u64).set("version-minor", 0u64);
-        Self { folder, images: images.to_vec(), params, arrange: only_image, subsets: 2 }
+        Self { folder, images: images.to_vec(), params, arrange: only_image, subsets: 2, key: None }
     }
 
     /// Runs it, then cuts it everywhere; returns the number of states looked at.
@@ -126,7 +142,7 @@ impl Scenario {
     /// When a state is not what it may be.
     #[must_use]
     pub fn run(&self) -> usize {
-        let machine = Machine::new().with_workers(1);
+        let machine = Machine::new().with_workers(1).with_secret(SECRET.0, SECRET.1);
         let mut devices = Vec::new();
         for image in &self.images {
             let bytes = fs::read(self.folder.path(image.name)).expect("the scenario made it");
@@ -142,6 +158,11 @@ impl Scenario {
             .map(|(image, device)| {
                 let mut map = Value::map();
                 map.set("device", u64::from(device.0)).set("filename", image.name).set("format", image.format);
+                if let Some(key) = self.key_of(image) {
+                    let mut option = Value::map();
+                    option.set("key", key).set("value", SECRET.0);
+                    map.set("options", vec![option]);
+                }
                 map
             })
             .collect();
@@ -165,8 +186,12 @@ impl Scenario {
         states
     }
 
+    fn key_of(&self, image: &Image) -> Option<&'static str> {
+        self.key.filter(|_| self.images.first().is_some_and(|first| first.name == image.name))
+    }
+
     fn contents(&self, folder: &Folder) -> Vec<Vec<u8>> {
-        let content = |image: &Image| match folder.content(image) {
+        let content = |image: &Image| match folder.content(image, self.key_of(image)) {
             Err(_) if image.watch == Watch::New && folder.is_empty(image) => Vec::new(),
             content => content.unwrap_or_else(|e| panic!("{image:?}: {e}")),
         };
@@ -184,10 +209,11 @@ impl Scenario {
             if image.watch == Watch::Read {
                 continue;
             }
-            if image.watch == Watch::New && !clean && folder.content(image).is_err() {
+            let key = self.key_of(image);
+            if image.watch == Watch::New && !clean && folder.content(image, key).is_err() {
                 continue;
             }
-            let checked = folder.try_stock("qemu-img", &["check", "-f", image.format, image.name]);
+            let checked = folder.try_on(&["check"], image, key, &[]);
             let text = String::from_utf8_lossy(&checked.stdout);
             // 3: leaks; 63: the format has no check.
             let fine = match checked.status.code() {
@@ -200,7 +226,7 @@ impl Scenario {
             if image.watch == Watch::Sound {
                 continue;
             }
-            let shown = folder.content(image).unwrap_or_else(|e| panic!("{when}: {}: {e}", image.name));
+            let shown = folder.content(image, key).unwrap_or_else(|e| panic!("{when}: {}: {e}", image.name));
             let (old, new) = (&before[index], &after[index]);
             let fine = match image.watch {
                 Watch::New => shown == *new,

@@ -59,10 +59,11 @@ impl Request {
         machine.random(&mut slot_salt);
         let digest = self.hash.pbkdf2(&key, &salt, digest_rounds, DIGEST);
         let slot_key = Zeroizing::new(self.hash.pbkdf2(password, &slot_salt, slot_rounds, self.key_bytes));
+        let slot_crypter = self.scheme.with_key(&slot_key)?;
         let mut material = vec![0; self.key_bytes * STRIPES as usize];
         machine.random(&mut material);
         af::split(self.hash, &key, &mut material);
-        self.scheme.with_key(&slot_key)?.encrypt(0, &mut material);
+        slot_crypter.encrypt(0, &mut material);
 
         let mut header = [0; HEADER];
         let mut put = |at: usize, bytes: &[u8]| {

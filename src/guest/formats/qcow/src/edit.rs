@@ -33,7 +33,7 @@ impl Editing for QcowEditing {
         let header = Header::read(&reading)?;
         let key = encrypted::read(&reading, header.encrypted)?;
         if key.is_some() && cx.compressed {
-            return Err(Error::unsupported("an encrypted image has no compressed clusters"));
+            return Err(Error::unsupported("Compression and encryption not supported at the same time"));
         }
         let levels = Levels {
             device,

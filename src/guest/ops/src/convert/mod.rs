@@ -56,7 +56,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         Some(skip_broken) => Some(Wanted::choose(machine, &chains, skip_broken)?),
         None => None,
     };
-    let writer = writer(machine, &params, format, size, version)?;
+    let (writer, backed) = writer(machine, &params, format, size, version)?;
     // Writers in place keep to whole units: the last one's rest stays what it is.
     let rest = match writer.target() {
         Target::Allocated { unit, .. } if params.existing && !size.is_multiple_of(unit) => {
@@ -70,7 +70,6 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     machine.seal()?;
     let compress = params.settings.compress || writer.always_compresses();
     let (target, settings) = (writer.target(), Settings { compress, ..params.settings });
-    let backed = matches!(target, Target::Allocated { zeroed: false, .. }) && !params.existing;
     let selection = if backed { Selection::Layers(1) } else { Selection::All };
     let planner = Planner::new(machine.source(), &chains, target, settings, selection, (size, rest)).skipping(skip);
     let planner = planner.encrypting(writer.encrypter().is_some());
@@ -86,15 +85,16 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     Ok(0)
 }
 
+/// The target, and whether it is a new one over a backing file.
 fn writer<'a>(
     machine: &'a dyn Machine,
     params: &'a Params,
     format: &'static dyn Format,
     size: u64,
     version: Version,
-) -> Result<Box<dyn Writer + 'a>> {
+) -> Result<(Box<dyn Writer + 'a>, bool)> {
     if params.existing {
-        return existing(machine, params, format, size, version);
+        return Ok((existing(machine, params, format, size, version)?, false));
     }
     let name = format.name();
     let creator = option_help::creator_of(format)?;
@@ -134,6 +134,7 @@ fn writer<'a>(
         let error = Error::usage(format!("Parameter 'backing-fmt' does not accept value '{other}'"));
         return Err(error.context(converting));
     }
+    let backed = backing.is_some();
     let cx = CreateContext {
         machine,
         device: params.target.device,
@@ -149,7 +150,7 @@ fn writer<'a>(
     };
     let writer = creator.create(cx).map_err(|e| e.context(converting))?;
     creator.can_be_filled(&options, size).map_err(|e| params.target.could_not_open(e))?;
-    Ok(writer)
+    Ok((writer, backed))
 }
 
 /// `-n`

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from images import SECRET
+
 
 @dataclass
 class Case:
@@ -51,6 +53,17 @@ def written():
     yield convert("raw -> streamOptimized", "plain.raw", 0.5, *RAW, *stream, rounds=3)
 
 
+def encrypted():
+    """To and from encrypted images; each run derives keys for a moment, and the stock tool measures how fast it can."""
+    luks = ["-O", "luks", *SECRET, "-o", "key-secret=s,iter-time=10"]
+    yield convert("raw -> luks", "plain.raw", 0.8, *RAW, *luks)
+    inside = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+    yield convert("raw -> qcow2, luks", "plain.raw", 0.8, *RAW, "-O", "qcow2", *SECRET, "-o", inside)
+    options = "driver=luks,key-secret=s,file.filename=plain.luks"
+    argv = ["convert", *SECRET, "--image-opts", "-O", "raw", options, "OUT"]
+    yield Case("luks -> raw", argv, 0.8, ["plain.luks"])
+
+
 REBASED = ["base.qcow2", "next.qcow2", "share.qcow2", "over.qcow2"]
 
 CASES = [
@@ -96,4 +109,5 @@ CASES = [
          rounds=1),
     *other_formats(),
     *written(),
+    *encrypted(),
 ]

@@ -95,6 +95,9 @@ def other_format(name, *options):
 for _name in ("qcow", "vdi", "vpc", "vhdx", "vmdk", "parallels", "qed"):
     other_format(_name)
 other_format("stream.vmdk", "-o", "subformat=streamOptimized")
+# Little time for the key: what is measured is the disk.
+SECRET = ["--object", "secret,id=s,data=swordfish"]
+other_format("luks", *SECRET, "-o", "key-secret=s,iter-time=10")
 
 
 @makes("zlib.qcow2", "zstd.qcow2")

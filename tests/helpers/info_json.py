@@ -8,7 +8,15 @@ LAYOUT = ("actual-size",)
 LAYOUT_OF_CHILDREN = ("virtual-size", "actual-size")
 
 # What identifies an image is drawn at random.
-IDENTITY = {"vmdk": ("cid",)}
+IDENTITY = {"vmdk": ("cid",), "luks": ("uuid", "master-key-iters")}
+
+
+def _forget(data, kind):
+    for key in IDENTITY.get(kind, ()):
+        data.pop(key)
+    # How often a key is derived depends on how fast the machine was just then.
+    for slot in data.get("slots", []):
+        slot.pop("iters", None)
 
 
 def normalise_info_json(obj, target, tmp_path=None):
@@ -16,8 +24,10 @@ def normalise_info_json(obj, target, tmp_path=None):
     if isinstance(obj, list):
         return [normalise_info_json(item, target, tmp_path) for item in obj]
     info = copy.deepcopy(obj)
-    for key in IDENTITY.get(info.get("format"), ()):
-        info["format-specific"]["data"].pop(key)
+    specific = info.get("format-specific", {}).get("data", {})
+    _forget(specific, info.get("format"))
+    encrypt = specific.get("encrypt", {})
+    _forget(encrypt, encrypt.get("format"))
     for key in LAYOUT:
         info.pop(key, None)
     if tmp_path and str(info.get("filename", "")).startswith(str(tmp_path)):

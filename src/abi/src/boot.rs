@@ -62,7 +62,8 @@ pub struct BootInfo {
     pub cpu: u64,
     /// Seconds since 1970 when the command started (for dates that formats record).
     pub now_seconds: u64,
-    /// 32 random bytes for identifiers (uuid, cid) and salts; never for secrets that outlive the run.
+    /// 32 bytes from the kernel's random number generator: the seed of the guest's own, which makes identifiers (uuid,
+    /// cid), salts and the keys of new encrypted images.
     pub entropy: [u8; 32],
 }
 

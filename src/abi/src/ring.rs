@@ -155,6 +155,8 @@ numbered! {
         /// `dev arg=Beside len`: makes file number `len` of that kind beside the new file `dev`, empty and as writable as
         /// that. The host makes its name from that file's ([`Beside::name`]). Returns in `value` the new device index.
         CreateBeside = 22,
+        /// Returns in `value` the nanoseconds since the run began, by a clock that never goes back.
+        Clock = 23,
     }
 }
 

@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use instar_image::{DeviceId, Value};
 use instar_sim::{Disk, Machine};
 
+/// The secret that every run has: its name, and what it is.
+pub const SECRET: (&str, &str) = ("s", "swordfish");
+
 /// A folder of the test's own.
 #[derive(Debug)]
 pub struct Folder(PathBuf);
@@ -48,8 +51,19 @@ impl Folder {
         Command::new(program).args(arguments).current_dir(&self.0).output().expect("qemu-utils is installed")
     }
 
+    /// Gives the stock tool an image, whose password that driver option names.
+    fn try_on(&self, command: &[&str], image: &Image, key: Option<&str>, more: &[&str]) -> Output {
+        let options = key.map(|key| format!("driver={},{key}={},file.filename={}", image.format, SECRET.0, image.name));
+        let object = format!("secret,id={},data={}", SECRET.0, SECRET.1);
+        let given = match &options {
+            Some(options) => vec!["--object", &object, "--image-opts", options],
+            None => vec!["-f", image.format, image.name],
+        };
+        self.try_stock("qemu-img", &[command, &given, more].concat())
+    }
+
     /// What an image shows, as the stock tool reads it; of a large disk, `head` MiB and its size.
-    fn content(&self, image: &Image, head: Option<u64>) -> Result<Vec<u8>, String> {
+    fn content(&self, image: &Image, head: Option<u64>, key: Option<&str>) -> Result<Vec<u8>, String> {
         if let Some(head) = head {
             let (count, from) = (format!("count={head}"), format!("if={}", image.name));
             let read = ["dd", "-f", image.format, "-O", "raw", "bs=1M", &count, &from, "of=content.out"];
@@ -65,7 +79,7 @@ impl Folder {
             let content = fs::read(self.path("content.out")).map_err(|e| e.to_string())?;
             return Ok([content, size.trim_end_matches(',').as_bytes().to_vec()].concat());
         }
-        let done = self.try_stock("qemu-img", &["convert", "-f", image.format, "-O", "raw", image.name, "content.out"]);
+        let done = self.try_on(&["convert", "-O", "raw"], image, key, &["content.out"]);
         if !done.status.success() {
             return Err(String::from_utf8_lossy(&done.stderr).into_owned());
         }
@@ -128,6 +142,8 @@ pub struct Scenario {
     pub head: Option<u64>,
     /// The stock tool does not know such images (children of a VHD or VHDX): our own reading and check judge.
     pub own: bool,
+    /// The driver option by which the first image, an encrypted one, is given [`SECRET`].
+    pub key: Option<&'static str>,
 }
 
 impl Scenario {
@@ -136,7 +152,16 @@ impl Scenario {
     pub fn new(op: &str, folder: Folder, images: &[Image]) -> Self {
         let mut params = Value::map();
         params.set("op", op).set("version-major", 10u64).set("version-minor", 0u64);
-        Self { folder, images: images.to_vec(), params, arrange: only_image, subsets: 2, head: None, own: false }
+        Self {
+            folder,
+            images: images.to_vec(),
+            params,
+            arrange: only_image,
+            subsets: 2,
+            head: None,
+            own: false,
+            key: None,
+        }
     }
 
     /// Runs it, then cuts it everywhere; returns the number of states looked at.
@@ -148,7 +173,7 @@ impl Scenario {
         let (machine, devices) = self.machine(&self.folder);
         let mut params = self.params.clone();
         let described: Vec<Value> =
-            self.images.iter().zip(&devices).map(|(image, device)| described(image, *device)).collect();
+            self.images.iter().zip(&devices).map(|(image, device)| self.described(image, *device)).collect();
         (self.arrange)(&mut params, &described);
         let before = self.contents(&self.folder);
         machine.record();
@@ -169,9 +194,25 @@ impl Scenario {
         states
     }
 
+    fn key_of(&self, image: &Image) -> Option<&'static str> {
+        self.key.filter(|_| self.images.first().is_some_and(|first| first.name == image.name))
+    }
+
+    /// An image as the parameters have it.
+    fn described(&self, image: &Image, device: DeviceId) -> Value {
+        let mut map = Value::map();
+        map.set("device", u64::from(device.0)).set("filename", image.name).set("format", image.format);
+        if let Some(key) = self.key_of(image) {
+            let mut option = Value::map();
+            option.set("key", key).set("value", SECRET.0);
+            map.set("options", vec![option]);
+        }
+        map
+    }
+
     /// A machine with the images as they are in `folder`.
     fn machine(&self, folder: &Folder) -> (Machine, Vec<DeviceId>) {
-        let machine = Machine::new().with_workers(1);
+        let machine = Machine::new().with_workers(1).with_secret(SECRET.0, SECRET.1);
         let mut devices = Vec::new();
         for image in &self.images {
             let bytes = fs::read(folder.path(image.name)).expect("the scenario made it");
@@ -185,7 +226,7 @@ impl Scenario {
     /// What an image shows, as `judge` reads it.
     fn content(&self, folder: &Folder, image: &Image) -> Result<Vec<u8>, String> {
         if !self.own {
-            return folder.content(image, self.head);
+            return folder.content(image, self.head, self.key_of(image));
         }
         let (machine, devices) = self.machine(folder);
         let device = devices[self.images.iter().position(|i| i.name == image.name).expect("it is one of them")];
@@ -194,7 +235,7 @@ impl Scenario {
         target.set("device", u64::from(out.0)).set("filename", "out").set("format", "raw").set("zeroed", true);
         let mut params = Value::map();
         params.set("op", "convert").set("version-major", 10u64).set("version-minor", 0u64);
-        params.set("target", target).set("sources", vec![described(image, device)]).set("sparse", 4096u64);
+        params.set("target", target).set("sources", vec![self.described(image, device)]).set("sparse", 4096u64);
         match instar_ops::run(&machine, &params) {
             0 => Ok(machine.disk(out).to_bytes()),
             _ => Err(format!("{:?}", machine.emitted())),
@@ -204,7 +245,7 @@ impl Scenario {
     /// Exit status, output and errors of a check.
     fn check(&self, folder: &Folder, image: &Image) -> (Option<i32>, String, String) {
         if !self.own {
-            let checked = folder.try_stock("qemu-img", &["check", "-f", image.format, image.name]);
+            let checked = folder.try_on(&["check"], image, self.key_of(image), &[]);
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             return (checked.status.code(), text(&checked.stdout), text(&checked.stderr));
         }
@@ -212,7 +253,7 @@ impl Scenario {
         let device = devices[self.images.iter().position(|i| i.name == image.name).expect("it is one of them")];
         let mut params = Value::map();
         params.set("op", "check").set("version-major", 10u64).set("version-minor", 0u64);
-        params.set("image", described(image, device));
+        params.set("image", self.described(image, device));
         let status = instar_ops::run(&machine, &params);
         let emitted = machine.emitted();
         let corruptions =
@@ -297,13 +338,6 @@ fn sectors_of_either(shown: &[u8], old: &[u8], new: &[u8]) -> bool {
     };
     (shown.len() == old.len() || shown.len() == new.len())
         && shown.chunks(SECTOR).enumerate().all(|(i, s)| s == part(old, i) || s == part(new, i))
-}
-
-/// An image as a parameter.
-fn described(image: &Image, device: DeviceId) -> Value {
-    let mut map = Value::map();
-    map.set("device", u64::from(device.0)).set("filename", image.name).set("format", image.format);
-    map
 }
 
 fn only_image(params: &mut Value, images: &[Value]) {

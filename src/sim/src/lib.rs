@@ -6,7 +6,8 @@ mod journal;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use instar_image::{
     Beside, DeviceId, Error, Kind, Machine as Api, RangePair, Read, Result, Role, Run, Sink, Source, Stat, Step, Value,
@@ -35,6 +36,8 @@ pub struct Machine {
     said: Mutex<String>,
     workers: usize,
     ids: AtomicU64,
+    /// When the clock was first looked at.
+    started: OnceLock<Instant>,
     stock: AtomicBool,
     secrets: Vec<(String, Vec<u8>)>,
     journal: Mutex<Option<Journal>>,
@@ -336,11 +339,18 @@ impl Api for Machine {
         1_000_000_000
     }
 
-    fn random_id(&self) -> [u8; 16] {
-        let n = self.ids.fetch_add(1, Ordering::Relaxed);
-        let mut id = [0x5a; 16];
-        id[..8].copy_from_slice(&n.to_le_bytes());
-        id
+    fn clock(&self) -> Result<u64> {
+        Ok(u64::try_from(self.started.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// The same at every run.
+    fn random(&self, bytes: &mut [u8]) {
+        for part in bytes.chunks_mut(16) {
+            let n = self.ids.fetch_add(1, Ordering::Relaxed);
+            let mut block = [0x5a; 16];
+            block[..8].copy_from_slice(&n.to_le_bytes());
+            part.copy_from_slice(&block[..part.len()]);
+        }
     }
 }
 

@@ -12,10 +12,10 @@ pub mod af;
 mod blocks;
 pub mod hash;
 pub mod kdf;
-pub mod legacy;
 pub mod luks;
 mod modes;
 mod named;
+pub mod qcow;
 pub mod scheme;
 
 pub use hash::Hash;

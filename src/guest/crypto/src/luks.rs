@@ -3,6 +3,9 @@
 //! A whole image has it at its beginning; an encrypted image of another format has it inside. Key material is read where
 //! a password is tried, one slot at a time.
 
+mod create;
+mod options;
+
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
@@ -13,6 +16,9 @@ use instar_image::{DeviceId, Error, Result, Source, Value, Version};
 use zeroize::Zeroizing;
 
 use crate::{Algorithm, Crypter, Hash, IvGenerator, Mode, Scheme, af};
+
+pub use create::Created;
+pub use options::Request;
 
 /// Magic of both versions.
 pub const MAGIC: [u8; 6] = *b"LUKS\xba\xbe";

@@ -4,6 +4,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
 use instar_abi::boot::{BootInfo, MAX_WORKERS};
 use instar_abi::record;
 use instar_abi::ring::{
@@ -12,6 +14,7 @@ use instar_abi::ring::{
     STAT_WRITABLE,
 };
 use instar_image::{DeviceId, Machine, RangePair, Read, Result, Run, Sink, Source, Stat, Step, Value};
+use spin::Mutex;
 use zerocopy::FromBytes;
 
 use crate::failure;
@@ -32,8 +35,8 @@ pub struct RingMachine {
     workers: Workers,
     reported: AtomicU64,
     now: u64,
-    entropy: [u8; 32],
-    ids: AtomicU64,
+    /// The only source of randomness: ChaCha20, seeded with what the host took from its kernel.
+    random: Mutex<ChaCha20Rng>,
     stock: AtomicBool,
     secrets: spin::Once<Vec<(String, Vec<u8>)>>,
 }
@@ -71,8 +74,7 @@ impl RingMachine {
             workers: Workers::new(),
             reported: AtomicU64::new(0),
             now: boot.now_seconds,
-            entropy: boot.entropy,
-            ids: AtomicU64::new(0),
+            random: Mutex::new(ChaCha20Rng::from_seed(boot.entropy)),
             stock: AtomicBool::new(false),
             secrets: spin::Once::new(),
         }
@@ -437,17 +439,11 @@ impl Machine for RingMachine {
         self.now
     }
 
-    fn random_id(&self) -> [u8; 16] {
-        // splitmix64 over the host's entropy: identifiers have to differ, not to be secret.
-        let n = self.ids.fetch_add(1, Ordering::Relaxed);
-        let mut id = [0; 16];
-        for (i, half) in id.chunks_exact_mut(8).enumerate() {
-            let seed = self.entropy.as_chunks::<8>().0[i];
-            let mut z = u64::from_le_bytes(seed).wrapping_add((n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            half.copy_from_slice(&(z ^ (z >> 31)).to_le_bytes());
-        }
-        id
+    fn clock(&self) -> Result<u64> {
+        self.call(request(Op::Clock)).map(|reply| reply.value)
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        self.random.lock().fill_bytes(bytes);
     }
 }

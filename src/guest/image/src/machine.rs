@@ -160,8 +160,16 @@ pub trait Machine: Sink {
 
     /// Seconds since 1970 at the start of the command.
     fn now_seconds(&self) -> u64;
-    /// Random bytes, new ones at every call, for identifiers.
-    fn random_id(&self) -> [u8; 16];
+    /// Nanoseconds since the run began.
+    fn clock(&self) -> Result<u64>;
+    /// Fills `bytes` with random ones that nobody can guess: keys are made of them.
+    fn random(&self, bytes: &mut [u8]);
+    /// Random bytes for an identifier.
+    fn random_id(&self) -> [u8; 16] {
+        let mut id = [0; 16];
+        self.random(&mut id);
+        id
+    }
 }
 
 /// A user-visible name of a file, as bytes: names are not always UTF-8.

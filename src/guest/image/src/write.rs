@@ -246,6 +246,13 @@ pub trait Packer {
     fn pack(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<bool>;
 }
 
+/// Encrypts what a target stores. Shared by all workers.
+pub trait Encrypter: Sync {
+    /// Encrypts `data` in place, whole sectors of 512 bytes: it is for byte `at` of the virtual disk and goes to byte
+    /// `offset` of its device.
+    fn encrypt(&self, at: u64, offset: u64, data: &mut [u8]);
+}
+
 /// An image in the making. `place` is called by one worker at a time, in ascending order of `at`; everything
 /// that it decides is bookkeeping in memory, so that the bytes can be written by all workers at once.
 pub trait Writer: Sync {
@@ -264,6 +271,11 @@ pub trait Writer: Sync {
 
     /// A packer for one worker; `None`: the format has no compression.
     fn packer(&self) -> Option<Box<dyn Packer + '_>> {
+        None
+    }
+
+    /// What encrypts the plain bytes of this image: those of a [`Target::Linear`], and each [`Placed::Plain`].
+    fn encrypter(&self) -> Option<&dyn Encrypter> {
         None
     }
 
@@ -301,15 +313,40 @@ pub enum Placed<'p> {
         /// The bytes.
         data: Vec<u8>,
     },
+    /// Plain bytes of the disk, to be written encrypted by [`Writer::encrypter`].
+    Plain {
+        /// The device.
+        device: DeviceId,
+        /// Byte offset.
+        offset: u64,
+        /// Byte of the virtual disk.
+        at: u64,
+        /// The bytes, whole sectors.
+        data: &'p [u8],
+    },
 }
 
 impl Placed<'_> {
-    /// As a plain step.
+    /// As a plain step. Plain bytes are none before [`Placed::seal`]: nothing of them is ever written.
     #[must_use]
     pub fn as_step(&self) -> Step<'_> {
         match self {
             Self::Step(step) => *step,
             Self::Owned { device, offset, data } => Step::Write { device: *device, offset: *offset, data },
+            Self::Plain { device, offset, .. } => Step::Write { device: *device, offset: *offset, data: &[] },
+        }
+    }
+
+    /// Plain bytes encrypted; everything else as it is.
+    #[must_use]
+    pub fn seal(self, encrypter: &dyn Encrypter) -> Self {
+        match self {
+            Self::Plain { device, offset, at, data } => {
+                let mut data = data.to_vec();
+                encrypter.encrypt(at, offset, &mut data);
+                Self::Owned { device, offset, data }
+            }
+            other => other,
         }
     }
 }

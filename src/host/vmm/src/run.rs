@@ -96,26 +96,24 @@ fn limit(name: &'static str, flag: &'static str, value: u64, unit: &str) -> Fail
 fn build_kvm(program: &Program<'_>, layout: &Layout, job: &Job<'_>) -> Result<(Machine, Shared), String> {
     let kvm = kvm::open().map_err(|e| e.0)?;
     let memory = Shared::new(layout.clone(), Backing::Anonymous).map_err(|e| format!("no memory: {e}"))?;
-    fill(&memory, program, job, DOORBELL_PORT_IO);
+    fill(&memory, program, job, DOORBELL_PORT_IO).map_err(|e| format!("no random bytes: {e}"))?;
     let machine = Machine::new(&kvm, program, &memory).map_err(|e| e.0)?;
     Ok((machine, memory))
 }
 
 fn build_process(program: &Program<'_>, layout: &Layout, job: &Job<'_>) -> io::Result<(Sandbox, Shared)> {
     let memory = Shared::new(layout.clone(), Backing::File)?;
-    fill(&memory, program, job, DOORBELL_SYSCALL);
+    fill(&memory, program, job, DOORBELL_SYSCALL)?;
     let children = process::spawn(program, &memory, job.limits.cpu.map(|d| d.as_secs()))?;
     Ok((Sandbox::Process(children), memory))
 }
 
-fn fill(memory: &Shared, program: &Program<'_>, job: &Job<'_>, doorbell: u32) {
+fn fill(memory: &Shared, program: &Program<'_>, job: &Job<'_>, doorbell: u32) -> io::Result<()> {
     let layout = memory.layout();
+    // Keys are made of it: there is no substitute. So few bytes are never cut short.
     let mut entropy = [0; 32];
-    // Identifiers want to differ; where the kernel gives nothing, the clock has to do.
-    if rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty()).is_err() {
-        entropy[..16].copy_from_slice(&Instant::now().elapsed().as_nanos().to_le_bytes());
-    }
-    let info = BootInfo {
+    rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty())?;
+    let mut info = BootInfo {
         magic: BOOT_MAGIC,
         abi_version: ABI_VERSION,
         doorbell,
@@ -134,8 +132,11 @@ fn fill(memory: &Shared, program: &Program<'_>, job: &Job<'_>, doorbell: u32) {
         entropy,
     };
     memory.fill(layout.boot, info.as_bytes());
+    info.entropy.zeroize();
+    entropy.zeroize();
     memory.fill(layout.params, &job.params);
     memory.fill(layout.data, program.data_bytes());
+    Ok(())
 }
 
 /// How it ended: the first end counts.

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use instar_crypto::Crypter;
 use instar_image::{Description, DeviceId, Error, Extent, Image, Packed, Place, Result, Unpacker, Value};
 
-const SECTOR: u64 = 512;
+use crate::SECTOR;
 
 /// How sectors are encrypted.
 #[derive(Clone, Copy)]

@@ -10,23 +10,45 @@ extern crate alloc;
 
 mod image;
 mod v2;
+mod write;
 
 use alloc::boxed::Box;
 
+use instar_crypto::Crypter;
 use instar_crypto::luks::{Header, MAGIC, password};
-use instar_image::options::check_driver_options;
+use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
-use instar_image::{Error, Format, Image, OpenContext, Probe, Result, SafetyCheck};
+use instar_image::{Creator, Editing, Error, Format, Image, OpenContext, Probe, Resizer, Result, SafetyCheck, Version};
 
 use crate::image::{LuksImage, Sectors};
 
 const VERSION_1: u16 = 1;
 const KEY_SECRET: &str = "key-secret";
-const DRIVER_OPTIONS: &[&str] = &[KEY_SECRET];
-const SECTOR: u32 = 512;
+const SECTOR: u64 = 512;
 
 /// The format.
 pub struct Luks;
+
+/// The name of the secret, the only option that there is.
+fn secret<'o>(cx: &OpenContext<'_, 'o>) -> Result<Option<&'o str>> {
+    check_driver_options("luks", cx.options, &[KEY_SECRET])?;
+    Ok(cx.options.iter().rev().find(|(key, _)| key == KEY_SECRET).map(|(_, id)| id.as_str()))
+}
+
+impl Luks {
+    /// The header, the disk's size in bytes and, where data is wanted, what encrypts it.
+    fn read(cx: &OpenContext<'_, '_>) -> Result<(Header, u64, Option<Crypter>)> {
+        let secret = secret(cx)?;
+        let password = cx.opener.map(|_| password(cx.source, secret, KEY_SECRET)).transpose()?;
+        let header = Header::read(cx.source, cx.device, 0, cx.version)?;
+        let crypter = password.map(|p| header.unlock(cx.source, cx.device, 0, p)).transpose()?;
+        let len = cx.source.stat(cx.device)?.len.next_multiple_of(SECTOR);
+        let size = len
+            .checked_sub(header.payload())
+            .ok_or_else(|| Error::malformed("Could not refresh total sector count: Input/output error"))?;
+        Ok((header, size, crypter))
+    }
+}
 
 impl Format for Luks {
     fn name(&self) -> &'static str {
@@ -39,21 +61,37 @@ impl Format for Luks {
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
-        check_driver_options("luks", cx.options, DRIVER_OPTIONS)?;
-        let secret = cx.options.iter().rev().find(|(key, _)| key == KEY_SECRET).map(|(_, id)| id.as_str());
         if !cx.source.is_stock() && v2::is_there(cx.source, cx.device)? {
-            return v2::open(&cx, secret);
+            return v2::open(&cx, secret(&cx)?);
         }
-        let password = cx.opener.map(|_| password(cx.source, secret, KEY_SECRET)).transpose()?;
-        let header = Header::read(cx.source, cx.device, 0, cx.version)?;
-        let crypter = password.map(|p| header.unlock(cx.source, cx.device, 0, p)).transpose()?;
-        let data = header.payload();
-        let len = cx.source.stat(cx.device)?.len.next_multiple_of(512);
-        let size = len
-            .checked_sub(data)
-            .ok_or_else(|| Error::malformed("Could not refresh total sector count: Input/output error"))?;
-        let (sectors, specific) = (Sectors { unit: SECTOR, first: 0 }, header.describe(cx.version));
+        let (header, size, crypter) = Self::read(&cx)?;
+        let (data, specific) = (header.payload(), header.describe(cx.version));
+        let sectors = Sectors { unit: SECTOR as u32, first: 0 };
         Ok(Box::new(LuksImage { device: cx.device, data, size, sectors, crypter, specific }))
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        write::OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
+        write::SHOWN
+    }
+
+    fn option_since(&self, name: &str) -> Version {
+        if name == "detached-header" { Version::V10_0 } else { Version::V5_2 }
+    }
+
+    fn creator(&self) -> Option<&dyn Creator> {
+        Some(&write::LuksCreator)
+    }
+
+    fn editing(&self) -> Option<&dyn Editing> {
+        Some(&write::LuksEditing)
+    }
+
+    fn resizer(&self) -> Option<&dyn Resizer> {
+        Some(&write::LuksResizer)
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

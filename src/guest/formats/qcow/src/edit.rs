@@ -4,11 +4,13 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use instar_crypto::qcow::Key;
 use instar_image::levels::{LevelWriter, Levels};
 use instar_image::options::check_driver_options;
-use instar_image::write::{Packer, Piece, Placed, Target, Writer};
+use instar_image::write::{Encrypter, Packer, Piece, Placed, Target, Writer};
 use instar_image::{EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
 
+use crate::encrypted;
 use crate::header::Header;
 use crate::layout::{ENTRY, HEADER_LEN, SECTOR, plain};
 use crate::write::{packer, place_packed};
@@ -25,11 +27,13 @@ impl Editing for QcowEditing {
     }
 
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
-        check_driver_options("qcow", cx.options, &[])?;
+        check_driver_options("qcow", cx.options, &["encrypt."])?;
         let EditContext { machine, device, .. } = cx;
-        let header = Header::read(&OpenContext::of_edit(&cx))?;
-        if header.encrypted {
-            return Err(Error::unsupported("Parameter 'encrypt.key-secret' is required for cipher"));
+        let reading = OpenContext { opener: Some(machine), ..OpenContext::of_edit(&cx) };
+        let header = Header::read(&reading)?;
+        let key = encrypted::read(&reading, header.encrypted)?;
+        if key.is_some() && cx.compressed {
+            return Err(Error::unsupported("Compression and encryption not supported at the same time"));
         }
         let levels = Levels {
             device,
@@ -48,13 +52,14 @@ impl Editing for QcowEditing {
         };
         let tables = header.l1.offset.saturating_add(header.l1.count * ENTRY);
         let end = machine.stat(device)?.len.max(tables);
-        Ok(Box::new(QcowEditor { machine, header, clusters: LevelWriter::new(machine, levels, end)? }))
+        Ok(Box::new(QcowEditor { machine, header, key, clusters: LevelWriter::new(machine, levels, end)? }))
     }
 }
 
 struct QcowEditor<'a> {
     machine: &'a dyn Machine,
     header: Header,
+    key: Option<Key>,
     clusters: LevelWriter<'a>,
 }
 
@@ -88,8 +93,12 @@ impl Writer for QcowEditor<'_> {
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
         match piece {
             Piece::Packed(bytes) => place_packed(&self.clusters, self.header.cluster_bits, at, bytes, steps),
-            _ => self.clusters.place(at, piece, steps),
+            _ => encrypted::place(&self.clusters, self.key.as_ref(), at, piece, steps),
         }
+    }
+
+    fn encrypter(&self) -> Option<&dyn Encrypter> {
+        self.key.as_ref().map(|key| key as &dyn Encrypter)
     }
 
     fn packer(&self) -> Option<Box<dyn Packer + '_>> {

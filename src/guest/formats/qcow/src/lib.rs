@@ -1,13 +1,14 @@
 //! The first qcow format.
 //!
 //! [`header`] parses the header once, into checked values; [`map`] turns ranges of the virtual disk into places in
-//! the file through two levels of tables; [`packed`] decompresses.
+//! the file through two levels of tables; [`packed`] decompresses, [`encrypted`] decrypts and encrypts.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 mod edit;
+mod encrypted;
 mod header;
 pub mod layout;
 mod map;
@@ -16,7 +17,7 @@ mod write;
 
 use alloc::boxed::Box;
 
-use instar_crypto::{Crypter, legacy};
+use instar_crypto::qcow::Key;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
     Backing, Creator, Description, Editing, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck, Unpacker,
@@ -25,7 +26,6 @@ use instar_image::{
 use crate::header::Header;
 use crate::layout::MAGIC_1;
 use crate::map::Map;
-use crate::packed::QcowUnpacker;
 
 /// The format.
 pub struct Qcow;
@@ -42,9 +42,8 @@ impl Format for Qcow {
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         check_driver_options(self.name(), cx.options, &["encrypt."])?;
         let header = Header::read(&cx)?;
-        legacy::check_format(&cx, header.encrypted.then_some("aes"))?;
-        let crypter = if header.encrypted { legacy::open(&cx)? } else { None };
-        Ok(Box::new(QcowImage { header, map: Map::new(cx.source, cx.device), crypter }))
+        let key = encrypted::read(&cx, header.encrypted)?;
+        Ok(Box::new(QcowImage { header, key, map: Map::new(cx.source, cx.device) }))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -74,9 +73,9 @@ impl Format for Qcow {
 /// An open image.
 struct QcowImage<'a> {
     header: Header,
+    /// Absent too where no data is wanted.
+    key: Option<Key>,
     map: Map<'a>,
-    /// Absent where nothing is encrypted, or only the header was asked for.
-    crypter: Option<Crypter>,
 }
 
 impl Image for QcowImage<'_> {
@@ -101,7 +100,7 @@ impl Image for QcowImage<'_> {
     }
 
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
-        Some(Box::new(QcowUnpacker::new(self.crypter.as_ref())))
+        Some(encrypted::unpacker(self.key.as_ref()))
     }
 
     fn told_at_once(&self) -> Option<u64> {

@@ -5,12 +5,14 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use instar_codec::Deflater;
+use instar_crypto::qcow::{KEY_SECRET, Key, Method};
 use instar_image::levels::{LevelWriter, Levels};
-use instar_image::options::{OptionKind, OptionSpec, boolean, of_file};
+use instar_image::options::{OptionKind, OptionSpec, of_file};
 use instar_image::pieces::Span;
-use instar_image::write::{Packer, Piece, Placed, Target, Writer};
+use instar_image::write::{Encrypter, Packer, Piece, Placed, Target, Writer};
 use instar_image::{Backing, CreateContext, Creator, Error, Machine, Result, Step, Version};
 
+use crate::encrypted;
 use crate::layout::{BACKING_NAME_MAX, COMPRESSED, ENTRIES_MAX, ENTRY, HEADER_LEN, MAGIC_1, SECTOR, field, plain};
 
 /// The options, in the order of `-o help`.
@@ -56,20 +58,17 @@ struct Spec {
     cluster_bits: u32,
     l2_bits: u32,
     backing: Option<Backing>,
+    encrypted: bool,
 }
 
 impl Spec {
     /// From what the user said.
     fn read(cx: &CreateContext<'_, '_>) -> Result<Self> {
-        let encrypted = cx.options.get("encryption").map_or(Ok(false), |text| boolean("encryption", text))?;
-        match cx.options.get("encrypt.format") {
-            None if !encrypted => {}
-            None | Some("aes") => {
-                return Err(Error::unsupported("Parameter 'encrypt.key-secret' is required for cipher")
-                    .with_hint("instar cannot encrypt images yet"));
-            }
-            Some(other) => return Err(Error::usage(format!("Parameter 'format' does not accept value '{other}'"))),
-        }
+        let encrypted = match Method::read(cx.options)? {
+            Method::None => false,
+            Method::Aes => true,
+            Method::Luks => return Err(Error::usage("Unsupported encryption format")),
+        };
         of_file::check_preallocation(cx.options)?;
         let size = cx.size;
         if size == 0 {
@@ -78,7 +77,7 @@ impl Spec {
         let size = size.checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX);
         let backing = cx.backing.clone();
         let (cluster_bits, l2_bits) = if backing.is_some() { BACKED } else { ALONE };
-        let spec = Self { size, cluster_bits, l2_bits, backing };
+        let spec = Self { size, cluster_bits, l2_bits, backing, encrypted };
         // QEMU makes what it does not open then.
         if spec.entries() > ENTRIES_MAX {
             return Err(Error::usage("Image too large"));
@@ -114,6 +113,7 @@ impl Spec {
         put(0, MAGIC_1);
         put(field::SIZE, &self.size.to_be_bytes());
         put(field::CLUSTER_BITS, &[self.cluster_bits as u8, self.l2_bits as u8]);
+        put(field::CRYPT_METHOD, &u32::from(self.encrypted).to_be_bytes());
         put(field::L1_OFFSET, &self.l1().to_be_bytes());
         if !self.name().is_empty() {
             put(field::BACKING_OFFSET, &(HEADER_LEN as u64).to_be_bytes());
@@ -143,6 +143,8 @@ impl Creator for QcowCreator {
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
         let spec = Spec::read(&cx)?;
         let (machine, device) = (cx.machine, cx.device);
+        let secret = cx.options.get(KEY_SECRET);
+        let key = spec.encrypted.then(|| encrypted::key(machine.source(), secret)).transpose()?;
         let levels = Levels {
             device,
             size: spec.size,
@@ -161,13 +163,14 @@ impl Creator for QcowCreator {
         // Written in whole sectors.
         let end = spec.l1() + (spec.entries() * ENTRY).next_multiple_of(SECTOR);
         machine.submit(&[Step::Zero { device, offset: 0, len: end, unmap: false }])?;
-        Ok(Box::new(QcowWriter { machine, spec, clusters: LevelWriter::new(machine, levels, end)? }))
+        Ok(Box::new(QcowWriter { machine, spec, key, clusters: LevelWriter::new(machine, levels, end)? }))
     }
 }
 
 struct QcowWriter<'a> {
     machine: &'a dyn Machine,
     spec: Spec,
+    key: Option<Key>,
     clusters: LevelWriter<'a>,
 }
 
@@ -180,8 +183,12 @@ impl Writer for QcowWriter<'_> {
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
         match piece {
             Piece::Packed(bytes) => place_packed(&self.clusters, self.spec.cluster_bits, at, bytes, steps),
-            _ => self.clusters.place(at, piece, steps),
+            _ => encrypted::place(&self.clusters, self.key.as_ref(), at, piece, steps),
         }
+    }
+
+    fn encrypter(&self) -> Option<&dyn Encrypter> {
+        self.key.as_ref().map(|key| key as &dyn Encrypter)
     }
 
     fn packer(&self) -> Option<Box<dyn Packer + '_>> {

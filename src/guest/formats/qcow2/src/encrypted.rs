@@ -3,16 +3,13 @@
 
 use alloc::boxed::Box;
 
-use instar_crypto::Crypter;
-use instar_crypto::legacy::{self, KEY_SECRET, option};
 use instar_crypto::luks::{self, password};
+use instar_crypto::qcow::{self, KEY_SECRET, Key, option};
 use instar_image::{Error, OpenContext, Packed, Result, Unpacker, Value};
 
 use crate::extensions::Extensions;
 use crate::header::{Encryption, Header};
 use crate::layout::FILE_OFFSET_MAX;
-
-const SECTOR: u64 = 512;
 
 /// An image's encryption; all absent where it has none.
 #[derive(Default)]
@@ -20,9 +17,7 @@ pub struct Encrypted {
     /// What `info` shows under `encrypt`.
     pub shown: Option<Value>,
     /// Absent too where no data is wanted.
-    crypter: Option<Crypter>,
-    /// Sectors are counted in the file; else in the virtual disk.
-    in_file: bool,
+    pub key: Option<Key>,
 }
 
 /// Reads the encryption, and finds its key where data is wanted.
@@ -32,7 +27,7 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) 
         Encryption::Aes => Some("aes"),
         Encryption::Luks => Some("luks"),
     };
-    legacy::check_format(cx, name)?;
+    qcow::check_format(cx, name)?;
     let Some(name) = name else { return Ok(Encrypted::default()) };
     let mut shown = Value::map();
     shown.set("format", name);
@@ -45,7 +40,7 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) 
         _ => None,
     };
     let Some((offset, _)) = place else {
-        return Ok(Encrypted { shown: Some(shown), crypter: legacy::open(cx)?, in_file: false });
+        return Ok(Encrypted { shown: Some(shown), key: qcow::open(cx)? });
     };
     let secret = option(cx, KEY_SECRET);
     let password = cx.opener.map(|_| password(cx.source, secret, KEY_SECRET)).transpose()?;
@@ -56,14 +51,14 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) 
         entries.append(&mut more);
     }
     let crypter = password.map(|p| luks.unlock(cx.source, cx.device, offset, p)).transpose()?;
-    Ok(Encrypted { shown: Some(shown), crypter, in_file: true })
+    Ok(Encrypted { shown: Some(shown), key: crypter.map(|crypter| Key { crypter, in_file: true }) })
 }
 
 impl Encrypted {
     /// Decompresses by `plain`, and decrypts.
     pub fn unpacker<'a>(&'a self, plain: Box<dyn Unpacker + 'a>) -> Box<dyn Unpacker + 'a> {
-        match &self.crypter {
-            Some(crypter) => Box::new(Decrypter { plain, crypter, in_file: self.in_file }),
+        match &self.key {
+            Some(key) => Box::new(Decrypter { plain, key }),
             None => plain,
         }
     }
@@ -71,8 +66,7 @@ impl Encrypted {
 
 struct Decrypter<'a> {
     plain: Box<dyn Unpacker + 'a>,
-    crypter: &'a Crypter,
-    in_file: bool,
+    key: &'a Key,
 }
 
 impl Unpacker for Decrypter<'_> {
@@ -81,7 +75,7 @@ impl Unpacker for Decrypter<'_> {
     }
 
     fn decrypt(&mut self, at: u64, offset: u64, data: &mut [u8]) -> Result<()> {
-        self.crypter.decrypt(if self.in_file { offset } else { at } / SECTOR, data);
+        self.key.decrypt(at, offset, data);
         Ok(())
     }
 }

@@ -56,7 +56,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         Some(skip_broken) => Some(Wanted::choose(machine, &chains, skip_broken)?),
         None => None,
     };
-    let writer = writer(machine, &params, format, size, version)?;
+    let (writer, backed) = writer(machine, &params, format, size, version)?;
     // Writers in place keep to whole units: the last one's rest stays what it is.
     let rest = match writer.target() {
         Target::Allocated { unit, .. } if params.existing && !size.is_multiple_of(unit) => {
@@ -70,9 +70,9 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     machine.seal()?;
     let compress = params.settings.compress || writer.always_compresses();
     let (target, settings) = (writer.target(), Settings { compress, ..params.settings });
-    let backed = matches!(target, Target::Allocated { zeroed: false, .. }) && !params.existing;
     let selection = if backed { Selection::Layers(1) } else { Selection::All };
     let planner = Planner::new(machine.source(), &chains, target, settings, selection, (size, rest)).skipping(skip);
+    let planner = planner.encrypting(writer.encrypter().is_some());
     let progress = Progress::new(machine, size);
     copy::run(machine, &chains, writer.as_ref(), &planner, settings, &progress)?;
     let finished = writer.finish();
@@ -85,15 +85,16 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     Ok(0)
 }
 
+/// The target, and whether it is a new one over a backing file.
 fn writer<'a>(
     machine: &'a dyn Machine,
     params: &'a Params,
     format: &'static dyn Format,
     size: u64,
     version: Version,
-) -> Result<Box<dyn Writer + 'a>> {
+) -> Result<(Box<dyn Writer + 'a>, bool)> {
     if params.existing {
-        return existing(machine, params, format, size, version);
+        return Ok((existing(machine, params, format, size, version)?, false));
     }
     let name = format.name();
     let creator = option_help::creator_of(format)?;
@@ -110,6 +111,10 @@ fn writer<'a>(
     }
     if params.settings.compress && !creator.can_compress() {
         return Err(Error::usage("Compression not supported for this file format"));
+    }
+    let encrypts = options.get("encryption").is_some_and(|v| v != "off") || options.get("encrypt.format").is_some();
+    if params.settings.compress && encrypts {
+        return Err(Error::usage("Compression and encryption not supported at the same time"));
     }
     if params.settings.compress && options.get("preallocation").is_some_and(|v| v != "off") {
         return Err(Error::usage("Compression and preallocation not supported at the same time"));
@@ -131,6 +136,7 @@ fn writer<'a>(
         let error = Error::usage(format!("Parameter 'backing-fmt' does not accept value '{other}'"));
         return Err(error.context(converting));
     }
+    let backed = backing.is_some();
     let cx = CreateContext {
         machine,
         device: params.target.device,
@@ -154,7 +160,7 @@ fn writer<'a>(
     if params.settings.compress && matches!(writer.target(), Target::Linear { .. }) {
         return Err(Error::usage("invalid cluster size"));
     }
-    Ok(writer)
+    Ok((writer, backed))
 }
 
 /// `-n`

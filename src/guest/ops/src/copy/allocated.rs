@@ -62,7 +62,8 @@ pub fn run(
         zero_unit: zero_unit.max(settings.sparse.next_power_of_two().min(1 << 21)) as usize,
         zeroed: zeroed || settings.zeroed,
         sparse: settings.sparse != 0,
-        as_is: settings.as_is,
+        // What the host copies is not encrypted on the way.
+        as_is: settings.as_is && writer.encrypter().is_none(),
         against: match planner.selection() {
             Selection::Differing(chain) => Some(chain),
             Selection::All | Selection::Layers(_) => None,
@@ -184,6 +185,9 @@ impl Worker<'_> {
         }
         shared.writing.fetch_add(1, Ordering::AcqRel);
         shared.turn.store(last.ticket + 1, Ordering::Release);
+        if let Some(encrypter) = shared.writer.encrypter() {
+            steps = steps.into_iter().map(|step| step.seal(encrypter)).collect();
+        }
         let steps: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
         let written = placed.and_then(|()| if steps.is_empty() { Ok(()) } else { shared.machine.submit(&steps) });
         shared.writing.fetch_sub(1, Ordering::AcqRel);

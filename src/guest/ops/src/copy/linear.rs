@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::reader::is_zero;
-use instar_image::write::{Piece, Target, Writer};
+use instar_image::write::{Encrypter, Piece, Target, Writer};
 use instar_image::{DeviceId, Error, Kind, Machine, Place, Result, Step};
 
 use super::Settings;
@@ -16,6 +16,8 @@ use super::progress::Progress;
 
 /// Bytes that are decompressed before they are written.
 const BUFFER: u64 = 2 << 20;
+/// Bytes that are encrypted as one.
+const SECTOR: usize = 512;
 /// Smallest and largest unit in which the host looks for zeroes.
 const UNIT_MIN: u64 = 512;
 const UNIT_MAX: u64 = 2 << 20;
@@ -88,6 +90,7 @@ pub fn run(
         let mut worker = Worker {
             machine,
             output,
+            encrypter: writer.encrypter(),
             filler: Filler::new(chains, machine.source(), settings.salvage),
             buf: Vec::new(),
         };
@@ -110,6 +113,7 @@ fn unwritable(at: u64, error: Error) -> Error {
 struct Worker<'a> {
     machine: &'a dyn Machine,
     output: Output<'a>,
+    encrypter: Option<&'a dyn Encrypter>,
     filler: Filler<'a>,
     buf: Vec<u8>,
 }
@@ -117,6 +121,9 @@ struct Worker<'a> {
 impl Worker<'_> {
     /// `first`: the first byte of the jobs.
     fn work(&mut self, jobs: &[Job], first: u64) -> Result<()> {
+        if let Some(encrypter) = self.encrypter {
+            return jobs.iter().try_for_each(|job| self.write_encrypted(job, encrypter));
+        }
         let mut steps = Vec::new();
         for job in jobs {
             self.write(job, &mut steps)?;
@@ -129,6 +136,21 @@ impl Worker<'_> {
             Kind::Io(5) => e.context(format!("error while reading at byte {first}")),
             _ => unwritable(first, e),
         })
+    }
+
+    /// All of it passes through the guest, zeroes too.
+    fn write_encrypted(&mut self, job: &Job, encrypter: &dyn Encrypter) -> Result<()> {
+        let Output { device, base, .. } = self.output;
+        let len = (job.len as usize).next_multiple_of(SECTOR);
+        if self.buf.len() < len {
+            self.buf = vec![0; len.max(BUFFER as usize)];
+        }
+        let buf = self.buf.get_mut(..len).unwrap_or_default();
+        buf.get_mut(job.len as usize..).unwrap_or_default().fill(0);
+        self.filler.fill(&job.parts, job.at, buf)?;
+        let offset = base + job.at;
+        encrypter.encrypt(job.at, offset, buf);
+        self.machine.submit(&[Step::Write { device, offset, data: buf }]).map_err(|e| unwritable(job.at, e))
     }
 
     /// Writes what has to pass through the guest; the rest becomes steps.

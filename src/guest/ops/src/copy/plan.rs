@@ -15,6 +15,8 @@ use super::{Selection, Settings};
 const JOB_BYTES: u64 = 2 << 20;
 /// Bytes of a job that the host copies by itself.
 const COPY_JOB_BYTES: u64 = 16 << 20;
+/// Bytes that are encrypted as one.
+const SECTOR: u64 = 512;
 /// Most jobs that are handed out together.
 const JOBS_MAX: usize = 64;
 /// Most extents of a job.
@@ -120,6 +122,12 @@ impl<'a> Planner<'a> {
     #[must_use]
     pub fn skipping(self, bytes: u64) -> Self {
         Self { skip: bytes, ..self }
+    }
+
+    /// Hands out jobs of whole sectors, small enough to be held in memory, for a target that encrypts all of them.
+    #[must_use]
+    pub fn encrypting(self, is: bool) -> Self {
+        if is { Self { unit: self.unit.max(SECTOR), job_bytes: JOB_BYTES, ..self } } else { self }
     }
 
     /// Remembers the first error, and ends the handing out.

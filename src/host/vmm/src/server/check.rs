@@ -85,7 +85,7 @@ const fn shape(op: Op) -> Shape {
         Op::Progress => Shape { range: true, ..NOTHING },
         Op::Log | Op::Panic => Shape { buf: Buf::Own, arg: true, ..NOTHING },
         Op::Emit => Shape { buf: Buf::Own, ..NOTHING },
-        Op::Seal => NOTHING,
+        Op::Seal | Op::Clock => NOTHING,
         Op::Wait => Shape { range: true, ..NOTHING },
         Op::Wake | Op::Finish => Shape { arg: true, ..NOTHING },
     }

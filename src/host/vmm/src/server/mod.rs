@@ -13,7 +13,7 @@ mod wait;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use instar_abi::ring::{BATCH_MAX, Op, Reply, Status};
 
@@ -56,6 +56,7 @@ pub struct Server<'a> {
     requests: AtomicU64,
     sleepers: Vec<Semaphore>,
     buffers: Vec<Mutex<bulk::Buffer>>,
+    started: Instant,
     sealed: AtomicBool,
     aborted: AtomicBool,
 }
@@ -74,6 +75,7 @@ impl<'a> Server<'a> {
             requests: AtomicU64::new(0),
             sleepers: (0..workers).map(|_| Semaphore::default()).collect(),
             buffers: (0..workers).map(|_| Mutex::default()).collect(),
+            started: Instant::now(),
             sealed: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
         }

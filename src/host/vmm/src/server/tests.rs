@@ -385,6 +385,15 @@ fn sleepers_wake_each_other_and_are_released_at_the_end() {
 }
 
 #[test]
+fn the_clock_goes_on() {
+    let bench = Bench::new("clock", &[], 1);
+    let before = bench.ok(request(Op::Clock)).value;
+    std::thread::sleep(Duration::from_millis(2));
+    assert!(bench.ok(request(Op::Clock)).value >= before + 2_000_000);
+    assert_eq!(bench.refused(Request { arg: 1, ..request(Op::Clock) }), Status::BadRequest);
+}
+
+#[test]
 fn a_long_request_ends_with_the_run() {
     let bench = Bench::new("long", &[], 1);
     let slot = bench.server.table.get(1).expect("it is there");

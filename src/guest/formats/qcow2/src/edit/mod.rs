@@ -21,13 +21,15 @@ mod tracker;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use instar_image::write::{Packer, Piece, Placed, Target, Writer};
+use instar_crypto::qcow::Key;
+use instar_image::write::{Encrypter, Packer, Piece, Placed, Target, Writer};
 use instar_image::{
     Backing, Bitmaps, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step,
 };
 use spin::Mutex;
 
 use crate::bitmaps;
+use crate::encrypted;
 use crate::entry::Geometry;
 use crate::extensions::Extensions;
 use crate::header::{Compression, Encryption, Header};
@@ -43,6 +45,8 @@ pub use resize::Qcow2Resizer;
 
 /// Bytes of counts and tables that may wait in memory.
 const WAITING_MAX: usize = 12 << 20;
+/// Bytes that are encrypted as one.
+const SECTOR: u64 = 512;
 
 /// Opens images to be changed.
 pub struct Qcow2Editing;
@@ -71,6 +75,8 @@ struct Qcow2Editor<'a> {
     device: DeviceId,
     header: Header,
     geometry: Geometry,
+    /// What the clusters are encrypted with.
+    key: Option<Key>,
     /// Where the persistent bitmaps' directory is.
     directory: Option<bitmaps::Directory>,
     /// They, as they were.
@@ -115,9 +121,6 @@ impl<'a> Qcow2Editor<'a> {
         if header.has(incompatible::DIRTY) {
             return Err(refuse("it was not closed: qemu-img check -r all repairs it"));
         }
-        if header.encryption != Encryption::None {
-            return Err(refuse("it is encrypted"));
-        }
         let bitmaps = match extensions.bitmaps {
             Some(directory) => bitmaps::read(&mut window, directory, &header)?,
             None => Vec::new(),
@@ -132,6 +135,14 @@ impl<'a> Qcow2Editor<'a> {
             write: true,
             options: cx.options,
         };
+        let encrypted = header.encryption != Encryption::None;
+        if encrypted && cx.compressed {
+            return Err(Error::unsupported("Compression and encryption not supported at the same time"));
+        }
+        if encrypted && !header.size.is_multiple_of(SECTOR) {
+            return Err(refuse("it is encrypted, and ends within a sector"));
+        }
+        let key = encrypted::read(&reading, &header, &extensions)?.key;
         let data = crate::data_device(&reading, &header, &extensions)?;
         let external = header.has(incompatible::DATA_FILE);
         let geometry = Geometry {
@@ -139,7 +150,7 @@ impl<'a> Qcow2Editor<'a> {
             entry_bits: header.l2_entry_bits(),
             version: header.version,
             external,
-            encrypted: false,
+            encrypted,
             data,
         };
         let state = State {
@@ -148,7 +159,8 @@ impl<'a> Qcow2Editor<'a> {
             packed_at: None,
             bitmaps: Tracker::open(machine, device, &header, &bitmaps)?,
         };
-        let whole = cx.changes_content || cx.compressed;
+        // A cluster that is encrypted cannot be moved in parts: its sectors may be counted in the file.
+        let whole = cx.changes_content || cx.compressed || encrypted;
         let unit = if whole { geometry.cluster_size() } else { geometry.unit_size() };
         // Who does not change what the disk shows is about to change what is below it.
         let unbacked = header.backing.0 == 0 && cx.changes_content;
@@ -159,6 +171,7 @@ impl<'a> Qcow2Editor<'a> {
             device,
             header,
             geometry,
+            key,
             directory: extensions.bitmaps,
             list: bitmaps,
             external,
@@ -169,6 +182,15 @@ impl<'a> Qcow2Editor<'a> {
             stale_autoclear: stale,
             state: Mutex::new(state),
         })
+    }
+
+    /// Carries out what [`Qcow2Editor::put_to`] asks for.
+    fn submit_placed(&self, mut steps: Vec<Placed<'_>>) -> Result<()> {
+        if let Some(key) = &self.key {
+            steps = steps.into_iter().map(|step| step.seal(key)).collect();
+        }
+        let plain: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
+        self.machine.submit(&plain)
     }
 
     fn submit(&self, steps: &mut Vec<Placed<'_>>) -> Result<()> {
@@ -257,6 +279,10 @@ impl Writer for Qcow2Editor<'_> {
             state.bitmaps.touch(at, len.min(self.header.size.saturating_sub(at)), &mut state.counts)?;
         }
         self.put(state, at, piece, steps)
+    }
+
+    fn encrypter(&self) -> Option<&dyn Encrypter> {
+        self.key.as_ref().map(|key| key as &dyn Encrypter)
     }
 
     fn packer(&self) -> Option<Box<dyn Packer + '_>> {

@@ -110,7 +110,6 @@ impl<'a> Qcow2Editor<'a> {
         }
         let unit = self.geometry.unit_size();
         let start = old / unit * unit;
-        let mut steps = Vec::new();
         let mut from = old;
         if start < old {
             let slot = self.slot(state, start)?;
@@ -123,9 +122,9 @@ impl<'a> Qcow2Editor<'a> {
                 let shown = tail.len().checked_sub(len).and_then(|skip| tail.get(skip..));
                 let mut bytes = shown.ok_or_else(|| Error::corrupt("the end of the disk is missing"))?.to_vec();
                 bytes.resize(unit.min(size - start) as usize, 0);
+                let mut steps = Vec::new();
                 self.put_to(state, start, Piece::Data(&bytes), size, &mut steps)?;
-                let plain: Vec<Step<'_>> = steps.iter().map(instar_image::write::Placed::as_step).collect();
-                self.machine.submit(&plain)?;
+                self.submit_placed(steps)?;
             }
             from = start + unit;
         }
@@ -133,8 +132,7 @@ impl<'a> Qcow2Editor<'a> {
             let len = end.next_multiple_of(unit).min(size) - from;
             let mut steps = Vec::new();
             self.put_to(state, from, Piece::Zero(len), size, &mut steps)?;
-            let plain: Vec<Step<'_>> = steps.iter().map(instar_image::write::Placed::as_step).collect();
-            self.machine.submit(&plain)?;
+            self.submit_placed(steps)?;
         }
         Ok(())
     }

@@ -4,8 +4,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::reader::is_zero;
-use instar_image::write::{Piece, Placed};
-use instar_image::{Packed, Result, Step, Unpacker};
+use instar_image::write::Piece;
+use instar_image::{Packed, Result, Unpacker};
 
 use super::entries::Slot;
 use super::{Qcow2Editor, State};
@@ -26,21 +26,21 @@ impl<'a> Qcow2Editor<'a> {
         let compressed = slot.entry & OFLAG_COMPRESSED != 0;
         if !compressed && host != 0 && slot.entry & OFLAG_COPIED != 0 {
             let (offset, len) = (host + inside, g.cluster_size() - inside);
-            return self.machine.submit(&[Step::Zero { device: g.data, offset, len, unmap: false }]);
+            return self.submit_placed(Vec::from([self.zeroes(old, offset, len, false)]));
         }
         let zero = g.entry_bits == 3 && slot.entry & OFLAG_ZERO != 0;
         if !compressed && (host == 0 || zero) {
             return Ok(());
         }
         // Snapshots have a part in it: it is written anew, but only if it must be.
-        let mut bytes = if compressed { self.unpacked(slot)? } else { self.stored(host)? };
+        let start = old - inside;
+        let mut bytes = if compressed { self.unpacked(slot)? } else { self.stored(start, host)? };
         if bytes.get(inside as usize..).is_none_or(is_zero) {
             return Ok(());
         }
         if let Some(behind) = bytes.get_mut(inside as usize..) {
             behind.fill(0);
         }
-        let start = old - inside;
         let whole = g.entry_bits == 3 || compressed;
         let mut steps = Vec::new();
         let mut at = start;
@@ -56,13 +56,16 @@ impl<'a> Qcow2Editor<'a> {
             }
             at += len;
         }
-        let plain: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
-        self.machine.submit(&plain)
+        self.submit_placed(steps)
     }
 
-    fn stored(&self, host: u64) -> Result<Vec<u8>> {
+    /// The cluster at byte `at` of the disk, which is stored at `host`.
+    fn stored(&self, at: u64, host: u64) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.geometry.cluster_size() as usize];
         self.machine.read(self.geometry.data, host, &mut bytes)?;
+        if let Some(key) = &self.key {
+            key.decrypt(at, host, &mut bytes);
+        }
         Ok(bytes)
     }
 

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::write::{Packer, Piece, Placed, Target, Writer};
+use instar_image::write::{Encrypter, Packer, Piece, Placed, Target, Writer};
 use instar_image::{Error, Result, Step};
 use spin::Mutex;
 
@@ -26,6 +26,8 @@ struct State {
     refcounts: Refcounts,
     /// Byte offset of the L1 table, once it is placed.
     l1_offset: Option<u64>,
+    /// Byte offset of the LUKS header behind it, where there is one.
+    luks_offset: u64,
     l1: Vec<u64>,
     /// The L2 table that is being filled, and its number.
     l2: Vec<u8>,
@@ -39,7 +41,8 @@ impl<'a> Clusters<'a> {
     pub fn new(image: NewImage<'a>) -> Self {
         let refcounts = Refcounts::new(image.device, &image.spec);
         let l1 = vec![0; usize::try_from(image.spec.l1_entries).unwrap_or(0)];
-        let state = State { refcounts, l1_offset: None, l1, l2: Vec::new(), l2_index: None, packed_at: None };
+        let state =
+            State { refcounts, l1_offset: None, luks_offset: 0, l1, l2: Vec::new(), l2_index: None, packed_at: None };
         Self { image, state: Mutex::new(state) }
     }
 
@@ -52,6 +55,9 @@ impl<'a> Clusters<'a> {
         state.refcounts.allocate(1)?;
         let offset = state.refcounts.allocate(l1_bytes(&self.image.spec).div_ceil(cluster))?;
         state.l1_offset = Some(offset);
+        if self.image.spec.luks_len > 0 {
+            state.luks_offset = state.refcounts.allocate(self.image.spec.luks_clusters())?;
+        }
         Ok(offset)
     }
 
@@ -156,7 +162,10 @@ impl<'a> Clusters<'a> {
             if spec.version < 3 {
                 // Version 2 has no zero clusters: they are written.
                 let (device, offset) = self.place_plain(state, at + done, 1, steps)?;
-                steps.push(Placed::Step(Step::Zero { device, offset, len: spec.cluster(), unmap: true }));
+                steps.push(match &self.image.sealed {
+                    Some(sealed) => sealed.zeroes(at + done, spec.cluster(), device, offset),
+                    None => Placed::Step(Step::Zero { device, offset, len: spec.cluster(), unmap: true }),
+                });
             } else if spec.extended_l2 {
                 let all = ((1u64 << SUBCLUSTERS) - 1) << SUBCLUSTERS;
                 self.map(state, at + done, 0, all, steps)?;
@@ -196,23 +205,31 @@ impl Writer for Clusters<'_> {
                     let part = reach.min(len - done);
                     let count = part.div_ceil(spec.cluster());
                     let (device, offset) = self.place_plain(state, at + done, count, steps)?;
-                    steps.push(Placed::Step(match piece {
-                        Piece::Copy(from, from_offset, _) => {
-                            let from_offset = from_offset + done;
-                            Step::Copy { from, from_offset, to: device, to_offset: offset, len: part, skip_zero: 0 }
-                        }
+                    steps.push(match piece {
                         Piece::Data(bytes) => {
                             let data = bytes.get(done as usize..(done + part) as usize).unwrap_or_default();
-                            Step::Write { device, offset, data }
+                            match self.image.sealed {
+                                Some(_) => Placed::Plain { device, offset, at: at + done, data },
+                                None => Placed::Step(Step::Write { device, offset, data }),
+                            }
                         }
-                        Piece::Packed(_) | Piece::Zero(_) => Step::Barrier { device },
-                    }));
+                        Piece::Copy(from, from_offset, _) => {
+                            let from_offset = from_offset + done;
+                            let (to, to_offset) = (device, offset);
+                            Placed::Step(Step::Copy { from, from_offset, to, to_offset, len: part, skip_zero: 0 })
+                        }
+                        Piece::Packed(_) | Piece::Zero(_) => Placed::Step(Step::Barrier { device }),
+                    });
                     done += part;
                 }
             }
         }
         let settled = state.packed_at.map_or(state.refcounts.end(), |at| at.min(state.refcounts.end()));
         state.refcounts.flush(settled, steps)
+    }
+
+    fn encrypter(&self) -> Option<&dyn Encrypter> {
+        self.image.encrypter()
     }
 
     fn packer(&self) -> Option<Box<dyn Packer + '_>> {
@@ -224,7 +241,7 @@ impl Writer for Clusters<'_> {
     }
 
     fn finish(&self) -> Result<()> {
-        let NewImage { machine, device, data, ref spec } = self.image;
+        let NewImage { machine, device, data, ref spec, ref sealed } = self.image;
         let state = &mut *self.state.lock();
         if state.l1_offset.is_none() {
             let layout = Layout::new(spec)?;
@@ -243,10 +260,13 @@ impl Writer for Clusters<'_> {
         let plain: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
         machine.submit(&[Step::SetLength { device, len: state.refcounts.end() }])?;
         machine.submit(&plain)?;
+        if let Some(sealed) = sealed {
+            sealed.write(machine, device, state.luks_offset, spec)?;
+        }
         if let Some(device) = data {
             machine.submit(&[Step::SetLength { device, len: spec.size }, Step::Barrier { device }])?;
         }
-        let head = header::encode(spec, Tables { l1, refcounts, refcount_clusters })?;
+        let head = header::encode(spec, Tables { l1, refcounts, refcount_clusters, luks: state.luks_offset })?;
         machine.submit(&[
             Step::Barrier { device },
             Step::Write { device, offset: 0, data: &head },

@@ -35,6 +35,8 @@ pub struct Layout {
     /// Clusters of the L2 tables; empty without preallocation.
     l2: Vec<u64>,
     pieces: Vec<Piece>,
+    /// Byte offset of the LUKS header.
+    luks: u64,
     /// Length of the file in bytes.
     len: u64,
 }
@@ -57,9 +59,9 @@ impl Layout {
                 allocator.end() << bits
             };
         }
-        let mut layout = Self { allocator, l1, l2: Vec::new(), pieces: Vec::new(), len };
+        let mut layout = Self { allocator, l1, l2: Vec::new(), pieces: Vec::new(), luks: 0, len };
         match spec.preallocation {
-            Preallocation::Off => return Ok(layout),
+            Preallocation::Off => {}
             Preallocation::Falloc | Preallocation::Full if spec.data_file.is_none() => {
                 layout.reserve_whole(spec)?;
                 layout.len = layout.allocator.end() << bits;
@@ -68,6 +70,10 @@ impl Layout {
                 layout.reserve_in_turn(spec)?;
                 layout.len = layout.len_with(spec);
             }
+        }
+        if spec.luks_len > 0 {
+            layout.luks = layout.allocator.allocate(spec.luks_clusters())? << bits;
+            layout.len = layout.len.max(layout.allocator.end() << bits);
         }
         Ok(layout)
     }
@@ -151,7 +157,7 @@ impl Layout {
 
     /// Reserves the blocks, as far as it was asked for.
     pub fn reserve(&self, image: &NewImage<'_>) -> Result<()> {
-        let NewImage { machine, device, data, ref spec } = *image;
+        let NewImage { machine, device, data, ref spec, .. } = *image;
         machine.submit(&[Step::SetLength { device, len: self.len }])?;
         let full = match spec.preallocation {
             Preallocation::Off | Preallocation::Metadata => None,
@@ -174,7 +180,10 @@ impl Layout {
     /// Writes the tables, and the header last. `written`: clusters of the disk with data, where subclusters tell them from
     /// those that are reserved only; `None`: all of them.
     pub fn finish(&self, image: &NewImage<'_>, written: Option<&Runs>) -> Result<()> {
-        let NewImage { machine, device, data, ref spec } = *image;
+        let NewImage { machine, device, data, ref spec, ref sealed } = *image;
+        if let Some(sealed) = sealed {
+            sealed.write(machine, device, self.luks, spec)?;
+        }
         let mut batch = Batch { image, at: 0, bytes: Vec::new() };
         for (offset, bytes) in self.allocator.left() {
             batch.add(offset, bytes)?;
@@ -198,7 +207,7 @@ impl Layout {
         if let Some(device) = data {
             machine.submit(&[Step::Barrier { device }])?;
         }
-        let head = header::encode(spec, Tables { l1: self.l1, refcounts, refcount_clusters })?;
+        let head = header::encode(spec, Tables { l1: self.l1, refcounts, refcount_clusters, luks: self.luks })?;
         machine.submit(&[
             Step::Barrier { device },
             Step::Write { device, offset: 0, data: &head },

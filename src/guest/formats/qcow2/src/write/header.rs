@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use instar_crypto::qcow::Method;
 use instar_image::machine::display_name;
 use instar_image::{Error, Result};
 
@@ -23,6 +24,8 @@ pub struct Tables {
     pub refcounts: u64,
     /// Its clusters.
     pub refcount_clusters: u32,
+    /// Byte offset of the LUKS header.
+    pub luks: u64,
 }
 
 /// Longest name of a backing file in bytes (spec, "Header", `backing_file_size`).
@@ -71,6 +74,12 @@ pub fn encode(spec: &Spec, tables: Tables) -> Result<Vec<u8>> {
     put(&mut bytes, 0, &MAGIC);
     put(&mut bytes, field::VERSION, &spec.version.to_be_bytes());
     put(&mut bytes, field::CLUSTER_BITS, &spec.cluster_bits.to_be_bytes());
+    let method: u32 = match spec.encryption {
+        Method::None => 0,
+        Method::Aes => 1,
+        Method::Luks => 2,
+    };
+    put(&mut bytes, field::CRYPT_METHOD, &method.to_be_bytes());
     put(&mut bytes, field::SIZE, &spec.size.to_be_bytes());
     put(&mut bytes, field::L1_SIZE, &u32::try_from(spec.l1_entries).unwrap_or(u32::MAX).to_be_bytes());
     put(&mut bytes, field::L1_OFFSET, &tables.l1.to_be_bytes());
@@ -92,6 +101,10 @@ pub fn encode(spec: &Spec, tables: Tables) -> Result<Vec<u8>> {
     }
     if let Some(name) = &spec.data_file {
         add_extension(&mut bytes, extension::DATA_FILE, name.as_bytes());
+    }
+    if spec.luks_len > 0 {
+        let pointer = [tables.luks.to_be_bytes(), spec.luks_len.to_be_bytes()];
+        add_extension(&mut bytes, extension::CRYPTO_HEADER, pointer.as_flattened());
     }
     let name = spec.backing.as_ref().map_or(&[][..], |(name, _)| name);
     if spec.version > 2 {

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::write::{Encrypter, Piece, Placed, Target, Writer};
 use instar_image::{DeviceId, Error, Result};
 
 use super::NewImage;
@@ -29,11 +29,16 @@ impl<'a> Linear<'a> {
 impl Writer for Linear<'_> {
     fn target(&self) -> Target {
         let device: DeviceId = self.image.data.unwrap_or(self.image.device);
-        Target::Linear { device, base: self.base, zeroed: true }
+        // What is reserved and not written reads as nothing in particular once it is decrypted.
+        Target::Linear { device, base: self.base, zeroed: self.image.sealed.is_none() }
     }
 
     fn place<'p>(&self, _at: u64, _piece: Piece<'p>, _steps: &mut Vec<Placed<'p>>) -> Result<()> {
         Err(Error::corrupt("the clusters of a preallocated image have their places"))
+    }
+
+    fn encrypter(&self) -> Option<&dyn Encrypter> {
+        self.image.encrypter()
     }
 
     fn finish(&self) -> Result<()> {

@@ -1,5 +1,6 @@
 //! How large an image becomes: the tables and counts of a whole one, and the clusters with data.
 
+use instar_crypto::qcow::Method;
 use instar_image::error::Kind;
 use instar_image::{CreateContext, Error, Measure, Measured, Result};
 
@@ -11,10 +12,13 @@ const TABLE_ENTRY: u64 = 8;
 
 /// See [`instar_image::Creator::measure`].
 pub fn measure(cx: &CreateContext<'_, '_>, source: Option<&dyn Measured>) -> Result<Measure> {
-    let mut spec = Spec::read(cx).map_err(|error| match error.kind {
-        Kind::Limit => Error::limit("The image size is too large (try using a larger cluster size)"),
-        _ => error,
-    })?;
+    // The stock tool looks at no other encryption here: only this one takes room.
+    let luks = cx.options.get("encrypt.format") == Some("luks");
+    let mut spec =
+        Spec::read(cx, if luks { Method::Luks } else { Method::None }).map_err(|error| match error.kind {
+            Kind::Limit => Error::limit("The image size is too large (try using a larger cluster size)"),
+            _ => error,
+        })?;
     let disk = spec.size;
     spec.size = disk.next_multiple_of(spec.cluster());
     let data = match source {
@@ -24,7 +28,7 @@ pub fn measure(cx: &CreateContext<'_, '_>, source: Option<&dyn Measured>) -> Res
         Some(source) => source.data(spec.cluster())?,
         None => 0,
     };
-    let fully_allocated = whole(&spec);
+    let fully_allocated = whole(&spec).saturating_add(spec.luks_clusters() << spec.cluster_bits);
     let bitmaps = source.filter(|_| spec.version > 2).and_then(|source| source.bitmaps());
     Ok(Measure {
         required: (fully_allocated - spec.size).saturating_add(data),

@@ -3,7 +3,7 @@
 //! What the options mean is in [`spec`], what the header looks like in [`header`], who counts references in
 //! [`refcounts`]. Writers: [`clusters`] allocates as data comes; [`linear`] and [`reserved`] have every cluster in its
 //! place from the start (preallocation, raw data file), in one piece or in several. An image without data is laid out
-//! by [`fresh`]. What changes an image that is there is in
+//! by [`fresh`]; encryption is in [`sealed`]. What changes an image that is there is in
 //! [`crate::edit`].
 
 mod allocator;
@@ -14,14 +14,18 @@ mod linear;
 mod measure;
 mod refcounts;
 mod reserved;
+mod sealed;
 mod spec;
 
 use alloc::boxed::Box;
 
+use instar_crypto::qcow::Method;
 use instar_image::options::{OptionKind, OptionSpec, Options};
+use instar_image::write::Encrypter;
 use instar_image::{CreateContext, Creator, DeviceId, Machine, Measure, Measured, Result, Writer};
 
 use crate::layout::{L1_ENTRY, OFLAG_COPIED};
+use sealed::Sealed;
 use spec::{Preallocation, Spec};
 
 const fn option(name: &'static str, kind: OptionKind, help: &'static str) -> OptionSpec {
@@ -107,10 +111,11 @@ impl Creator for Qcow2Creator {
     }
 
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
-        let spec = Spec::read(&cx)?;
-        let image = NewImage { machine: cx.machine, device: cx.device, data: cx.data_device, spec };
+        let spec = Spec::read(&cx, Method::read(cx.options)?)?;
         // What the header cannot hold is told before anything is made.
-        header::encode(&image.spec, header::Tables::default())?;
+        header::encode(&spec, header::Tables::default())?;
+        let sealed = Sealed::new(&cx, &spec)?;
+        let image = NewImage { machine: cx.machine, device: cx.device, data: cx.data_device, spec, sealed };
         let spec = &image.spec;
         let one_piece = match spec.preallocation {
             Preallocation::Off => return Ok(Box::new(clusters::Clusters::new(image))),
@@ -133,6 +138,14 @@ struct NewImage<'a> {
     /// The external data file.
     data: Option<DeviceId>,
     spec: Spec,
+    /// Its encryption.
+    sealed: Option<Sealed>,
+}
+
+impl NewImage<'_> {
+    fn encrypter(&self) -> Option<&dyn Encrypter> {
+        self.sealed.as_ref().map(Sealed::encrypter)
+    }
 }
 
 /// An L1 entry for a table at byte `offset`.

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::write::{Encrypter, Piece, Placed, Target, Writer};
 use instar_image::{Error, Result, Step};
 use spin::Mutex;
 
@@ -30,7 +30,9 @@ impl<'a> Reserved<'a> {
 impl Writer for Reserved<'_> {
     fn target(&self) -> Target {
         let unit = self.image.spec.cluster();
-        Target::Allocated { unit, zero_unit: unit, zeroed: self.image.spec.backing.is_none() }
+        // Without subclusters, what is reserved and not written reads as nothing in particular once it is decrypted.
+        let told_apart = self.image.spec.extended_l2 || self.image.sealed.is_none();
+        Target::Allocated { unit, zero_unit: unit, zeroed: self.image.spec.backing.is_none() && told_apart }
     }
 
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
@@ -46,6 +48,18 @@ impl Writer for Reserved<'_> {
             let found = self.layout.find(spec, at + done);
             let (offset, room) = found.ok_or_else(|| Error::corrupt("a write behind the end of the disk"))?;
             let part = room.min(len - done);
+            let sealed = self.image.sealed.as_ref();
+            if let Some(sealed) = sealed {
+                steps.push(match piece {
+                    Piece::Data(bytes) => {
+                        let data = bytes.get(done as usize..(done + part) as usize).unwrap_or_default();
+                        Placed::Plain { device, offset, at: at + done, data }
+                    }
+                    _ => sealed.zeroes(at + done, part, device, offset),
+                });
+                done += part;
+                continue;
+            }
             steps.push(Placed::Step(match piece {
                 Piece::Copy(from, from_offset, _) => Step::Copy {
                     from,
@@ -66,6 +80,10 @@ impl Writer for Reserved<'_> {
         let bits = spec.cluster_bits;
         self.written.lock().insert(at >> bits, (at + len).div_ceil(spec.cluster()));
         Ok(())
+    }
+
+    fn encrypter(&self) -> Option<&dyn Encrypter> {
+        self.image.encrypter()
     }
 
     fn finish(&self) -> Result<()> {

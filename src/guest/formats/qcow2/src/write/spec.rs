@@ -4,6 +4,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use instar_crypto::luks::Request;
+use instar_crypto::qcow::{Method, PREFIX};
 use instar_image::options::Options;
 use instar_image::{CreateContext, Error, Result, Version};
 
@@ -60,6 +62,10 @@ pub struct Spec {
     pub backing: Option<(Vec<u8>, Option<String>)>,
     /// Entries of the L1 table.
     pub l1_entries: u64,
+    /// What the clusters are encrypted by.
+    pub encryption: Method,
+    /// Bytes of the LUKS header with its key slots; 0: there is none.
+    pub luks_len: u64,
 }
 
 /// QEMU counts disks in sectors of this many bytes.
@@ -71,19 +77,13 @@ fn boolean(options: &Options, name: &str) -> Result<bool> {
 
 impl Spec {
     /// Reads the options, and refuses what qemu-img refuses, in its words.
-    pub fn read(cx: &CreateContext<'_, '_>) -> Result<Self> {
+    pub fn read(cx: &CreateContext<'_, '_>, encryption: Method) -> Result<Self> {
         let options = cx.options;
         let version = match options.get("compat") {
             None | Some("1.1" | "v3") => 3,
             Some("0.10" | "v2") => 2,
             Some(other) => return Err(no_value(cx.version, "version", other)),
         };
-        for name in ["encryption", "encrypt.format"] {
-            if options.get(name).is_some_and(|v| v != "off") {
-                return Err(Error::unsupported("Parameter 'encrypt.key-secret' is required for cipher")
-                    .with_hint("instar cannot encrypt images yet"));
-            }
-        }
         let extended_l2 = boolean(options, "extended_l2")?;
         let lazy_refcounts = boolean(options, "lazy_refcounts")?;
         let data_file_raw = boolean(options, "data_file_raw")?;
@@ -178,10 +178,15 @@ impl Spec {
             keep_data_file,
             backing: cx.backing.clone().map(|b| (b.name, b.format)),
             l1_entries: 0,
+            encryption,
+            luks_len: 0,
         };
         spec.l1_entries = size.div_ceil(spec.l2_reach());
         if size > VIRTUAL_SIZE_MAX || spec.l1_entries.saturating_mul(L1_ENTRY) > L1_BYTES_MAX {
             return Err(Error::limit("Image size too large for file format (try using a larger cluster size)"));
+        }
+        if encryption == Method::Luks {
+            spec.luks_len = Request::read(cx.machine.source(), options, PREFIX, cx.version)?.0.payload();
         }
         Ok(spec)
     }
@@ -195,6 +200,11 @@ impl Spec {
     pub const fn rounded(&self) -> u64 {
         let unit = if self.extended_l2 { self.cluster() / SUBCLUSTERS as u64 } else { self.cluster() };
         self.size.next_multiple_of(unit)
+    }
+
+    /// Clusters of the LUKS header.
+    pub const fn luks_clusters(&self) -> u64 {
+        self.luks_len.div_ceil(self.cluster())
     }
 
     /// Bytes of an L2 entry.

@@ -1,0 +1,58 @@
+//! The encryption of a new image: its key, and the LUKS header that holds it.
+
+use alloc::vec;
+
+use instar_crypto::luks::{Created, Request, password};
+use instar_crypto::qcow::{KEY_SECRET, Key, Method, PREFIX, aes};
+use instar_image::write::{Encrypter, Placed};
+use instar_image::{CreateContext, DeviceId, Machine, Result, Step};
+
+use super::spec::Spec;
+
+/// See the module.
+pub struct Sealed {
+    key: Key,
+    luks: Option<Created>,
+}
+
+impl Sealed {
+    /// As the options ask for it; `None`: the image is plain. `spec` was read from the same.
+    pub fn new(cx: &CreateContext<'_, '_>, spec: &Spec) -> Result<Option<Self>> {
+        let source = cx.machine.source();
+        match spec.encryption {
+            Method::None => Ok(None),
+            Method::Aes => {
+                let password = password(source, cx.options.get(KEY_SECRET), KEY_SECRET)?;
+                Ok(Some(Self { key: Key { crypter: aes(password)?, in_file: false }, luks: None }))
+            }
+            Method::Luks => {
+                let (request, password) = Request::read(source, cx.options, PREFIX, cx.version)?;
+                let (created, crypter) = request.create(cx.machine, password)?;
+                Ok(Some(Self { key: Key { crypter, in_file: true }, luks: Some(created) }))
+            }
+        }
+    }
+
+    /// What encrypts the clusters.
+    pub fn encrypter(&self) -> &dyn Encrypter {
+        &self.key
+    }
+
+    /// Encrypted zeroes for byte `at` of the disk.
+    pub fn zeroes<'p>(&self, at: u64, len: u64, device: DeviceId, offset: u64) -> Placed<'p> {
+        let mut data = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.key.encrypt(at, offset, &mut data);
+        Placed::Owned { device, offset, data }
+    }
+
+    /// Writes the LUKS header to byte `offset`, where so many clusters of the file are its own.
+    pub fn write(&self, machine: &dyn Machine, device: DeviceId, offset: u64, spec: &Spec) -> Result<()> {
+        let Some(Created { header, material, material_at }) = &self.luks else { return Ok(()) };
+        let len = spec.luks_clusters() << spec.cluster_bits;
+        machine.submit(&[Step::Zero { device, offset, len, unmap: false }])?;
+        machine.submit(&[
+            Step::Write { device, offset, data: header },
+            Step::Write { device, offset: offset + material_at, data: material },
+        ])
+    }
+}

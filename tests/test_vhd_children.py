@@ -10,7 +10,7 @@ from tests.base import InstarTestBase
 from tests.helpers import vhd, vhdx
 
 MIB = 1 << 20
-SEEDS = 8
+SEEDS = 6
 FORMATS = {"vpc": (vhd, "force_size=on", ""), "vhdx": (vhdx, "block_size=1M", "block_size=1M")}
 
 

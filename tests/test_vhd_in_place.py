@@ -10,7 +10,7 @@ from tests.base import InstarTestBase
 from tests.helpers import vhd
 
 MIB = 1 << 20
-SEEDS = 16
+SEEDS = 12
 OPTIONS = {
     "vpc": ("force_size=on", "subformat=fixed,force_size=on", "subformat=dynamic"),
     "vhdx": ("block_size=1M", "block_size=8M", "subformat=fixed,block_size=1M", "block_state_zero=off,block_size=2M"),

@@ -13,7 +13,7 @@ use crate::regions::Regions;
 use crate::view::View;
 
 /// Most blocks whose places are compared with each other.
-const PLACES_MAX: usize = 1 << 21;
+pub const PLACES_MAX: usize = 1 << 21;
 
 /// Checks it.
 pub fn check(view: &View<'_>, geometry: &Geometry, regions: &Regions, cx: CheckContext<'_>) -> Result<CheckReport> {

@@ -24,8 +24,6 @@ use crate::regions::{Range, move_bat};
 
 /// Entries that are changed at once.
 const AT_ONCE: u64 = 1 << 16;
-/// Blocks move only where there are at most so many.
-const BLOCKS_MAX: usize = 1 << 22;
 
 /// Resizes them.
 pub struct VhdxResizer;
@@ -227,9 +225,10 @@ impl Disk<'_> {
         let mut too_many = false;
         let entries = self.new.entries();
         self.each(&self.old, |index, offset| {
+            let room = kept.len() + free.len() < check::PLACES_MAX;
             let list = if index < entries { &mut kept } else { &mut free };
             match u32::try_from(offset / ALIGNMENT) {
-                Ok(place) if list.len() < BLOCKS_MAX => list.push(place),
+                Ok(place) if room => list.push(place),
                 _ => too_many = true,
             }
             Ok(())
@@ -242,6 +241,7 @@ impl Disk<'_> {
         self.write_size()?;
         self.clear(entries, self.old.entries())?;
         machine.submit(&[Step::Barrier { device }])?;
+        // That no two of them share a place is known of so many only; the others stay where they are.
         if !too_many {
             self.pack(Packing::new(&kept, free))?;
         }

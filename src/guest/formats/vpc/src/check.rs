@@ -11,7 +11,7 @@ use crate::layout::{DYNAMIC_HEADER, FOOTER, SECTOR, bitmap_len};
 use crate::map::place_of;
 
 /// Most blocks whose places are compared with each other: what a disk of 2040 GiB has at 512 KiB a block.
-const PLACES_MAX: u64 = 1 << 22;
+pub const PLACES_MAX: u64 = 1 << 22;
 
 /// The image as far as a check needs it.
 pub struct Subject<'s> {

@@ -24,8 +24,6 @@ use crate::layout::{DYNAMIC_HEADER, ENTRIES_MAX, FOOTER, MAX_SECTORS, SECTOR, UN
 
 /// Entries that are changed at once.
 const AT_ONCE: usize = 1 << 13;
-/// Most blocks of a disk that gets smaller: what one of 2040 GiB has at 512 KiB a block.
-const BLOCKS_MAX: usize = 1 << 22;
 
 /// Resizes them.
 pub struct VpcResizer;
@@ -288,7 +286,7 @@ impl<'a> Disk<'a> {
             if entry == UNUSED {
                 return Ok(());
             }
-            if kept.len() + free.len() >= BLOCKS_MAX {
+            if (kept.len() + free.len()) as u64 >= check::PLACES_MAX {
                 return Err(Error::limit("the disk has too many blocks to be made smaller"));
             }
             if number < count {

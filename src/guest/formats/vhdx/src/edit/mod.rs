@@ -173,11 +173,14 @@ impl Editor for VhdxEditor<'_> {
 
     fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {
         self.finish()?;
+        if !self.geometry.differencing {
+            // It has none, and another one was refused.
+            return Ok(());
+        }
         self.renew(&mut self.state.lock())?;
         match (backing, self.linkage) {
             (Some(backing), Some(linkage)) => self.name_parent(backing, &linkage),
-            (None, _) if self.geometry.differencing => self.leave_parent(),
-            _ => Ok(()),
+            _ => self.leave_parent(),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Encryption as the options of qcow and qcow2 ask for it, and the old kind of it.
 
+use alloc::boxed::Box;
 use alloc::format;
 
 use instar_image::options::{Options, boolean};
-use instar_image::{Error, Result};
+use instar_image::write::Encrypter;
+use instar_image::{Error, Packed, Result, Unpacker};
 use zeroize::Zeroizing;
 
 use crate::{Algorithm, Crypter, IvGenerator, Mode, Scheme};
@@ -67,6 +69,22 @@ pub fn aes(password: &[u8]) -> Result<Crypter> {
     Scheme { algorithm: Algorithm::Aes, mode: Mode::Cbc, iv: IvGenerator::Plain64 }.with_key(key.as_slice())
 }
 
+/// Checks what a driver option says of an image's encryption, which is `is`.
+///
+/// # Errors
+/// It says something else; in qemu-img's words.
+pub fn check_format(said: Option<&str>, is: Option<&str>) -> Result<()> {
+    match (said, is) {
+        (Some(said), None) => {
+            Err(Error::usage(format!("No encryption in image header, but options specified format '{said}'")))
+        }
+        (Some(said), Some(is)) if said != is => {
+            Err(Error::usage(format!("Header reported '{is}' encryption format but options specify '{said}'")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A key, and what it counts sectors by.
 pub struct Key {
     /// The key.
@@ -78,14 +96,38 @@ pub struct Key {
 const SECTOR: u64 = 512;
 
 impl Key {
+    /// What decompresses by `plain` and, with a key, decrypts.
+    pub fn unpacker<'a>(key: Option<&'a Self>, plain: Box<dyn Unpacker + 'a>) -> Box<dyn Unpacker + 'a> {
+        match key {
+            Some(key) => Box::new(Decrypter { plain, key }),
+            None => plain,
+        }
+    }
+
     /// Decrypts sectors for byte `at` of the disk, from byte `offset` of the file.
     pub fn decrypt(&self, at: u64, offset: u64, data: &mut [u8]) {
         self.crypter.decrypt(if self.in_file { offset } else { at } / SECTOR, data);
     }
 }
 
-impl instar_image::write::Encrypter for Key {
+impl Encrypter for Key {
     fn encrypt(&self, at: u64, offset: u64, data: &mut [u8]) {
         self.crypter.encrypt(if self.in_file { offset } else { at } / SECTOR, data);
+    }
+}
+
+struct Decrypter<'a> {
+    plain: Box<dyn Unpacker + 'a>,
+    key: &'a Key,
+}
+
+impl Unpacker for Decrypter<'_> {
+    fn unpack(&mut self, packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()> {
+        self.plain.unpack(packed, stored, out)
+    }
+
+    fn decrypt(&mut self, at: u64, offset: u64, data: &mut [u8]) -> Result<()> {
+        self.key.decrypt(at, offset, data);
+        Ok(())
     }
 }

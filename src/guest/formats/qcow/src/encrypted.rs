@@ -1,17 +1,12 @@
 //! Encrypted images: the password is the key, and sectors are counted in the virtual disk.
 
-use alloc::boxed::Box;
-use alloc::format;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_crypto::luks::password;
-use instar_crypto::qcow::{KEY_SECRET, Key, aes};
+use instar_crypto::qcow::{KEY_SECRET, Key, aes, check_format};
 use instar_image::levels::LevelWriter;
-use instar_image::write::{Encrypter, Piece, Placed};
-use instar_image::{Error, OpenContext, Packed, Result, Source, Step, Unpacker};
-
-use crate::packed::QcowUnpacker;
+use instar_image::write::{Piece, Placed};
+use instar_image::{Error, OpenContext, Result, Source, Step};
 
 /// The key that the secret of that name is.
 pub fn key(source: &dyn Source, secret: Option<&str>) -> Result<Key> {
@@ -22,41 +17,8 @@ pub fn key(source: &dyn Source, secret: Option<&str>) -> Result<Key> {
 /// The key of an image, where its data is wanted.
 pub fn read(cx: &OpenContext<'_, '_>, encrypted: bool) -> Result<Option<Key>> {
     let option = |name: &str| cx.options.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    match option("encrypt.format") {
-        Some(asked) if !encrypted => {
-            Err(Error::usage(format!("No encryption in image header, but options specified format '{asked}'")))
-        }
-        Some(asked) if asked != "aes" => {
-            Err(Error::usage(format!("Header reported 'aes' encryption format but options specify '{asked}'")))
-        }
-        _ if encrypted && cx.opener.is_some() => key(cx.source, option(KEY_SECRET)).map(Some),
-        _ => Ok(None),
-    }
-}
-
-/// Decompresses, and decrypts.
-pub fn unpacker(key: Option<&Key>) -> Box<dyn Unpacker + '_> {
-    let plain = QcowUnpacker::default();
-    match key {
-        Some(key) => Box::new(Decrypter { plain, key }),
-        None => Box::new(plain),
-    }
-}
-
-struct Decrypter<'a> {
-    plain: QcowUnpacker,
-    key: &'a Key,
-}
-
-impl Unpacker for Decrypter<'_> {
-    fn unpack(&mut self, packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()> {
-        self.plain.unpack(packed, stored, out)
-    }
-
-    fn decrypt(&mut self, at: u64, offset: u64, data: &mut [u8]) -> Result<()> {
-        self.key.decrypt(at, offset, data);
-        Ok(())
-    }
+    check_format(option("encrypt.format"), encrypted.then_some("aes"))?;
+    if encrypted && cx.opener.is_some() { key(cx.source, option(KEY_SECRET)).map(Some) } else { Ok(None) }
 }
 
 /// Places a piece, plain or, with a key, to be encrypted: then cluster by cluster, as each step has to tell its byte of
@@ -82,9 +44,7 @@ pub fn place<'p>(
             steps.push(match step {
                 Placed::Step(Step::Write { device, offset, data }) => Placed::Plain { device, offset, at: here, data },
                 Placed::Step(Step::Zero { device, offset, len, .. }) => {
-                    let mut data = vec![0; usize::try_from(len).unwrap_or(0)];
-                    key.encrypt(here, offset, &mut data);
-                    Placed::Owned { device, offset, data }
+                    Placed::sealed_zeroes(key, here, device, offset, len)
                 }
                 _ => return Err(Error::corrupt("a step that cannot be encrypted")),
             });

@@ -2,11 +2,10 @@
 //! header pointer" and "Data encryption").
 
 use alloc::boxed::Box;
-use alloc::format;
 
 use instar_crypto::luks::{self, password};
-use instar_crypto::qcow::{KEY_SECRET, Key, aes};
-use instar_image::{Error, OpenContext, Packed, Result, Unpacker, Value};
+use instar_crypto::qcow::{KEY_SECRET, Key, aes, check_format};
+use instar_image::{Error, OpenContext, Result, Unpacker, Value};
 
 use crate::extensions::Extensions;
 use crate::header::{Encryption, Header};
@@ -25,21 +24,12 @@ pub struct Encrypted {
 pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) -> Result<Encrypted> {
     let option = |name: &str| cx.options.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let name = match header.encryption {
-        Encryption::None => {
-            return match option("encrypt.format") {
-                Some(asked) => {
-                    Err(Error::usage(format!("No encryption in image header, but options specified format '{asked}'")))
-                }
-                None => Ok(Encrypted::default()),
-            };
-        }
-        Encryption::Aes => "aes",
-        Encryption::Luks => "luks",
+        Encryption::None => None,
+        Encryption::Aes => Some("aes"),
+        Encryption::Luks => Some("luks"),
     };
-    if let Some(asked) = option("encrypt.format").filter(|asked| *asked != name) {
-        let text = format!("Header reported '{name}' encryption format but options specify '{asked}'");
-        return Err(Error::usage(text));
-    }
+    check_format(option("encrypt.format"), name)?;
+    let Some(name) = name else { return Ok(Encrypted::default()) };
     let mut shown = Value::map();
     shown.set("format", name);
     let place = match (header.encryption, extensions.crypto_header) {
@@ -68,25 +58,6 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) 
 impl Encrypted {
     /// Decompresses by `plain`, and decrypts.
     pub fn unpacker<'a>(&'a self, plain: Box<dyn Unpacker + 'a>) -> Box<dyn Unpacker + 'a> {
-        match &self.key {
-            Some(key) => Box::new(Decrypter { plain, key }),
-            None => plain,
-        }
-    }
-}
-
-struct Decrypter<'a> {
-    plain: Box<dyn Unpacker + 'a>,
-    key: &'a Key,
-}
-
-impl Unpacker for Decrypter<'_> {
-    fn unpack(&mut self, packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()> {
-        self.plain.unpack(packed, stored, out)
-    }
-
-    fn decrypt(&mut self, at: u64, offset: u64, data: &mut [u8]) -> Result<()> {
-        self.key.decrypt(at, offset, data);
-        Ok(())
+        Key::unpacker(self.key.as_ref(), plain)
     }
 }

@@ -78,9 +78,15 @@ class TestCreate(EncryptedTestBase):
         for options, size in (("", "1000"), (",cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,hash-alg=sha1", "3M")):
             self.create("-f", "luks", *SECRET, "-o", LUKS + options, "x", size, mask=blank)
 
+    def test_too_large(self):
+        """What the stock tool says, too, after it has made a key."""
+        argv = ("create", "-f", "luks", *SECRET, "-o", LUKS, "x", str((1 << 63) - 1))
+        _, err, status = self.run_as_qemu_img(*argv, cwd=self.tmp)
+        self.assertEqual((err, status), ("qemu-img: x: The requested file size is too large\n", 1))
+
     def test_luks_in_qcow2(self):
-        for options in ("", ",preallocation=metadata,cluster_size=4k,encrypt.cipher-alg=serpent-256"):
-            self.create("-f", "qcow2", *SECRET, "-o", INSIDE + options, "x", "3M", mask=blank)
+        options = ",preallocation=metadata,cluster_size=4k,encrypt.cipher-alg=serpent-256"
+        self.create("-f", "qcow2", *SECRET, "-o", INSIDE + options, "x", "3M", mask=blank)
 
     def test_aes(self):
         more = ("", ",compat=0.10", ",cluster_size=512", ",preallocation=metadata", ",extended_l2=on")
@@ -101,7 +107,6 @@ class TestCreate(EncryptedTestBase):
         for option in ("cipher-alg=aes-128", "cipher-alg=3des", "preallocation=foo"):
             self.create("-f", "luks", "-o", option, "x", "1M", leaves=True)
         self.create("-f", "luks", "x", "1M", leaves=True)
-        self.create("-f", "luks", *SECRET, "-o", LUKS, "x", str((1 << 63) - 1), leaves=True)
         self.create("-f", "luks", *SECRET, "-o", LUKS, "-b", "y", "-F", "raw", "x", "1M", leaves=True)
 
     def test_what_is_refused_in_qcow2_and_qcow(self):
@@ -154,7 +159,7 @@ class TestConvert(EncryptedTestBase):
     def test_over_a_backing_file(self):
         self.source()
         self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", "source.raw", "-F", "raw", "over.qcow2")
-        self.make("qemu-io", "qemu-io", "-c", "write -P 9 100k 70k", "-c", "write -z 0 20k", "over.qcow2")
+        self.make("qemu-io", "-c", "write -P 9 100k 70k", "-c", "write -z 0 20k", "over.qcow2")
         self.make("qemu-img", "convert", "-O", "raw", "over.qcow2", "whole.raw")
         for options in (INSIDE, AES + ",compat=0.10"):
             self.ours(
@@ -184,11 +189,11 @@ class TestConvert(EncryptedTestBase):
     def test_measure(self):
         self.source()
         for argv in (
-            *(["-O", "luks", *secret, "-o", o] for secret in ((), SECRET) for o in (LUKS, "cipher-alg=aes-128")),
-            *(["-O", "luks", *SECRET, "-o", f"{LUKS},cipher-alg={name}"] for name in ("foo", "aes-128", "twofish-192")),
-            *(["-O", "qcow2", *secret, "-o", o] for secret in ((), SECRET) for o in (INSIDE, AES, "encrypt.format=luks")),
-            ["-O", "qcow2", *SECRET, "-o", INSIDE + ",cluster_size=2M,preallocation=full"],
-            ["-O", "qcow2", *SECRET, "-o", INSIDE + ",cluster_size=512,encrypt.cipher-mode=cbc"],
+            *(["-O", "luks", "-o", options] for options in (LUKS, "cipher-alg=aes-128", "cipher-alg=foo")),
+            *(["-O", "luks", *SECRET, "-o", options] for options in (f"{LUKS},cipher-alg=aes-128", "cipher-alg=aes-128")),
+            *(["-O", "qcow2", "-o", options] for options in (INSIDE, AES, "encrypt.format=luks")),
+            ["-O", "qcow2", *SECRET, "-o", AES],
+            ["-O", "qcow2", *SECRET, "-o", INSIDE + ",cluster_size=512"],
             ["-O", "qcow2", "-o", "encrypt.format=foo"],
             ["-O", "qcow2", "-o", "encryption=on"],
         ):
@@ -204,7 +209,7 @@ class TestInPlace(EncryptedTestBase):
         """`convert -n`, twice: the second time over what is there."""
         self.source()
         self.make("qemu-img", "create", "-q", "other.raw", str((3 << 20) + 1536))
-        self.make("qemu-io", "qemu-io", "-f", "raw", "-c", "write -P 5 1M 300k", "-c", "write -P 6 3145k 2k", "other.raw")
+        self.make("qemu-io", "-f", "raw", "-c", "write -P 5 1M 300k", "-c", "write -P 6 3071k 2k", "other.raw")
         for fmt, options in (
             ("luks", LUKS),
             ("qcow2", INSIDE),
@@ -262,7 +267,7 @@ class TestInPlace(EncryptedTestBase):
         self.make("qemu-img", "convert", "-O", "qcow2", "source.raw", "base.qcow2")
         self.make("qemu-img", "create", "-q", *SECRET, "-f", "qcow2", "-o", AES, "-b", "base.qcow2", "-F", "qcow2", "over")
         opts = self.options("qcow2", "over")
-        self.make("qemu-io", "qemu-io", *SECRET, "--image-opts", "-c", "write -P 3 1M 70k", opts)
+        self.make("qemu-io", *SECRET, "--image-opts", "-c", "write -P 3 1M 70k", opts)
         self.make("qemu-img", "convert", *SECRET, "--image-opts", "-O", "raw", opts, "whole.raw")
         self.ours("commit", "-q", *SECRET, "--image-opts", opts)
         self.assert_same_disk("base.qcow2", "whole.raw")

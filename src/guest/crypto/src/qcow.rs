@@ -1,10 +1,12 @@
 //! Encryption of qcow and qcow2: as the options ask for it, and the kind that was there before LUKS, AES in CBC mode with
 //! the password itself as the key (QEMU: docs/interop/qcow2.txt, "Data encryption").
 
+use alloc::boxed::Box;
 use alloc::format;
 
 use instar_image::options::{Options, boolean};
-use instar_image::{Error, OpenContext, Result};
+use instar_image::write::Encrypter;
+use instar_image::{Error, OpenContext, Packed, Result, Unpacker};
 use zeroize::Zeroizing;
 
 use crate::luks::password;
@@ -115,14 +117,38 @@ pub struct Key {
 const SECTOR: u64 = 512;
 
 impl Key {
+    /// What decompresses by `plain` and, with a key, decrypts.
+    pub fn unpacker<'a>(key: Option<&'a Self>, plain: Box<dyn Unpacker + 'a>) -> Box<dyn Unpacker + 'a> {
+        match key {
+            Some(key) => Box::new(Decrypter { plain, key }),
+            None => plain,
+        }
+    }
+
     /// Decrypts sectors for byte `at` of the disk, from byte `offset` of the file.
     pub fn decrypt(&self, at: u64, offset: u64, data: &mut [u8]) {
         self.crypter.decrypt(if self.in_file { offset } else { at } / SECTOR, data);
     }
 }
 
-impl instar_image::write::Encrypter for Key {
+impl Encrypter for Key {
     fn encrypt(&self, at: u64, offset: u64, data: &mut [u8]) {
         self.crypter.encrypt(if self.in_file { offset } else { at } / SECTOR, data);
+    }
+}
+
+struct Decrypter<'a> {
+    plain: Box<dyn Unpacker + 'a>,
+    key: &'a Key,
+}
+
+impl Unpacker for Decrypter<'_> {
+    fn unpack(&mut self, packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()> {
+        self.plain.unpack(packed, stored, out)
+    }
+
+    fn decrypt(&mut self, at: u64, offset: u64, data: &mut [u8]) -> Result<()> {
+        self.key.decrypt(at, offset, data);
+        Ok(())
     }
 }

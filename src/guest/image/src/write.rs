@@ -202,6 +202,25 @@ impl<'p> Piece<'p> {
         })
     }
 
+    /// The same for a target that may encrypt; the part is for byte `at` of the disk. None, too, of what the host would
+    /// copy into an encrypted image.
+    #[must_use]
+    pub fn placed(
+        self,
+        (skip, len): (u64, u64),
+        at: u64,
+        device: DeviceId,
+        offset: u64,
+        encrypter: Option<&dyn Encrypter>,
+    ) -> Option<Placed<'p>> {
+        let Some(encrypter) = encrypter else { return self.step(skip, len, device, offset).map(Placed::Step) };
+        match self.part(skip, len)? {
+            Self::Data(data) => Some(Placed::Plain { device, offset, at, data }),
+            Self::Zero(len) => Some(Placed::sealed_zeroes(encrypter, at, device, offset, len)),
+            Self::Copy(..) | Self::Packed(_) => None,
+        }
+    }
+
     /// Puts the piece at byte `at` of a disk of `size` bytes into blocks of `block` bytes each, wherever `find` says that
     /// the block of that number begins in `device`: `None` leaves it out. Blocks that follow one another there are
     /// written at once.
@@ -335,6 +354,14 @@ impl Placed<'_> {
             Self::Owned { device, offset, data } => Step::Write { device: *device, offset: *offset, data },
             Self::Plain { device, offset, .. } => Step::Write { device: *device, offset: *offset, data: &[] },
         }
+    }
+
+    /// Encrypted zeroes for byte `at` of the virtual disk.
+    #[must_use]
+    pub fn sealed_zeroes(encrypter: &dyn Encrypter, at: u64, device: DeviceId, offset: u64, len: u64) -> Self {
+        let mut data = alloc::vec![0; usize::try_from(len).unwrap_or(0)];
+        encrypter.encrypt(at, offset, &mut data);
+        Self::Owned { device, offset, data }
     }
 
     /// Plain bytes encrypted; everything else as it is.

@@ -1,16 +1,12 @@
 //! Encrypted images: the password is the key, and sectors are counted in the virtual disk.
 
-use alloc::boxed::Box;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_crypto::luks::password;
 use instar_crypto::qcow::{self, KEY_SECRET, Key, aes};
 use instar_image::levels::LevelWriter;
-use instar_image::write::{Encrypter, Piece, Placed};
-use instar_image::{Error, OpenContext, Packed, Result, Source, Step, Unpacker};
-
-use crate::packed::QcowUnpacker;
+use instar_image::write::{Piece, Placed};
+use instar_image::{Error, OpenContext, Result, Source, Step};
 
 /// The key that the secret of that name is.
 pub fn key(source: &dyn Source, secret: Option<&str>) -> Result<Key> {
@@ -22,31 +18,6 @@ pub fn key(source: &dyn Source, secret: Option<&str>) -> Result<Key> {
 pub fn read(cx: &OpenContext<'_, '_>, encrypted: bool) -> Result<Option<Key>> {
     qcow::check_format(cx, encrypted.then_some("aes"))?;
     if encrypted { qcow::open(cx) } else { Ok(None) }
-}
-
-/// Decompresses, and decrypts.
-pub fn unpacker(key: Option<&Key>) -> Box<dyn Unpacker + '_> {
-    let plain = QcowUnpacker::default();
-    match key {
-        Some(key) => Box::new(Decrypter { plain, key }),
-        None => Box::new(plain),
-    }
-}
-
-struct Decrypter<'a> {
-    plain: QcowUnpacker,
-    key: &'a Key,
-}
-
-impl Unpacker for Decrypter<'_> {
-    fn unpack(&mut self, packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()> {
-        self.plain.unpack(packed, stored, out)
-    }
-
-    fn decrypt(&mut self, at: u64, offset: u64, data: &mut [u8]) -> Result<()> {
-        self.key.decrypt(at, offset, data);
-        Ok(())
-    }
 }
 
 /// Places a piece, plain or, with a key, to be encrypted: then cluster by cluster, as each step has to tell its byte of
@@ -72,9 +43,7 @@ pub fn place<'p>(
             steps.push(match step {
                 Placed::Step(Step::Write { device, offset, data }) => Placed::Plain { device, offset, at: here, data },
                 Placed::Step(Step::Zero { device, offset, len, .. }) => {
-                    let mut data = vec![0; usize::try_from(len).unwrap_or(0)];
-                    key.encrypt(here, offset, &mut data);
-                    Placed::Owned { device, offset, data }
+                    Placed::sealed_zeroes(key, here, device, offset, len)
                 }
                 _ => return Err(Error::corrupt("a step that cannot be encrypted")),
             });

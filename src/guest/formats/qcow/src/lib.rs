@@ -26,6 +26,7 @@ use instar_image::{
 use crate::header::Header;
 use crate::layout::MAGIC_1;
 use crate::map::Map;
+use crate::packed::QcowUnpacker;
 
 /// The format.
 pub struct Qcow;
@@ -100,7 +101,7 @@ impl Image for QcowImage<'_> {
     }
 
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
-        Some(encrypted::unpacker(self.key.as_ref()))
+        Some(Key::unpacker(self.key.as_ref(), Box::<QcowUnpacker>::default()))
     }
 
     fn told_at_once(&self) -> Option<u64> {

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 
 use instar_crypto::luks::{self, password};
 use instar_crypto::qcow::{self, KEY_SECRET, Key, option};
-use instar_image::{Error, OpenContext, Packed, Result, Unpacker, Value};
+use instar_image::{Error, OpenContext, Result, Unpacker, Value};
 
 use crate::extensions::Extensions;
 use crate::header::{Encryption, Header};
@@ -57,25 +57,6 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) 
 impl Encrypted {
     /// Decompresses by `plain`, and decrypts.
     pub fn unpacker<'a>(&'a self, plain: Box<dyn Unpacker + 'a>) -> Box<dyn Unpacker + 'a> {
-        match &self.key {
-            Some(key) => Box::new(Decrypter { plain, key }),
-            None => plain,
-        }
-    }
-}
-
-struct Decrypter<'a> {
-    plain: Box<dyn Unpacker + 'a>,
-    key: &'a Key,
-}
-
-impl Unpacker for Decrypter<'_> {
-    fn unpack(&mut self, packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()> {
-        self.plain.unpack(packed, stored, out)
-    }
-
-    fn decrypt(&mut self, at: u64, offset: u64, data: &mut [u8]) -> Result<()> {
-        self.key.decrypt(at, offset, data);
-        Ok(())
+        Key::unpacker(self.key.as_ref(), plain)
     }
 }

@@ -1,10 +1,9 @@
 //! What becomes of a cluster's entry when something is put there.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
-use instar_image::write::{Encrypter, Piece, Placed};
+use instar_image::write::{Piece, Placed, Writer};
 use instar_image::{Error, Result, Step};
 
 use super::{Qcow2Editor, State};
@@ -93,40 +92,15 @@ impl<'a> Qcow2Editor<'a> {
         state.counts.take_back(pool.0, pool.1)
     }
 
-    /// The step that puts part of `piece`, which begins at `at`, in its place.
+    /// What puts part of `piece`, which begins at `at`, in its place.
     fn write<'p>(&self, piece: Piece<'p>, at: u64, (start, offset, len): (u64, u64, u64)) -> Result<Placed<'p>> {
-        let device = self.geometry.data;
-        let skip = start - at;
-        Ok(Placed::Step(match piece {
-            Piece::Data(bytes) if self.key.is_some() => {
-                let data = bytes.get(skip as usize..(skip + len) as usize).unwrap_or_default();
-                return Ok(Placed::Plain { device, offset, at: start, data });
-            }
-            Piece::Copy(..) if self.key.is_some() => {
-                return Err(Error::corrupt("plain bytes cannot be copied into an encrypted image"));
-            }
-            Piece::Data(bytes) | Piece::Packed(bytes) => {
-                let data = bytes.get(skip as usize..(skip + len) as usize).unwrap_or_default();
-                Step::Write { device, offset, data }
-            }
-            Piece::Copy(from, from_offset, _) => {
-                Step::Copy { from, from_offset: from_offset + skip, to: device, to_offset: offset, len, skip_zero: 0 }
-            }
-            Piece::Zero(_) => return Ok(self.zeroes(start, offset, len, true)),
-        }))
+        let placed = piece.placed((start - at, len), start, self.geometry.data, offset, self.encrypter());
+        placed.ok_or_else(|| Error::corrupt("a piece that cannot be put there"))
     }
 
     /// What makes `len` bytes from byte `at` of the disk on, which have their place at `offset`, zeroes.
-    pub(super) fn zeroes<'p>(&self, at: u64, offset: u64, len: u64, unmap: bool) -> Placed<'p> {
-        let device = self.geometry.data;
-        match &self.key {
-            Some(key) => {
-                let mut data = vec![0; usize::try_from(len).unwrap_or(0)];
-                key.encrypt(at, offset, &mut data);
-                Placed::Owned { device, offset, data }
-            }
-            None => Placed::Step(Step::Zero { device, offset, len, unmap }),
-        }
+    pub(super) fn zeroes<'p>(&self, at: u64, offset: u64, len: u64) -> Option<Placed<'p>> {
+        Piece::Zero(len).placed((0, len), at, self.geometry.data, offset, self.encrypter())
     }
 
     pub(super) fn slot(&self, state: &mut State<'a>, at: u64) -> Result<Slot> {
@@ -198,7 +172,7 @@ impl<'a> Qcow2Editor<'a> {
         if (fresh || !held) && inside + len < tail {
             // Behind the disk's end, so that nothing old shows when it grows.
             let offset = host + inside + len;
-            steps.push(self.zeroes(at + len, offset, tail - inside - len, true));
+            steps.extend(self.zeroes(at + len, offset, tail - inside - len));
         }
         self.set(state, slot, host | OFLAG_COPIED, bitmap)?;
         Ok(host + inside)
@@ -244,7 +218,7 @@ impl<'a> Qcow2Editor<'a> {
             // Version 2 has no zero clusters, and a data file may have to be good as a raw image.
             let mut pool = (0, 0);
             let offset = self.place_for(state, at, len, 1, &mut pool, steps)?;
-            steps.push(self.zeroes(at, offset, len, true));
+            steps.extend(self.zeroes(at, offset, len));
             return Ok(());
         }
         let compressed = slot.entry & OFLAG_COMPRESSED != 0;

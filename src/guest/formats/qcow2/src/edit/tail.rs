@@ -4,8 +4,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::reader::is_zero;
-use instar_image::write::Piece;
-use instar_image::{Packed, Result, Unpacker};
+use instar_image::write::{Piece, Placed, Writer};
+use instar_image::{Packed, Result, Step, Unpacker};
 
 use super::entries::Slot;
 use super::{Qcow2Editor, State};
@@ -26,7 +26,11 @@ impl<'a> Qcow2Editor<'a> {
         let compressed = slot.entry & OFLAG_COMPRESSED != 0;
         if !compressed && host != 0 && slot.entry & OFLAG_COPIED != 0 {
             let (offset, len) = (host + inside, g.cluster_size() - inside);
-            return self.submit_placed(Vec::from([self.zeroes(old, offset, len, false)]));
+            let zeroes = match self.encrypter() {
+                Some(encrypter) => Placed::sealed_zeroes(encrypter, old, g.data, offset, len),
+                None => Placed::Step(Step::Zero { device: g.data, offset, len, unmap: false }),
+            };
+            return self.submit_placed(Vec::from([zeroes]));
         }
         let zero = g.entry_bits == 3 && slot.entry & OFLAG_ZERO != 0;
         if !compressed && (host == 0 || zero) {

@@ -162,10 +162,8 @@ impl<'a> Clusters<'a> {
             if spec.version < 3 {
                 // Version 2 has no zero clusters: they are written.
                 let (device, offset) = self.place_plain(state, at + done, 1, steps)?;
-                steps.push(match &self.image.sealed {
-                    Some(sealed) => sealed.zeroes(at + done, spec.cluster(), device, offset),
-                    None => Placed::Step(Step::Zero { device, offset, len: spec.cluster(), unmap: true }),
-                });
+                let (zeroes, encrypter) = (Piece::Zero(spec.cluster()), self.image.encrypter());
+                steps.extend(zeroes.placed((0, spec.cluster()), at + done, device, offset, encrypter));
             } else if spec.extended_l2 {
                 let all = ((1u64 << SUBCLUSTERS) - 1) << SUBCLUSTERS;
                 self.map(state, at + done, 0, all, steps)?;
@@ -205,21 +203,8 @@ impl Writer for Clusters<'_> {
                     let part = reach.min(len - done);
                     let count = part.div_ceil(spec.cluster());
                     let (device, offset) = self.place_plain(state, at + done, count, steps)?;
-                    steps.push(match piece {
-                        Piece::Data(bytes) => {
-                            let data = bytes.get(done as usize..(done + part) as usize).unwrap_or_default();
-                            match self.image.sealed {
-                                Some(_) => Placed::Plain { device, offset, at: at + done, data },
-                                None => Placed::Step(Step::Write { device, offset, data }),
-                            }
-                        }
-                        Piece::Copy(from, from_offset, _) => {
-                            let from_offset = from_offset + done;
-                            let (to, to_offset) = (device, offset);
-                            Placed::Step(Step::Copy { from, from_offset, to, to_offset, len: part, skip_zero: 0 })
-                        }
-                        Piece::Packed(_) | Piece::Zero(_) => Placed::Step(Step::Barrier { device }),
-                    });
+                    let placed = piece.placed((done, part), at + done, device, offset, self.image.encrypter());
+                    steps.push(placed.ok_or_else(|| Error::corrupt("a piece shorter than it says"))?);
                     done += part;
                 }
             }

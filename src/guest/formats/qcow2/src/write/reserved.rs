@@ -48,33 +48,13 @@ impl Writer for Reserved<'_> {
             let found = self.layout.find(spec, at + done);
             let (offset, room) = found.ok_or_else(|| Error::corrupt("a write behind the end of the disk"))?;
             let part = room.min(len - done);
-            let sealed = self.image.sealed.as_ref();
-            if let Some(sealed) = sealed {
-                steps.push(match piece {
-                    Piece::Data(bytes) => {
-                        let data = bytes.get(done as usize..(done + part) as usize).unwrap_or_default();
-                        Placed::Plain { device, offset, at: at + done, data }
-                    }
-                    _ => sealed.zeroes(at + done, part, device, offset),
-                });
-                done += part;
-                continue;
-            }
-            steps.push(Placed::Step(match piece {
-                Piece::Copy(from, from_offset, _) => Step::Copy {
-                    from,
-                    from_offset: from_offset + done,
-                    to: device,
-                    to_offset: offset,
-                    len: part,
-                    skip_zero: 0,
-                },
-                Piece::Data(bytes) => {
-                    let data = bytes.get(done as usize..(done + part) as usize).unwrap_or_default();
-                    Step::Write { device, offset, data }
-                }
-                Piece::Zero(_) | Piece::Packed(_) => Step::Zero { device, offset, len: part, unmap: false },
-            }));
+            let place = at + done;
+            let placed = match (piece, self.image.encrypter()) {
+                // What is reserved stays so.
+                (Piece::Zero(_), None) => Some(Placed::Step(Step::Zero { device, offset, len: part, unmap: false })),
+                (_, encrypter) => piece.placed((done, part), place, device, offset, encrypter),
+            };
+            steps.push(placed.ok_or_else(|| Error::corrupt("a piece that cannot be put into a reserved place"))?);
             done += part;
         }
         let bits = spec.cluster_bits;

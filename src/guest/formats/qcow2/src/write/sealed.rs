@@ -1,10 +1,8 @@
 //! The encryption of a new image: its key, and the LUKS header that holds it.
 
-use alloc::vec;
-
 use instar_crypto::luks::{Created, Request, password};
 use instar_crypto::qcow::{KEY_SECRET, Key, Method, PREFIX, aes};
-use instar_image::write::{Encrypter, Placed};
+use instar_image::write::Encrypter;
 use instar_image::{CreateContext, DeviceId, Machine, Result, Step};
 
 use super::spec::Spec;
@@ -36,13 +34,6 @@ impl Sealed {
     /// What encrypts the clusters.
     pub fn encrypter(&self) -> &dyn Encrypter {
         &self.key
-    }
-
-    /// Encrypted zeroes for byte `at` of the disk.
-    pub fn zeroes<'p>(&self, at: u64, len: u64, device: DeviceId, offset: u64) -> Placed<'p> {
-        let mut data = vec![0; usize::try_from(len).unwrap_or(0)];
-        self.key.encrypt(at, offset, &mut data);
-        Placed::Owned { device, offset, data }
     }
 
     /// Writes the LUKS header to byte `offset`, where so many clusters of the file are its own.

@@ -18,6 +18,15 @@ pub struct Layer<'a> {
     pub name: Vec<u8>,
 }
 
+/// An image that is a device for what lies above it.
+#[derive(Clone, Copy)]
+pub struct Node<'a> {
+    /// The image, without its backing files.
+    pub layer: &'a Layer<'a>,
+    /// The name that is shown for it.
+    pub name: &'a [u8],
+}
+
 /// A chain, the top image first. Never empty.
 pub struct Chain<'a> {
     /// The images.

@@ -86,6 +86,8 @@ pub struct Snapshot {
 pub struct Description {
     /// `cluster-size`, for formats that report one.
     pub cluster_size: Option<u64>,
+    /// Else it is that of the image that this one lies in, if it lies in one.
+    pub clusters_of_file: bool,
     /// `encrypted: yes`.
     pub encrypted: bool,
     /// `cleanly shut down: no`.
@@ -185,6 +187,8 @@ pub enum Mapping {
     Holes,
     /// So is what reads as zeroes and has a place.
     Reserved,
+    /// What lies in another image is told of as that one tells it.
+    Through,
 }
 
 /// Which snapshot `-l` asks for.

@@ -3,6 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::chain::Node;
 use crate::{Result, Value};
 
 /// Index of an open device (a file or block device of the host).
@@ -85,6 +86,10 @@ pub trait Source: Sync {
     }
     /// The secret that `--object secret,id=..` gave.
     fn secret(&self, _id: &str) -> Option<&[u8]> {
+        None
+    }
+    /// The image that a device is, where it is no file but what a lower image shows.
+    fn node(&self, _device: DeviceId) -> Option<Node<'_>> {
         None
     }
     /// The lengths of the pairs' equal beginnings. Past the end of a device is zeroes. The host compares; nothing is read

@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 
+use instar_image::chain::Node;
 use instar_image::machine::display_name;
 use instar_image::{
     Description, DeviceId, Error, Format, Image, Kind, Machine, Result, Snapshot, Source, Value, Version,
@@ -62,7 +63,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
 }
 
 fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec: &ImageSpec) -> Result<Value> {
-    let Description { cluster_size, encrypted, dirty, tells_nothing, snapshots, specific, children } =
+    let Description { cluster_size, clusters_of_file, encrypted, dirty, tells_nothing, snapshots, specific, children } =
         image.describe()?;
     let mut child_list = Vec::new();
     let mut actual = 0u64;
@@ -72,8 +73,12 @@ fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec:
         actual = actual.saturating_add(stat.allocated);
         let file = files.iter().find(|(other, _)| *other == device && device != spec.device);
         let file = file.map_or_else(|| spec.name.clone(), |(_, stored)| combine(&spec.name, stored));
+        let below = match source.node(device) {
+            Some(node) => node_info(source, node)?,
+            None => protocol_info(source, device, &file)?,
+        };
         let mut child = Value::map();
-        child.set("name", name).set("info", protocol_info(source, device, &file)?);
+        child.set("name", name).set("info", below);
         child_list.push(child);
     }
     let mut info = Value::map();
@@ -81,7 +86,8 @@ fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec:
         .set("format", format.name())
         .set("virtual-size", image.virtual_size())
         .set("actual-size", actual);
-    if let Some(bytes) = cluster_size {
+    let below = if clusters_of_file { clusters(source, spec.device) } else { None };
+    if let Some(bytes) = cluster_size.or(below) {
         info.set("cluster-size", bytes);
     }
     if encrypted {
@@ -140,6 +146,27 @@ fn set_limits(source: &dyn Source, info: &mut Value, device: DeviceId, probed: b
         }
     }
     Ok(())
+}
+
+/// Bytes of the clusters of the image that is the device, or of what that one lies in.
+fn clusters(source: &dyn Source, mut device: DeviceId) -> Option<u64> {
+    while let Some(node) = source.node(device) {
+        let description = node.layer.image.describe().ok()?;
+        if description.cluster_size.is_some() || !description.clusters_of_file {
+            return description.cluster_size;
+        }
+        device = node.layer.device;
+    }
+    None
+}
+
+/// The child node: an image that is a device for the one above. As deep as the user's own words go.
+fn node_info(source: &dyn Source, Node { layer, name }: Node<'_>) -> Result<Value> {
+    let (file, format) = (layer.name.clone(), Some(layer.format.name().into()));
+    let spec = ImageSpec { device: layer.device, written: file.clone(), name: file, format, options: Vec::new() };
+    let mut info = image_info(source, layer.image.as_ref(), layer.format, &spec)?;
+    info.replace("filename", name);
+    Ok(info)
 }
 
 /// The child node: the file that an image is in, as QEMU's protocol layer sees it (its length in sectors).

@@ -17,6 +17,7 @@ pub mod create;
 pub mod info;
 pub mod map;
 pub mod measure;
+mod nested;
 pub mod open;
 mod option_help;
 pub mod rebase;
@@ -63,7 +64,7 @@ fn dispatch(machine: &dyn Machine, params: &Value) -> Result<u8> {
         .iter()
         .find(|(n, _)| *n == name)
         .ok_or_else(|| Error::usage(alloc::format!("no such operation in the guest: '{name}'")))?;
-    operation(machine, params, version)
+    nested::with(machine, params, version, &|machine| operation(machine, params, version))
 }
 
 /// An error as the host reads it.

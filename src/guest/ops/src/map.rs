@@ -6,6 +6,7 @@ use instar_image::chain::Chain;
 use instar_image::machine::STREAM_MAX;
 use instar_image::{DeviceId, Error, Machine, Result, Value, Version};
 
+use crate::nested::devices;
 use crate::open::{ImageSpec, Opening, combine, emit_warnings};
 use crate::stored::{Entry, HAS_OFFSET, PRESENT, Stored};
 
@@ -37,7 +38,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let chain = Opening { machine, version, data: true }.chain(&image)?;
     machine.seal()?;
     emit_warnings(machine, core::slice::from_ref(&chain))?;
-    let files = files(&chain);
+    let files = files(machine, &chain);
     // The first piece: the files' names, with a NUL between two.
     let names: Vec<&[u8]> = files.iter().map(|(_, name)| name.as_slice()).collect();
     machine.stream(names.join(&0).get(..STREAM_MAX).unwrap_or(&names.join(&0)))?;
@@ -67,8 +68,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
 }
 
 /// The files of the chain: first those of the images, then what those have besides.
-fn files(chain: &Chain<'_>) -> Vec<(DeviceId, Vec<u8>)> {
-    let own = chain.layers.iter().map(|layer| (layer.device, layer.name.clone()));
+fn files(machine: &dyn Machine, chain: &Chain<'_>) -> Vec<(DeviceId, Vec<u8>)> {
+    let own = chain.layers.iter().flat_map(|layer| devices(machine, layer.device, &layer.name));
     let others = chain.layers.iter().flat_map(|layer| {
         let named = layer.image.data_files().into_iter();
         named.map(|(device, name)| (device, combine(&layer.name, &name)))

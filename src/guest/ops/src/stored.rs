@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::runs::RunMap;
-use instar_image::{Error, Machine, Mapping, Place, Result, Run};
+use instar_image::{Error, Extent, Machine, Mapping, Place, Result, Run};
 
 /// It is in a layer of the chain.
 pub const PRESENT: u32 = 1;
@@ -32,6 +32,7 @@ pub struct Entry {
 
 /// See the module.
 pub struct Stored<'a> {
+    machine: &'a dyn Machine,
     chain: &'a Chain<'a>,
     /// Each layer's way, and the runs of its file where its holes show.
     layers: Vec<(Mapping, Option<RunMap<'a>>)>,
@@ -47,7 +48,7 @@ impl<'a> Stored<'a> {
             let runs = (mapping == Mapping::Holes).then(|| RunMap::new(machine.source(), layer.device, len));
             layers.push((mapping, runs));
         }
-        Ok(Self { chain, layers })
+        Ok(Self { machine, chain, layers })
     }
 
     /// The way of layer `depth`.
@@ -63,6 +64,26 @@ impl<'a> Stored<'a> {
         }
     }
 
+    /// The extent as the image that it lies in has it, if it does not lie in a file; and whether that one has a backing
+    /// file, of which nothing is told then.
+    fn through(&self, mut extent: Extent) -> Result<(Extent, bool)> {
+        let mut hidden = false;
+        while let Place::Data { device, offset } | Place::Zero { at: Some((device, offset)) } = extent.place {
+            let Some(node) = self.machine.node(device) else { break };
+            let left = node.layer.image.virtual_size().saturating_sub(offset);
+            if left == 0 {
+                return Ok((Extent { place: Place::Zero { at: None }, ..extent }, false));
+            }
+            let inner = node.layer.image.extent(offset, extent.len.min(left))?;
+            extent = Extent { at: extent.at, ..inner };
+            hidden = node.layer.image.backing().is_some();
+            if node.layer.image.mapping()? != Mapping::Through {
+                break;
+            }
+        }
+        Ok((extent, hidden))
+    }
+
     /// What lies at `at`, at most `max` bytes of it.
     pub fn entry(&self, at: u64, max: u64) -> Result<Entry> {
         if self.chain.layers.first().is_some_and(|l| l.image.hides_places()) {
@@ -75,6 +96,8 @@ impl<'a> Stored<'a> {
         if extent.len == 0 {
             return Err(Error::corrupt("an extent without a byte"));
         }
+        let through = self.mapping(depth) == Mapping::Through;
+        let (extent, hidden) = if through { self.through(extent)? } else { (extent, false) };
         let mut entry = Entry { start: at, len: extent.len, depth: depth as u32, ..Entry::default() };
         let mapping = self.mapping(depth);
         match extent.place {
@@ -93,6 +116,7 @@ impl<'a> Stored<'a> {
                 (entry.bits, entry.offset, entry.device) = (PRESENT | ZERO | HAS_OFFSET | stored, offset, device.0);
             }
             Place::Zero { at: None } => entry.bits = PRESENT | ZERO,
+            Place::Unallocated if hidden => {}
             Place::Unallocated => {
                 entry.bits = ZERO;
                 let layer = self.chain.layers.get(depth).filter(|l| at < l.image.virtual_size());

@@ -18,9 +18,26 @@ pub struct ImageName {
     pub format: Option<String>,
     /// Options for the format driver: dotted key, value.
     pub options: Vec<(String, String)>,
+    /// Drivers between that one and the file, the lowest first.
+    pub below: Vec<Below>,
+}
+
+/// A driver below another: what is above it lies in the image that this one shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Below {
+    /// The format.
+    pub format: String,
+    /// Its options.
+    pub options: Vec<(String, String)>,
 }
 
 impl ImageName {
+    /// A file, whatever its name looks like.
+    #[must_use]
+    pub fn file(path: PathBuf, format: Option<String>) -> Self {
+        Self { written: path.clone().into(), path, format, options: Vec::new(), below: Vec::new() }
+    }
+
     /// A plain name, with the format that `-f` says.
     ///
     /// # Errors
@@ -40,8 +57,7 @@ impl ImageName {
         if let Some(at) = protocol {
             return Err(format!("Unknown protocol '{}'", String::from_utf8_lossy(&path[..at])));
         }
-        let path = OsStr::from_bytes(path).into();
-        Ok(Self { written: name.to_os_string(), path, format, options: Vec::new() })
+        Ok(Self { written: name.to_os_string(), ..Self::file(OsStr::from_bytes(path).into(), format) })
     }
 
     /// `--image-opts`: `driver=qcow2,file.filename=x`.
@@ -66,19 +82,45 @@ impl ImageName {
     /// The name under which `info` shows the image, if the file's own name does not say all: `json:{..}`.
     #[must_use]
     pub fn with_options(&self, format: &str) -> Option<String> {
-        let telling: Vec<_> = self.options.iter().filter(|(key, _)| TELLING.contains(&key.as_str())).collect();
-        if telling.is_empty() {
-            return None;
-        }
-        let mut file = Value::map();
-        file.set("driver", "file").set("filename", self.path.as_os_str().as_encoded_bytes());
-        let mut all = Value::map();
-        all.set("driver", format).set("file", file);
-        for (key, value) in telling {
-            all.set(key, value.as_str());
-        }
-        Some(format!("json:{}", instar_render::json_line(&all)))
+        let (lower, plain) = self.tree(self.below.len());
+        let all = with_driver(format, &self.options, lower);
+        (!plain || is_telling(&self.options)).then(|| json(&all))
     }
+
+    /// The name of the driver below at that place, as `map` and `info` show it.
+    #[must_use]
+    pub fn below_name(&self, place: usize) -> Vec<u8> {
+        let (tree, _) = self.tree(place + 1);
+        let plain = place == 0 && self.below.first().is_some_and(|below| !is_telling(&below.options));
+        if plain { self.path.as_os_str().as_encoded_bytes().to_vec() } else { json(&tree).into_bytes() }
+    }
+
+    /// The file and the lowest `count` drivers over it, and whether that is the file alone.
+    fn tree(&self, count: usize) -> (Value, bool) {
+        let mut tree = Value::map();
+        tree.set("driver", "file").set("filename", self.path.as_os_str().as_encoded_bytes());
+        for below in self.below.iter().take(count) {
+            tree = with_driver(&below.format, &below.options, tree);
+        }
+        (tree, count == 0)
+    }
+}
+
+fn is_telling(options: &[(String, String)]) -> bool {
+    options.iter().any(|(key, _)| TELLING.contains(&key.as_str()))
+}
+
+fn with_driver(format: &str, options: &[(String, String)], file: Value) -> Value {
+    let mut all = Value::map();
+    all.set("driver", format).set("file", file);
+    for (key, value) in options.iter().filter(|(key, _)| TELLING.contains(&key.as_str())) {
+        all.set(key, value.as_str());
+    }
+    all
+}
+
+fn json(tree: &Value) -> String {
+    format!("json:{}", instar_render::json_line(tree))
 }
 
 /// Splits at single commas; two are one in a value.
@@ -125,27 +167,66 @@ fn flatten(prefix: &str, value: &serde_json::Value, pairs: &mut Vec<(String, Str
 }
 
 fn from_pairs(written: &OsStr, pairs: Vec<(String, String)>) -> Result<ImageName, String> {
-    let mut image =
-        ImageName { written: written.to_os_string(), path: PathBuf::new(), format: None, options: Vec::new() };
+    const NO_FILE: &str = "A block device must be specified for \"file\"";
+    let mut image = ImageName { written: written.to_os_string(), ..ImageName::file(PathBuf::new(), None) };
     let mut named = None;
     let driver = pairs.iter().any(|(key, value)| key == "driver" && value.parse::<f64>().is_err());
     let file = pairs.iter().any(|(key, _)| key.starts_with("file."));
     if !driver && !file {
         return Err("Must specify either driver or file".to_string());
     }
-    for (key, value) in pairs {
+    let (mut here, mut lower) = parted(pairs);
+    // The uppermost comes first, and the file's own options are what is left in the end.
+    while let Some(format) = option(&lower, "driver").filter(|name| FORMATS.contains(&name.as_str())) {
+        let (mut options, rest) = parted(std::mem::take(&mut lower));
+        options.retain(|(key, _)| key != "driver" && !is_idle(key));
+        image.below.insert(0, Below { format, options });
+        if rest.is_empty() {
+            return Err(NO_FILE.to_string());
+        }
+        lower = rest;
+    }
+    if let Some(name) = option(&lower, "driver").filter(|name| !PROTOCOLS.contains(&name.as_str())) {
+        return Err(format!("Unknown driver '{name}'"));
+    }
+    if image.below.is_empty() {
+        named = option(&here, "filename");
+        here.retain(|(key, _)| key != "filename");
+    }
+    for (key, value) in here {
         match key.as_str() {
-            "driver" | "file.driver" if matches!(value.as_str(), "file" | "host_device") => {}
+            "driver" if PROTOCOLS.contains(&value.as_str()) => {}
             "driver" => image.format = Some(value),
-            "file.driver" => return Err(format!("Unknown driver '{value}'")),
-            "filename" | "file.filename" => named = Some(value),
-            // Locking and caching are this program's own affair.
-            _ if key.starts_with("file.") || matches!(key.as_str(), "read-only" | "force-share") => {}
+            _ if is_idle(&key) => {}
             _ => image.options.push((key, value)),
         }
     }
-    image.path = named.ok_or("A block device must be specified for \"file\"")?.into();
+    image.path = option(&lower, "filename").or(named).ok_or(NO_FILE)?.into();
     Ok(image)
+}
+
+/// Drivers of files, and those of what can lie in one.
+const PROTOCOLS: [&str; 2] = ["file", "host_device"];
+const FORMATS: [&str; 13] =
+    ["raw", "qcow2", "qcow", "vmdk", "vpc", "vhdx", "vdi", "parallels", "qed", "dmg", "bochs", "cloop", "luks"];
+
+/// Options: key and value.
+type Pairs = Vec<(String, String)>;
+
+/// The options of a driver itself, and those of what is below it.
+fn parted(pairs: Pairs) -> (Pairs, Pairs) {
+    let (lower, here): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(key, _)| key.starts_with("file."));
+    let lower = lower.into_iter().map(|(key, value)| (key.replacen("file.", "", 1), value)).collect();
+    (here, lower)
+}
+
+fn option(pairs: &[(String, String)], name: &str) -> Option<String> {
+    pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+}
+
+/// Locking and caching are this program's own affair.
+fn is_idle(key: &str) -> bool {
+    matches!(key, "read-only" | "force-share")
 }
 
 #[cfg(test)]
@@ -163,6 +244,18 @@ mod tests {
         let b = ImageName::plain(OsStr::new(json), None, QemuVersion::default()).expect("valid");
         assert_eq!((&a.path, &a.format, &a.options), (&b.path, &b.format, &b.options));
         assert_eq!(a.path, PathBuf::from("a,b"));
+    }
+
+    #[test]
+    fn drivers_below_each_other() {
+        let text = "driver=qcow2,file.driver=luks,file.key-secret=s,file.file.driver=raw,file.file.file.filename=x";
+        let image = ImageName::from_options(OsStr::new(text), QemuVersion::default()).expect("valid");
+        let formats: Vec<&str> = image.below.iter().map(|below| below.format.as_str()).collect();
+        assert_eq!((image.format.as_deref(), formats), (Some("qcow2"), vec!["raw", "luks"]));
+        assert_eq!((image.path.as_path(), image.below_name(0)), (std::path::Path::new("x"), b"x".to_vec()));
+        assert!(image.below_name(1).starts_with(b"json:{"));
+        let none = ImageName::from_options(OsStr::new("driver=qcow2,file.driver=nbd"), QemuVersion::default());
+        assert_eq!(none, Err("Unknown driver 'nbd'".into()));
     }
 
     #[test]

@@ -194,9 +194,19 @@ impl Program {
 
     /// Opens an image to be changed in place.
     pub fn open_in_place(&self, image: &ImageName, cache: Cache) -> Result<Device, Exit> {
+        self.check_writable(image)?;
         let written = escape::terminal(image.written.as_encoded_bytes());
         let opened = self.existing_file(&image.path, cache)?;
         opened.map_err(|text| self.fail(&format!("Could not open '{written}': {text}")))
+    }
+
+    /// Refuses to change an image that lies in another image.
+    pub fn check_writable(&self, image: &ImageName) -> Result<(), Exit> {
+        if image.below.is_empty() {
+            return Ok(());
+        }
+        let written = escape::terminal(image.written.as_encoded_bytes());
+        Err(self.fail(&format!("Could not open '{written}': instar cannot write through one driver into another")))
     }
 
     /// Opens a file to be changed in place. An inner error is a text.
@@ -369,26 +379,36 @@ pub fn plain(error: &io::Error) -> String {
     text.split(" (os error").next().unwrap_or_default().to_string()
 }
 
-/// The image's parameter map.
+/// The image's parameter map. What lies below its driver gets devices of its own, numbered far behind the files'.
 pub fn image_params(image: &ImageName, device: u64) -> Value {
+    const FIRST: u64 = 1 << 16;
+    let on = |place: usize| if place == 0 { device } else { place as u64 * FIRST + device };
+    let mut below = Vec::new();
+    for (place, node) in image.below.iter().enumerate() {
+        let mut map = Value::map();
+        map.set("id", on(place + 1)).set("device", on(place)).set("shown", image.below_name(place));
+        map.set("filename", image.path.as_os_str().as_encoded_bytes());
+        map.set("format", node.format.as_str()).set("options", pairs(&node.options));
+        below.push(map);
+    }
     let mut map = Value::map();
-    map.set("device", device)
+    map.set("device", on(image.below.len()))
         .set("filename", image.path.as_os_str().as_encoded_bytes())
         .set("written", image.written.as_encoded_bytes());
     if let Some(format) = &image.format {
         map.set("format", format.as_str());
     }
-    let options: Vec<Value> = image
-        .options
-        .iter()
-        .map(|(key, value)| {
-            let mut pair = Value::map();
-            pair.set("key", key.as_str()).set("value", value.as_str());
-            pair
-        })
-        .collect();
-    map.set("options", options);
+    map.set("options", pairs(&image.options)).set("below", below);
     map
+}
+
+fn pairs(options: &[(String, String)]) -> Vec<Value> {
+    let pair = |(key, value): &(String, String)| {
+        let mut pair = Value::map();
+        pair.set("key", key.as_str()).set("value", value.as_str());
+        pair
+    };
+    options.iter().map(pair).collect()
 }
 
 /// Nobody is told.

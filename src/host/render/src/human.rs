@@ -40,7 +40,8 @@ impl Page<'_> {
     }
 
     fn node(&mut self, info: &Value, path: &str, depth: usize) {
-        let root = path.is_empty();
+        // What has children is an image; what has none is a file.
+        let root = path.is_empty() || !info.list("children").is_empty();
         let text = |key| info.bytes(key).map(terminal);
         let sized = |bytes: u64| format!("{} ({bytes} bytes)", human(bytes));
         let labels =

@@ -16,8 +16,8 @@ use alloc::boxed::Box;
 use instar_image::options::OptionSpec;
 use instar_image::runs::RunMap;
 use instar_image::{
-    Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Place, Probe, Resizer, Result,
-    SafetyCheck,
+    Creator, Description, DeviceId, Editing, Extent, Format, Image, Mapping, OpenContext, Place, Probe, Resizer,
+    Result, SafetyCheck,
 };
 
 use crate::part::Part;
@@ -89,7 +89,11 @@ impl Image for RawImage<'_> {
     }
 
     fn describe(&self) -> Result<Description> {
-        Ok(Description::default())
+        Ok(Description { clusters_of_file: true, ..Description::default() })
+    }
+
+    fn mapping(&self) -> Result<Mapping> {
+        Ok(Mapping::Through)
     }
 }
 

@@ -164,6 +164,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         devices.push(program.open_source(&image, request.source_cache, parsed.has("force-share"))?);
     }
     let target = target_name(program, parsed, last)?;
+    program.check_writable(&target)?;
     if let Some(name) = parsed.text("backing").or_else(|| file_option(parsed, "backing_file")) {
         open_backing(program, parsed, &target.path, &name, &request, &mut params, &mut devices)?;
     }
@@ -228,7 +229,7 @@ fn open_backing(
     let format = parsed.text("backing-format").or_else(|| file_option(parsed, "backing_fmt"));
     // Relative to the target, as the target will say it.
     let path: PathBuf = target.parent().map_or_else(|| name.into(), |folder| folder.join(name));
-    let image = ImageName { written: path.clone().into(), path, format: format.clone(), options: Vec::new() };
+    let image = ImageName::file(path, format.clone());
     params.set("backing", name);
     match format {
         Some(format) => {

@@ -157,7 +157,7 @@ fn backing(
         }
     };
     let path = target.parent().map_or_else(|| written.clone(), |folder| folder.join(&written));
-    let image = ImageName { written: path.clone().into(), path, format: None, options: Vec::new() };
+    let image = ImageName::file(path, None);
     match program.try_open(&image, Cache::default(), true) {
         Ok(device) => {
             params.set("backing-image", image_params(&image, devices.len() as u64));

@@ -1,0 +1,282 @@
+//! A machine that has one device more: what an image shows.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::chain::{Chain, Node};
+use instar_image::reader::is_zero;
+use instar_image::{
+    Beside, DeviceId, Error, Machine, Place, RangePair, Read, Result, Role, Run, Sink, Source, Stat, Step, Value,
+};
+
+use crate::copy::fill::read_at;
+
+/// Bytes that are read through the image at a time.
+const PIECE: usize = 256 << 10;
+/// Runs that are told at a time.
+const RUNS: usize = 256;
+
+/// See the module.
+pub struct Nested<'m> {
+    /// The machine with the devices that the image stands on.
+    pub below: &'m dyn Machine,
+    /// The number of the device more.
+    pub id: DeviceId,
+    /// The name that is shown for it.
+    pub name: Vec<u8>,
+    /// The device that the image is in.
+    pub file: DeviceId,
+    /// The image, with its backing files.
+    pub chain: Chain<'m>,
+}
+
+impl Nested<'_> {
+    fn read_image(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let mut at = offset;
+        for piece in buf.chunks_mut(PIECE) {
+            read_at(self.below.source(), &self.chain, 0, at, piece)?;
+            at = at.saturating_add(piece.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// A copy out of the image: read, and written.
+    fn copy(&self, from: u64, to: (DeviceId, u64), len: u64, skip_zero: u32) -> Result<()> {
+        let unit = if skip_zero == 0 { PIECE } else { (skip_zero as usize).clamp(1, PIECE) };
+        let mut buf = vec![0; PIECE - PIECE % unit];
+        let mut done = 0;
+        while done < len {
+            let piece = (len - done).min(buf.len() as u64);
+            let buf = buf.get_mut(..piece as usize).unwrap_or_default();
+            self.read_image(from.saturating_add(done), buf)?;
+            let mut steps = Vec::new();
+            for (i, data) in buf.chunks(unit).enumerate().filter(|(_, data)| skip_zero == 0 || !is_zero(data)) {
+                let offset = to.1.saturating_add(done + (i * unit) as u64);
+                steps.push(Step::Write { device: to.0, offset, data });
+            }
+            self.below.submit(&steps)?;
+            done += piece;
+        }
+        Ok(())
+    }
+}
+
+const fn target(step: &Step<'_>) -> DeviceId {
+    match *step {
+        Step::Copy { to, .. } => to,
+        Step::Write { device, .. }
+        | Step::Zero { device, .. }
+        | Step::Discard { device, .. }
+        | Step::Allocate { device, .. }
+        | Step::SetLength { device, .. }
+        | Step::Barrier { device } => device,
+    }
+}
+
+impl Source for Nested<'_> {
+    fn stat(&self, device: DeviceId) -> Result<Stat> {
+        if device != self.id {
+            return self.below.stat(device);
+        }
+        let file = self.below.stat(self.file)?;
+        Ok(Stat {
+            len: self.chain.virtual_size(),
+            block_device: false,
+            writable: false,
+            fresh: false,
+            same_file: self.id,
+            ..file
+        })
+    }
+
+    fn read_many(&self, reads: &mut [Read<'_>]) -> Result<()> {
+        let mut others = Vec::with_capacity(reads.len());
+        for read in reads {
+            if read.device == self.id {
+                self.read_image(read.offset, read.buf)?;
+            } else {
+                others.push(Read { device: read.device, offset: read.offset, buf: &mut *read.buf });
+            }
+        }
+        if others.is_empty() { Ok(()) } else { self.below.read_many(&mut others) }
+    }
+
+    fn runs(&self, device: DeviceId, offset: u64, len: u64, runs: &mut Vec<Run>) -> Result<u64> {
+        if device != self.id {
+            return self.below.runs(device, offset, len, runs);
+        }
+        let end = offset.saturating_add(len).min(self.chain.virtual_size());
+        let mut at = offset;
+        for _ in 0..RUNS {
+            if at >= end {
+                break;
+            }
+            let (_, extent) = self.chain.extent(at, end - at)?;
+            if extent.len == 0 {
+                return Err(Error::corrupt("an extent without a byte"));
+            }
+            let data = !matches!(extent.place, Place::Zero { .. } | Place::Unallocated);
+            match runs.last_mut().filter(|last| at > offset && last.data == data) {
+                Some(last) => last.len += extent.len,
+                None => runs.push(Run { len: extent.len, data }),
+            }
+            at += extent.len;
+        }
+        Ok(at)
+    }
+
+    fn zero_map(&self, device: DeviceId, offset: u64, len: u64, block: u32, bits: &mut [u8]) -> Result<()> {
+        if device != self.id {
+            return self.below.zero_map(device, offset, len, block, bits);
+        }
+        bits.fill(0);
+        let mut buf = vec![0; (block as usize).min(PIECE)];
+        let blocks = len.div_ceil(u64::from(block.max(1)));
+        for number in 0..blocks {
+            let (mut at, end) = (number * u64::from(block), ((number + 1) * u64::from(block)).min(len));
+            while at < end {
+                let piece = buf.get_mut(..(end - at).min(PIECE as u64) as usize).unwrap_or_default();
+                self.read_image(offset.saturating_add(at), piece)?;
+                at += piece.len() as u64;
+                if !is_zero(piece) {
+                    let byte = bits.get_mut((number / 8) as usize);
+                    *byte.ok_or_else(|| Error::usage("a map that is too short"))? |= 1 << (number % 8);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_stock(&self) -> bool {
+        self.below.is_stock()
+    }
+
+    fn secret(&self, id: &str) -> Option<&[u8]> {
+        self.below.secret(id)
+    }
+
+    fn node(&self, device: DeviceId) -> Option<Node<'_>> {
+        if device != self.id {
+            return self.below.node(device);
+        }
+        self.chain.layers.first().map(|layer| Node { layer, name: &self.name })
+    }
+
+    fn equal_prefixes(&self, pairs: &[RangePair], equal: &mut [u64]) -> Result<()> {
+        for (pair, equal) in pairs.iter().zip(equal) {
+            if pair.a.0 != self.id && pair.b.0 != self.id {
+                self.below.equal_prefixes(core::slice::from_ref(pair), core::slice::from_mut(equal))?;
+                continue;
+            }
+            *equal = self.equal_prefix(pair)?;
+        }
+        Ok(())
+    }
+}
+
+impl Nested<'_> {
+    fn equal_prefix(&self, pair: &RangePair) -> Result<u64> {
+        let (mut one, mut other) = (vec![0; PIECE], vec![0; PIECE]);
+        let mut done = 0;
+        while done < pair.len {
+            let len = (pair.len - done).min(PIECE as u64) as usize;
+            let (one, other) = (one.get_mut(..len).unwrap_or_default(), other.get_mut(..len).unwrap_or_default());
+            self.read(pair.a.0, pair.a.1.saturating_add(done), one)?;
+            self.read(pair.b.0, pair.b.1.saturating_add(done), other)?;
+            if let Some(at) = one.iter().zip(&*other).position(|(a, b)| a != b) {
+                return Ok(done + at as u64);
+            }
+            done += len as u64;
+        }
+        Ok(done)
+    }
+}
+
+impl Sink for Nested<'_> {
+    fn submit(&self, steps: &[Step<'_>]) -> Result<()> {
+        if steps.iter().any(|step| target(step) == self.id) {
+            return Err(Error::unsupported("instar cannot write through one driver into another"));
+        }
+        let through = |step: &Step<'_>| matches!(*step, Step::Copy { from, .. } if from == self.id);
+        for run in steps.chunk_by(|a, b| !through(a) && !through(b)) {
+            match *run {
+                [Step::Copy { from, from_offset, to, to_offset, len, skip_zero }] if from == self.id => {
+                    self.copy(from_offset, (to, to_offset), len, skip_zero)?;
+                }
+                _ => self.below.submit(run)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Machine for Nested<'_> {
+    fn source(&self) -> &dyn Source {
+        self
+    }
+
+    fn sink(&self) -> &dyn Sink {
+        self
+    }
+
+    fn open_named(&self, from: DeviceId, name: &[u8], role: Role, write: bool) -> Result<DeviceId> {
+        self.below.open_named(if from == self.id { self.file } else { from }, name, role, write)
+    }
+
+    fn create_beside(&self, target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId> {
+        self.below.create_beside(target, kind, number)
+    }
+
+    fn seal(&self) -> Result<()> {
+        self.below.seal()
+    }
+
+    fn workers(&self) -> usize {
+        self.below.workers()
+    }
+
+    fn broadcast(&self, body: &(dyn Fn(usize) + Sync)) {
+        self.below.broadcast(body);
+    }
+
+    fn relax(&self, spins: &mut u32) {
+        self.below.relax(spins);
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        self.below.progress(done, total);
+    }
+
+    fn log(&self, text: &str) {
+        self.below.log(text);
+    }
+
+    fn say(&self, text: &str) -> Result<()> {
+        self.below.say(text)
+    }
+
+    fn stream(&self, records: &[u8]) -> Result<()> {
+        self.below.stream(records)
+    }
+
+    fn emit(&self, key: &str, value: &Value) -> Result<()> {
+        self.below.emit(key, value)
+    }
+
+    fn now_seconds(&self) -> u64 {
+        self.below.now_seconds()
+    }
+
+    fn clock(&self) -> Result<u64> {
+        self.below.clock()
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        self.below.random(bytes);
+    }
+
+    fn random_id(&self) -> [u8; 16] {
+        self.below.random_id()
+    }
+}

@@ -261,7 +261,8 @@ fn make(machine: &dyn Machine, request: &Request<'_>, plan: &Plan, version: Vers
                 option.name == "cluster_size" && (default.is_some() || plan.options.get(option.name).is_some())
             });
             let hint = if clusters { " (try using a larger cluster size)" } else { "" };
-            Error::limit(format!("The image size is too large for file format '{}'{hint}", plan.format.name()))
+            let text = format!("The image size is too large for file format '{}'{hint}", plan.format.name());
+            Error { hint: error.hint, ..Error::limit(text) }
         }
         _ => error,
     })

@@ -140,16 +140,17 @@ impl Spec {
             hardware: hardware.to_string(),
             tools: options.get("toolsversion").unwrap_or("2147483647").to_string(),
         };
-        let too_large = match kind.files() {
+        let too_large = Error::limit("File too large");
+        match kind.files() {
             // Places of tables are sectors of 32 bits.
-            None => size.div_ceil(GRAIN * TABLE) > u64::from(u32::MAX) >> 4,
-            Some(Beside::Flat) => i64::try_from(size).is_err(),
-            Some(files) => !files.has(size.div_ceil(SPLIT).max(1)),
-        };
-        if too_large {
-            return Err(Error::limit("File too large"));
+            None if size.div_ceil(GRAIN * TABLE) > u64::from(u32::MAX) >> 4 => Err(too_large),
+            Some(Beside::Flat) if i64::try_from(size).is_err() => Err(too_large),
+            Some(files @ (Beside::SplitFlat | Beside::SplitSparse)) if !files.has(size.div_ceil(SPLIT).max(1)) => {
+                Err(too_large
+                    .with_hint("a disk is split into 1000 files of 2 GiB at most; the other subformats take more"))
+            }
+            _ => Ok(spec),
         }
-        Ok(spec)
     }
 
     /// Bytes of the disk in each extent.

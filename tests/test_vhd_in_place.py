@@ -4,6 +4,7 @@ before, and zeroes where the disk grew."""
 import os
 import random
 import struct
+import subprocess
 import unittest
 
 from tests.base import InstarTestBase
@@ -66,7 +67,7 @@ class TestResize(InstarTestBase):
 
     def test_a_table_that_does_not_fit(self):
         """It goes behind everything else; when it is the last thing in the file it grows there."""
-        for fmt, sizes in (("vpc", ("1T", "2000G", "100M", "2040G")), ("vhdx", ("1T", "2T", "100M", "64T"))):
+        for fmt, sizes in (("vpc", ("1T", "2000G", "100M", "2040G")), ("vhdx", ("1T", "2T", "100M", "4T"))):
             with self.subTest(fmt):
                 options = "force_size=on" if fmt == "vpc" else "block_size=1M"
                 self.make("qemu-img", "create", "-q", "-f", fmt, "-o", options, "disk", "20M")
@@ -161,6 +162,28 @@ class TestResize(InstarTestBase):
                 self.assertEqual((out, status), ("", 1))
                 self.assertIn(text, err)
                 self.assertEqual(self.sha256(self.path("disk")), before)
+
+    @unittest.skipUnless(os.geteuid() == 0, "mounting needs root")
+    def test_no_room(self):
+        """The disk is what it was."""
+        os.mkdir(self.path("small"))
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20M", "tmpfs", self.path("small")], check=True)
+        self.addCleanup(subprocess.run, ["umount", self.path("small")], check=True)
+        for fmt, options in (("vpc", "subformat=fixed,force_size=on"), ("vhdx", "block_size=1M")):
+            for mode in ("falloc", "full"):
+                with self.subTest(fmt=fmt, mode=mode):
+                    self.make("qemu-img", "create", "-q", "-f", fmt, "-o", options, "small/disk", "2M")
+                    self.io(fmt, "small/disk", "write -q -P 7 1M 1M")
+                    before = self.sha256(self.path("small/disk"))
+                    words = ("resize", "-f", fmt, f"--preallocation={mode}", "small/disk", "60M")
+                    out, err, status = self.run_instar(*words, cwd=self.tmp)
+                    self.assertEqual((out, status), ("", 1))
+                    self.assertIn("No space left on device", err)
+                    self.assertEqual(self.sha256(self.path("small/disk")), before)
+                    self.resize(fmt, "small/disk", f"--preallocation={mode}", "4M")
+                    self.io(fmt, "small/disk", "read -q -P 7 1M 1M", "read -q -P 0 2M 2M")
+                    self.sound(fmt, "small/disk")
+                    os.unlink(self.path("small/disk"))
 
     def test_damaged_images(self):
         """Two blocks in one place, a footer that is not what it was."""

@@ -176,6 +176,17 @@ class TestBuilt(Base):
         self.assertEqual((out, status), ("", 1))
         self.assertIn("Parameter 'key-secret' is required for cipher", err)
 
+    def test_below_another_format(self):
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", self.path("disk.qcow2"), "1M")
+        self.make("qemu-io", "-f", "qcow2", "-c", "write -P 7 100k 50k", self.path("disk.qcow2"))
+        with open(self.path("disk.qcow2"), "rb") as file:
+            content = file.read()
+        self.write(luks2.image(content.ljust(-(-len(content) // 4096) * 4096, b"\0"), sector_size=4096))
+        name = f"driver=qcow2,file.driver=luks,file.key-secret=s0,file.file.filename={self.path('disk.luks')}"
+        argv = ["convert", "--object", f"secret,id=s0,data={luks2.PASSWORD}", "--image-opts", "-O", "raw", name]
+        self.assertEqual(self.run_instar(*argv, self.path("out.raw")), ("", "", 0))
+        self.assert_same_disk(self.path("out.raw"), self.path("disk.qcow2"))
+
     def test_by_the_stock_name_nothing_is_there(self):
         """And without a format, it is raw by either name."""
         self.write(luks2.image(DISK))

@@ -95,6 +95,8 @@ pub struct Target {
     publisher: Option<Publisher>,
     /// An existing file that is written where it is, because its folder cannot be written: emptied on failure.
     in_place: Option<File>,
+    /// The file that is to be replaced, with its locks: nobody may use it until it is.
+    _replaced: Option<File>,
 }
 
 impl Target {
@@ -108,10 +110,11 @@ impl Target {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
         };
+        let mut replaced = None;
         if let Some(meta) = &existing {
             if meta.file_type().is_block_device() {
                 let file = Self::lock(open(path, true, cache)?)?;
-                return Ok((Self { publisher: None, in_place: None }, file, false));
+                return Ok((Self { publisher: None, in_place: None, _replaced: None }, file, false));
             }
             if meta.is_dir() {
                 return Err(io::Error::from_raw_os_error(libc::EISDIR).into());
@@ -119,23 +122,21 @@ impl Target {
             if !meta.is_file() {
                 return Err(Error::WrongType);
             }
-            // Nobody may use what is about to be replaced.
-            Self::lock(open(path, true, Cache::default())?)?;
+            replaced = Some(Self::lock(open(path, true, cache)?)?);
         }
         // A symbolic link is followed: its target is what is made or replaced.
         let real = if existing.is_some() { std::fs::canonicalize(path)? } else { follow(path)? };
         match Draft::new(&real, existing.as_ref(), cache) {
             Ok((draft, file)) => {
                 let publisher = draft.into_process()?;
-                Ok((Self { publisher: Some(publisher), in_place: None }, file, true))
+                Ok((Self { publisher: Some(publisher), in_place: None, _replaced: replaced }, file, true))
             }
-            Err(_) if existing.is_some() => {
-                let file = Self::lock(open(&real, true, cache)?)?;
+            Err(error) => {
+                let file = replaced.ok_or(error)?;
                 file.set_len(0)?;
                 let in_place = Some(file.try_clone()?);
-                Ok((Self { publisher: None, in_place }, file, true))
+                Ok((Self { publisher: None, in_place, _replaced: None }, file, true))
             }
-            Err(error) => Err(error.into()),
         }
     }
 

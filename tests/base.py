@@ -44,10 +44,12 @@ class InstarTestBase(unittest.TestCase):
         return Path(os.environ.get("INSTAR_BINARY_PATH", ROOT / "target/release/instar"))
 
     @staticmethod
-    def run_tool(argv, timeout=60, cwd=None, env=None, limits=None, stdin=None):
-        """Runs a program; `limits` maps RLIMIT_* to a value."""
+    def run_tool(argv, timeout=60, cwd=None, env=None, limits=None, stdin=None, before=None):
+        """Runs a program; `limits` maps RLIMIT_* to a value, `before` is called in the new process."""
 
         def apply():
+            if before:
+                before()
             for what, value in (limits or {}).items():
                 resource.setrlimit(what, (value, value))
 
@@ -58,7 +60,7 @@ class InstarTestBase(unittest.TestCase):
                 timeout=timeout,
                 cwd=cwd,
                 env={**os.environ, "TZ": "UTC", "LC_ALL": "C", **(env or {})},
-                preexec_fn=apply if limits else None,
+                preexec_fn=apply if limits or before else None,
                 stdin=stdin or subprocess.DEVNULL,
                 check=False,
             )

@@ -1,6 +1,8 @@
 """`bench`: the words are the stock tool's, but for the time it took."""
 
+import os
 import re
+import shutil
 
 from tests.base import InstarTestBase
 
@@ -20,7 +22,26 @@ REQUESTS = (
     ("-c", "50", "-t", "none"),
     ("-c", "50", "-i", "threads", "-U"),
     ("-c", "50", "-S", "0"),
+    ("-c", "50", "-t", "none", "-n"),
+    ("-c", "50", "-t", "directsync", "-i", "native", "-d", "500"),
+    ("-c", "50", "--no-drain", "--pattern", "7", "--flush-interval", "0"),
     ("--count=50", "--depth=4", "--buffer-size=4k", "--step-size=8k", "--offset=4k"),
+)
+# Formats that both tools write to in place, and those that `qemu-img check` looks at.
+WRITTEN = ("raw", "qcow2", "qcow", "qed", "vmdk", "vpc", "vhdx", "vdi", "parallels")
+CHECKED = ("qcow2", "qed", "vmdk", "vhdx", "vdi", "parallels")
+# What an image stands on or keeps its bytes in.
+BESIDE = {"over": ("base",), "outside": ("bytes",)}
+WRITES = (
+    ("-c", "200", "--pattern", "77"),
+    ("-c", "90", "--pattern", "77", "-s", "1000", "-S", "3333", "-o", "77"),
+    ("-c", "9", "-d", "3", "--pattern", "1", "--flush-interval", "4", "-s", "64k"),
+    ("-c", "9", "-d", "3", "--pattern", "255", "--flush-interval", "3", "--no-drain", "-s", "70k", "-S", "8k"),
+    ("-c", "5", "-s", "1M", "-S", "1M", "--pattern", "6"),
+    ("-c", "300", "-d", "1", "-S", "132k"),
+    ("-c", "40", "-t", "none", "-n", "--pattern", "90"),
+    ("-c", "40", "-t", "directsync", "-i", "native", "--pattern", "90", "-s", "512"),
+    ("-c", "40", "-t", "unsafe", "--flush-interval", "0", "-q"),
 )
 WRONG = (
     (),
@@ -46,6 +67,20 @@ WRONG = (
     ("-f", "qcow2", "raw"),
     ("--image-opts", "driver=qcow2,file.filename=nowhere"),
     ("-x", "image"),
+    ("-n", "image"),
+    ("-n", "-t", "writethrough", "image"),
+    ("-i", "native", "-f", "qcow2", "over"),
+    ("-n", "nowhere"),
+    ("-w", "-U", "-f", "qcow2", "over"),
+    ("-w", "-U", "--image-opts", "driver=qcow2,file.filename=over"),
+    ("-w", "nowhere"),
+    ("-w", "-n", "-f", "qcow2", "over"),
+    ("-w", "--flush-interval", "3", "-d", "4", "over"),
+    ("-w", "--flush-interval", "63", "over"),
+    ("-w", "--no-drain", "--flush-interval", "1", "-d", "2", "over"),
+    ("-w", "--flush-interval", "-1", "over"),
+    ("-w", "-f", "bochs", "over"),
+    ("-w", "-f", "vmdk", "raw"),
 )
 
 
@@ -85,10 +120,68 @@ class TestBench(InstarTestBase):
             with self.subTest(words):
                 self.assertEqual(self.alike(*words)[2], 1)
 
-    def test_writing_is_refused(self):
-        """Not there yet: nothing is changed."""
-        before = self.sha256(self.path("raw"))
-        out, err, status = self.run_instar("bench", "-w", "-c", "5", "-f", "raw", "raw", cwd=self.tmp)
-        self.assertEqual((out, status), ("", 1))
-        self.assertIn("not supported yet", err)
-        self.assertEqual(self.sha256(self.path("raw")), before)
+    def written(self, words, fmt, name):
+        """Both tools write to a copy: they say the same, the images show the same, and are sound."""
+        outcomes, shown = [], []
+        for run in (self.run_as_qemu_img, self.run_qemu_img):
+            shutil.rmtree(self.path("here"), ignore_errors=True)
+            os.mkdir(self.path("here"))
+            for file in {name, *BESIDE.get(name, ())}:
+                shutil.copy(self.path(f"made/{file}"), self.path(f"here/{file}"))
+            out, err, status = run("bench", "-w", *words, "-f", fmt, name, cwd=self.path("here"))
+            outcomes.append((re.sub(r"in \d+\.\d{3} seconds", "in TIME", out), err, status))
+            if run == self.run_as_qemu_img and fmt in CHECKED:
+                for image in {name, *BESIDE.get(name, ())} - {"bytes"}:
+                    self.assertEqual(self.run_qemu_img("check", "-f", fmt, image, cwd=self.path("here"))[2], 0, image)
+            self.make("qemu-img", "convert", "-f", fmt, "-O", "raw", name, "../shown", cwd=self.path("here"))
+            shown.append(self.sha256(self.path("shown")))
+        self.assertEqual(outcomes[0], outcomes[1])
+        if not outcomes[1][2]:
+            self.assertEqual(shown[0], shown[1])
+        return outcomes[0]
+
+    def make_targets(self):
+        """Images of each kind, with data in some of the places that are written to."""
+        os.mkdir(self.path("made"))
+        for fmt in WRITTEN:
+            self.make("qemu-img", "convert", "-f", "raw", "-O", fmt, "raw", f"made/{fmt}")
+        options = {
+            "wide": ("cluster_size=2M",),
+            "narrow": ("cluster_size=512,refcount_bits=1",),
+            "sub": ("extended_l2=on",),
+            "outside": ("data_file=bytes",),
+            "v2": ("compat=0.10",),
+            "reserved": ("preallocation=metadata",),
+        }
+        for name, words in options.items():
+            self.make("qemu-img", "create", "-q", "-f", "qcow2", "-o", ",".join(words), name, "1M", cwd=self.path("made"))
+        for name, data in (("packed", ("-c",)), ("base", ()), ("saved", ())):
+            self.make("qemu-img", "convert", *data, "-f", "raw", "-O", "qcow2", "raw", f"made/{name}")
+        self.make("qemu-img", "snapshot", "-c", "one", "saved", cwd=self.path("made"))
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "over", cwd=self.path("made"))
+        self.make("qemu-io", "-f", "qcow2", "-c", "write -q -P 8 10k 3k", "over", cwd=self.path("made"))
+        return (*options, "packed", "saved", "over")
+
+    def test_writes(self):
+        kinds = self.make_targets()
+        for fmt, name in (*((fmt, fmt) for fmt in WRITTEN), *(("qcow2", name) for name in kinds)):
+            for words in WRITES if name in ("raw", "qcow2") else WRITES[:4] if fmt == "qcow2" else WRITES[1:3]:
+                with self.subTest(f"{words} {name}"):
+                    out, err, status = self.written(words, fmt, name)
+                    self.assertEqual((err, status), ("", 0))
+                    self.assertIn(" write requests", out)
+
+    def test_writes_that_fail(self):
+        """A request behind the disk's end: what was written before is kept, and the image is sound."""
+        self.make_targets()
+        for fmt, name in (("raw", "raw"), ("qcow2", "qcow2"), ("qcow2", "narrow"), ("qcow2", "over")):
+            for words in (("-c", "5", "-s", "2M"), ("-c", "5", "-o", "1020k", "-s", "8k"), ("-c", "9", "-s", "300k")):
+                with self.subTest(f"{words} {name}"):
+                    self.assertEqual(self.written(words, fmt, name)[2], 1)
+
+    def test_a_guessed_raw_image_is_told_of(self):
+        self.make_targets()
+        for run in (self.run_as_qemu_img, self.run_qemu_img):
+            out, err, status = run("bench", "-w", "-c", "3", "made/raw", cwd=self.tmp)
+            self.assertEqual(status, 0)
+            self.assertIn("WARNING: Image format was not specified for 'made/raw'", err)

@@ -202,6 +202,18 @@ class TestKeptDataFile(CreateTestBase):
                     self.assertEqual(mine, self.run_tool([binary, *argv], cwd=theirs))
                     self.assertEqual(_differences(ours, theirs), [])
 
+    def test_convert_does_not_write_over_it(self):
+        for name in ("d", "source"):
+            with open(self.path(name), "wb") as file:
+                file.write(os.urandom(1 << 19))
+        before = self.sha256(self.path("d"))
+        options = "data_file=d,data_file_raw=on,keep_data_file=on"
+        argv = ("convert", "-f", "raw", "-O", "qcow2", "-o", options, "source", "x")
+        out, err, status = self.run_as_qemu_img(*argv, version="11.1.3", cwd=self.tmp)
+        self.assertEqual((out, status), ("", 1))
+        self.assertIn("only supported by create", err)
+        self.assertEqual((self.sha256(self.path("d")), os.path.exists(self.path("x"))), (before, False))
+
 
 class TestTexts(CreateTestBase):
     """What is said of arguments that make no sense, and in which order they are looked at."""

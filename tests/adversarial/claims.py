@@ -32,6 +32,7 @@ def _counts(into):
         whole = put(put(whole, 0x180, n, "<I"), 0x170, n * MIB, "<Q")
         add("claim", f"vdi-{name}", "vdi", whole)
         add("claim", f"vdi-all-allocated-{name}", "vdi", put(whole, 0x184, n, "<I"))
+        _sparse(into, "claim", f"vdi-{name}-map-in-a-hole", "vdi", whole[:512], 512 + 4 * n + MIB)
         whole = put(put(parallels.image(2048, {0: b"x"})[:4096], 32, n, "<I"), 36, n, "<Q")
         add("claim", f"parallels-{name}", "parallels", whole)
         add("claim", f"parallels-cluster-of-a-sector-{name}", "parallels", put(whole, 28, 1, "<I"))

@@ -3,7 +3,10 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::{DeviceId, Extent, Format, Image, Place, Result};
+use crate::{DeviceId, Error, Extent, Format, Image, Kind, Place, Result};
+
+/// The number of the system's "Invalid argument".
+const EINVAL: u32 = 22;
 
 /// One image of a chain.
 pub struct Layer<'a> {
@@ -83,5 +86,25 @@ impl Chain<'_> {
             max = extent.len;
         }
         Ok(last)
+    }
+
+    /// The extent of layer `depth`, if its bytes can be had: not where an image above stands on another one than it was
+    /// made for.
+    pub fn readable(&self, depth: usize, extent: Extent) -> Result<Extent> {
+        let holds_bytes = !matches!(extent.place, Place::Zero { .. } | Place::Unallocated);
+        if holds_bytes && !self.shows(depth) {
+            return Err(Error::new(Kind::Io(EINVAL), "Invalid argument"));
+        }
+        Ok(extent)
+    }
+
+    /// Every image above layer `depth` stands on the one that it was made for.
+    #[must_use]
+    pub fn shows(&self, depth: usize) -> bool {
+        let pairs = self.layers.iter().zip(self.layers.iter().skip(1)).take(depth);
+        pairs.map(|(above, below)| (above.image.backing_identity(), below)).all(|(wanted, below)| {
+            // Most formats do not care.
+            wanted.is_none() || wanted == below.image.identity()
+        })
     }
 }

@@ -117,6 +117,16 @@ pub trait Image: Sync {
         None
     }
 
+    /// What an image that stands on this one may hold to know it again.
+    fn identity(&self) -> Option<u32> {
+        None
+    }
+
+    /// The [`Image::identity`] that the backing file must have for this image to show its bytes. `None`: any.
+    fn backing_identity(&self) -> Option<u32> {
+        None
+    }
+
     /// What `info` shows.
     fn describe(&self) -> Result<Description>;
 

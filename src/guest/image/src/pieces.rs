@@ -28,6 +28,26 @@ impl Span {
         }
         Ok(())
     }
+
+    /// The same where a table is never zeroes: holes of the file do not count as held.
+    pub fn check_written(&self, source: &dyn Source, device: DeviceId, entry: u64) -> Result<()> {
+        self.check_held(source, device, entry)?;
+        let (mut at, end) = (self.offset, self.offset.saturating_add(self.count.saturating_mul(entry)));
+        let mut lacking = 0;
+        while self.count > LACKING_MAX && at < end {
+            let mut runs = Vec::new();
+            let next = source.runs(device, at, end - at, &mut runs)?;
+            lacking += runs.iter().filter(|run| !run.data).map(|run| run.len).sum::<u64>();
+            if lacking / entry.max(1) > LACKING_MAX {
+                return Err(Error::malformed(format!("most of a table of {} entries was never written", self.count)));
+            }
+            if next <= at {
+                break;
+            }
+            at = next;
+        }
+        Ok(())
+    }
 }
 
 /// Reads tables whose entries are `N` bytes long, and keeps the last piece. What lies past the end of the device is

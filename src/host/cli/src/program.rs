@@ -223,10 +223,10 @@ impl Program {
 
     /// A number of bytes (or of what `what` says) within bounds.
     pub fn size(&self, text: &str, what: &str, bounds: RangeInclusive<u64>) -> Result<u64, Exit> {
-        let negative = text.strip_prefix('-').filter(|_| self.version.reads_negative_sizes());
-        match sizes::parse(negative.unwrap_or(text)) {
-            Some(n) if negative.is_none() && bounds.contains(&n) => Ok(n),
-            None if !sizes::is_out_of_range(text) => Err(self.fail(&self.version.bad_size(what, text))),
+        let below = self.version.reads_negative_sizes() && sizes::is_negative(text);
+        match sizes::parse(text) {
+            Some(n) if bounds.contains(&n) => Ok(n),
+            None if !below && !sizes::is_out_of_range(text) => Err(self.fail(&self.version.bad_size(what, text))),
             _ => {
                 let (least, most) = (bounds.start(), bounds.end());
                 Err(self.fail(&format!("Invalid {what} specified. Must be between {least} and {most}.")))

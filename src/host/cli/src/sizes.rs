@@ -4,6 +4,7 @@
 /// The size in bytes; `None` for what is no size or has more than 64 bits.
 #[must_use]
 pub fn parse(text: &str) -> Option<u64> {
+    let text = plain(text);
     if let Some(hexadecimal) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         return u64::from_str_radix(hexadecimal, 16).ok();
     }
@@ -29,9 +30,26 @@ pub fn parse(text: &str) -> Option<u64> {
     whole.checked_mul(1 << shift)?.checked_add(part)
 }
 
+/// What C takes for a blank.
+const BLANKS: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
+
+/// Without what QEMU lets stand before a number: blanks, and a plus sign.
+fn plain(text: &str) -> &str {
+    let text = text.trim_start_matches(BLANKS);
+    text.strip_prefix('+').unwrap_or(text)
+}
+
+/// Whether the text is a whole number below zero, without a suffix: with one, it is no number to QEMU.
+#[must_use]
+pub fn is_negative(text: &str) -> bool {
+    let text = text.trim_start_matches(BLANKS);
+    text.strip_prefix('-').is_some_and(|text| digits(text).is_some())
+}
+
 /// Whether the text is a whole number at all, however large.
 #[must_use]
 pub fn is_number(text: &str) -> bool {
+    let text = plain(text);
     digits(text.strip_suffix(|c: char| "bBkKmMgGtTpPeE".contains(c)).unwrap_or(text)).is_some()
 }
 
@@ -39,6 +57,7 @@ pub fn is_number(text: &str) -> bool {
 /// applied is none to QEMU).
 #[must_use]
 pub fn is_out_of_range(text: &str) -> bool {
+    let text = plain(text);
     let (hexadecimal, decimal) = (text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")), digits(text).is_some());
     if let Some(digits) = hexadecimal {
         return digits.bytes().all(|b| b.is_ascii_hexdigit()) && u128::from_str_radix(digits, 16).is_ok();
@@ -52,7 +71,7 @@ fn digits(text: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_out_of_range, parse};
+    use super::{is_negative, is_out_of_range, parse};
 
     #[test]
     fn what_is_too_much_is_a_number_all_the_same() {
@@ -60,6 +79,12 @@ mod tests {
             assert!(parse(text).is_none() && is_out_of_range(text), "{text}");
         }
         assert!(["99999999999999999999k", "x", "", "k", "0x", "1.5"].iter().all(|text| !is_out_of_range(text)));
+    }
+
+    #[test]
+    fn what_is_below_zero() {
+        assert!(["-1", " -0", "-99999999999999999999"].iter().all(|text| is_negative(text)));
+        assert!(["-1M", "-1b", "-", "- 1", "-0x1", "-1.5", "1", "+-1"].iter().all(|text| !is_negative(text)));
     }
 
     #[test]
@@ -74,10 +99,12 @@ mod tests {
             (".5k", 512),
             ("0x10", 16),
             ("7E", 7 << 60),
+            ("+1k", 1024),
+            (" \t+0x10", 16),
         ] {
             assert_eq!(parse(text), Some(bytes), "{text}");
         }
-        for text in ["", "k", "1x", "1GiB", "1.5", "-1", "+1", "16E", "1e3", " 1", "99999999999999999999"] {
+        for text in ["", "k", "1x", "1GiB", "1.5", "-1", "++1", "+ 1", "1 ", "16E", "1e3", "99999999999999999999"] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

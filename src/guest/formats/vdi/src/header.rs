@@ -80,7 +80,7 @@ impl Header {
             return unsupported(format!("too many blocks {blocks}, max is {BLOCKS_MAX}"));
         }
         let map = Span { offset: u64::from(map), count: blocks };
-        map.check_held(cx.source, cx.device, ENTRY)?;
+        map.check_written(cx.source, cx.device, ENTRY)?;
         Ok(Self {
             size,
             map,

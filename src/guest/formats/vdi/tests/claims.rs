@@ -2,7 +2,7 @@
 
 use instar_format_vdi::Vdi;
 use instar_image::{Format, OpenContext, Version};
-use instar_sim::Machine;
+use instar_sim::{Disk, Machine};
 
 /// A header as the format's description has it, and `entries` of the map, of which it claims `blocks`.
 fn image(blocks: u32, entries: usize) -> Vec<u8> {
@@ -23,8 +23,12 @@ fn image(blocks: u32, entries: usize) -> Vec<u8> {
 }
 
 fn opens(bytes: Vec<u8>) -> bool {
+    opens_disk(Disk::from_bytes(&bytes))
+}
+
+fn opens_disk(disk: Disk) -> bool {
     let machine = Machine::new();
-    let device = machine.add(bytes);
+    let device = machine.add_disk(disk);
     let cx = OpenContext {
         source: &machine,
         opener: None,
@@ -46,4 +50,16 @@ fn a_file_that_was_cut_lacks_some_of_its_map() {
 fn a_map_that_is_only_claimed_is_refused() {
     // It was read as zeroes: `check` told of half a billion blocks at one place, for minutes.
     assert!(!opens(image(0x1fff_ff80, 0)) && !opens(image((1 << 14) + 1, 1 << 13)));
+}
+
+#[test]
+fn a_map_in_a_hole_is_refused() {
+    // A map that was written is never a hole: an entry of zero is the first block, and there is one of those.
+    let with_hole = |blocks: u32, entries: usize| {
+        let mut disk = Disk::from_bytes(&image(blocks, entries));
+        disk.set_len(512 + 4 * u64::from(blocks));
+        opens_disk(disk)
+    };
+    assert!(!with_hole(1 << 26, 0) && !with_hole(1 << 20, 1 << 13));
+    assert!(with_hole(1 << 13, 0) && with_hole((1 << 13) + 100, 1 << 12));
 }

@@ -210,6 +210,14 @@ impl Image for VmdkImage<'_> {
         self.parent.clone().map(|name| Backing { name, format: Some("vmdk".into()) })
     }
 
+    fn identity(&self) -> Option<u32> {
+        Some(self.cid)
+    }
+
+    fn backing_identity(&self) -> Option<u32> {
+        Some(self.parent_cid)
+    }
+
     fn describe(&self) -> Result<Description> {
         let mut list = Vec::new();
         for extent in &self.extents {

@@ -1,14 +1,12 @@
 //! Looking at ranges: are they the same?
 
-use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
-use instar_image::machine::display_name;
-use instar_image::{Error, Machine, Place, RangePair, Result};
+use instar_image::{Machine, Place, RangePair, Result};
 
-use super::walk::{Event, Pair, Walk};
+use super::walk::{Event, Pair, Walk, unreadable};
 use crate::copy::fill::{Area, Filler};
 
 /// Differences are told by sectors of so many bytes.
@@ -69,10 +67,9 @@ impl<'a> Judge<'a> {
                 }
             };
             if read.is_err() {
-                let layer = self.chains.get(index).and_then(|chain| chain.layers.first());
-                let name = layer.map(|layer| display_name(&layer.name)).unwrap_or_default();
-                let text = format!("Error while reading offset {} of {name}: Input/output error", pair.at);
-                return self.walk.found(pair.at, Event::Unreadable(Error::malformed(text)));
+                let Some(chain) = self.chains.get(index) else { return };
+                let error = unreadable(chain, pair.at, "Input/output error");
+                return self.walk.found(pair.at, Event::Unreadable(error));
             }
         }
         let [one, other] = [0, 1].map(|i: usize| self.bufs.get(i).and_then(|buf| buf.get(..len)).unwrap_or_default());

@@ -45,6 +45,12 @@ pub enum Event {
     Unreadable(Error),
 }
 
+/// What is said where the bytes of an image cannot be read.
+pub fn unreadable(chain: &Chain<'_>, at: u64, why: &str) -> Error {
+    let name = chain.layers.first().map(|layer| display_name(&layer.name)).unwrap_or_default();
+    Error::malformed(format!("Error while reading offset {at} of {name}: {why}"))
+}
+
 /// See the module.
 pub struct Walk<'a> {
     chains: &'a [Chain<'a>],
@@ -143,7 +149,10 @@ impl<'a> Walk<'a> {
         let size = self.sizes.get(source).copied().unwrap_or_default();
         let Some(chain) = self.chains.get(source).filter(|_| at < size) else { return Ok(None) };
         match chain.extent(at, max.min(size - at)) {
-            Ok((depth, extent)) if extent.len > 0 => Ok(Some(Part { source, depth, at, extent, work: true })),
+            Ok((depth, extent)) if extent.len > 0 => match chain.readable(depth, extent) {
+                Ok(extent) => Ok(Some(Part { source, depth, at, extent, work: true })),
+                Err(error) => Err(Event::Unreadable(unreadable(chain, at, &error.message))),
+            },
             outcome => {
                 let name = chain.layers.first().map(|layer| display_name(&layer.name)).unwrap_or_default();
                 let failed = Error::malformed(format!("Sector allocation test failed for {name}"));

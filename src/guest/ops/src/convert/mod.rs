@@ -74,7 +74,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let planner = Planner::new(machine.source(), &chains, target, settings, selection, (size, rest)).skipping(skip);
     let planner = planner.encrypting(writer.encrypter().is_some());
     let progress = Progress::new(machine, size);
-    copy::run(machine, &chains, writer.as_ref(), &planner, settings, &progress)?;
+    let copied = copy::run(machine, &chains, writer.as_ref(), &planner, settings, &progress);
+    copied.map_err(|error| if params.section.is_some() { section::words(error) } else { error })?;
     let finished = writer.finish();
     finished.map_err(|e| e.context("error while writing the image's metadata"))?;
     drop(writer);

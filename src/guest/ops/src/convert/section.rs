@@ -1,6 +1,8 @@
 //! `dd`: a part of the source, in blocks.
 
-use instar_image::Value;
+use alloc::format;
+
+use instar_image::{Error, Kind, Value};
 
 /// Which part. The counting is the stock tool's: `count` is from the beginning of the source on, and what is skipped is
 /// part of it.
@@ -32,9 +34,31 @@ impl Section {
     }
 }
 
+/// What goes wrong while bytes are copied, in the words of `dd`: it does not say where.
+pub fn words(error: Error) -> Error {
+    let Kind::Io(_) = error.kind else { return error };
+    let why = error.message.rsplit(": ").next().unwrap_or_default();
+    let what = if error.message.starts_with("error while reading at byte") {
+        "reading from input image file"
+    } else if error.message.starts_with("error while writing at byte") {
+        "writing to output image file"
+    } else {
+        return error;
+    };
+    Error { message: format!("error while {what}: {why}"), ..error }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_do_not_tell_where() {
+        let io = |text: &str| words(Error::new(Kind::Io(5), text)).message;
+        assert_eq!(io("error while reading at byte 7: Oh: no"), "error while reading from input image file: no");
+        assert_eq!(io("error while writing at byte 0: No"), "error while writing to output image file: No");
+        assert_eq!(io("something else: no"), "something else: no");
+    }
 
     #[test]
     fn what_is_skipped_is_counted() {

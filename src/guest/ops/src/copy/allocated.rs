@@ -266,6 +266,7 @@ impl Worker<'_> {
                 if extent.len == 0 {
                     return Err(Error::corrupt("an extent without a byte"));
                 }
+                let extent = chain.readable(depth, extent)?;
                 parts.push(Part { source: 0, depth, at, extent, work: true });
                 done += extent.len;
             }

@@ -34,7 +34,8 @@ pub struct Filler<'a> {
     salvage: bool,
 }
 
-fn unreadable(at: u64, error: &Error) -> Error {
+/// What is said of the bytes from `at` on.
+pub fn unreadable(at: u64, error: &Error) -> Error {
     // Whatever is wrong with compressed data, qemu-img calls it an input/output error.
     let text = if matches!(error.kind, Kind::Io(_)) { error.message.as_str() } else { "Input/output error" };
     Error::new(Kind::Io(EIO), format!("error while reading at byte {at}: {text}"))
@@ -223,6 +224,7 @@ pub fn read_at(source: &dyn Source, chain: &Chain<'_>, depth: usize, at: u64, bu
         if extent.len == 0 {
             return Err(Error::corrupt("an extent without a byte"));
         }
+        let extent = chain.readable(depth, extent)?;
         parts.push(Part { source: 0, depth, at: at + done, extent, work: true });
         done += extent.len;
     }

@@ -72,6 +72,7 @@ pub struct Planner<'a> {
     job_bytes: u64,
     /// Holes need no work: the target reads as zeroes.
     skip_holes: bool,
+    salvage: bool,
     selection: Selection<'a>,
     files: Files<'a>,
     position: Mutex<Position>,
@@ -110,6 +111,7 @@ impl<'a> Planner<'a> {
             unit,
             job_bytes,
             skip_holes: zeroed && settings.sparse != 0,
+            salvage: settings.salvage,
             selection,
             files: Files::new(source),
             position: Mutex::new(Position { next: 0, ticket: 0, reported: 0 }),
@@ -171,6 +173,7 @@ impl<'a> Planner<'a> {
                 if extent.len == 0 {
                     return Err(Error::corrupt("an extent without a byte"));
                 }
+                let extent = self.readable(chain, depth, extent, part.at + done)?;
                 resolved.push(Part { depth, at: part.at + done, extent, ..*part });
                 done += extent.len;
             }
@@ -223,6 +226,7 @@ impl<'a> Planner<'a> {
         if extent.len == 0 {
             return Err(Error::corrupt("an extent without a byte"));
         }
+        let extent = self.readable(chain, depth, extent, at)?;
         let part = Part { source, depth, at, extent, work: true };
         if let Selection::Differing(other) = self.selection {
             return self.differing(part, other);
@@ -234,6 +238,14 @@ impl<'a> Planner<'a> {
             _ => true,
         };
         Ok(Part { work, ..part })
+    }
+
+    /// What layer `depth` holds for byte `at` of the target, if it can be had: zeroes instead for `--salvage`.
+    fn readable(&self, chain: &Chain<'_>, depth: usize, extent: Extent, at: u64) -> Result<Extent> {
+        match chain.readable(depth, extent) {
+            Err(_) if self.salvage => Ok(Extent { place: Place::Zero { at: None }, ..extent }),
+            other => other.map_err(|error| super::fill::unreadable(at, &error)),
+        }
     }
 
     /// The part, or the beginning of it that is equally easy to tell: is it the same through the other chain?

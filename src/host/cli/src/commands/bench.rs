@@ -4,7 +4,9 @@ use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use instar_abi::boot::MAX_WORKERS;
 use instar_abi::ring::LOG_RECORDS;
+use instar_render::escape;
 use instar_vmm::Observer;
 use instar_vmm::target::Cache;
 
@@ -13,12 +15,11 @@ use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Defaults, Exit, Program, image_params, workers};
 use crate::progress::show_lines;
-use crate::sizes;
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "bench",
-    about: "Run a simple benchmark: many reads of one size.",
+    about: "Run a simple benchmark: many reads or writes of one size.",
     operands: "FILE",
     options: &[
         FORMAT,
@@ -29,12 +30,12 @@ pub const COMMAND: Command = Command {
         Opt::value("offset", "OFFSET", "where the first one begins").letter('o'),
         Opt::value("buffer-size", "SIZE", "bytes of a request: 4096 if not given").letter('s'),
         Opt::value("step-size", "SIZE", "how far apart they begin: as far as they are long if not given").letter('S'),
-        Opt::value("aio", "AIO", "threads, native or io_uring: taken, changes nothing").letter('i'),
-        Opt::flag("native", "taken, changes nothing").letter('n'),
-        Opt::flag("write", "write instead (not yet)").letter('w'),
-        Opt::value("pattern", "BYTE", "what is written"),
-        Opt::value("flush-interval", "COUNT", "flush after so many writes"),
-        Opt::flag("no-drain", "do not wait before a flush"),
+        Opt::value("aio", "AIO", "threads, native (needs -t none) or io_uring: changes nothing else").letter('i'),
+        Opt::flag("native", "the same as -i native").letter('n'),
+        Opt::flag("write", "write instead").letter('w'),
+        Opt::value("pattern", "BYTE", "the value of the bytes that are written: 0 if not given"),
+        Opt::value("flush-interval", "COUNT", "make what was written stable after so many requests"),
+        Opt::flag("no-drain", "taken: a flush waits for the requests before it"),
         FORCE_SHARE,
         QUIET,
         OBJECT,
@@ -50,24 +51,16 @@ struct Requests {
     offset: u64,
     size: u64,
     step: u64,
+    pattern: u64,
+    /// Requests between two flushes; 0: none.
+    flush_interval: u64,
 }
 
 impl Requests {
     fn read(program: &Program, parsed: &Parsed) -> Result<Self, Exit> {
         const INT_MAX: u64 = i32::MAX as u64;
         let number = |key: &str, what: &str, (least, most): (u64, u64), default: u64| {
-            let Some(text) = parsed.text(key) else { return Ok(default) };
-            let bounds = || {
-                let text = format!("Invalid {what} specified. Must be between {least} and {most}.");
-                program.fail(&text)
-            };
-            match sizes::parse(text.strip_prefix('-').unwrap_or(&text)) {
-                Some(_) if text.starts_with('-') => Err(bounds()),
-                Some(number) if (least..=most).contains(&number) => Ok(number),
-                Some(_) => Err(bounds()),
-                None if sizes::is_out_of_range(&text) => Err(bounds()),
-                None => Err(program.fail(&program.version.bad_size(what, &text))),
-            }
+            parsed.text(key).map_or(Ok(default), |text| program.size(&text, what, least..=most))
         };
         let size = number("buffer-size", "buffer size", (1, INT_MAX), 4096)?;
         let requests = Self {
@@ -76,9 +69,9 @@ impl Requests {
             offset: number("offset", "offset", (0, i64::MAX as u64), 0)?,
             size,
             step: number("step-size", "step size", (0, INT_MAX), 0)?,
+            pattern: number("pattern", "pattern byte", (0, 255), 0)?,
+            flush_interval: number("flush-interval", "flush interval", (0, INT_MAX), 0)?,
         };
-        number("pattern", "pattern byte", (0, 255), 0)?;
-        number("flush-interval", "flush interval", (0, INT_MAX), 0)?;
         // QEMU takes 0 for none.
         let step = if requests.step == 0 { size } else { requests.step };
         Ok(Self { step, ..requests })
@@ -117,19 +110,33 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         return Err(program.fail(&format!("Invalid aio option: {aio}")));
     }
     let [operand] = &parsed.operands[..] else { return Err(program.usage("Expecting one image file name")) };
-    if !parsed.has("write") && parsed.has("flush-interval") {
+    let writes = parsed.has("write");
+    if !writes && requests.flush_interval > 0 {
         return Err(program.fail("--flush-interval is only available in write tests"));
+    }
+    if requests.flush_interval > 0 && requests.flush_interval < requests.depth {
+        return Err(program.fail("Flush interval can't be smaller than depth"));
     }
     if parsed.has("image-opts") && parsed.has("format") {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));
     }
     super::info::check_objects(program, parsed)?;
-    if parsed.has("write") {
-        return Err(program.fail("--write (-w) is not supported yet: instar only reads here"));
-    }
     let image = super::info::named(program, operand, parsed)?;
-    let device = program.open_source(&image, cache, parsed.has("force-share"))?;
-    let Requests { count, depth, offset, size, step } = requests;
+    let refused = |text: &str| {
+        let written = escape::terminal(image.written.as_encoded_bytes());
+        program.fail(&format!("Could not open '{written}': {text}"))
+    };
+    if writes && parsed.has("force-share") {
+        return Err(refused("force-share=on can only be used with read-only images"));
+    }
+    let device = match writes {
+        true => program.open_in_place(&image, cache)?,
+        false => program.open_source(&image, cache, parsed.has("force-share"))?,
+    };
+    if (parsed.has("native") || parsed.text("aio").as_deref() == Some("native")) && !cache.direct {
+        return Err(refused("aio=native was specified, but it requires cache.direct=on, which was not specified."));
+    }
+    let Requests { count, depth, offset, size, step, pattern, flush_interval } = requests;
     let mut params = program.params("bench");
     params
         .set("image", image_params(&image, 0))
@@ -137,14 +144,23 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         .set("depth", depth)
         .set("offset", offset)
         .set("size", size)
-        .set("step", step);
-    let told = format!(
-        "Sending {count} read requests, {size} bytes each, {depth} in parallel (starting at offset {offset}, step size \
+        .set("step", step)
+        .set("write", writes)
+        .set("pattern", pattern)
+        .set("flush-interval", flush_interval);
+    let what = if writes { "write" } else { "read" };
+    let mut told = format!(
+        "Sending {count} {what} requests, {size} bytes each, {depth} in parallel (starting at offset {offset}, step size \
          {step})"
     );
+    if flush_interval > 0 {
+        told.push_str(&format!("\nSending flush every {flush_interval} requests"));
+    }
     let clock = Clock { begun: Mutex::new(None), text: told };
     let subject = image.path.to_string_lossy();
-    let workers = u32::try_from(depth).unwrap_or(u32::MAX).min(workers());
+    // A request that waits for a disk keeps its worker, but no processor: there as many as can be.
+    let most = if cache.direct { MAX_WORKERS } else { workers() };
+    let workers = u32::try_from(depth.min(count)).unwrap_or(u32::MAX).min(most);
     let (status, _) = program.run(&params, vec![device], workers, &Defaults::DATA, &subject, &clock)?;
     let begun = clock.begun.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(begun) = begun.filter(|_| status == 0) {

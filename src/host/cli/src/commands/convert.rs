@@ -9,7 +9,7 @@ use instar_vmm::Device;
 use instar_vmm::target::{self, Cache, Target};
 
 use super::Command;
-use super::option_list::{self, asks_for_help, file_option};
+use super::option_list::{self, asks_for_help, file_option, keeps_data_file};
 use super::options::{OBJECT, PROGRESS, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
@@ -26,7 +26,7 @@ pub const COMMAND: Command = Command {
         Opt::flag("image-opts", "each FILE is a list of options: driver=..,file.filename=..")
             .also(&["source-image-opts"]),
         Opt::value("source-cache", "MODE", "how the sources are read").letter('T'),
-        Opt::value("snapshot", "SNAPSHOT", "convert that internal snapshot").letter('l'),
+        Opt::value("snapshot", "SNAPSHOT", "convert that internal snapshot").letter('l').also(&["source-snapshot"]),
         Opt::flag("bitmaps", "copy persistent dirty bitmaps"),
         Opt::flag("skip-broken-bitmaps", "leave out bitmaps that are inconsistent"),
         Opt::flag("salvage", "put zeroes where a source cannot be read"),
@@ -38,7 +38,7 @@ pub const COMMAND: Command = Command {
         Opt::value("backing-format", "FMT", "that file's format").letter('F'),
         Opt::value("options", "OPTS", "the target format's options; `help` lists them")
             .letter('o')
-            .also(&["target-format-options"]),
+            .also(&["target-format-options", "target-options"]),
         Opt::flag("no-create", "write into the existing target").letter('n'),
         Opt::value("sparse-size", "SIZE", "shortest run of zeroes that becomes a hole; 0: none").letter('S'),
         Opt::flag("compress", "compress").letter('c'),
@@ -175,6 +175,10 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let first = devices.len() as u64;
     if let Some(name) = file_option(parsed, "data_file") {
+        // What it holds would have to be written over; releases that do not know the option say so themselves.
+        if keeps_data_file(parsed) && (program.version.major, program.version.minor) >= (11, 1) {
+            return Err(program.fail("keep_data_file=on is only supported by create: convert makes a new data file"));
+        }
         make(program, parsed, Path::new(&name), "raw", &request, &mut outputs)?;
         map.set("data-device", first);
     }

@@ -9,7 +9,7 @@ use instar_vmm::Device;
 use instar_vmm::target::{Cache, Target};
 
 use super::Command;
-use super::option_list::{self, asks_for_help, file_option};
+use super::option_list::{self, asks_for_help, file_option, keeps_data_file};
 use super::options::{OBJECT, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
@@ -114,12 +114,12 @@ fn as_list(value: &Value) -> &[Value] {
 
 fn image_size(program: &Program, text: &str) -> Result<u64, Exit> {
     const WHAT: &str = "image size";
-    let negative = text.strip_prefix('-').filter(|_| program.version.reads_negative_sizes());
+    let below = program.version.reads_negative_sizes() && sizes::is_negative(text);
     let exponent = text.split_once(['e', 'E']).filter(|(_, power)| !power.is_empty());
     let exponent = exponent.filter(|_| program.version.reads_exponents()).and_then(|_| text.parse::<f64>().ok());
-    match exponent.map(|size| size as u64).or_else(|| sizes::parse(negative.unwrap_or(text))) {
-        Some(size) if negative.is_none() && size <= i64::MAX as u64 => Ok(size),
-        None if !sizes::is_number(negative.unwrap_or(text)) => Err(program.fail(&program.version.bad_size(WHAT, text))),
+    match exponent.map(|size| size as u64).or_else(|| sizes::parse(text)) {
+        Some(size) if size <= i64::MAX as u64 => Ok(size),
+        None if !below && !sizes::is_number(text) => Err(program.fail(&program.version.bad_size(WHAT, text))),
         _ => Err(program.fail(&format!("Invalid {WHAT} specified. Must be between 0 and {}.", i64::MAX))),
     }
 }
@@ -181,8 +181,7 @@ fn make(
     targets: &mut Vec<Target>,
 ) -> Result<(), Exit> {
     let data = file_option(parsed, "data_file");
-    let kept =
-        file_option(parsed, "keep_data_file").is_some_and(|text| matches!(text.as_str(), "on" | "yes" | "true" | "y"));
+    let kept = keeps_data_file(parsed);
     let files = data.iter().map(|name| ("data-device", Path::new(name))).chain([("device", path)]);
     for (key, path) in files {
         let made = if kept && key == "data-device" {

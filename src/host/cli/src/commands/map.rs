@@ -12,7 +12,6 @@ use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Defaults, Exit, Program, image_params};
-use crate::sizes;
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -91,20 +90,12 @@ impl Observer for Shown {
     }
 }
 
-fn size(program: &Program, parsed: &Parsed, key: &str, what: &str) -> Result<Option<u64>, Exit> {
-    let Some(text) = parsed.text(key) else { return Ok(None) };
-    let negative = text.strip_prefix('-').filter(|_| program.version.reads_negative_sizes());
-    match sizes::parse(negative.unwrap_or(&text)) {
-        Some(n) if negative.is_none() && n <= i64::MAX as u64 => Ok(Some(n)),
-        Some(_) => Err(program.fail(&format!("Invalid {what} specified. Must be between 0 and {}.", i64::MAX))),
-        None => Err(program.fail(&program.version.bad_size(what, &text))),
-    }
-}
-
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let json = super::info::wants_json(program, parsed)?;
-    let start = size(program, parsed, "start-offset", "start offset")?.unwrap_or(0);
-    let length = size(program, parsed, "max-length", "max length")?;
+    let size =
+        |key: &str, what: &str| parsed.text(key).map(|text| program.size(&text, what, 0..=i64::MAX as u64)).transpose();
+    let start = size("start-offset", "start offset")?.unwrap_or(0);
+    let length = size("max-length", "max length")?;
     let [operand] = &parsed.operands[..] else { return Err(program.usage("Expecting one image file name")) };
     if parsed.has("image-opts") && parsed.has("format") {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));

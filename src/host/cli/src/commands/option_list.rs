@@ -37,6 +37,11 @@ pub fn file_option(parsed: &Parsed, name: &str) -> Option<String> {
     words(parsed).iter().rev().find_map(|word| word.strip_prefix(&prefix)).map(ToString::to_string)
 }
 
+/// The data file that is to be used is there, and is not to be made.
+pub fn keeps_data_file(parsed: &Parsed) -> bool {
+    file_option(parsed, "keep_data_file").is_some_and(|text| matches!(text.as_str(), "on" | "yes" | "true" | "y"))
+}
+
 /// The lists, as parameters of an operation.
 pub fn params(parsed: &Parsed) -> Vec<Value> {
     parsed.all("options").map(|list| Value::from(list.as_encoded_bytes())).collect()

@@ -29,19 +29,19 @@ const LOSS: &str = "warning: Shrinking an image will delete all data beyond the 
 
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let modern = program.version.major >= 10;
-    let (operand, size) = match &parsed.operands[..] {
-        [operand, size] => (operand, size.to_string_lossy()),
-        [_, _, ..] if modern => return Err(program.usage("Extra argument(s) in command line")),
-        [] | [_] if !modern => {
-            return Err(program.usage("Not enough arguments"));
-        }
-        _ => return Err(program.usage("Expecting image file name and size")),
-    };
+    if !modern && parsed.operands.len() < 2 {
+        return Err(program.usage("Not enough arguments"));
+    }
     if let Some(mode) = parsed.text("preallocation")
         && !matches!(mode.as_str(), "off" | "metadata" | "falloc" | "full")
     {
         return Err(program.fail(&format!("Invalid preallocation mode '{mode}'")));
     }
+    let (operand, size) = match &parsed.operands[..] {
+        [operand, size] => (operand, size.to_string_lossy()),
+        [_, _, ..] if modern => return Err(program.usage("Extra argument(s) in command line")),
+        _ => return Err(program.usage("Expecting image file name and size")),
+    };
     if parsed.has("image-opts") && parsed.has("format") {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));
     }

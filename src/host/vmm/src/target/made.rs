@@ -32,6 +32,7 @@ impl Made {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
         };
+        let mut replaced = None;
         if let Some(meta) = &existing {
             if meta.file_type().is_block_device() {
                 return Ok(Self::Device(lock(open(path, true, cache)?)?));
@@ -42,19 +43,17 @@ impl Made {
             if !meta.is_file() {
                 return Err(Error::WrongType);
             }
-            // Nobody may use what is about to be replaced.
-            lock(open(path, true, Cache::default())?)?;
+            replaced = Some(lock(open(path, true, cache)?)?);
         }
         // A symbolic link is followed: its target is what is made or replaced.
         let real = if existing.is_some() { std::fs::canonicalize(path)? } else { follow(path)? };
         match Draft::new(&real, existing.as_ref(), cache) {
-            Ok(draft) => Ok(Self::Draft(draft)),
-            Err(_) if existing.is_some() => {
-                let file = lock(open(&real, true, cache)?)?;
+            Ok(draft) => Ok(Self::Draft(Draft { replaced, ..draft })),
+            Err(error) => {
+                let file = replaced.ok_or(error)?;
                 file.set_len(0)?;
                 Ok(Self::InPlace(file))
             }
-            Err(error) => Err(error.into()),
         }
     }
 
@@ -118,7 +117,8 @@ pub struct Draft {
     /// The hidden name; none for a file without any.
     hidden: Option<CString>,
     file: File,
-    replaces: bool,
+    /// What it replaces, with its locks: nobody may use that until then.
+    replaced: Option<File>,
     shown: Shown,
 }
 
@@ -138,7 +138,7 @@ impl Draft {
             Err(_) => named(&folder, name, cache)?,
         };
         let name = CString::new(name.as_bytes())?;
-        let draft = Self { folder, name, hidden, file, replaces: replaces.is_some(), shown: Shown::No };
+        let draft = Self { folder, name, hidden, file, replaced: None, shown: Shown::No };
         if let Some(meta) = replaces {
             let adopted = std::os::unix::fs::fchown(&draft.file, Some(meta.uid()), Some(meta.gid()))
                 .and_then(|()| draft.file.set_permissions(meta.permissions()));
@@ -174,7 +174,7 @@ impl Draft {
             }
         }
         let Some(hidden) = &self.hidden else { return Err(Errno::NOENT) };
-        if self.replaces && !for_good {
+        if self.replaced.is_some() && !for_good {
             let exchange = RenameFlags::EXCHANGE;
             if rustix::fs::renameat_with(&self.folder, hidden, &self.folder, &self.name, exchange).is_ok() {
                 self.shown = Shown::Exchanged;

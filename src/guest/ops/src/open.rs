@@ -11,7 +11,7 @@ use instar_image::format::SnapshotSelector;
 use instar_image::limits::{CHAIN_DEPTH_MAX, PROBE_HEAD};
 use instar_image::machine::display_name;
 use instar_image::{
-    DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Result, Role, Source, Value, Version,
+    Creator, DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Result, Role, Source, Value, Version,
 };
 
 /// An image as a parameter names it.
@@ -129,7 +129,8 @@ impl<'a> Opening<'a> {
 
     /// The same; the first image is opened to be checked.
     pub fn chain_to_check(self, spec: &ImageSpec) -> Result<Chain<'a>> {
-        let opened = self.open_with(spec.device, &spec.name, spec.format.as_deref(), &spec.options, false, true);
+        let (own, _) = apart(&spec.options);
+        let opened = self.open_with(spec.device, &spec.name, spec.format.as_deref(), &own, false, true);
         opened.and_then(|opened| self.layers_from(opened, spec, &|_, _| false)).map_err(|e| spec.could_not_open(e))
     }
 
@@ -145,7 +146,10 @@ impl<'a> Opening<'a> {
     }
 
     fn layers_for(self, spec: &ImageSpec, writes: &dyn Fn(usize, &[u8]) -> bool) -> Result<Chain<'a>> {
-        self.layers_from(self.image_for(spec, writes(0, &spec.name))?, spec, writes)
+        let (own, _) = apart(&spec.options);
+        let write = writes(0, &spec.name);
+        let opened = self.image_at(spec.device, &spec.name, spec.format.as_deref(), &own, write)?;
+        self.layers_from(opened, spec, writes)
     }
 
     fn layers_from(
@@ -155,29 +159,79 @@ impl<'a> Opening<'a> {
         writes: &dyn Fn(usize, &[u8]) -> bool,
     ) -> Result<Chain<'a>> {
         let mut layers = vec![Layer { image, format, device: spec.device, name: spec.name.clone() }];
-        while let Some(below) = self.next_layer(&layers, writes).map_err(|error| {
-            // Of a chain that is too long, two hundred times the same would say no more.
-            let above = if error.kind == Kind::Limit { 0 } else { layers.len() };
-            (0..above).fold(error, |e, _| e.context("Could not open backing file"))
-        })? {
-            layers.push(below);
+        let (_, mut options) = apart(&spec.options);
+        loop {
+            let (own, below) = apart(&options);
+            let next = self.next_layer(&layers, &own, !options.is_empty(), writes).map_err(|(error, depth)| {
+                // Of a chain that is too long, two hundred times the same would say no more.
+                let above = if error.kind == Kind::Limit { 0 } else { depth };
+                (0..above).fold(error, |e, _| e.context("Could not open backing file"))
+            })?;
+            let Some(next) = next else { return Ok(Chain { layers }) };
+            layers.push(next);
+            options = below;
         }
-        Ok(Chain { layers })
     }
 
-    fn next_layer(self, layers: &[Layer<'a>], writes: &dyn Fn(usize, &[u8]) -> bool) -> Result<Option<Layer<'a>>> {
-        let Some((layer, backing)) = layers.last().and_then(|l| Some((l, l.image.backing()?))) else {
-            return Ok(None);
+    /// The backing file of the last of `layers`. `given`: the user said something of it, `options` of itself. An error
+    /// comes with the number of images that it is the fault of the backing file of.
+    fn next_layer(
+        self,
+        layers: &[Layer<'a>],
+        options: &[(String, String)],
+        given: bool,
+        writes: &dyn Fn(usize, &[u8]) -> bool,
+    ) -> core::result::Result<Option<Layer<'a>>, (Error, usize)> {
+        let depth = layers.len();
+        let Some(layer) = layers.last() else { return Ok(None) };
+        if given && !layer.format.creator().is_some_and(Creator::can_back) {
+            return Err((Error::usage("Driver doesn't support backing files"), depth.saturating_sub(1)));
+        }
+        self.backing_of(layer, options, given, depth, writes).map_err(|error| (error, depth))
+    }
+
+    fn backing_of(
+        self,
+        layer: &Layer<'a>,
+        options: &[(String, String)],
+        given: bool,
+        depth: usize,
+        writes: &dyn Fn(usize, &[u8]) -> bool,
+    ) -> Result<Option<Layer<'a>>> {
+        let (driver, own): (Vec<_>, Vec<_>) = options.iter().cloned().partition(|(key, _)| key == "driver");
+        let driver = driver.last().map(|(_, name)| name.as_str());
+        let Some(backing) = layer.image.backing() else {
+            return match (given, driver) {
+                (false, _) => Ok(None),
+                (true, None) => Err(Error::usage("Must specify either driver or file")),
+                (true, Some(_)) => Err(Error::usage("A block device must be specified for \"file\"")),
+            };
         };
-        if layers.len() >= CHAIN_DEPTH_MAX {
+        if own.iter().any(|(key, _)| key == "filename" || key.starts_with("file.")) {
+            return Err(Error::unsupported(
+                "instar cannot open another backing file than the one that the image names",
+            ));
+        }
+        if depth >= CHAIN_DEPTH_MAX {
             return Err(Error::limit(format!("the backing chain has more than {CHAIN_DEPTH_MAX} images")));
         }
-        let write = writes(layers.len(), &combine(&layer.name, &backing.name));
+        let write = writes(depth, &combine(&layer.name, &backing.name));
         let (device, name) = open_named(self.machine, layer.device, &layer.name, &backing.name, write)?;
-        let (image, format) = self.image_at(device, &name, backing.format.as_deref(), &[], write)?;
+        let (image, format) = self.image_at(device, &name, driver.or(backing.format.as_deref()), &own, write)?;
         Ok(Some(Layer { image, format, device, name }))
     }
 }
+
+/// Driver options as the user gave them.
+type DriverOptions = Vec<(String, String)>;
+
+/// The options of an image itself, and those of its backing file (`backing.KEY`).
+fn apart(options: &[(String, String)]) -> (DriverOptions, DriverOptions) {
+    let (below, own): (Vec<_>, Vec<_>) = options.iter().cloned().partition(|(key, _)| key.starts_with(BACKING));
+    (own, below.into_iter().map(|(key, value)| (key.replacen(BACKING, "", 1), value)).collect())
+}
+
+const BACKING: &str = "backing.";
 
 /// Makes the chain's first image show one of its snapshots.
 pub fn select_snapshot(chain: &mut Chain<'_>, wanted: &SnapshotSelector) -> Result<()> {

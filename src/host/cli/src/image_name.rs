@@ -226,7 +226,7 @@ fn option(pairs: &[(String, String)], name: &str) -> Option<String> {
 
 /// Locking and caching are this program's own affair.
 fn is_idle(key: &str) -> bool {
-    matches!(key, "read-only" | "force-share")
+    matches!(key.trim_start_matches("backing."), "read-only" | "force-share")
 }
 
 #[cfg(test)]

@@ -287,15 +287,25 @@ class TestReplaced(SeveralFiles):
         for number in (signal.SIGINT, signal.SIGKILL):
             words = ["convert", "-r", "1M", "-f", "raw", "-O", "vmdk", "-o", f"subformat={SPLIT}", "../source", "disk.vmdk"]
             argv = [self.get_instar_binary(), *words]
-            with subprocess.Popen(argv, cwd=self.path("work"), stderr=subprocess.DEVNULL) as worker:
+            options = {"cwd": self.path("work"), "stderr": subprocess.DEVNULL, "start_new_session": True}
+            with subprocess.Popen(argv, **options) as worker:
                 time.sleep(0.6)
                 self.assertIsNone(worker.poll(), "it was over too soon to show anything")
                 worker.send_signal(number)
                 self.assertEqual(worker.wait(timeout=10), -number)
-            deadline = time.monotonic() + 5
-            while self.names() != sorted(before) and time.monotonic() < deadline:
-                time.sleep(0.05)
+            self.wait_for_the_end_of(worker.pid)
             self.assertEqual(self.state(), before)
+
+    def wait_for_the_end_of(self, group):
+        """Its publisher tidies up, and has the locks of what was to be replaced until then."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(group, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.02)
+        self.fail("a process is left")
 
     @unittest.skipUnless(os.geteuid() == 0, "another user is needed")
     def test_in_a_folder_that_may_not_be_written(self):

@@ -10,7 +10,6 @@ use instar_image::{Error, OpenContext, Packed, Result, Unpacker};
 use zeroize::Zeroizing;
 
 use crate::luks::password;
-
 use crate::{Algorithm, Crypter, IvGenerator, Mode, Scheme};
 
 /// Bytes of the old encryption's key: the password itself.

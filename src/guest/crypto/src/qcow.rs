@@ -6,7 +6,7 @@ use alloc::format;
 
 use instar_image::options::{Options, boolean};
 use instar_image::write::Encrypter;
-use instar_image::{Error, OpenContext, Packed, Result, Unpacker};
+use instar_image::{Error, OpenContext, Packed, Result, Source, Unpacker};
 use zeroize::Zeroizing;
 
 use crate::luks::password;
@@ -78,8 +78,15 @@ pub fn aes(password: &[u8]) -> Result<Crypter> {
 /// # Errors
 /// There is no such secret.
 pub fn open(cx: &OpenContext<'_, '_>) -> Result<Option<Key>> {
-    let secret = cx.opener.map(|_| password(cx.source, option(cx, KEY_SECRET), KEY_SECRET));
-    Ok(secret.transpose()?.map(aes).transpose()?.map(|crypter| Key { crypter, in_file: false }))
+    cx.opener.map(|_| key(cx.source, option(cx, KEY_SECRET))).transpose()
+}
+
+/// The key of the old encryption that the secret of that name is.
+///
+/// # Errors
+/// There is no such secret.
+pub fn key(source: &dyn Source, secret: Option<&str>) -> Result<Key> {
+    Ok(Key { crypter: aes(password(source, secret, KEY_SECRET)?)?, in_file: false })
 }
 
 /// The value of an option that the image is opened with.

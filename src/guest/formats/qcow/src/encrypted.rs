@@ -2,17 +2,10 @@
 
 use alloc::vec::Vec;
 
-use instar_crypto::luks::password;
-use instar_crypto::qcow::{self, KEY_SECRET, Key, aes};
+use instar_crypto::qcow::{self, Key};
 use instar_image::levels::LevelWriter;
 use instar_image::write::{Piece, Placed};
-use instar_image::{Error, OpenContext, Result, Source, Step};
-
-/// The key that the secret of that name is.
-pub fn key(source: &dyn Source, secret: Option<&str>) -> Result<Key> {
-    let crypter = aes(password(source, secret, KEY_SECRET)?)?;
-    Ok(Key { crypter, in_file: false })
-}
+use instar_image::{Error, OpenContext, Result, Step};
 
 /// The key of an image, where its data is wanted.
 pub fn read(cx: &OpenContext<'_, '_>, encrypted: bool) -> Result<Option<Key>> {

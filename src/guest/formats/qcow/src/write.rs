@@ -144,7 +144,7 @@ impl Creator for QcowCreator {
         let spec = Spec::read(&cx)?;
         let (machine, device) = (cx.machine, cx.device);
         let secret = cx.options.get(KEY_SECRET);
-        let key = spec.encrypted.then(|| encrypted::key(machine.source(), secret)).transpose()?;
+        let key = spec.encrypted.then(|| instar_crypto::qcow::key(machine.source(), secret)).transpose()?;
         let levels = Levels {
             device,
             size: spec.size,

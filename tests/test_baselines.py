@@ -19,6 +19,7 @@ TestInfoBaselineMatrix = baseline_matrix("info")
 TestMapBaselineMatrix = baseline_matrix("map")
 TestMeasureBaselineMatrix = baseline_matrix("measure")
 TestResizeBaselineMatrix = baseline_matrix("resize")
+TestSnapshotBaselineMatrix = baseline_matrix("snapshot")
 
 
 class TestProfiles(InstarTestBase):

@@ -3,7 +3,6 @@
 import json
 import os
 import tempfile
-import unittest
 from pathlib import Path
 
 from tests.base import ROOT, InstarTestBase
@@ -77,22 +76,26 @@ class TestInfo(InstarTestBase):
             expected = self.run_qemu_img("info", name, cwd=self.tmp)
             self.assertEqual(self.run_as_qemu_img("info", name, cwd=self.tmp), expected)
 
-    def test_other_versions(self):
-        """Every other release that instar-testdata/scripts/fetch-qemu-img brought."""
-        if not OTHER_VERSIONS:
-            raise unittest.SkipTest(
-                "no other releases: instar-testdata/scripts/fetch-qemu-img instar-testdata/qemu-img-binaries"
-            )
-        for binary in OTHER_VERSIONS:
-            version = binary.parent.name
-            for name in self.names:
-                if version.startswith("5.") and ("zstd" in name or name.startswith("data")):
-                    continue  # Debian's 5.2 was built without zstd; it opens data files for info, see docs
-                for output in ("human", "json"):
-                    with self.subTest(version=version, name=name, output=output):
-                        expected = self.run_tool([binary, "info", f"--output={output}", name], cwd=self.tmp)
-                        actual = self.run_instar_info(name, qemu_version=version, output_format=output, cwd=self.tmp)
-                        self.compare(name, expected, actual)
+
+def _equals(binary):
+    """A test of a release that is on this machine. The baselines of test_baselines.py, of every release, need none."""
+    version = binary.parent.name
+
+    def test(self):
+        for name in self.names:
+            if version.startswith("5.") and ("zstd" in name or name.startswith("data")):
+                continue  # Debian's 5.2 was built without zstd; it opens data files for info, see docs
+            for output in ("human", "json"):
+                with self.subTest(name=name, output=output):
+                    expected = self.run_tool([binary, "info", f"--output={output}", name], cwd=self.tmp)
+                    actual = self.run_instar_info(name, qemu_version=version, output_format=output, cwd=self.tmp)
+                    self.compare(name, expected, actual)
+
+    return test
+
+
+for _binary in OTHER_VERSIONS:
+    setattr(TestInfo, f"test_release_{_binary.parent.name}".replace(".", "_"), _equals(_binary))
 
 
 class TestInfoErrors(InstarTestBase):
@@ -102,8 +105,6 @@ class TestInfoErrors(InstarTestBase):
         for name in images.broken_cases(self.tmp):
             with self.subTest(name=name):
                 expected = self.run_qemu_img("info", name, cwd=self.tmp)
-                if name == "bad-version-1.qcow2":
-                    continue  # qcow version 1: known, and refused by name until it can be read
                 self.assert_same_outcome(self.run_instar("info", name, cwd=self.tmp), expected, name)
 
     def test_files_that_cannot_be_opened(self):

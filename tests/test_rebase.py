@@ -188,6 +188,21 @@ class TestRebaseSuccessPaths(RebaseTest):
         self.assertEqual(chains.content("top.qcow2", "qcow2", self.tmp), before)
         self.assert_check_clean(self.path("top.qcow2"))
 
+    def test_an_image_that_cannot_say_what_it_stands_on(self):
+        """QED has no name for a fixed VHD: it is read as raw later, and the stock tool lets its footer show through."""
+        for longer in (False, True):
+            with self.subTest(longer=longer):
+                argv = ("create", "-q", "-f", "vpc", "-o", "force_size=on,subformat=fixed", "new.vpc")
+                self.make("qemu-img", *argv, "4M" if longer else "1M")
+                images.write("new.vpc", (7, 65536, 65536), cwd=self.tmp, fmt="vpc")
+                self.make("qemu-img", "create", "-q", "-f", "qed", "top.qed", "3M")
+                images.write("top.qed", (1, 0, 4096), cwd=self.tmp, fmt="qed")
+                before = chains.content("top.qed", "qed", self.tmp)
+                self.rebased("-f", "qed", "-b", "new.vpc", "-F", "vpc", overlay="top.qed")
+                self.assertEqual(self.backing("top.qed"), "new.vpc")
+                self.assertEqual(chains.content("top.qed", "qed", self.tmp), before)
+                self.make("qemu-img", "check", "-f", "qed", "top.qed")
+
 
 class TestRebaseRoundTrip(RebaseTest):
     def test_there_and_back(self):

@@ -103,6 +103,11 @@ pub trait Editing: Sync {
         false
     }
 
+    /// An image can say that its backing file is of this format; of others, readers find out themselves.
+    fn names_backing_format(&self, _format: &str) -> bool {
+        true
+    }
+
     /// Reads the tables, and refuses an image that must not be written to.
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>>;
 

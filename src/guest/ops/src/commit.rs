@@ -5,7 +5,7 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
@@ -46,14 +46,15 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         }
     };
     let keeps = params.flag("drop") || params.bytes("base").is_some();
-    let writer = editor(machine, &chain, depth, &[], version)?;
-    let top = if keeps { None } else { Some(editor(machine, &chain, 0, &image.options, version)?) };
+    let options = image.options_at(depth);
+    let writer = editor(machine, &chain, depth, &options, version)?;
+    let top = if keeps { None } else { Some(editor(machine, &chain, 0, &image.options_at(0), version)?) };
     machine.seal()?;
     let size = chain.virtual_size();
     let writer = if writer.virtual_size() < size {
         drop(writer);
-        grow(opening, &mut chain, depth, size)?;
-        editor(machine, &chain, depth, &[], version)?
+        grow(opening, &mut chain, depth, size, &options)?;
+        editor(machine, &chain, depth, &options, version)?
     } else {
         writer
     };
@@ -72,7 +73,7 @@ fn editor<'a>(
     machine: &'a dyn Machine,
     chain: &Chain<'_>,
     depth: usize,
-    options: &[(alloc::string::String, alloc::string::String)],
+    options: &[(String, String)],
     version: Version,
 ) -> Result<Box<dyn Editor + 'a>> {
     let layer = chain.layers.get(depth).ok_or_else(|| Error::corrupt("no such layer"))?;
@@ -99,7 +100,13 @@ fn editor<'a>(
 }
 
 /// Makes the lower image as large as the upper one, and looks at it anew.
-fn grow<'a>(opening: Opening<'a>, chain: &mut Chain<'a>, depth: usize, size: u64) -> Result<()> {
+fn grow<'a>(
+    opening: Opening<'a>,
+    chain: &mut Chain<'a>,
+    depth: usize,
+    size: u64,
+    options: &[(String, String)],
+) -> Result<()> {
     let layer = chain.layers.get(depth).ok_or_else(|| Error::corrupt("no such layer"))?;
     let stock = opening.machine.is_stock();
     let resizer = layer.format.resizer().filter(|resizer| !(stock && resizer.extension())).ok_or_else(|| {
@@ -111,7 +118,7 @@ fn grow<'a>(opening: Opening<'a>, chain: &mut Chain<'a>, depth: usize, size: u64
     let resized = resizer.resize(ResizeContext {
         machine: opening.machine,
         device: layer.device,
-        driver_options: &[],
+        driver_options: options,
         name: &layer.name,
         size,
         preallocation: Preallocation::Off,
@@ -125,13 +132,9 @@ fn grow<'a>(opening: Opening<'a>, chain: &mut Chain<'a>, depth: usize, size: u64
         }
         _ => error.context("Block job failed"),
     })?;
-    let spec = ImageSpec {
-        device: layer.device,
-        name: layer.name.clone(),
-        written: layer.name.clone(),
-        format: Some(layer.format.name().to_string()),
-        options: Vec::new(),
-    };
+    let format = Some(layer.format.name().to_string());
+    let opened = ImageSpec::opened(layer.device, layer.name.clone(), layer.name.clone(), format);
+    let spec = ImageSpec { options: options.to_vec(), ..opened };
     let (image, _) = opening.image_for(&spec, true)?;
     if let Some(layer) = chain.layers.get_mut(depth) {
         layer.image = image;

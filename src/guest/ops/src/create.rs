@@ -176,7 +176,8 @@ fn backing(
     }
     let image = request.backing_image.ok_or_else(|| Error::usage("a backing file without a device"))?;
     let spec = ImageSpec { format: named.clone(), ..ImageSpec::from_value(image)? };
-    let chain = Opening { machine, version, data: true }.layers(&spec).map_err(not_opened)?;
+    // Nothing is read of its disk: no key is needed, and no data file.
+    let chain = Opening { machine, version, data: false }.layers(&spec).map_err(not_opened)?;
     let found = chain.layers.first().map_or("raw", |top| top.format.name());
     if named.is_none() {
         if !lax {

@@ -53,7 +53,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
                     .context(alloc::format!("Could not open '{}'", display_name(&combine(&spec.name, &backing.name)))),
                 _ => error,
             })?;
-        spec = ImageSpec { device, written: name.clone(), name, format: backing.format, options: Vec::new() };
+        spec = ImageSpec::opened(device, name.clone(), name, backing.format);
     }
     if !warnings.is_empty() {
         machine.emit("warnings", &Value::List(warnings))?;
@@ -163,7 +163,7 @@ fn clusters(source: &dyn Source, mut device: DeviceId) -> Option<u64> {
 /// The child node: an image that is a device for the one above. As deep as the user's own words go.
 fn node_info(source: &dyn Source, Node { layer, name }: Node<'_>) -> Result<Value> {
     let (file, format) = (layer.name.clone(), Some(layer.format.name().into()));
-    let spec = ImageSpec { device: layer.device, written: file.clone(), name: file, format, options: Vec::new() };
+    let spec = ImageSpec::opened(layer.device, file.clone(), file, format);
     let mut info = image_info(source, layer.image.as_ref(), layer.format, &spec)?;
     info.replace("filename", name);
     Ok(info)

@@ -26,10 +26,41 @@ pub struct ImageSpec {
     /// The format said by the user or by the image above; absent: to be probed.
     pub format: Option<String>,
     /// Driver options of `--image-opts`.
-    pub options: Vec<(String, String)>,
+    pub options: DriverOptions,
+    /// Backing files that the user named, by their place in the chain.
+    pub given: Vec<Given>,
+}
+
+/// A backing file that the user named, whatever the image above it says.
+#[derive(Clone, Debug)]
+pub struct Given {
+    place: usize,
+    device: DeviceId,
+    name: Vec<u8>,
+}
+
+impl Given {
+    fn from_value(value: &Value) -> Option<Self> {
+        Some(Self {
+            place: usize::try_from(value.u64("place")?).ok()?,
+            device: DeviceId(u32::try_from(value.u64("device")?).ok()?),
+            name: value.bytes("filename")?.to_vec(),
+        })
+    }
 }
 
 impl ImageSpec {
+    /// An image that is open already, with nothing that the user said of it.
+    pub const fn opened(device: DeviceId, name: Vec<u8>, written: Vec<u8>, format: Option<String>) -> Self {
+        Self { device, name, written, format, options: Vec::new(), given: Vec::new() }
+    }
+
+    /// The user's options for the image at that place of the chain.
+    pub fn options_at(&self, place: usize) -> DriverOptions {
+        let options = (0..place).fold(self.options.clone(), |options, _| apart(&options).below);
+        apart(&options).own.into_iter().filter(|(key, _)| key != "driver" && key != FILE).collect()
+    }
+
     /// From the parameter map that the command line made.
     pub fn from_value(value: &Value) -> Result<Self> {
         let device = value.u64("device").and_then(|n| u32::try_from(n).ok());
@@ -43,6 +74,7 @@ impl ImageSpec {
                 .iter()
                 .filter_map(|o| Some((o.text("key")?.to_string(), o.text("value")?.to_string())))
                 .collect(),
+            given: value.list("given").iter().filter_map(Given::from_value).collect(),
         })
     }
 
@@ -117,7 +149,8 @@ impl<'a> Opening<'a> {
             None => probe(source, device, name)?,
         };
         let opener = (self.data || format.opens_extents()).then_some(self.machine);
-        let cx = OpenContext { source, opener, device, name, version: self.version, write, options };
+        let options: DriverOptions = options.iter().filter(|(key, value)| !is_alone(key, value)).cloned().collect();
+        let cx = OpenContext { source, opener, device, name, version: self.version, write, options: &options };
         let image = if check { format.open_to_check(cx)? } else { format.open(cx)? };
         Ok((image, format))
     }
@@ -129,7 +162,7 @@ impl<'a> Opening<'a> {
 
     /// The same; the first image is opened to be checked.
     pub fn chain_to_check(self, spec: &ImageSpec) -> Result<Chain<'a>> {
-        let (own, _) = apart(&spec.options);
+        let own = apart(&spec.options).own;
         let opened = self.open_with(spec.device, &spec.name, spec.format.as_deref(), &own, false, true);
         opened.and_then(|opened| self.layers_from(opened, spec, &|_, _| false)).map_err(|e| spec.could_not_open(e))
     }
@@ -146,7 +179,7 @@ impl<'a> Opening<'a> {
     }
 
     fn layers_for(self, spec: &ImageSpec, writes: &dyn Fn(usize, &[u8]) -> bool) -> Result<Chain<'a>> {
-        let (own, _) = apart(&spec.options);
+        let own = apart(&spec.options).own;
         let write = writes(0, &spec.name);
         let opened = self.image_at(spec.device, &spec.name, spec.format.as_deref(), &own, write)?;
         self.layers_from(opened, spec, writes)
@@ -159,79 +192,118 @@ impl<'a> Opening<'a> {
         writes: &dyn Fn(usize, &[u8]) -> bool,
     ) -> Result<Chain<'a>> {
         let mut layers = vec![Layer { image, format, device: spec.device, name: spec.name.clone() }];
-        let (_, mut options) = apart(&spec.options);
+        let mut above = apart(&spec.options);
         loop {
-            let (own, below) = apart(&options);
-            let next = self.next_layer(&layers, &own, !options.is_empty(), writes).map_err(|(error, depth)| {
-                // Of a chain that is too long, two hundred times the same would say no more.
-                let above = if error.kind == Kind::Limit { 0 } else { depth };
-                (0..above).fold(error, |e, _| e.context("Could not open backing file"))
-            })?;
+            let below = apart(&above.below);
+            let next =
+                self.next_layer(&layers, &above, &below.own, &spec.given, writes).map_err(|(error, depth)| {
+                    // Of a chain that is too long, two hundred times the same would say no more.
+                    let above = if error.kind == Kind::Limit { 0 } else { depth };
+                    (0..above).fold(error, |e, _| e.context("Could not open backing file"))
+                })?;
             let Some(next) = next else { return Ok(Chain { layers }) };
             layers.push(next);
-            options = below;
+            above = below;
         }
     }
 
-    /// The backing file of the last of `layers`. `given`: the user said something of it, `options` of itself. An error
-    /// comes with the number of images that it is the fault of the backing file of.
+    /// The backing file of the last of `layers`. `said`: what the user said of that image, `options` of the backing file
+    /// itself. An error comes with the number of images that it is the fault of the backing file of.
     fn next_layer(
         self,
         layers: &[Layer<'a>],
+        said: &Apart,
         options: &[(String, String)],
-        given: bool,
+        given: &[Given],
         writes: &dyn Fn(usize, &[u8]) -> bool,
     ) -> core::result::Result<Option<Layer<'a>>, (Error, usize)> {
         let depth = layers.len();
         let Some(layer) = layers.last() else { return Ok(None) };
-        if given && !layer.format.creator().is_some_and(Creator::can_back) {
+        match (said.backing.as_deref(), said.below.first()) {
+            (None, _) => {}
+            (Some(""), None) => return Ok(None),
+            (Some(""), Some((key, _))) => {
+                let text =
+                    format!("Block format '{}' does not support the option 'backing.{key}'", layer.format.name());
+                return Err((Error::usage(text), depth.saturating_sub(1)));
+            }
+            (Some(name), _) => {
+                return Err((Error::usage(format!("Cannot find device='{name}' nor node-name='{name}'")), depth));
+            }
+        }
+        let is_told = !said.below.is_empty();
+        if is_told && !layer.format.creator().is_some_and(Creator::can_back) {
             return Err((Error::usage("Driver doesn't support backing files"), depth.saturating_sub(1)));
         }
-        self.backing_of(layer, options, given, depth, writes).map_err(|error| (error, depth))
+        let given = given.iter().find(|file| file.place == depth);
+        self.backing_of(layer, options, is_told, given, depth, writes).map_err(|error| (error, depth))
     }
 
     fn backing_of(
         self,
         layer: &Layer<'a>,
         options: &[(String, String)],
-        given: bool,
+        is_told: bool,
+        given: Option<&Given>,
         depth: usize,
         writes: &dyn Fn(usize, &[u8]) -> bool,
     ) -> Result<Option<Layer<'a>>> {
-        let (driver, own): (Vec<_>, Vec<_>) = options.iter().cloned().partition(|(key, _)| key == "driver");
+        let (driver, mut own): (Vec<_>, Vec<_>) = options.iter().cloned().partition(|(key, _)| key == "driver");
+        own.retain(|(key, _)| key != FILE);
         let driver = driver.last().map(|(_, name)| name.as_str());
-        let Some(backing) = layer.image.backing() else {
-            return match (given, driver) {
-                (false, _) => Ok(None),
-                (true, None) => Err(Error::usage("Must specify either driver or file")),
-                (true, Some(_)) => Err(Error::usage("A block device must be specified for \"file\"")),
-            };
-        };
-        if own.iter().any(|(key, _)| key == "filename" || key.starts_with("file.")) {
-            return Err(Error::unsupported(
-                "instar cannot open another backing file than the one that the image names",
-            ));
-        }
+        let backing = layer.image.backing();
+        let format = driver.or(backing.as_ref().and_then(|backing| backing.format.as_deref()));
         if depth >= CHAIN_DEPTH_MAX {
             return Err(Error::limit(format!("the backing chain has more than {CHAIN_DEPTH_MAX} images")));
         }
-        let write = writes(depth, &combine(&layer.name, &backing.name));
-        let (device, name) = open_named(self.machine, layer.device, &layer.name, &backing.name, write)?;
-        let (image, format) = self.image_at(device, &name, driver.or(backing.format.as_deref()), &own, write)?;
+        let (device, name, write) = match (given, &backing) {
+            (Some(file), _) => (file.device, file.name.clone(), writes(depth, &file.name)),
+            (None, Some(backing)) => {
+                let write = writes(depth, &combine(&layer.name, &backing.name));
+                let (device, name) = open_named(self.machine, layer.device, &layer.name, &backing.name, write)?;
+                (device, name, write)
+            }
+            (None, None) if !is_told => return Ok(None),
+            (None, None) if driver.is_none() => return Err(Error::usage("Must specify either driver or file")),
+            (None, None) => return Err(Error::usage("A block device must be specified for \"file\"")),
+        };
+        let (image, format) = self.image_at(device, &name, format, &own, write)?;
         Ok(Some(Layer { image, format, device, name }))
     }
 }
 
 /// Driver options as the user gave them.
-type DriverOptions = Vec<(String, String)>;
+pub type DriverOptions = Vec<(String, String)>;
 
-/// The options of an image itself, and those of its backing file (`backing.KEY`).
-fn apart(options: &[(String, String)]) -> (DriverOptions, DriverOptions) {
+/// What the user said of an image.
+struct Apart {
+    /// Of itself.
+    own: DriverOptions,
+    /// Of its backing file (`backing.KEY`).
+    below: DriverOptions,
+    /// `backing`: which one it is; empty for none.
+    backing: Option<String>,
+}
+
+fn apart(options: &[(String, String)]) -> Apart {
     let (below, own): (Vec<_>, Vec<_>) = options.iter().cloned().partition(|(key, _)| key.starts_with(BACKING));
-    (own, below.into_iter().map(|(key, value)| (key.replacen(BACKING, "", 1), value)).collect())
+    let (backing, own): (Vec<_>, Vec<_>) = own.into_iter().partition(|(key, _)| key == ALONE);
+    Apart {
+        own,
+        below: below.into_iter().map(|(key, value)| (key.replacen(BACKING, "", 1), value)).collect(),
+        backing: backing.into_iter().next_back().map(|(_, name)| name),
+    }
 }
 
 const BACKING: &str = "backing.";
+const ALONE: &str = "backing";
+/// A backing file's own file: see [`Given`].
+const FILE: &str = "file.filename";
+
+/// The option says that no backing file is wanted: it is no driver's.
+fn is_alone(key: &str, value: &str) -> bool {
+    key == ALONE && value.is_empty()
+}
 
 /// Makes the chain's first image show one of its snapshots.
 pub fn select_snapshot(chain: &mut Chain<'_>, wanted: &SnapshotSelector) -> Result<()> {

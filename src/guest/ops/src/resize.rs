@@ -52,7 +52,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     resizer.resize(ResizeContext {
         machine,
         device: image.device,
-        driver_options: &image.options,
+        driver_options: &image.options_at(0),
         name: &image.name,
         size,
         preallocation,

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use instar_abi::record::Value;
 use instar_render::QemuVersion;
@@ -20,6 +20,10 @@ pub struct ImageName {
     pub options: Vec<(String, String)>,
     /// Drivers between that one and the file, the lowest first.
     pub below: Vec<Below>,
+    /// Backing files that are not (or other than) what the images name: place in the chain, from 1, and file.
+    pub given: Vec<(usize, PathBuf)>,
+    /// "No backing file" was said by an empty word, which is deprecated.
+    pub empty_backing: bool,
 }
 
 /// A driver below another: what is above it lies in the image that this one shows.
@@ -35,7 +39,15 @@ impl ImageName {
     /// A file, whatever its name looks like.
     #[must_use]
     pub fn file(path: PathBuf, format: Option<String>) -> Self {
-        Self { written: path.clone().into(), path, format, options: Vec::new(), below: Vec::new() }
+        Self {
+            written: path.clone().into(),
+            path,
+            format,
+            options: Vec::new(),
+            below: Vec::new(),
+            given: Vec::new(),
+            empty_backing: false,
+        }
     }
 
     /// A plain name, with the format that `-f` says.
@@ -60,6 +72,17 @@ impl ImageName {
         Ok(Self { written: name.to_os_string(), ..Self::file(OsStr::from_bytes(path).into(), format) })
     }
 
+    /// The same named as a backing file by the image `above`: a plain name is relative to that image's folder.
+    #[must_use]
+    pub fn below(self, above: &Path) -> Self {
+        let bytes = self.written.as_bytes();
+        let alone = bytes.starts_with(b"json:") || bytes.starts_with(b"file:");
+        match above.parent() {
+            Some(folder) if !alone => Self { path: folder.join(&self.path), ..self },
+            _ => self,
+        }
+    }
+
     /// `--image-opts`: `driver=qcow2,file.filename=x`.
     ///
     /// # Errors
@@ -71,7 +94,9 @@ impl ImageName {
         {
             return Err(version.no_node(word));
         }
-        from_pairs(text, pairs.into_iter().map(|(k, v)| (k, v.unwrap_or_else(|| "on".into()))).collect())
+        let pairs: Pairs = pairs.into_iter().map(|(k, v)| (k, v.unwrap_or_else(|| "on".into()))).collect();
+        let empty_backing = pairs.iter().any(|(key, value)| is_backing(key) && value.is_empty());
+        Ok(Self { empty_backing, ..from_pairs(text, pairs)? })
     }
 }
 
@@ -146,21 +171,30 @@ fn from_json(name: &OsStr, text: &str, version: QemuVersion) -> Result<ImageName
     if !value.is_object() {
         return Err("Invalid JSON object given".to_string());
     }
-    let mut pairs = Vec::new();
-    flatten("", &value, &mut pairs);
-    from_pairs(name, pairs)
+    let (mut pairs, mut empty_backing) = (Vec::new(), false);
+    flatten("", &value, &mut pairs, &mut empty_backing);
+    Ok(ImageName { empty_backing, ..from_pairs(name, pairs)? })
+}
+
+/// The option that says "no backing file", by null or by an empty word.
+fn is_backing(key: &str) -> bool {
+    key.rsplit('.').next() == Some("backing")
 }
 
 /// The user's own words: their depth is his own affair, and the JSON parser bounds it.
-fn flatten(prefix: &str, value: &serde_json::Value, pairs: &mut Vec<(String, String)>) {
+fn flatten(prefix: &str, value: &serde_json::Value, pairs: &mut Pairs, empty_backing: &mut bool) {
     match value {
         serde_json::Value::Object(map) => {
             for (key, value) in map {
                 let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                flatten(&key, value, pairs);
+                flatten(&key, value, pairs, empty_backing);
             }
         }
-        serde_json::Value::String(text) => pairs.push((prefix.to_string(), text.clone())),
+        serde_json::Value::Null if is_backing(prefix) => pairs.push((prefix.to_string(), String::new())),
+        serde_json::Value::String(text) => {
+            *empty_backing |= is_backing(prefix) && text.is_empty();
+            pairs.push((prefix.to_string(), text.clone()));
+        }
         serde_json::Value::Bool(b) => pairs.push((prefix.to_string(), if *b { "on" } else { "off" }.to_string())),
         other => pairs.push((prefix.to_string(), other.to_string())),
     }
@@ -176,6 +210,7 @@ fn from_pairs(written: &OsStr, pairs: Vec<(String, String)>) -> Result<ImageName
         return Err("Must specify either driver or file".to_string());
     }
     let (mut here, mut lower) = parted(pairs);
+    image.given = given(&mut here)?;
     // The uppermost comes first, and the file's own options are what is left in the end.
     while let Some(format) = option(&lower, "driver").filter(|name| FORMATS.contains(&name.as_str())) {
         let (mut options, rest) = parted(std::mem::take(&mut lower));
@@ -220,6 +255,28 @@ fn parted(pairs: Pairs) -> (Pairs, Pairs) {
     (here, lower)
 }
 
+/// The backing files among an image's options. `file.filename` stays, for a command that does not know of it to say so.
+fn given(options: &mut Pairs) -> Result<Vec<(usize, PathBuf)>, String> {
+    let mut files = Vec::new();
+    for (key, value) in &*options {
+        let word = key.trim_start_matches("backing.");
+        let place = (key.len() - word.len()) / "backing.".len();
+        match word {
+            "file.filename" if place > 0 => files.push((place, value.into())),
+            "file.driver" if place > 0 && !PROTOCOLS.contains(&value.as_str()) => {
+                return Err(match FORMATS.contains(&value.as_str()) {
+                    true => "instar cannot open a backing file that lies in another image".to_string(),
+                    false => format!("{}Unknown driver '{value}'", "Could not open backing file: ".repeat(place)),
+                });
+            }
+            _ => {}
+        }
+    }
+    let is_file = |key: &str| key.starts_with("backing.") && key.trim_start_matches("backing.").starts_with("file.");
+    options.retain(|(key, _)| !is_file(key) || key.ends_with(".file.filename"));
+    Ok(files)
+}
+
 fn option(pairs: &[(String, String)], name: &str) -> Option<String> {
     pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone())
 }
@@ -252,10 +309,35 @@ mod tests {
         let image = ImageName::from_options(OsStr::new(text), QemuVersion::default()).expect("valid");
         let formats: Vec<&str> = image.below.iter().map(|below| below.format.as_str()).collect();
         assert_eq!((image.format.as_deref(), formats), (Some("qcow2"), vec!["raw", "luks"]));
-        assert_eq!((image.path.as_path(), image.below_name(0)), (std::path::Path::new("x"), b"x".to_vec()));
+        assert_eq!((image.path.as_path(), image.below_name(0)), (Path::new("x"), b"x".to_vec()));
         assert!(image.below_name(1).starts_with(b"json:{"));
         let none = ImageName::from_options(OsStr::new("driver=qcow2,file.driver=nbd"), QemuVersion::default());
         assert_eq!(none, Err("Unknown driver 'nbd'".into()));
+    }
+
+    #[test]
+    fn other_backing_files() {
+        let text = "driver=qcow2,file.filename=x,backing.backing.file.filename=y,backing.backing.file.driver=file";
+        let image = ImageName::from_options(OsStr::new(text), QemuVersion::default()).expect("valid");
+        assert_eq!(image.given, vec![(2, PathBuf::from("y"))]);
+        assert!(!image.empty_backing);
+        let json = |backing| format!(r#"json:{{"file":{{"filename":"x"}},"backing":{backing}}}"#);
+        for (backing, is_empty) in [("null", false), ("\"\"", true)] {
+            let name = json(backing);
+            let image = ImageName::plain(OsStr::new(&name), None, QemuVersion::default()).expect("valid");
+            assert_eq!((image.options, image.empty_backing), (vec![("backing".into(), String::new())], is_empty));
+        }
+    }
+
+    #[test]
+    fn a_backing_file_is_beside_the_image_that_names_it() {
+        let below = |name: &str| {
+            let plain = ImageName::plain(OsStr::new(name), None, QemuVersion::default()).expect("valid");
+            plain.below(Path::new("dir/x")).path
+        };
+        assert_eq!(below("a"), PathBuf::from("dir/a"));
+        assert_eq!(below("/a"), PathBuf::from("/a"));
+        assert_eq!(below(r#"json:{"file":{"filename":"a"}}"#), PathBuf::from("a"));
     }
 
     #[test]

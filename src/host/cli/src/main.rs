@@ -4,6 +4,7 @@
 mod commands;
 mod config;
 mod getopt;
+mod given;
 mod help;
 mod image_name;
 mod program;

@@ -15,6 +15,7 @@ use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Policy
 
 use crate::config::Config;
 use crate::getopt::{Parsed, Wrong};
+use crate::given;
 use crate::image_name::ImageName;
 use crate::secrets::{self, Secrets};
 use crate::sizes;
@@ -149,6 +150,7 @@ impl Program {
 
     /// The same; an error is a text, without the name that the user wrote.
     pub fn try_open(&self, image: &ImageName, cache: Cache, share: bool) -> Result<Device, String> {
+        self.warn_of_empty_backing(image);
         let shown = escape::terminal(image.path.as_os_str().as_encoded_bytes());
         let file =
             target::open(&image.path, false, cache).map_err(|e| format!("Could not open '{shown}': {}", plain(&e)))?;
@@ -195,6 +197,7 @@ impl Program {
     /// Opens an image to be changed in place.
     pub fn open_in_place(&self, image: &ImageName, cache: Cache) -> Result<Device, Exit> {
         self.check_writable(image)?;
+        self.warn_of_empty_backing(image);
         let written = escape::terminal(image.written.as_encoded_bytes());
         let opened = self.existing_file(&image.path, cache)?;
         opened.map_err(|text| self.fail(&format!("Could not open '{written}': {text}")))
@@ -207,6 +210,12 @@ impl Program {
         }
         let written = escape::terminal(image.written.as_encoded_bytes());
         Err(self.fail(&format!("Could not open '{written}': instar cannot write through one driver into another")))
+    }
+
+    fn warn_of_empty_backing(&self, image: &ImageName) {
+        if image.empty_backing {
+            self.say("warning: Use of \"backing\": \"\" is deprecated; use \"backing\": null instead");
+        }
     }
 
     /// Opens a file to be changed in place. An inner error is a text.
@@ -244,12 +253,14 @@ impl Program {
     pub fn run(
         &self,
         params: &Value,
-        devices: Vec<Device>,
+        mut devices: Vec<Device>,
         workers: u32,
         defaults: &Defaults,
         subject: &str,
         observer: &dyn Observer,
     ) -> Result<(u8, Value), Exit> {
+        let mut params = params.clone();
+        given::open(self, &mut params, &mut devices)?;
         let limits = self.limits(defaults).map_err(|e| self.fail(&e))?;
         let isolation = self.config.isolation().map_err(|e| self.fail(&e))?;
         let no_backing = self.config.flag("backing.none").map_err(|e| self.fail(&e))?;
@@ -257,7 +268,7 @@ impl Program {
         let writes_backing = params.flag("writes-backing");
         let policy = Policy { deny_all: no_backing, allowed: self.config.allowed(), force_share, writes_backing };
         let mut stream = Vec::new();
-        if let Value::Map(entries) = params {
+        if let Value::Map(entries) = &params {
             for (key, value) in entries {
                 record::encode(&mut stream, key, value);
             }
@@ -398,7 +409,13 @@ pub fn image_params(image: &ImageName, device: u64) -> Value {
     if let Some(format) = &image.format {
         map.set("format", format.as_str());
     }
-    map.set("options", pairs(&image.options)).set("below", below);
+    let mut given = Vec::new();
+    for (place, path) in &image.given {
+        let mut map = Value::map();
+        map.set("place", *place as u64).set("filename", path.as_os_str().as_encoded_bytes());
+        given.push(map);
+    }
+    map.set("options", pairs(&image.options)).set("below", below).set("given", given);
     map
 }
 

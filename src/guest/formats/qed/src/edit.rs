@@ -26,6 +26,10 @@ impl Editing for QedEditing {
         true
     }
 
+    fn names_backing_format(&self, format: &str) -> bool {
+        format == "raw"
+    }
+
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
         check_driver_options("qed", cx.options, &[])?;
         let (machine, device) = (cx.machine, cx.device);

@@ -56,7 +56,7 @@ impl<'a> Writing<'a> {
             keeps_identity: false,
             backing: None,
             compressed: false,
-            options: &image.options,
+            options: &image.options_at(0),
         };
         let editor = editing.edit(cx).map_err(|error| image.could_not_open(error))?;
         let bytes = vec![pattern; len.min(ROOM) as usize];

@@ -19,7 +19,7 @@ use instar_image::{
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
 use crate::copy::{self, Selection, Settings};
-use crate::open::{ImageSpec, Opening, format_by_name};
+use crate::open::{ImageSpec, Opening, format_by_name, probe};
 
 /// Runs of zeroes of so many bytes become zero clusters.
 const SPARSE: u64 = 4096;
@@ -79,9 +79,10 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     }
     let editing = checked(&params, format, machine.is_stock(), version)?;
     let new = match &params.new {
-        Some(spec) => opening.chain(spec).map_err(|e| not_opened(spec, e))?,
+        Some(spec) => as_it_will_be_read(opening, editing, spec).map_err(|e| not_opened(spec, e))?,
         None => Chain { layers: Vec::new() },
     };
+    let options = params.image.options_at(0);
     let cx = EditContext {
         machine,
         device: params.image.device,
@@ -92,7 +93,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         backing: (!params.name.is_empty())
             .then(|| NewBacking { name: &params.name, device: params.new.as_ref().map(|new| new.device) }),
         compressed: params.compress,
-        options: &params.image.options,
+        options: &options,
     };
     let editor = editing.edit(cx).map_err(|e| params.image.could_not_open(e))?;
     machine.seal()?;
@@ -106,6 +107,20 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         (!params.name.is_empty()).then(|| Backing { name: params.name.clone(), format: params.format.clone() });
     editor.set_backing(backing.as_ref()).map_err(|e| params.could_not_change(e))?;
     Ok(0)
+}
+
+/// The new chain as readers of the image will see it. A QED image cannot say that its backing file is a fixed VHD: it will be
+/// read as raw, its footer as the end of the disk (the stock tool copies what differs from the VHD, and the disk changes).
+fn as_it_will_be_read<'a>(opening: Opening<'a>, editing: &dyn Editing, spec: &ImageSpec) -> Result<Chain<'a>> {
+    let said = opening.chain(spec)?;
+    if spec.format.as_deref().is_none_or(|format| editing.names_backing_format(format)) {
+        return Ok(said);
+    }
+    let found = probe(opening.machine.source(), spec.device, &spec.name)?;
+    if said.layers.first().is_some_and(|layer| layer.format.name() == found.name()) {
+        return Ok(said);
+    }
+    opening.chain(&ImageSpec { format: None, ..spec.clone() })
 }
 
 /// The error of [`Opening::chain`] in the words for a new backing file.

@@ -66,7 +66,9 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let progress = Progress::new(parsed.has("progress") && !quiet, 0);
     progress.show(0.0);
     let subject = format!("{}, {}", one.to_string_lossy(), other.to_string_lossy());
-    let (status, results) = program.run(&params, devices, workers(), &Defaults::DATA, &subject, &progress)?;
+    let ran = program.run(&params, devices, workers(), &Defaults::DATA, &subject, &progress);
+    // 1 would say that they differ.
+    let (status, results) = ran.map_err(|_| TROUBLE)?;
     let text = results.get("found").map(instar_render::compare::text).unwrap_or_default();
     if !quiet {
         program.print(&text)?;

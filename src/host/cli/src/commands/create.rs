@@ -148,16 +148,14 @@ fn backing(
     if parsed.has("backing-unsafe") || file.is_empty() || OsStr::new(&file) == name {
         return;
     }
-    // Relative to the target, as the target will say it; a protocol is none of this program's.
-    let written = match ImageName::plain(OsStr::new(&file), None, program.version) {
-        Ok(image) => image.path,
+    // As the target will say it; a protocol is none of this program's.
+    let image = match ImageName::plain(OsStr::new(&file), None, program.version) {
+        Ok(image) => image.below(target),
         Err(text) => {
             params.set("backing-error", text);
             return;
         }
     };
-    let path = target.parent().map_or_else(|| written.clone(), |folder| folder.join(&written));
-    let image = ImageName::file(path, None);
     match program.try_open(&image, Cache::default(), true) {
         Ok(device) => {
             params.set("backing-image", image_params(&image, devices.len() as u64));

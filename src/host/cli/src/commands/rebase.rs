@@ -1,7 +1,5 @@
 //! `rebase`
 
-use std::path::PathBuf;
-
 use instar_render::escape::terminal;
 
 use super::Command;
@@ -110,10 +108,9 @@ fn open_backing(
         }
         failed
     };
-    let plain = ImageName::plain(name, format, program.version).map_err(&not_opened)?;
-    let path: PathBuf = image.path.parent().map_or_else(|| plain.path.clone(), |folder| folder.join(&plain.path));
     // Messages name it as the image will.
-    let backing = ImageName { written: name.to_os_string(), path, ..plain };
+    let mut backing = ImageName::plain(name, None, program.version).map_err(&not_opened)?.below(&image.path);
+    backing.format = format.or(backing.format);
     let device = program.try_open(&backing, cache, parsed.has("force-share")).map_err(&not_opened)?;
     params.set("new", image_params(&backing, 1));
     Ok(device)

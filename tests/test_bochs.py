@@ -4,6 +4,7 @@ import struct
 
 from tests.base import InstarTestBase
 from tests.helpers import bochs
+from tests.helpers.read_only import ReadOnlyFormat
 
 MIB = 1 << 20
 SECTORS = {0: b"a" * 512, 9: b"b" * 512, 17: b"", 100: b"x" * 512, 2047: b"end"}
@@ -38,39 +39,7 @@ ODD = {
 }
 
 
-class TestBochs(InstarTestBase):
-    def both(self, *argv):
-        stock = self.run_qemu_img(*argv, cwd=self.tmp)
-        self.assertEqual(self.run_as_qemu_img(*argv, cwd=self.tmp), stock)
-        return stock[2]
-
-    def test_odd_ones_as_the_stock_tool(self):
-        for name, content in ODD.items():
-            with self.subTest(name):
-                with open(self.path("disk.img"), "wb") as file:
-                    file.write(content)
-                if self.both("info", "-f", "bochs", "disk.img"):
-                    continue
-                self.both("info", "disk.img")
-                self.both("map", "--output=json", "-f", "bochs", "disk.img")
-                stock = self.run_qemu_img("convert", "-f", "bochs", "-O", "raw", "disk.img", "theirs", cwd=self.tmp)
-                ours = self.run_instar("convert", "-f", "bochs", "-O", "raw", "disk.img", "ours", cwd=self.tmp)
-                self.assertEqual(ours[2], stock[2], ours[1] + stock[1])
-                if stock[2]:
-                    self.assertIn("Input/output error", ours[1])
-                else:
-                    self.assert_bytes_identical(self.path("ours"), self.path("theirs"))
-
-    def test_no_writing(self):
-        with open(self.path("disk.img"), "wb") as file:
-            file.write(_built())
-        self.make("qemu-img", "create", "-f", "raw", "raw.img", "1M")
-        for argv in (
-            ("create", "-f", "bochs", "new.img", "1M"),
-            ("convert", "-O", "bochs", "raw.img", "new.img"),
-            ("check", "-f", "bochs", "disk.img"),
-            ("resize", "-f", "bochs", "disk.img", "2M"),
-            ("info", "--image-opts", "driver=bochs,file.filename=disk.img,x=y"),
-        ):
-            with self.subTest(argv):
-                self.assertNotEqual(self.both(*argv), 0)
+class TestBochs(ReadOnlyFormat, InstarTestBase):
+    format = "bochs"
+    odd = ODD
+    sound = _built()

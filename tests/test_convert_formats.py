@@ -4,34 +4,15 @@ One generated test a pair of input and output. Where the stock tool refuses (a d
 have), the same words are said.
 """
 
-import atexit
 import os
-import shutil
-import tempfile
 import unittest
 
 from tests.base import QEMU_IMG, InstarTestBase
 from tests.helpers import cells, outputs
+from tests.helpers.fixtures import fixture
 from tests.helpers.info_json import assert_info_equivalent
-from tests.helpers.variants import Maker
 
 CASES = 800
-_made = {}
-_root = None
-
-
-def _fixture(variant):
-    """(folder, name) of the input, made once in this process."""
-    global _root
-    if _root is None:
-        _root = tempfile.mkdtemp(prefix="instar-formats-")
-        atexit.register(shutil.rmtree, _root, ignore_errors=True)
-    key = cells.key(variant)
-    if key not in _made:
-        folder = os.path.join(_root, key.replace("/", "-"))
-        os.mkdir(folder)
-        _made[key] = folder, variant.make(Maker(folder, key), folder)
-    return _made[key]
 
 
 class FormatsTestBase(InstarTestBase):
@@ -56,7 +37,7 @@ class FormatsTestBase(InstarTestBase):
         return out
 
     def pair(self, variant, output):
-        folder, name = _fixture(variant)
+        folder, name = fixture(variant)
         given = ["-f", variant.format] if variant.explicit else []
         words = ["convert", *variant.argv, *given, *output.words, variant.operand(name)]
         folders = {}

@@ -4,35 +4,16 @@ One generated test a cell. A cell that tests/expected_cells.json lists must be e
 program cannot do it yet; it must not be wrong. `scripts/cells` turns the outcomes into that list and README's table.
 """
 
-import atexit
 import json
 import os
-import shutil
-import tempfile
 import unittest
 
 from tests.base import ISOLATION, InstarTestBase
 from tests.helpers import cells
-from tests.helpers.variants import Maker
+from tests.helpers.fixtures import fixture
 
 CASES = 400
 WHOLE_MAX = 256 << 20
-_made = {}
-_root = None
-
-
-def _fixture(variant):
-    """(folder, name) of the variant's image, made once in this process."""
-    global _root
-    if _root is None:
-        _root = tempfile.mkdtemp(prefix="instar-matrix-")
-        atexit.register(shutil.rmtree, _root, ignore_errors=True)
-    key = cells.key(variant)
-    if key not in _made:
-        folder = os.path.join(_root, key.replace("/", "-"))
-        os.mkdir(folder)
-        _made[key] = folder, variant.make(Maker(folder, key), folder)
-    return _made[key]
 
 
 class Missing(Exception):
@@ -44,7 +25,7 @@ class Cell:
 
     def __init__(self, test, variant):
         self.test, self.variant = test, variant
-        self.folder, self.name = _fixture(variant)
+        self.folder, self.name = fixture(variant)
         self.image = variant.operand(self.name)
         self.format = ["-f", variant.format] if variant.explicit else []
 

@@ -232,6 +232,11 @@ class TestTexts(CreateTestBase):
     def test_option_help(self):
         for fmt in ("raw", "qcow2", "bochs", "dmg", "nosuch"):
             self.all(["-f", fmt, "-o", "help"], ["-f", fmt, "-o", "help", "x"], ["-f", fmt, "-o", "?", "x", "1M"])
+            # As clients ask: a device offers less than a file.
+            self.all(["-f", fmt, "-o", "?", "/dev/null"])
+            for words in (("/dev/null",), ("x", "/dev/null"), ("x", "y")):
+                argv = ("convert", "-o", "help", "-O", fmt, *words)
+                self.assertEqual(self.run_as_qemu_img(*argv, cwd=self.tmp), self.run_qemu_img(*argv, cwd=self.tmp), argv)
         self.all(["-f", "qcow2", "-o", "help,cluster_size=4k", "x"], ["-f", "qcow2", "-o", "help", "-b", "n", "x", "y", "z"])
 
     def test_operands(self):

@@ -47,5 +47,36 @@ class TestProgress(InstarTestBase):
         self.assertRegex(self.asked("commit", "-r", "8M", "top"), LINE)
         self.assert_same_disk("before", "top", "-f", "raw", "-F", "qcow2")
 
+    def test_the_bar_of_what_fails(self):
+        """It begins where the stock tool's does, and its line ends."""
+        self.make("qemu-img", "create", "-q", "-f", "raw", "disk.raw", "1M")
+        for words in (
+            "convert -p nowhere out",
+            "convert -p -O nosuch top out",
+            "convert -p -O raw top nowhere/out",
+            "convert -p -n -f qcow2 -O qcow2 top zeroinit:out",
+            "convert -p -f qcow2 disk.raw out",
+            "convert -p -T nosuch top out",
+            "convert -p -l nosuch top out",
+            "convert -p -q nowhere out",
+            "compare -p top nowhere",
+            "compare -p nowhere top",
+            "compare -p top base",
+            "compare -p top top",
+            "rebase -p -b nowhere -F qcow2 top",
+            "rebase -p -b base -F qcow2 nowhere",
+            "rebase -p -t nosuch -b base -F qcow2 top",
+            "rebase -p top",
+            "commit -p nowhere",
+            "commit -p -b nowhere top",
+            "commit -p -t nosuch top",
+        ):
+            with self.subTest(words):
+                theirs = self.run_qemu_img(*words.split(), cwd=self.tmp)
+                ours = self.run_as_qemu_img(*words.split(), cwd=self.tmp)
+                # How often it tells on the way is each tool's own.
+                steps = re.compile(r"(?<=\r)(    \(\d+\.\d\d/100%\)\r)+")
+                self.assertEqual((steps.sub("", ours[0]), *ours[1:]), (steps.sub("", theirs[0]), *theirs[1:]))
+
     def test_with_a_bar_there_is_no_line(self):
         self.assertEqual(self.asked("convert", "-p", "-r", "8M", "-O", "qcow2", "top", "out"), "")

@@ -30,9 +30,15 @@ impl Progress {
     }
 
     /// All is done.
-    pub fn end(&self) {
+    pub fn end(self) {
+        self.show(100.0);
+    }
+}
+
+impl Drop for Progress {
+    /// The line ends, however far the command came.
+    fn drop(&mut self) {
         if self.shown {
-            self.show(100.0);
             let _ = writeln!(std::io::stdout());
         }
     }

@@ -46,6 +46,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let cache = program.cache(parsed, "cache", "source cache", "writeback").map_err(|_| TROUBLE)?;
     let share = parsed.has("force-share");
+    let quiet = parsed.has("quiet");
+    let progress = Progress::new(parsed.has("progress") && !quiet, 0);
     let (mut devices, mut images) = (Vec::new(), Vec::new());
     for (operand, format) in [(one, "a-format"), (other, "b-format")] {
         let image = if parsed.has("image-opts") {
@@ -62,8 +64,6 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let mut params = program.params("compare");
     params.set("force-share", share).set("images", images).set("strict", parsed.has("strict"));
-    let quiet = parsed.has("quiet");
-    let progress = Progress::new(parsed.has("progress") && !quiet, 0);
     progress.show(0.0);
     let subject = format!("{}, {}", one.to_string_lossy(), other.to_string_lossy());
     let ran = program.run(&params, devices, workers(), &Defaults::DATA, &subject, &progress);
@@ -72,9 +72,6 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let text = results.get("found").map(instar_render::compare::text).unwrap_or_default();
     if !quiet {
         program.print(&text)?;
-    }
-    if parsed.has("progress") && !quiet {
-        program.print("\n")?;
     }
     Ok(status)
 }

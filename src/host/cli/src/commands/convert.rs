@@ -145,8 +145,11 @@ struct Outputs {
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let request = check(program, parsed)?;
     if asks_for_help(parsed) {
-        return option_list::help(program, "convert", &request.format, parsed.operands.is_empty());
+        let target = parsed.operands.get(1..).and_then(<[_]>::last);
+        return option_list::help(program, "convert", &request.format, target);
     }
+    let progress = Progress::new(parsed.has("progress") && !parsed.has("quiet"), request.rate);
+    progress.show(0.0);
     let Some((last, sources)) = parsed.operands.split_last() else { return Err(Exit(1)) };
     let mut params = program.params("convert");
     params.set("force-share", parsed.has("force-share"));
@@ -192,8 +195,6 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     params.set("sources", images).set("target", map);
     rest(parsed, &request, &mut params);
 
-    let progress = Progress::new(parsed.has("progress") && !parsed.has("quiet"), request.rate);
-    progress.show(0.0);
     let subject = sources.iter().map(|s| s.to_string_lossy()).collect::<Vec<_>>().join(", ");
     let (status, _) = program.run(&params, devices, workers(), &Defaults::DATA, &subject, &progress)?;
     if status != 0 {

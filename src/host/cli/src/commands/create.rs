@@ -38,7 +38,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     option_list::check(program, parsed)?;
     let format = parsed.text("format").unwrap_or_else(|| "raw".to_string());
     if asks_for_help(parsed) {
-        return option_list::help(program, "create", &format, parsed.operands.is_empty());
+        return option_list::help(program, "create", &format, parsed.operands.first());
     }
     let (name, size) = match &parsed.operands[..] {
         [] => return Err(program.usage("Expecting image file name")),

@@ -1,5 +1,9 @@
 //! `-o`: lists of options for the format of what is made.
 
+use std::ffi::OsString;
+use std::fs::FileType;
+use std::os::unix::fs::FileTypeExt;
+
 use instar_abi::record::Value;
 
 use crate::getopt::Parsed;
@@ -47,8 +51,41 @@ pub fn params(parsed: &Parsed) -> Vec<Value> {
     parsed.all("options").map(|list| Value::from(list.as_encoded_bytes())).collect()
 }
 
+/// What will hold the image: it offers options of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Unknown,
+    File,
+    Device,
+}
+
+impl Holder {
+    fn of(target: Option<&OsString>) -> Self {
+        let Some(target) = target else { return Self::Unknown };
+        let is_device = |kind: FileType| kind.is_block_device() || kind.is_char_device();
+        match std::fs::metadata(target) {
+            Ok(found) if is_device(found.file_type()) => Self::Device,
+            _ => Self::File,
+        }
+    }
+
+    /// How an option is described, if there is one of that name here.
+    fn help(self, option: &Value) -> Option<&str> {
+        let own = option.text("help").unwrap_or("");
+        match self {
+            _ if !option.flag("of-file") => Some(own),
+            Self::Unknown => None,
+            Self::File => Some(own),
+            Self::Device => {
+                (option.text("name") == Some("preallocation")).then_some("Preallocation mode (allowed values: off)")
+            }
+        }
+    }
+}
+
 /// `-o help`. Without the target's name it is not known what will hold it, and what that offers is left out.
-pub fn help(program: &Program, operation: &str, format: &str, nameless: bool) -> Result<u8, Exit> {
+pub fn help(program: &Program, operation: &str, format: &str, target: Option<&OsString>) -> Result<u8, Exit> {
+    let holder = Holder::of(target);
     let mut params = program.params(operation);
     params.set("option-help", true).set("format", format);
     let mut target = Value::map();
@@ -59,13 +96,13 @@ pub fn help(program: &Program, operation: &str, format: &str, nameless: bool) ->
         let lines: String = results
             .list("help")
             .iter()
-            .filter(|option| !(nameless && option.flag("of-file")))
-            .map(|option| {
+            .filter_map(|option| Some((option, holder.help(option)?)))
+            .map(|(option, help)| {
                 let head = format!("  {}=<{}>", option.text("name").unwrap_or(""), option.text("kind").unwrap_or(""));
-                format!("{head:<24} - {}\n", option.text("help").unwrap_or(""))
+                format!("{head:<24} - {help}\n")
             })
             .collect();
-        program.print(&if nameless {
+        program.print(&if holder == Holder::Unknown {
             format!(
                 "Supported {format} options:\n{lines}\nThe protocol level may support further options.\n\
                  Specify the target filename to include those options.\n"

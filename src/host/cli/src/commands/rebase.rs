@@ -43,6 +43,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));
     }
     super::info::check_objects(program, parsed)?;
+    let progress = Progress::new(parsed.has("progress") && !parsed.has("quiet"), 0);
+    progress.show(0.0);
     let cache = program.cache(parsed, "cache", "cache", "writeback")?;
     let source_cache = program.cache(parsed, "backing-cache", "source cache", "writeback")?;
     let image = super::info::named(program, operand, parsed)?;
@@ -70,8 +72,6 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         ),
         None => {}
     }
-    let progress = Progress::new(parsed.has("progress") && !parsed.has("quiet"), 0);
-    progress.show(0.0);
     let subject = operand.to_string_lossy();
     let workers = if only_name { 1 } else { workers() };
     let (status, results) = program.run(&params, devices, workers, &Defaults::DATA, &subject, &progress)?;

@@ -139,6 +139,10 @@ class TestNested(InstarTestBase):
             {"driver": "qcow2", "file": lower},
             {"file": lower},
             {"driver": "raw", "offset": "65536", "file": lower},
+            {"driver": "raw", "offset": 65536, "size": 512, "file": lower},
+            {"driver": "raw", "file": {"driver": "raw", "offset": 512, "size": "1024", "file": {"filename": "plain.raw"}}},
+            {"file": {"driver": "raw", "offset": 512, "size": 512, "file": {"filename": "plain.raw"}}},
+            {"driver": "raw", "file.driver": "raw", "file.offset": 512, "file.file.filename": "plain.raw"},
         ):
             name = "json:" + json.dumps(tree)
             for command in (("info",), ("map",), ("check",), ("info", "--output=json")):

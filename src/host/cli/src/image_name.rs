@@ -24,6 +24,8 @@ pub struct ImageName {
     pub given: Vec<(usize, PathBuf)>,
     /// "No backing file" was said by an empty word, which is deprecated.
     pub empty_backing: bool,
+    /// Options (in full: `file.offset`) that were said as numbers, and are shown so.
+    numbers: Vec<String>,
 }
 
 /// A driver below another: what is above it lies in the image that this one shows.
@@ -47,6 +49,7 @@ impl ImageName {
             below: Vec::new(),
             given: Vec::new(),
             empty_backing: false,
+            numbers: Vec::new(),
         }
     }
 
@@ -108,7 +111,7 @@ impl ImageName {
     #[must_use]
     pub fn with_options(&self, format: &str) -> Option<String> {
         let (lower, plain) = self.tree(self.below.len());
-        let all = with_driver(format, &self.options, lower);
+        let all = self.with_driver(format, &self.options, lower, 0);
         (!plain || is_telling(&self.options)).then(|| json(&all))
     }
 
@@ -124,24 +127,29 @@ impl ImageName {
     fn tree(&self, count: usize) -> (Value, bool) {
         let mut tree = Value::map();
         tree.set("driver", "file").set("filename", self.path.as_os_str().as_encoded_bytes());
-        for below in self.below.iter().take(count) {
-            tree = with_driver(&below.format, &below.options, tree);
+        for (place, below) in self.below.iter().enumerate().take(count) {
+            tree = self.with_driver(&below.format, &below.options, tree, self.below.len() - place);
         }
         (tree, count == 0)
+    }
+
+    /// `depth`: how many drivers are above.
+    fn with_driver(&self, format: &str, options: &[(String, String)], file: Value, depth: usize) -> Value {
+        let mut all = Value::map();
+        all.set("driver", format).set("file", file);
+        for (key, value) in options.iter().filter(|(key, _)| TELLING.contains(&key.as_str())) {
+            let is_number = self.numbers.contains(&format!("{}{key}", "file.".repeat(depth)));
+            match value.parse::<u64>() {
+                Ok(number) if is_number => all.set(key, number),
+                _ => all.set(key, value.as_str()),
+            };
+        }
+        all
     }
 }
 
 fn is_telling(options: &[(String, String)]) -> bool {
     options.iter().any(|(key, _)| TELLING.contains(&key.as_str()))
-}
-
-fn with_driver(format: &str, options: &[(String, String)], file: Value) -> Value {
-    let mut all = Value::map();
-    all.set("driver", format).set("file", file);
-    for (key, value) in options.iter().filter(|(key, _)| TELLING.contains(&key.as_str())) {
-        all.set(key, value.as_str());
-    }
-    all
 }
 
 fn json(tree: &Value) -> String {
@@ -171,9 +179,10 @@ fn from_json(name: &OsStr, text: &str, version: QemuVersion) -> Result<ImageName
     if !value.is_object() {
         return Err("Invalid JSON object given".to_string());
     }
-    let (mut pairs, mut empty_backing) = (Vec::new(), false);
-    flatten("", &value, &mut pairs, &mut empty_backing);
-    Ok(ImageName { empty_backing, ..from_pairs(name, pairs)? })
+    let mut said = Said::default();
+    said.flatten("", &value);
+    let Said { pairs, empty_backing, numbers } = said;
+    Ok(ImageName { empty_backing, numbers, ..from_pairs(name, pairs)? })
 }
 
 /// The option that says "no backing file", by null or by an empty word.
@@ -181,22 +190,37 @@ fn is_backing(key: &str) -> bool {
     key.rsplit('.').next() == Some("backing")
 }
 
-/// The user's own words: their depth is his own affair, and the JSON parser bounds it.
-fn flatten(prefix: &str, value: &serde_json::Value, pairs: &mut Pairs, empty_backing: &mut bool) {
-    match value {
-        serde_json::Value::Object(map) => {
-            for (key, value) in map {
-                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                flatten(&key, value, pairs, empty_backing);
+/// What a JSON name says.
+#[derive(Default)]
+struct Said {
+    pairs: Pairs,
+    empty_backing: bool,
+    numbers: Vec<String>,
+}
+
+impl Said {
+    /// The user's own words: their depth is his own affair, and the JSON parser bounds it.
+    fn flatten(&mut self, prefix: &str, value: &serde_json::Value) {
+        let text = match value {
+            serde_json::Value::Object(map) => {
+                for (key, value) in map {
+                    let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                    self.flatten(&key, value);
+                }
+                return;
             }
-        }
-        serde_json::Value::Null if is_backing(prefix) => pairs.push((prefix.to_string(), String::new())),
-        serde_json::Value::String(text) => {
-            *empty_backing |= is_backing(prefix) && text.is_empty();
-            pairs.push((prefix.to_string(), text.clone()));
-        }
-        serde_json::Value::Bool(b) => pairs.push((prefix.to_string(), if *b { "on" } else { "off" }.to_string())),
-        other => pairs.push((prefix.to_string(), other.to_string())),
+            serde_json::Value::Null if is_backing(prefix) => String::new(),
+            serde_json::Value::String(text) => {
+                self.empty_backing |= is_backing(prefix) && text.is_empty();
+                text.clone()
+            }
+            serde_json::Value::Bool(b) => if *b { "on" } else { "off" }.to_string(),
+            other => {
+                self.numbers.push(prefix.to_string());
+                other.to_string()
+            }
+        };
+        self.pairs.push((prefix.to_string(), text));
     }
 }
 

@@ -77,7 +77,7 @@ impl ImageName {
 
     /// The same named as a backing file by the image `above`: a plain name is relative to that image's folder.
     #[must_use]
-    pub fn below(self, above: &Path) -> Self {
+    pub fn beside(self, above: &Path) -> Self {
         let bytes = self.written.as_bytes();
         let alone = bytes.starts_with(b"json:") || bytes.starts_with(b"file:");
         match above.parent() {
@@ -355,13 +355,13 @@ mod tests {
 
     #[test]
     fn a_backing_file_is_beside_the_image_that_names_it() {
-        let below = |name: &str| {
+        let beside = |name: &str| {
             let plain = ImageName::plain(OsStr::new(name), None, QemuVersion::default()).expect("valid");
-            plain.below(Path::new("dir/x")).path
+            plain.beside(Path::new("dir/x")).path
         };
-        assert_eq!(below("a"), PathBuf::from("dir/a"));
-        assert_eq!(below("/a"), PathBuf::from("/a"));
-        assert_eq!(below(r#"json:{"file":{"filename":"a"}}"#), PathBuf::from("a"));
+        assert_eq!(beside("a"), PathBuf::from("dir/a"));
+        assert_eq!(beside("/a"), PathBuf::from("/a"));
+        assert_eq!(beside(r#"json:{"file":{"filename":"a"}}"#), PathBuf::from("a"));
     }
 
     #[test]

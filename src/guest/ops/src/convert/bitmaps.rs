@@ -65,7 +65,7 @@ impl Wanted {
             keeps_identity: false,
             backing: None,
             compressed: false,
-            options: &target.options,
+            options: &target.options_at(0),
         };
         let editing = format.editing().ok_or_else(|| unsupported(format.name()))?;
         editing.add_bitmaps(cx, bitmaps, &self.0, source.virtual_size())

@@ -189,7 +189,7 @@ fn existing<'a>(
         keeps_identity: false,
         backing: None,
         compressed: params.settings.compress,
-        options: &target.options,
+        options: &target.options_at(0),
     };
     let editor = editing.edit(cx).map_err(|e| target.could_not_open(e))?;
     if editor.virtual_size() < size {

@@ -150,7 +150,7 @@ fn backing(
     }
     // As the target will say it; a protocol is none of this program's.
     let image = match ImageName::plain(OsStr::new(&file), None, program.version) {
-        Ok(image) => image.below(target),
+        Ok(image) => image.beside(target),
         Err(text) => {
             params.set("backing-error", text);
             return;

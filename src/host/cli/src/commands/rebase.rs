@@ -109,7 +109,7 @@ fn open_backing(
         failed
     };
     // Messages name it as the image will.
-    let mut backing = ImageName::plain(name, None, program.version).map_err(&not_opened)?.below(&image.path);
+    let mut backing = ImageName::plain(name, None, program.version).map_err(&not_opened)?.beside(&image.path);
     backing.format = format.or(backing.format);
     let device = program.try_open(&backing, cache, parsed.has("force-share")).map_err(&not_opened)?;
     params.set("new", image_params(&backing, 1));

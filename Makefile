@@ -4,7 +4,9 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
-TESTS ?= tests
+# What is named behind the goal (`make test-integration tests/test_rebase.py`), or TESTS=..., or all.
+NAMED := $(filter tests/%,$(MAKECMDGOALS))
+TESTS ?= $(or $(NAMED),tests)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(TARGET_DIR)/release/instar
 VENV := .venv
@@ -33,7 +35,7 @@ test-rust: ## the Rust tests
 	@scripts/bootstrap build
 	@scripts/test rust
 
-test-integration: ## the Python tests; TESTS=tests/test_x.py for one file
+test-integration: ## the Python tests; `make test-integration tests/test_x.py`: one file
 	@scripts/bootstrap test
 	@scripts/test integration $(TESTS)
 

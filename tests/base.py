@@ -178,6 +178,13 @@ class InstarTestBase(unittest.TestCase):
         self.assertEqual(status, 0, f"{argv}: {out}{err}")
         return out
 
+    def get_image(self, identity):
+        """The image that tests/manifest.json lists as `format/variant`, made and compared with its digests: its path."""
+        from tests.helpers import fixtures, manifest
+
+        self.assertIn(identity, manifest.by_id(), "tests/manifest.json does not list it")
+        return os.path.join(*fixtures.by_id(identity))
+
     def setUp(self):
         import tempfile
 

@@ -10,6 +10,7 @@ the fixtures), nothing else.
 
 import argparse
 import concurrent.futures
+import functools
 import json
 import os
 import shutil
@@ -44,11 +45,29 @@ def run_with(binary):
     return run
 
 
+def generate_baseline(command, qemu, target, case):
+    """What that qemu-img says to a case of a command's table: output type to a map with text and exit status."""
+    if case not in cases.by_target(command).get(target, ()):
+        raise ValueError(f"{case.name} is no case of {command} {target}")
+    with tempfile.TemporaryDirectory(prefix="instar-baseline-") as folder:
+        return baselines.run_case(case, folder, run_with(qemu))
+
+
+# Each command's table, target to cases, and how a baseline of it is made.
+CREATE_CASES = cases.by_target("create")
+RESIZE_CASES = cases.by_target("resize")
+REBASE_CASES = cases.by_target("rebase")
+COMMIT_CASES = cases.by_target("commit")
+generate_create_baseline = functools.partial(generate_baseline, "create")
+generate_resize_baseline = functools.partial(generate_baseline, "resize")
+generate_rebase_baseline = functools.partial(generate_baseline, "rebase")
+generate_commit_baseline = functools.partial(generate_baseline, "commit")
+
+
 def one(command, index, version):
     """Runs one case with one release and writes what it said."""
     case = cases.cases(command)[index]
-    with tempfile.TemporaryDirectory(prefix="instar-baseline-") as folder:
-        said = baselines.run_case(case, folder, run_with(BINARIES / version / "qemu-img"))
+    said = generate_baseline(command, BINARIES / version / "qemu-img", case.target, case)
     for kind, what in said.items():
         at = baselines.OUTPUTS / f"{command}-{kind}" / case.target / version
         at.mkdir(parents=True, exist_ok=True)

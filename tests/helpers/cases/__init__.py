@@ -53,6 +53,14 @@ def cases(command):
     return importlib.import_module(f"{__name__}.{command}").CASES
 
 
+def by_target(command):
+    """A command's cases by what they are about: target to list."""
+    found = {}
+    for case in cases(command):
+        found.setdefault(case.target, []).append(case)
+    return found
+
+
 def shown(name, *argv):
     """Arguments that show an image."""
     return ["info", "--output=json", *argv, name]

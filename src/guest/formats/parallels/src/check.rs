@@ -1,5 +1,6 @@
 //! `check`: whether each cluster lies in the file, once, and nothing lies behind the last.
 
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -12,6 +13,8 @@ use crate::layout::SECTOR;
 
 /// Most clusters of a file that is checked: a bit for each has to fit into the guest's memory (instar).
 const CHECKED_MAX: u64 = 1 << 28;
+/// Most clusters behind the end of the file that are compared with each other (instar).
+const FAR_MAX: usize = 1 << 18;
 
 /// An image that is being checked.
 struct Check<'c> {
@@ -70,11 +73,13 @@ impl Check<'_> {
     /// Says which clusters are used twice, of those from byte `data` to `end`.
     fn duplicates(&self, data: u64, end: u64, findings: &mut dyn Findings, report: &mut CheckReport) -> Result<()> {
         let cluster = self.header.cluster;
-        let count = end.saturating_sub(data).div_ceil(cluster);
+        // Entries may claim any place: a bit for each cluster of the file, and a list of those far outside.
+        let count = end.min(self.len).saturating_sub(data).div_ceil(cluster);
         if count > CHECKED_MAX {
             return Err(Error::limit("Cannot allocate memory"));
         }
         let mut used: Vec<u64> = vec![0; count.div_ceil(64) as usize];
+        let mut far = BTreeSet::new();
         let mut last = false;
         self.each(|index, offset| {
             if offset == 0 {
@@ -82,13 +87,20 @@ impl Check<'_> {
             }
             last = false;
             let number = offset.saturating_sub(data) / cluster;
-            if let Some(word) = used.get_mut((number / 64) as usize) {
-                if *word & (1 << (number % 64)) != 0 {
-                    findings.line(&format!("ERROR duplicate offset in BAT entry {index}"))?;
-                    report.corruptions += 1;
-                    last = true;
+            let twice = match used.get_mut((number / 64) as usize) {
+                Some(word) => {
+                    let before = *word;
+                    *word |= 1 << (number % 64);
+                    before == *word
                 }
-                *word |= 1 << (number % 64);
+                None if offset >= end => false,
+                None if far.len() >= FAR_MAX => return Err(Error::limit("Cannot allocate memory")),
+                None => !far.insert(number),
+            };
+            if twice {
+                findings.line(&format!("ERROR duplicate offset in BAT entry {index}"))?;
+                report.corruptions += 1;
+                last = true;
             }
             Ok(())
         })?;

@@ -317,8 +317,9 @@ impl<'a> Tables<'a> {
             // How long it is stands before it: at most where the next one begins.
             let most = 2 * grains.grain + if markers { MARKER as u64 } else { 0 };
             let behind = next().map_or(0, |e| e.saturating_mul(SECTOR)).checked_sub(*offset).filter(|n| *n > 0);
-            let packed =
-                Packed { device, offset: *offset, len: behind.unwrap_or(most).min(most), unit: grains.grain, skip };
+            // The last grain may be stored as far as the disk reaches only.
+            let unit = grains.grain.min(part.len.saturating_sub(at - skip));
+            let packed = Packed { device, offset: *offset, len: behind.unwrap_or(most).min(most), unit, skip };
             return Ok(Extent { at, len: len.min(left), place: Place::Packed(packed) });
         }
         // As long as the same goes on.

@@ -30,8 +30,8 @@ impl Unpacker for GrainUnpacker {
                 .and_then(|rest| rest.get(..len))
                 .ok_or_else(|| Error::malformed("a compressed grain is longer than it can be"))?;
         }
+        // What unpacks to less than its grain is damaged: nobody knows what the rest was.
         let len = self.inflater.inflate(data, out)?;
-        out.get_mut(len..).unwrap_or_default().fill(0);
-        Ok(())
+        if len == out.len() { Ok(()) } else { Err(Error::malformed("Invalid argument")) }
     }
 }

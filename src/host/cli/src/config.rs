@@ -106,7 +106,11 @@ pub const SETTINGS: &[Setting] = &[
         key: "limits.output-growth",
         default: "8E",
         variable: None,
-        flag: flag("max-output-growth", Some("SIZE"), "length up to which the output may grow"),
+        flag: flag(
+            "max-output-growth",
+            Some("SIZE"),
+            "bytes by which the files that are written may grow, all together",
+        ),
     },
     Setting {
         key: "extensions",

@@ -4,14 +4,14 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use instar_abi::record::{self, Value};
 use instar_render::escape;
 use instar_render::version::{QemuVersion, UsageStyle};
 use instar_vmm::target::{self, Cache, Target};
-use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Policy, locks};
+use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Parts, Policy, locks};
 
 use crate::config::Config;
 use crate::getopt::{Parsed, Wrong};
@@ -38,6 +38,30 @@ pub struct Program {
     pub verbose: bool,
     /// `--object secret`, until they are handed to the guest.
     pub secrets: RefCell<Secrets>,
+}
+
+/// The files of a command, and what it may do with further ones: all that the host goes by.
+#[derive(Default)]
+pub struct Files {
+    /// By index; each says itself whether it, and what parts of it, may be written.
+    pub devices: Vec<Device>,
+    /// `-U`: further files are read whoever writes them.
+    pub force_share: bool,
+    /// What `commit -b` says.
+    pub base: Option<PathBuf>,
+}
+
+impl Files {
+    /// Files that may be shared.
+    pub fn shared(devices: Vec<Device>, force_share: bool) -> Self {
+        Self { devices, force_share, base: None }
+    }
+}
+
+impl From<Vec<Device>> for Files {
+    fn from(devices: Vec<Device>) -> Self {
+        Self { devices, ..Self::default() }
+    }
 }
 
 /// How long a command may take and how much it may ask for, unless said otherwise: far beyond what any legitimate
@@ -194,13 +218,15 @@ impl Program {
         Ok(made)
     }
 
-    /// Opens an image to be changed in place.
+    /// Opens an image to be changed in place, with the parts that its format has.
     pub fn open_in_place(&self, image: &ImageName, cache: Cache) -> Result<Device, Exit> {
         self.check_writable(image)?;
         self.warn_of_empty_backing(image);
         let written = escape::terminal(image.written.as_encoded_bytes());
         let opened = self.existing_file(&image.path, cache)?;
-        opened.map_err(|text| self.fail(&format!("Could not open '{written}': {text}")))
+        let mut device = opened.map_err(|text| self.fail(&format!("Could not open '{written}': {text}")))?;
+        device.parts = Parts::of_format(image.format.as_deref());
+        Ok(device)
     }
 
     /// Refuses to change an image that lies in another image.
@@ -218,7 +244,7 @@ impl Program {
         }
     }
 
-    /// Opens a file to be changed in place. An inner error is a text.
+    /// Opens a file to be changed in place, alone. An inner error is a text.
     pub fn existing_file(&self, path: &Path, cache: Cache) -> Result<Result<Device, String>, Exit> {
         let shown = escape::terminal(path.as_os_str().as_encoded_bytes());
         let mode = self.may_write()?;
@@ -253,20 +279,19 @@ impl Program {
     pub fn run(
         &self,
         params: &Value,
-        mut devices: Vec<Device>,
+        files: impl Into<Files>,
         workers: u32,
         defaults: &Defaults,
         subject: &str,
         observer: &dyn Observer,
     ) -> Result<(u8, Value), Exit> {
-        let mut params = params.clone();
-        given::open(self, &mut params, &mut devices)?;
+        let (mut params, mut files) = (params.clone(), files.into());
+        given::open(self, &mut params, &mut files)?;
         let limits = self.limits(defaults).map_err(|e| self.fail(&e))?;
         let isolation = self.config.isolation().map_err(|e| self.fail(&e))?;
         let no_backing = self.config.flag("backing.none").map_err(|e| self.fail(&e))?;
-        let force_share = params.flag("force-share");
-        let writes_backing = params.flag("writes-backing");
-        let policy = Policy { deny_all: no_backing, allowed: self.config.allowed(), force_share, writes_backing };
+        let Files { devices, force_share, .. } = files;
+        let policy = Policy { deny_all: no_backing, allowed: self.config.allowed(), force_share };
         let mut stream = Vec::new();
         if let Value::Map(entries) = &params {
             for (key, value) in entries {
@@ -375,7 +400,16 @@ pub fn workers() -> u32 {
 /// A device for a file opened by the name `path`.
 pub fn device(file: File, path: &Path, mode: Mode) -> Device {
     let direct = target::is_direct(&file);
-    Device { file, path: target::absolute(path), mode, fresh: false, direct, ignore_flush: false, maker: None }
+    Device {
+        file,
+        path: target::absolute(path),
+        mode,
+        fresh: false,
+        direct,
+        ignore_flush: false,
+        maker: None,
+        parts: Parts::NONE,
+    }
 }
 
 /// A regular file or a block device.

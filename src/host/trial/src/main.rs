@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use instar_abi::record::{self, Value};
 use instar_vmm::target::{Cache, Target};
-use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Outcome, Policy};
+use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Outcome, Parts, Policy};
 
 /// On page boundaries, as the sandbox wants its program.
 #[repr(C, align(4096))]
@@ -52,7 +52,16 @@ fn arguments() -> Option<Arguments> {
 }
 
 fn device(file: File, path: &Path, mode: Mode) -> Device {
-    Device { file, path: path.to_path_buf(), mode, fresh: false, direct: false, ignore_flush: false, maker: None }
+    Device {
+        file,
+        path: path.to_path_buf(),
+        mode,
+        fresh: false,
+        direct: false,
+        ignore_flush: false,
+        maker: None,
+        parts: Parts::NONE,
+    }
 }
 
 fn devices(folder: &Path) -> std::io::Result<(Target, Vec<Device>)> {

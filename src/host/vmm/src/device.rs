@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 
+use crate::policy::Parts;
 use crate::target::Maker;
 
 /// What the guest may do with a device.
@@ -34,4 +35,15 @@ pub struct Device {
     pub ignore_flush: bool,
     /// Makes files beside it: it is a new file, which will be published.
     pub maker: Option<Maker>,
+    /// Files that its image may name to have them written.
+    pub parts: Parts,
+}
+
+impl Device {
+    /// It is a block device.
+    #[must_use]
+    pub fn is_block(&self) -> bool {
+        use std::os::unix::fs::FileTypeExt;
+        self.file.metadata().is_ok_and(|meta| meta.file_type().is_block_device())
+    }
 }

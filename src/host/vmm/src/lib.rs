@@ -25,6 +25,6 @@ pub mod target;
 pub use device::{Device, Mode};
 pub use job::{Failure, Isolation, Job, Observer, Outcome, progress_asked};
 pub use limits::Limits;
-pub use policy::Policy;
+pub use policy::{Parts, Policy};
 pub use probe::{Capabilities, probe};
 pub use run::run;

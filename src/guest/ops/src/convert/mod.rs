@@ -33,6 +33,9 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         return option_help::run(machine, params.target.format.as_deref().unwrap_or("raw"), version);
     }
     let opening = Opening { machine, version, data: true };
+    // What belongs to an existing target is opened for writing before a source has been looked at: the host allows no
+    // more after that. What is wrong with the target is told in its turn.
+    let named = if params.existing { opening.image_for(&params.target, true).err() } else { None };
     let mut chains = Vec::new();
     for source in &params.sources {
         let mut chain = opening.chain(source)?;
@@ -56,7 +59,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         Some(skip_broken) => Some(Wanted::choose(machine, &chains, skip_broken)?),
         None => None,
     };
-    let (writer, backed) = writer(machine, &params, format, size, version)?;
+    let (writer, backed) = writer(machine, &params, format, size, version, named)?;
     // Writers in place keep to whole units: the last one's rest stays what it is.
     let rest = match writer.target() {
         Target::Allocated { unit, .. } if params.existing && !size.is_multiple_of(unit) => {
@@ -93,9 +96,10 @@ fn writer<'a>(
     format: &'static dyn Format,
     size: u64,
     version: Version,
+    named: Option<Error>,
 ) -> Result<(Box<dyn Writer + 'a>, bool)> {
     if params.existing {
-        return Ok((existing(machine, params, format, size, version)?, false));
+        return Ok((existing(machine, params, format, size, version, named)?, false));
     }
     let name = format.name();
     let creator = option_help::creator_of(format)?;
@@ -164,13 +168,14 @@ fn writer<'a>(
     Ok((writer, backed))
 }
 
-/// `-n`
+/// `-n`; `named`: why the target's files could not be opened.
 fn existing<'a>(
     machine: &'a dyn Machine,
     params: &'a Params,
     format: &'static dyn Format,
     size: u64,
     version: Version,
+    named: Option<Error>,
 ) -> Result<Box<dyn Writer + 'a>> {
     let target = &params.target;
     let name = format.name();
@@ -191,7 +196,7 @@ fn existing<'a>(
         compressed: params.settings.compress,
         options: &target.options_at(0),
     };
-    let editor = editing.edit(cx).map_err(|e| target.could_not_open(e))?;
+    let editor = editing.edit(cx).map_err(|e| target.could_not_open(named.unwrap_or(e)))?;
     if editor.virtual_size() < size {
         return Err(Error::usage("output file is smaller than input file"));
     }

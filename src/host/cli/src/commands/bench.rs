@@ -13,7 +13,7 @@ use instar_vmm::target::Cache;
 use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, QUIET};
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Program, image_params, workers};
+use crate::program::{Defaults, Exit, Files, Program, image_params, workers};
 use crate::progress::show_lines;
 
 /// The command.
@@ -161,7 +161,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     // A request that waits for a disk keeps its worker, but no processor: there as many as can be.
     let most = if cache.direct { MAX_WORKERS } else { workers() };
     let workers = u32::try_from(depth.min(count)).unwrap_or(u32::MAX).min(most);
-    let (status, _) = program.run(&params, vec![device], workers, &Defaults::DATA, &subject, &clock)?;
+    let files = Files::shared(vec![device], parsed.has("force-share"));
+    let (status, _) = program.run(&params, files, workers, &Defaults::DATA, &subject, &clock)?;
     let begun = clock.begun.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(begun) = begun.filter(|_| status == 0) {
         program.print(&format!("Run completed in {:.3} seconds.\n", begun.elapsed().as_secs_f64()))?;

@@ -5,7 +5,7 @@ use instar_vmm::Observer;
 use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Program, image_params, workers};
+use crate::program::{Defaults, Exit, Files, Program, image_params, workers};
 use crate::progress::show_lines;
 
 /// Bytes of a file that one worker checks.
@@ -62,12 +62,13 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let image = super::info::named(program, operand, parsed)?;
     let device = program.open_source(&image, cache, parsed.has("force-share"))?;
     let mut params = program.params("check");
-    params.set("force-share", parsed.has("force-share")).set("image", image_params(&image, 0));
+    params.set("image", image_params(&image, 0));
     let subject = image.path.to_string_lossy();
     // The tables of a short file are looked through before a second worker has begun.
     let is_short = device.file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() < SHORT);
     let workers = if is_short { 1 } else { workers() };
-    let (status, results) = program.run(&params, vec![device], workers, &Defaults::DATA, &subject, &Lines)?;
+    let files = Files::shared(vec![device], parsed.has("force-share"));
+    let (status, results) = program.run(&params, files, workers, &Defaults::DATA, &subject, &Lines)?;
     if status == UNSUPPORTED && results.flag("unsupported") {
         program.say("This image format does not support checks");
     }

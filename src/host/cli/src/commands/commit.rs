@@ -3,7 +3,7 @@
 use super::Command;
 use super::options::{FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Program, image_params, workers};
+use crate::program::{Defaults, Exit, Files, Program, image_params, workers};
 use crate::progress::Progress;
 use crate::sizes;
 
@@ -42,16 +42,18 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let cache = program.cache(parsed, "cache", "cache", "writeback")?;
     let image = super::info::named(program, operand, parsed)?;
     let mut params = program.params("commit");
-    params.set("image", image_params(&image, 0)).set("drop", parsed.has("drop")).set("writes-backing", true);
+    params.set("image", image_params(&image, 0)).set("drop", parsed.has("drop"));
     if let Some(base) = parsed.last("base") {
         params.set("base", base.as_encoded_bytes());
     }
-    let devices = vec![program.open_in_place(&image, cache)?];
+    let mut device = program.open_in_place(&image, cache)?;
+    device.parts.bases = 1;
+    let files = Files { devices: vec![device], force_share: false, base: parsed.last("base").map(Into::into) };
     let quiet = parsed.has("quiet");
     let progress = Progress::new(parsed.has("progress") && !quiet, rate);
     progress.show(0.0);
     let subject = operand.to_string_lossy();
-    let (status, _) = program.run(&params, devices, workers(), &Defaults::DATA, &subject, &progress)?;
+    let (status, _) = program.run(&params, files, workers(), &Defaults::DATA, &subject, &progress)?;
     if status == 0 {
         progress.end();
         if !quiet {

@@ -6,7 +6,7 @@ use super::Command;
 use super::options::{OBJECT, PROGRESS, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Program, image_params, workers};
+use crate::program::{Defaults, Exit, Files, Program, image_params, workers};
 use crate::progress::Progress;
 
 /// The command.
@@ -63,10 +63,10 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         devices.push(program.open_source(&image, cache, share).map_err(|_| TROUBLE)?);
     }
     let mut params = program.params("compare");
-    params.set("force-share", share).set("images", images).set("strict", parsed.has("strict"));
+    params.set("images", images).set("strict", parsed.has("strict"));
     progress.show(0.0);
     let subject = format!("{}, {}", one.to_string_lossy(), other.to_string_lossy());
-    let ran = program.run(&params, devices, workers(), &Defaults::DATA, &subject, &progress);
+    let ran = program.run(&params, Files::shared(devices, share), workers(), &Defaults::DATA, &subject, &progress);
     // 1 would say that they differ.
     let (status, results) = ran.map_err(|_| TROUBLE)?;
     let text = results.get("found").map(instar_render::compare::text).unwrap_or_default();

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use instar_abi::record::Value;
 use instar_render::escape::terminal;
-use instar_vmm::Device;
 use instar_vmm::target::{self, Cache, Target};
+use instar_vmm::{Device, Parts};
 
 use super::Command;
 use super::option_list::{self, asks_for_help, file_option, keeps_data_file};
 use super::options::{OBJECT, PROGRESS, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Program, device, image_params, plain, workers};
+use crate::program::{Defaults, Exit, Files, Program, device, image_params, plain, workers};
 use crate::progress::Progress;
 
 /// The command.
@@ -152,7 +152,6 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     progress.show(0.0);
     let Some((last, sources)) = parsed.operands.split_last() else { return Err(Exit(1)) };
     let mut params = program.params("convert");
-    params.set("force-share", parsed.has("force-share"));
     let mut devices = Vec::new();
     let mut images = Vec::new();
     for operand in sources {
@@ -185,7 +184,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         make(program, parsed, Path::new(&name), "raw", &request, &mut outputs)?;
         map.set("data-device", first);
     }
-    make(program, parsed, &target.path, &request.format, &request, &mut outputs)?;
+    let format = target.format.as_deref().unwrap_or(&request.format);
+    make(program, parsed, &target.path, format, &request, &mut outputs)?;
     let index = first + outputs.devices.len() as u64 - 1;
     if let Value::Map(entries) = &mut map {
         entries.retain(|(key, _)| key != "device");
@@ -196,7 +196,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     rest(parsed, &request, &mut params);
 
     let subject = sources.iter().map(|s| s.to_string_lossy()).collect::<Vec<_>>().join(", ");
-    let (status, _) = program.run(&params, devices, workers(), &Defaults::DATA, &subject, &progress)?;
+    let files = Files::shared(devices, parsed.has("force-share"));
+    let (status, _) = program.run(&params, files, workers(), &Defaults::DATA, &subject, &progress)?;
     if status != 0 {
         return Ok(status);
     }
@@ -283,6 +284,7 @@ fn make(
     })?;
     let mut made = device(file, path, program.may_write()?);
     made.ignore_flush = request.target_cache.ignore_flush;
+    made.parts = Parts::of_format(Some(format));
     outputs.devices.push(made);
     Ok(())
 }

@@ -13,7 +13,7 @@ use super::option_list::{self, asks_for_help, file_option, keeps_data_file};
 use super::options::{OBJECT, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Program, Silent, image_params, plain};
+use crate::program::{Defaults, Exit, Files, Program, Silent, image_params, plain};
 use crate::sizes;
 
 /// The command.
@@ -55,9 +55,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     };
     super::info::check_objects(program, parsed)?;
     let mut params = program.params("create");
-    // Only the backing chain's size is asked for: another program may write to it meanwhile.
     params
-        .set("force-share", true)
         .set("filename", name.as_encoded_bytes())
         .set("format", format.as_str())
         .set("options", option_list::params(parsed))
@@ -82,7 +80,9 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         }
     }
     let subject = name.to_string_lossy();
-    let (status, results) = program.run(&params, devices, 1, &Defaults::DATA, &subject, &Silent)?;
+    // Only the backing chain's size is asked for: another program may write to it meanwhile.
+    let files = Files::shared(devices, true);
+    let (status, results) = program.run(&params, files, 1, &Defaults::DATA, &subject, &Silent)?;
     let shown = escape::terminal(name.as_encoded_bytes());
     if let (Some(rows), false) = (results.get("formatting"), parsed.has("quiet")) {
         let options: Vec<String> = as_list(rows)

@@ -10,7 +10,7 @@ use super::Command;
 use super::options::OBJECT;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Program, image_params, plain, workers};
+use crate::program::{Defaults, Exit, Files, Program, image_params, plain, workers};
 use crate::progress::Progress;
 
 /// The command.
@@ -112,13 +112,10 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     map.set("device", 1u64).set("filename", asked.output.as_encoded_bytes());
     map.set("format", parsed.text("output-format").unwrap_or_else(|| "raw".to_string()));
     let mut params = program.params("dd");
-    params
-        .set("force-share", share)
-        .set("sources", vec![image_params(&source, 0)])
-        .set("target", map)
-        .set("section", section);
+    params.set("sources", vec![image_params(&source, 0)]).set("target", map).set("section", section);
     let progress = Progress::new(false, 0);
-    let (status, results) = program.run(&params, devices, workers(), &Defaults::DATA, &shown_input, &progress)?;
+    let (status, results) =
+        program.run(&params, Files::shared(devices, share), workers(), &Defaults::DATA, &shown_input, &progress)?;
     if status != 0 {
         return Ok(status);
     }

@@ -7,7 +7,7 @@ use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Program, Silent, image_params};
+use crate::program::{Defaults, Exit, Files, Program, Silent, image_params};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -90,14 +90,14 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let device = program.open_source(&image, cache, parsed.has("force-share"))?;
     let chain = parsed.has("backing-chain");
     let mut params = program.params("info");
-    params.set("force-share", parsed.has("force-share"));
     params
         .set("image", image_params(&image, 0))
         .set("backing-chain", chain)
         .set("limits", parsed.has("limits"))
         .set("extra-detail", parsed.has("extra-detail"));
     let subject = image.path.to_string_lossy();
-    let (status, results) = program.run(&params, vec![device], 1, &Defaults::METADATA, &subject, &Silent)?;
+    let files = Files::shared(vec![device], parsed.has("force-share"));
+    let (status, results) = program.run(&params, files, 1, &Defaults::METADATA, &subject, &Silent)?;
     let mut images = results.list("images").to_vec();
     if let Some(first) = images.first_mut()
         && let Some(name) = image.with_options(first.text("format").unwrap_or_default())

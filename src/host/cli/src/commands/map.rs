@@ -11,7 +11,7 @@ use instar_vmm::Observer;
 use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Program, image_params};
+use crate::program::{Defaults, Exit, Files, Program, image_params};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -105,7 +105,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let cache = program.cache(parsed, "cache", "cache", "writeback")?;
     let device = program.open_source(&image, cache, parsed.has("force-share"))?;
     let mut params = program.params("map");
-    params.set("force-share", parsed.has("force-share")).set("image", image_params(&image, 0)).set("start", start);
+    params.set("image", image_params(&image, 0)).set("start", start);
     if let Some(length) = length {
         params.set("length", length);
     }
@@ -117,7 +117,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     };
     let shown = Shown { state: Mutex::new(state) };
     let subject = operand.to_string_lossy();
-    let (status, _): (u8, Value) = program.run(&params, vec![device], 1, &Defaults::DATA, &subject, &shown)?;
+    let files = Files::shared(vec![device], parsed.has("force-share"));
+    let (status, _): (u8, Value) = program.run(&params, files, 1, &Defaults::DATA, &subject, &shown)?;
     let mut state = shown.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     if status != 0 && state.names.is_empty() {
         return Ok(status);

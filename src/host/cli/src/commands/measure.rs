@@ -9,7 +9,7 @@ use super::option_list;
 use super::options::{OBJECT, OUTPUT};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Program, Silent, image_params};
+use crate::program::{Defaults, Exit, Files, Program, Silent, image_params};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -49,7 +49,6 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let share = parsed.has("force-share");
     let mut params = program.params("measure");
     params
-        .set("force-share", share)
         .set("format", parsed.text("target-format").unwrap_or_else(|| "raw".to_string()))
         .set("options", option_list::params(parsed));
     if let Some(snapshot) = parsed.text("snapshot") {
@@ -71,7 +70,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         devices.push(program.open_source(&image, Cache::default(), share)?);
         params.set("image", image_params(&image, 0));
     }
-    let (status, results) = program.run(&params, devices, 1, &Defaults::METADATA, &subject, &Silent)?;
+    let (status, results) =
+        program.run(&params, Files::shared(devices, share), 1, &Defaults::METADATA, &subject, &Silent)?;
     if let Some(sizes) = results.get("sizes").filter(|_| status == 0) {
         program.print(&text(sizes, json))?;
     }

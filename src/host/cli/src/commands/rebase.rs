@@ -6,7 +6,7 @@ use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Program, image_params, workers};
+use crate::program::{Defaults, Exit, Files, Program, image_params, workers};
 use crate::progress::Progress;
 
 /// The command.
@@ -49,7 +49,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let source_cache = program.cache(parsed, "backing-cache", "source cache", "writeback")?;
     let image = super::info::named(program, operand, parsed)?;
     let mut params = program.params("rebase");
-    params.set("force-share", parsed.has("force-share")).set("image", image_params(&image, 0));
+    params.set("image", image_params(&image, 0));
     let dry_run = parsed.has("dry-run") && !program.is_stock();
     let mut devices = vec![program.open_in_place(&image, cache)?];
     let name = parsed.last("backing").unwrap_or_default();
@@ -74,7 +74,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let subject = operand.to_string_lossy();
     let workers = if only_name { 1 } else { workers() };
-    let (status, results) = program.run(&params, devices, workers, &Defaults::DATA, &subject, &progress)?;
+    let files = Files::shared(devices, parsed.has("force-share"));
+    let (status, results) = program.run(&params, files, workers, &Defaults::DATA, &subject, &progress)?;
     if status == 0 {
         progress.end();
     }

@@ -4,21 +4,31 @@
 //! image that has it, its `.` and `..` folded, it must lie below that directory or one that was allowed. Only then is it
 //! looked at, below the allowed directory's own descriptor, and the kernel sees to it that no symbolic link leads out
 //! (`RESOLVE_BENEATH`). So a refusal never tells whether the target exists. What is neither a regular file nor a block
-//! device is never opened: opening it could have an effect.
+//! device is never opened: opening it could have an effect. Block devices are opened below an allowed directory only, and
+//! a folder of devices is never a directory of images by itself.
+//!
+//! For writing a file is opened only if the command said so ([`Parts`]): so many of that kind for the image on that
+//! device, each once, regular files only. None is opened so once the guest has read anything but what it may write: an
+//! image that is only read has no say in what is written.
+
+mod folder;
+mod parts;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use instar_abi::ring::{Role, Status};
 use rustix::fs::{Mode as Permissions, OFlags, ResolveFlags};
 
 use crate::device::{Device, Mode};
 use crate::locks;
-use crate::server::Slot;
+use crate::server::{Holder, Slot};
+pub use parts::Parts;
 
 /// Deepest chain.
 const CHAIN_MAX: usize = 200;
@@ -32,8 +42,6 @@ pub struct Policy {
     pub allowed: Vec<PathBuf>,
     /// `-U`: take no locks.
     pub force_share: bool,
-    /// Backing files may be opened for writing where the user's own image is (commit).
-    pub writes_backing: bool,
 }
 
 /// Why a name was not opened.
@@ -76,6 +84,8 @@ struct Root {
 pub struct Gate {
     policy: Policy,
     roots: Vec<Root>,
+    /// The guest was given something of what it may not write.
+    foreign: AtomicBool,
 }
 
 /// Folds `.`, `..` and doubled slashes by the letters alone. `path` is absolute.
@@ -106,12 +116,16 @@ fn folder(device: &Device) -> Option<PathBuf> {
 }
 
 impl Gate {
-    /// Opens the directories: those of the images that were there, and the allowed ones. One that cannot be opened allows nothing.
+    /// Opens the directories: those of the images that were there, and the allowed ones. One that cannot be opened
+    /// allows nothing.
     #[must_use]
     pub fn new(policy: Policy, devices: &[Device]) -> Self {
-        let is_written = |d: &Device| !d.fresh && d.mode != Mode::Read;
-        let some_written = devices.iter().any(is_written);
-        let own = devices.iter().filter(|d| !d.fresh).filter_map(|d| Some((folder(d)?, false, is_written(d))));
+        let has_parts = |d: &Device| !d.fresh && d.mode != Mode::Read && d.parts != Parts::NONE;
+        let some_written = devices.iter().any(has_parts);
+        let own = devices
+            .iter()
+            .filter(|device| !device.fresh && !device.is_block())
+            .filter_map(|device| Some((folder(device)?, false, has_parts(device))));
         let mut roots: Vec<Root> = Vec::new();
         if !policy.deny_all {
             let allowed = policy.allowed.iter().map(|path| (fold(path), true, some_written));
@@ -121,12 +135,14 @@ impl Gate {
                     continue;
                 }
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                if let Ok(fd) = rustix::fs::open(&path, flags, Permissions::empty()) {
+                if let Ok(fd) = rustix::fs::open(&path, flags, Permissions::empty())
+                    && (for_all || !folder::holds_devices(&fd))
+                {
                     roots.push(Root { path, fd, for_all, writable });
                 }
             }
         }
-        Self { policy, roots }
+        Self { policy, roots, foreign: AtomicBool::new(false) }
     }
 
     /// The directories that may be reached, and whether files in them may be written.
@@ -134,56 +150,103 @@ impl Gate {
         self.roots.iter().map(|root| (&root.fd, root.writable))
     }
 
-    /// Opens what the image on the first device of `chain` names; `chain` goes on with those that led to it. `opened`
-    /// tells whether that image has the file open already: it is not locked against itself.
+    /// The guest is given something of what is on a device: from then on it may have been taken over by that.
+    pub fn gives(&self, slot: &Slot) {
+        if slot.device.mode == Mode::Read {
+            self.foreign.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Opens what the image on the first device of `chain` names; `chain` goes on with those that led to it. `held`
+    /// tells who has the file already: an image's own are not locked against itself.
     pub fn open(
         &self,
         name: &[u8],
         role: Role,
         write: bool,
         chain: &[Arc<Slot>],
-        opened: &dyn Fn((u64, u64)) -> Option<u32>,
+        held: &dyn Fn((u64, u64)) -> Holder,
     ) -> Result<Opened, No> {
         let above = chain.first().ok_or(Status::BadDevice)?;
+        let top = chain.last().ok_or(Status::BadDevice)?;
         let name = plain(name).ok_or(Status::Refused)?;
         let path = fold(&above.device.path.parent().ok_or(Status::Refused)?.join(name));
-        let start = chain.last().and_then(|slot| folder(&slot.device));
-        let (directory, rest) = self
-            .roots
-            .iter()
-            .filter(|root| root.for_all || Some(&root.path) == start.as_ref())
-            .filter_map(|root| Some((&root.fd, path.strip_prefix(&root.path).ok()?)))
-            .find(|(_, rest)| !rest.as_os_str().is_empty())
-            .ok_or(Status::Refused)?;
-        // An image that may only be read cannot have others written; commit's chain is judged by its top.
-        let by = if role == Role::Backing { chain.last().filter(|_| self.policy.writes_backing) } else { Some(above) };
-        let mode = match by.map_or(Mode::Read, |slot| slot.device.mode) {
-            _ if !write => Mode::Read,
-            Mode::Read => return Err(Status::ReadOnly.into()),
-            may_write @ Mode::Write { .. } => may_write,
-        };
+        let start = folder(&top.device).filter(|_| !top.block);
+        let own = |root: &&Root| root.for_all || Some(&root.path) == start.as_ref();
+        let places = self.roots.iter().filter(own).filter_map(|root| Place::below(root, &path)).collect::<Vec<_>>();
+        let first = places.first().ok_or(Status::Refused)?;
         if chain.len() >= CHAIN_MAX {
             return Err(Status::TooMany.into());
         }
-        let seen = examine(&beneath(directory, rest, OFlags::PATH)?)?;
-        let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
-        let file = beneath(directory, rest, access | OFlags::NOCTTY | OFlags::NONBLOCK)?;
-        if examine(&file)? != seen {
-            // Exchanged meanwhile.
-            return Err(Status::WrongType.into());
+        // Into what a chain may be committed its top was told; other parts are the image's own.
+        let by = if role == Role::Backing { top } else { above };
+        let place =
+            if write { places.iter().find(|place| place.root.writable).ok_or(Status::ReadOnly)? } else { first };
+        if write && (by.device.fresh || by.device.mode == Mode::Read || *by.device.parts.clone().left(role) == 0) {
+            return Err(Status::ReadOnly.into());
         }
+        let seen = place.examine()?;
         if role == Role::Backing && chain.iter().any(|slot| slot.identity == seen) {
             return Err(Status::Loop.into());
         }
-        if let Some(index) = opened(seen) {
-            return Ok(Opened::Again(index));
+        match held(seen) {
+            Holder::Own(index) => return Ok(Opened::Again(index)),
+            Holder::Other if write => return Err(Status::Locked.into()),
+            Holder::Other | Holder::Nobody => {}
         }
+        let (mode, parts) = match (write, role) {
+            (false, _) => (Mode::Read, Parts::NONE),
+            (true, Role::Backing) => (by.device.mode, Parts::ANY),
+            (true, _) => (by.device.mode, Parts::NONE),
+        };
+        let mut left = by.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if write {
+            // The images of a chain that is committed are all the user's to be looked at first.
+            if self.foreign.load(Ordering::SeqCst) && top.device.parts.bases == 0 {
+                return Err(Status::ReadOnly.into());
+            }
+            if *left.left(role) == 0 {
+                return Err(Status::TooMany.into());
+            }
+        }
+        let file = place.open(write, seen)?;
         if !self.policy.force_share {
             let lock = if write { locks::lock_for_write(&file) } else { locks::lock_for_read(&file) };
             lock.map_err(|_| Status::Locked)?;
         }
+        if write {
+            *left.left(role) -= 1;
+        }
         let ignore_flush = above.device.ignore_flush;
-        Ok(Opened::New(Box::new(Device { file, path, mode, fresh: false, direct: false, ignore_flush, maker: None })))
+        let device = Device { file, path, mode, fresh: false, direct: false, ignore_flush, maker: None, parts };
+        Ok(Opened::New(Box::new(device)))
+    }
+}
+
+/// Where a name leads.
+struct Place<'r> {
+    root: &'r Root,
+    rest: PathBuf,
+}
+
+impl<'r> Place<'r> {
+    fn below(root: &'r Root, path: &Path) -> Option<Self> {
+        let rest = path.strip_prefix(&root.path).ok().filter(|rest| !rest.as_os_str().is_empty())?;
+        Some(Self { root, rest: rest.to_path_buf() })
+    }
+
+    /// What is there, without opening it.
+    fn examine(&self) -> Result<(u64, u64), No> {
+        let seen = examine(&beneath(&self.root.fd, &self.rest, OFlags::PATH)?)?;
+        // What a block device holds is never the folder's own.
+        if seen.0 == BLOCK && !self.root.for_all { Err(Status::Refused.into()) } else { Ok(seen) }
+    }
+
+    fn open(&self, write: bool, seen: (u64, u64)) -> Result<File, No> {
+        let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        let file = beneath(&self.root.fd, &self.rest, access | OFlags::NOCTTY | OFlags::NONBLOCK)?;
+        // Else it was exchanged meanwhile.
+        if examine(&file)? == seen { Ok(file) } else { Err(Status::WrongType.into()) }
     }
 }
 
@@ -211,8 +274,11 @@ fn examine(file: &File) -> Result<(u64, u64), No> {
     if !(meta.file_type().is_file() || block) || pseudo {
         return Err(Status::WrongType.into());
     }
-    Ok(if block { (u64::MAX, meta.rdev()) } else { (meta.dev(), meta.ino()) })
+    Ok(if block { (BLOCK, meta.rdev()) } else { (meta.dev(), meta.ino()) })
 }
+
+/// In the place of the file system's number: the file is a block device.
+pub const BLOCK: u64 = u64::MAX;
 
 const PROC_MAGIC: i64 = 0x9fa0;
 const SYSFS_MAGIC: i64 = 0x6265_6572;

@@ -24,7 +24,7 @@ impl Place {
         let path = self.0.join(name);
         let write = mode != Mode::Read;
         let file = File::options().read(true).write(write).open(&path).expect("the test's own file");
-        Device { file, path, mode, fresh: false, direct: false, ignore_flush: false, maker: None }
+        Device { file, path, mode, fresh: false, direct: false, ignore_flush: false, maker: None, parts: Parts::NONE }
     }
 
     fn top(&self) -> Vec<Arc<Slot>> {
@@ -49,7 +49,7 @@ fn status(result: Result<Device, No>) -> Status {
 
 /// With nothing open already.
 fn open(gate: &Gate, name: &[u8], role: Role, write: bool, chain: &[Arc<Slot>]) -> Result<Device, No> {
-    match gate.open(name, role, write, chain, &|_| None)? {
+    match gate.open(name, role, write, chain, &|_| Holder::Nobody)? {
         Opened::New(device) => Ok(*device),
         Opened::Again(_) => Err(Status::Loop.into()),
     }
@@ -175,27 +175,97 @@ fn an_image_that_is_only_read_has_nothing_written() {
     assert_eq!(status(open(&gate, b"sub/below", Role::DataFile, true, &top)), Status::ReadOnly);
 }
 
-#[test]
-fn only_commit_writes_to_backing_files_and_only_where_the_overlay_is() {
-    let place = Place::new("commit");
+/// A written image of those parts, and the gate of a command that has it and one that it reads.
+fn written(place: &Place, parts: Parts) -> (Gate, Vec<Arc<Slot>>) {
     let mode = Mode::Write { growth_limit_bytes: 1 << 20 };
-    let device = || place.device("own/top", mode);
-    let top = [Arc::new(Slot::new(device(), None))];
-    for (writes_backing, name, expected) in [
-        (false, "sub/below", Status::ReadOnly),
-        (true, "sub/below", Status::Ok),
-        (true, "../elsewhere", Status::Refused),
-    ] {
-        let gate = Gate::new(Policy { writes_backing, ..Policy::default() }, &[device()]);
-        assert_eq!(status(open(&gate, name.as_bytes(), Role::Backing, true, &top)), expected, "{name}");
+    let top = || Device { parts, ..place.device("own/top", mode) };
+    let gate = Gate::new(Policy::default(), &[top(), place.device("base/base", Mode::Read)]);
+    (gate, vec![Arc::new(Slot::new(top(), None))])
+}
+
+#[test]
+fn what_is_written_is_what_the_command_says_and_by_kind() {
+    let place = Place::new("kinds");
+    let base = Parts { bases: 1, ..Parts::NONE };
+    for (parts, role) in [(Parts::DATA_FILE, Role::DataFile), (Parts::EXTENTS, Role::Extent), (base, Role::Backing)] {
+        for asked in [Role::DataFile, Role::Extent, Role::Backing] {
+            let (gate, top) = written(&place, parts);
+            let expected = if asked == role { Status::Ok } else { Status::ReadOnly };
+            assert_eq!(status(open(&gate, b"sub/below", asked, true, &top)), expected, "{role:?} {asked:?}");
+            assert_eq!(status(open(&gate, b"../other/secret", asked, true, &top)), Status::Refused);
+        }
     }
+    for role in [Role::DataFile, Role::Extent, Role::Backing] {
+        let (gate, top) = written(&place, Parts::NONE);
+        assert_eq!(status(open(&gate, b"sub/below", role, true, &top)), Status::ReadOnly, "{role:?}");
+        assert!(gate.directories().all(|(_, writable)| !writable), "Landlock has nothing to let through");
+    }
+}
+
+#[test]
+fn a_part_is_opened_for_writing_once_and_never_one_that_another_device_has() {
+    let place = Place::new("once");
+    let (gate, top) = written(&place, Parts::DATA_FILE);
+    let other = gate.open(b"sub/below", Role::DataFile, true, &top, &|_| Holder::Other);
+    assert_eq!(other.err(), Some(Status::Locked.into()));
+    let first = open(&gate, b"sub/below", Role::DataFile, true, &top);
+    assert!(first.is_ok());
+    assert_eq!(status(open(&gate, b"a:b", Role::DataFile, true, &top)), Status::Refused, "a protocol");
+    assert_eq!(status(open(&gate, b"./a:b", Role::DataFile, true, &top)), Status::TooMany);
+    assert_eq!(status(open(&gate, b"./a:b", Role::DataFile, false, &top)), Status::Ok, "reading is another matter");
+}
+
+#[test]
+fn an_image_that_is_read_has_no_say_in_what_is_written() {
+    let place = Place::new("foreign");
+    let (gate, top) = written(&place, Parts::DATA_FILE);
+    gate.gives(&top[0]);
+    assert_eq!(status(open(&gate, b"absent", Role::DataFile, true, &top)), Status::Io);
+    gate.gives(&Slot::new(place.device("base/base", Mode::Read), None));
+    assert_eq!(status(open(&gate, b"sub/below", Role::DataFile, true, &top)), Status::ReadOnly);
+}
+
+#[test]
+fn a_fresh_target_vouches_for_nothing() {
+    let place = Place::new("fresh");
+    let mode = Mode::Write { growth_limit_bytes: 1 << 20 };
+    let parts = Parts { bases: 1, ..Parts::ANY };
+    let fresh = || Device { fresh: true, parts, ..place.device("own/top", mode) };
+    // The folder is a root because of another image in it.
+    let gate = Gate::new(Policy::default(), &[fresh(), place.device("own/a:b", Mode::Read)]);
+    let top = [Arc::new(Slot::new(fresh(), None))];
+    for role in [Role::DataFile, Role::Extent, Role::Backing] {
+        assert_eq!(status(open(&gate, b"sub/below", role, true, &top)), Status::ReadOnly, "{role:?}");
+    }
+    assert!(gate.directories().all(|(_, writable)| !writable));
+}
+
+#[test]
+fn a_block_device_is_opened_below_an_allowed_folder_only() {
+    let place = Place::new("block");
+    let node = place.0.join("own/node");
+    // A loop device's number: nothing has to be behind it to be judged.
+    let made = rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &node,
+        rustix::fs::FileType::BlockDevice,
+        Permissions::from_raw_mode(0o600),
+        rustix::fs::makedev(7, 0),
+    );
+    if made.is_err() {
+        println!("only root can make a device");
+        return;
+    }
+    let top = place.top();
+    assert_eq!(backing(&place.gate(&[]), "node", &top), Status::Refused);
+    assert_ne!(backing(&place.gate(&["own"]), "node", &top), Status::Refused);
 }
 
 #[test]
 fn an_image_that_has_a_file_open_is_given_it_again() {
     let place = Place::new("again");
     let (gate, top) = (place.gate(&[]), place.top());
-    let again = gate.open(b"sub/below", Role::DataFile, false, &top, &|_| Some(7));
+    let again = gate.open(b"sub/below", Role::DataFile, false, &top, &|_| Holder::Own(7));
     assert!(matches!(again, Ok(Opened::Again(7))));
 }
 

@@ -41,6 +41,23 @@ pub struct Checked<'a> {
     pub arg: u32,
 }
 
+impl Checked<'_> {
+    /// The device that the request may make longer, and up to where.
+    pub fn grows_to(&self) -> Option<(&Slot, u64)> {
+        let (slot, offset) = match self.op {
+            Op::Copy => (self.slot2.as_deref()?, self.offset2),
+            Op::Write | Op::WriteZeroes | Op::SetLength | Op::Allocate => (self.slot.as_deref()?, self.offset),
+            _ => return None,
+        };
+        Some((slot, offset.saturating_add(self.len)))
+    }
+
+    /// Whether the guest learns from it what is on its devices.
+    pub fn gives(&self) -> bool {
+        matches!(self.op, Op::Read | Op::Copy | Op::Extents | Op::ZeroMap | Op::Compare)
+    }
+}
+
 /// What an operation has: everything else must be zero.
 struct Shape {
     flags: u16,
@@ -116,10 +133,10 @@ pub fn check<'a>(request: &Request, table: &Table, memory: &'a Shared) -> Result
     }
     in_range(request.offset2, request.len)?;
     if shape.writes {
-        may_reach(slot.as_deref(), op, request.offset, request.len)?;
+        may_write(slot.as_deref())?;
     }
     if shape.dev2 == Some(true) {
-        may_reach(slot2.as_deref(), op, request.offset2, request.len)?;
+        may_write(slot2.as_deref())?;
     }
     let (addr, len) = match shape.buf {
         Buf::None => (memory.layout().heap, 0),
@@ -172,9 +189,7 @@ fn in_range(offset: u64, len: u64) -> Result<(), Status> {
     }
 }
 
-/// Whether the device may be written and become as long as the request would make it.
-fn may_reach(slot: Option<&Slot>, op: Op, offset: u64, len: u64) -> Result<(), Status> {
-    let limit = slot.and_then(Slot::growth_limit).ok_or(Status::ReadOnly)?;
-    let grows = !matches!(op, Op::Discard | Op::Flush | Op::CreateBeside);
-    if grows && offset.saturating_add(len) > limit { Err(Status::GrowthLimit) } else { Ok(()) }
+/// Whether the device may be written.
+fn may_write(slot: Option<&Slot>) -> Result<(), Status> {
+    slot.and_then(Slot::growth_limit).map(|_| ()).ok_or(Status::ReadOnly)
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::policy::Opened;
+use crate::policy::{Opened, Parts};
 use crate::{Device, target};
 use instar_abi::ring::{
     Beside, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Role,
@@ -36,6 +36,14 @@ pub(super) type Outcome = Result<Reply, Reply>;
 impl Server<'_> {
     pub(super) fn execute(&self, worker: u32, request: &Checked<'_>) -> Outcome {
         let Some(slot) = request.slot.as_deref() else { return self.without_device(request) };
+        if let Some((grows, end)) = request.grows_to()
+            && !self.table.grant(grows, end)
+        {
+            return Err(refused(Status::GrowthLimit));
+        }
+        if request.gives() {
+            [Some(slot), request.slot2.as_deref()].into_iter().flatten().for_each(|slot| self.policy.gives(slot));
+        }
         match request.op {
             Op::Read => read(slot, request),
             Op::Write => write(slot, request),
@@ -118,10 +126,11 @@ impl Server<'_> {
         let role = Role::from_wire(request.arg).ok_or_else(|| refused(Status::BadRequest))?;
         let write = request.flags & FLAG_WRITE != 0;
         let chain = self.ancestry(request.dev);
-        let opened = |file| self.table.opened(file, request.dev, write);
+        let held = |file| self.table.held(file, request.dev, write);
+        let _alone = self.opening.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let device = self
             .policy
-            .open(&request.buf.to_vec(), role, write, &chain, &opened)
+            .open(&request.buf.to_vec(), role, write, &chain, &held)
             .map_err(|no| Reply { errno: no.errno, ..refused(no.status) })?;
         let index = match device {
             Opened::Again(index) => index,
@@ -147,7 +156,7 @@ impl Server<'_> {
         })?;
         let (direct, ignore_flush) = (target::is_direct(&file), slot.device.ignore_flush);
         let (path, mode) = (target::absolute(&path), slot.device.mode);
-        let device = Device { file, path, mode, fresh: true, direct, ignore_flush, maker: None };
+        let device = Device { file, path, mode, fresh: true, direct, ignore_flush, maker: None, parts: Parts::NONE };
         let index = self.table.push(device, request.dev).ok_or_else(|| refused(Status::TooMany))?;
         Ok(value(u64::from(index)))
     }

@@ -8,7 +8,7 @@ mod check;
 mod direct;
 mod exec;
 mod table;
-pub use table::Slot;
+pub use table::{Holder, Slot};
 mod wait;
 
 use std::sync::Mutex;
@@ -59,6 +59,8 @@ pub struct Server<'a> {
     started: Instant,
     sealed: AtomicBool,
     aborted: AtomicBool,
+    /// Held while a file is opened: nobody else of the run has it until it has its place.
+    opening: Mutex<()>,
 }
 
 impl<'a> Server<'a> {
@@ -78,6 +80,7 @@ impl<'a> Server<'a> {
             started: Instant::now(),
             sealed: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
+            opening: Mutex::default(),
         }
     }
 

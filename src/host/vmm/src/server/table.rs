@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use rustix::fs::SeekFrom;
 
 use crate::Device;
+use crate::policy::{BLOCK, Parts};
 
 /// Most devices.
 pub const DEVICES_MAX: usize = 1024;
@@ -33,6 +34,10 @@ pub struct Slot {
     pub remote: bool,
     /// Sharing blocks with another file was refused once: it is not tried again.
     pub no_clone: AtomicBool,
+    /// Further files that may still be opened for writing for its image.
+    pub left: Mutex<Parts>,
+    /// So far the device may be written.
+    granted: AtomicU64,
     /// Held while the length is changed, so that no two changes undo each other.
     resizing: Mutex<()>,
     /// Held while a block that is not written whole is read, changed and written back (`O_DIRECT`).
@@ -50,20 +55,40 @@ impl Slot {
         } else {
             meta.as_ref().map_or(0, std::fs::Metadata::len)
         };
-        let identity = meta.as_ref().map_or((0, 0), |m| if block { (u64::MAX, m.rdev()) } else { (m.dev(), m.ino()) });
+        let identity = meta.as_ref().map_or((0, 0), |m| if block { (BLOCK, m.rdev()) } else { (m.dev(), m.ino()) });
         let remote = rustix::fs::fstatfs(&device.file).is_ok_and(|fs| REMOTE.contains(&fs.f_type));
         let (no_clone, resizing, edges) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
-        Self { device, len: AtomicU64::new(len), block, identity, parent, remote, no_clone, resizing, edges }
+        let (left, granted) = (Mutex::new(device.parts), AtomicU64::new(len));
+        let len = AtomicU64::new(len);
+        Self { device, len, block, identity, parent, remote, no_clone, left, granted, resizing, edges }
     }
 
-    /// The device may be written, and become so long.
+    /// The device may be written, and grow by so many bytes at most.
     #[must_use]
     pub fn growth_limit(&self) -> Option<u64> {
         match self.device.mode {
             crate::Mode::Read => None,
-            crate::Mode::Write { .. } if self.block => Some(self.len.load(Ordering::Relaxed)),
+            crate::Mode::Write { .. } if self.block => Some(0),
             crate::Mode::Write { growth_limit_bytes } => Some(growth_limit_bytes),
         }
+    }
+
+    /// Takes what the device must grow by to be written up to `end` from what all of the run's files may grow by
+    /// together: `grown` is how much of that is taken.
+    #[must_use]
+    pub fn grant(&self, end: u64, grown: &AtomicU64) -> bool {
+        if end <= self.granted.load(Ordering::Acquire) {
+            return true;
+        }
+        let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = end.saturating_sub(self.granted.load(Ordering::Acquire));
+        let limit = self.growth_limit().unwrap_or(0);
+        let take = |grown: u64| grown.checked_add(more).filter(|all| more == 0 || *all <= limit);
+        if grown.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_err() {
+            return false;
+        }
+        self.granted.fetch_max(end, Ordering::AcqRel);
+        true
     }
 
     /// Makes known that something is about to be written up to `end`: from now on nobody takes the file for shorter
@@ -107,10 +132,23 @@ impl Slot {
     }
 }
 
+/// Who of the run has a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// No device.
+    Nobody,
+    /// The image that asks, by this device.
+    Own(u32),
+    /// Another.
+    Other,
+}
+
 /// All devices.
 #[derive(Debug)]
 pub struct Table {
     slots: RwLock<Vec<Arc<Slot>>>,
+    /// Bytes that the files have grown by, all together.
+    grown: AtomicU64,
 }
 
 impl Table {
@@ -118,7 +156,13 @@ impl Table {
     #[must_use]
     pub fn new(devices: Vec<Device>) -> Self {
         let slots = devices.into_iter().map(|d| Arc::new(Slot::new(d, None))).collect();
-        Self { slots: RwLock::new(slots) }
+        Self { slots: RwLock::new(slots), grown: AtomicU64::new(0) }
+    }
+
+    /// See [`Slot::grant`].
+    #[must_use]
+    pub fn grant(&self, slot: &Slot, end: u64) -> bool {
+        slot.grant(end, &self.grown)
     }
 
     /// Device `index`.
@@ -139,14 +183,17 @@ impl Table {
         slots.iter().position(|s| s.identity == slot.identity).and_then(|i| u32::try_from(i).ok()).unwrap_or(0)
     }
 
-    /// The device by which the image on `parent` has that file open already, good for writing if `write`.
+    /// Who has that file: the image on `parent` if it has it good for writing, or `write` is not wanted.
     #[must_use]
-    pub fn opened(&self, identity: (u64, u64), parent: u32, write: bool) -> Option<u32> {
+    pub fn held(&self, identity: (u64, u64), parent: u32, write: bool) -> Holder {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        let same = |s: &Arc<Slot>| {
-            s.identity == identity && s.parent == Some(parent) && (!write || s.device.mode != crate::Mode::Read)
-        };
-        slots.iter().position(same).and_then(|i| u32::try_from(i).ok())
+        let mut same = slots.iter().enumerate().filter(|(_, slot)| slot.identity == identity).peekable();
+        if same.peek().is_none() {
+            return Holder::Nobody;
+        }
+        let good = |slot: &Slot| slot.parent == Some(parent) && (!write || slot.device.mode != crate::Mode::Read);
+        let own = same.find(|(_, slot)| good(slot)).and_then(|(index, _)| u32::try_from(index).ok());
+        own.map_or(Holder::Other, Holder::Own)
     }
 
     /// There is no room for another.

@@ -14,6 +14,7 @@ use super::*;
 use crate::Mode;
 use crate::layout::Layout;
 use crate::memory::Backing;
+use crate::policy::Parts;
 use crate::target::{Cache, Target};
 
 /// How long the second device may become.
@@ -56,7 +57,16 @@ impl Bench {
             let write = mode != Mode::Read;
             File::options().create(true).append(true).open(&path).expect("a file");
             let file = File::options().read(true).write(write).open(&path).expect("a file");
-            Device { file, path, mode, fresh: write, direct: false, ignore_flush: false, maker: None }
+            Device {
+                file,
+                path,
+                mode,
+                fresh: write,
+                direct: false,
+                ignore_flush: false,
+                maker: None,
+                parts: Parts::NONE,
+            }
         };
         let devices = vec![
             device("source", Mode::Read),
@@ -151,13 +161,44 @@ fn writes_stay_on_writable_devices_and_below_the_limit() {
     assert_eq!(bench.refused(Request { offset: GROWTH - 4, ..write }), Status::GrowthLimit);
     assert_eq!(bench.refused(Request { offset: u64::MAX - 1, ..write }), Status::BadRange);
     assert_eq!(bench.refused(Request { buf: bench.heap() - 1, ..write }), Status::BadBuffer);
-    assert_eq!(bench.refused(Request { len: 1 << 40, offset: 0, ..write }), Status::GrowthLimit);
+    assert_eq!(bench.refused(Request { len: 1 << 40, offset: 0, ..write }), Status::BadBuffer);
     assert_eq!(bench.refused(Request { reserved: 1, ..write }), Status::BadRequest);
     assert_eq!(bench.refused(Request { flags: FLAG_WRITE, ..write }), Status::BadRequest);
     assert_eq!(bench.refused(Request { op: 999, ..write }), Status::BadRequest);
     assert_eq!(bench.refused(Request { dev: 1, len: GROWTH + 1, ..request(Op::SetLength) }), Status::GrowthLimit);
     assert_eq!(bench.refused(copying(0, 16).tap(|r| r.dev2 = 0)), Status::ReadOnly);
     assert_eq!(bench.target().len(), 15);
+}
+
+#[test]
+fn files_grow_by_so_much_all_together_and_what_is_there_may_be_written() {
+    let mut bench = Bench::new("together", &[], 1);
+    let mode = Mode::Write { growth_limit_bytes: GROWTH };
+    let devices = ["one", "other"].map(|name| {
+        let path = bench.folder.join(name);
+        std::fs::write(&path, vec![7; 2 * GROWTH as usize]).expect("room on the disk");
+        let file = File::options().read(true).write(true).open(&path).expect("it is there");
+        let (fresh, direct, ignore_flush) = (false, false, false);
+        Device { file, path, mode, fresh, direct, ignore_flush, maker: None, parts: Parts::NONE }
+    });
+    bench.server = Server::new(devices.into(), Policy::default(), limits(), &Nobody, 2);
+    let write = |dev: u32, offset: u64| Request { dev, offset, len: 512, buf: bench.heap(), ..request(Op::Write) };
+    bench.ok(write(0, 2 * GROWTH - 512));
+    bench.ok(Request { dev: 0, len: 3 * GROWTH - 512, ..request(Op::SetLength) });
+    assert_eq!(bench.refused(write(0, 3 * GROWTH - 1)), Status::GrowthLimit);
+    bench.ok(write(1, 2 * GROWTH));
+    for refused in [
+        write(1, 2 * GROWTH + 512),
+        Request { dev: 1, len: 2 * GROWTH + 513, ..request(Op::SetLength) },
+        Request { dev: 1, offset: 2 * GROWTH, len: 513, ..request(Op::Allocate) },
+        Request { dev: 1, offset: 2 * GROWTH, len: 513, ..request(Op::WriteZeroes) },
+        Request { dev: 0, dev2: 1, offset2: 2 * GROWTH, len: 513, ..request(Op::Copy) },
+    ] {
+        assert_eq!(bench.refused(refused), Status::GrowthLimit, "{refused:?}");
+    }
+    bench.ok(write(1, 0));
+    let lengths = ["one", "other"].map(|name| std::fs::metadata(bench.folder.join(name)).expect("it is there").len());
+    assert_eq!(lengths, [3 * GROWTH - 512, 2 * GROWTH + 512]);
 }
 
 trait Tap: Sized {
@@ -306,10 +347,19 @@ fn files_are_made_beside_a_new_one_until_the_chain_is_sealed() {
     let (target, file, fresh) = Target::create(&path, Cache::default()).expect("a new file");
     let mode = Mode::Write { growth_limit_bytes: GROWTH };
     let (direct, ignore_flush, maker) = (false, false, target.maker());
-    let new = Device { file, path, mode, fresh, direct, ignore_flush, maker };
+    let new = Device { file, path, mode, fresh, direct, ignore_flush, maker, parts: Parts::NONE };
     let source = bench.folder.join("source");
     let file = File::open(&source).expect("it is there");
-    let read = Device { file, path: source, mode: Mode::Read, fresh: false, direct, ignore_flush, maker: None };
+    let read = Device {
+        file,
+        path: source,
+        mode: Mode::Read,
+        fresh: false,
+        direct,
+        ignore_flush,
+        maker: None,
+        parts: Parts::NONE,
+    };
     let devices = vec![read, new];
     bench.server = Server::new(devices, Policy::default(), limits(), &Nobody, 2);
     assert!(bench.server.makes_files());
@@ -440,6 +490,9 @@ fn the_checker_accepts_nothing_that_breaks_a_rule() {
             reserved: near([0; 4]),
         };
         let Ok(checked) = check::check(&asked, &bench.server.table, &bench.memory) else { continue };
+        if checked.grows_to().is_some_and(|(slot, end)| !bench.server.table.grant(slot, end)) {
+            continue;
+        }
         accepted += 1;
         assert_eq!(asked.reserved, 0);
         assert_eq!(checked.op as u16, asked.op);

@@ -66,6 +66,7 @@ fn run(name: &'static str, arguments: &[OsString]) -> Result<u8, Exit> {
         version: Default::default(),
         config: Config::default(),
         verbose: false,
+        misconfigured: None,
         secrets: Default::default(),
     };
     let global = getopt::parse(before, &standard);
@@ -82,8 +83,14 @@ fn run(name: &'static str, arguments: &[OsString]) -> Result<u8, Exit> {
     // The version decides how a wrong option is told, so the configuration comes first, from what did parse.
     let empty = Parsed::default();
     let readable = parsed.as_ref().or(global.as_ref()).unwrap_or(&empty);
-    program.config = Config::load(readable).map_err(|e| program.fail(&e))?;
-    program.version = program.config.version().map_err(|e| program.fail(&e))?;
+    if let Err(text) = program.config.load(readable) {
+        // What is wrong with the configuration can be looked at, and mended, by the command that is for it.
+        match command.filter(|command| command.name == commands::config::COMMAND.name) {
+            Some(_) => program.misconfigured = Some(text),
+            None => return Err(program.fail(&text)),
+        }
+    }
+    program.version = program.config.version().unwrap_or_default();
     let global = global.map_err(|wrong| program.wrong(&wrong))?;
     if global.has("help") {
         program.print(&help::general(&program))?;

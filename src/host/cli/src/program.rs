@@ -34,6 +34,8 @@ pub struct Program {
     pub version: QemuVersion,
     /// The configuration.
     pub config: Config,
+    /// What is wrong with it: then only the command for it goes on.
+    pub misconfigured: Option<String>,
     /// `--verbose`.
     pub verbose: bool,
     /// `--object secret`, until they are handed to the guest.

@@ -22,6 +22,9 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     if !parsed.operands.is_empty() {
         return Err(program.usage("config takes no file name"));
     }
+    if let Some(text) = &program.misconfigured {
+        return Err(program.fail(text));
+    }
     let rows = program.config.rows();
     let text = if json {
         let mut map = Value::map();

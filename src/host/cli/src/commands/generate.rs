@@ -2,6 +2,7 @@
 
 use super::{COMMANDS, COMMON, Command};
 use crate::config::SETTINGS;
+use crate::config::settings::{Kind, Setting};
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Exit, Program};
 
@@ -41,6 +42,24 @@ pub fn spelled(option: &Opt) -> String {
     option.argument.map_or(names.clone(), |argument| format!("{names} {argument}"))
 }
 
+/// Variables that are no setting's.
+const ENVIRONMENT: &str = "\
+.TP\n.B INSTAR_CONFIG\nThe one configuration file to be read; empty: none, for programs that are so confined that they\n\
+cannot read any. Of the system's file only what it pins holds then, where it can be read.\n\
+.TP\n.B XDG_CONFIG_HOME, HOME\nWhere the caller's configuration file is. Ignored if empty or relative.\n";
+
+/// In the words of roff.
+const FILES: &str = "\
+.TP\n.I /etc/instar/config.toml\nThe system's settings.\n\
+.TP\n.I $XDG_CONFIG_HOME/instar/config.toml, or ~/.config/instar/config.toml\n\
+The caller's settings. Ignored if neither root nor the caller owns it.\n\
+.PP\nThe files are TOML; the keys are those that \\fBinstar config\\fR shows, such as \\fBisolation\\fR or\n\
+\\fBallow\\fR in the table \\fB[backing]\\fR. Flags win over variables, these over the caller's file, and that over the\n\
+system's; only the folders of \\fBbacking.allow\\fR add up. In a file they have to be there and be written in full.\n\
+What the system's file lists as \\fBpinned = [\"KEY\", ...]\\fR at its top is loosened by nothing else: limits may be lowered,\n\
+\\fBbacking.none\\fR be set, \\fBisolation\\fR go from process to auto to kvm; whatever is looser ends the command.\n\
+A file that is there and cannot be read, does not parse or has an unknown key ends it, too.\n";
+
 fn man() -> String {
     let quote = |text: &str| text.replace('\\', "\\e").replace('-', "\\-");
     let list = |options: &[&Opt]| -> String {
@@ -53,6 +72,11 @@ fn man() -> String {
             format!(".SS {} [OPTION...] {}\n{}\n{}", c.name, quote(c.operands), quote(c.about), list(&own))
         })
         .collect();
+    let variable = |s: &Setting| {
+        let list = if s.kind == Kind::Folders { "folders, with colons between them; " } else { "" };
+        format!(".TP\n.B {}\nFor {}: {list}{}\n", s.variable, quote(s.key), quote(s.flag.help))
+    };
+    let environment: String = SETTINGS.iter().map(variable).collect::<String>() + ENVIRONMENT;
     let common: Vec<&Opt> = COMMON.iter().chain(SETTINGS.iter().map(|s| &s.flag)).collect();
     format!(
         ".TH INSTAR 1 \"\" \"instar {}\" \"User Commands\"\n\
@@ -64,8 +88,8 @@ fn man() -> String {
          three system calls. Called by a link named qemu\\-img it behaves as qemu\\-img in every text.\n\
          .SH COMMANDS\n{commands}\
          .SH OPTIONS OF EVERY COMMAND\n{}\
-         .SH FILES\n.TP\n.I /etc/instar/config.toml, ~/.config/instar/config.toml\n\
-         Settings: the names that \\fBinstar config\\fR shows.\n\
+         .SH ENVIRONMENT\n{environment}\
+         .SH FILES\n{FILES}\
          .SH EXIT STATUS\n0 for success, 1 for failure.\n\
          .SH SEE ALSO\nqemu\\-img(1)\n",
         env!("CARGO_PKG_VERSION"),

@@ -89,7 +89,8 @@ pub struct Gate {
 }
 
 /// Folds `.`, `..` and doubled slashes by the letters alone. `path` is absolute.
-fn fold(path: &Path) -> PathBuf {
+#[must_use]
+pub fn fold(path: &Path) -> PathBuf {
     let mut folded = PathBuf::from("/");
     for component in path.components() {
         match component {

@@ -1,0 +1,196 @@
+//! The configuration files: where they are, and reading them.
+//!
+//! What a file says may be the only thing that forbids something, so one that is there and cannot be read ends the
+//! command. Only a file that is looked for by default, and is not there, is fine.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::program::plain;
+
+/// The system's file.
+pub const SYSTEM: &str = "/etc/instar/config.toml";
+/// Longest file.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// Whose file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The system's.
+    System,
+    /// The system's beside one that `INSTAR_CONFIG` names: only what it pins holds.
+    Pins,
+    /// The caller's.
+    User,
+    /// Named by `INSTAR_CONFIG`.
+    Named,
+}
+
+/// A file that was looked for.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its name.
+    pub path: PathBuf,
+    /// Whose it is.
+    pub role: Role,
+    /// The folder that a variable says the caller's files are in.
+    home: Option<PathBuf>,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub enum Found {
+    /// Its text.
+    Text(String),
+    /// Nothing.
+    Absent,
+    /// Something that does not count: why.
+    Ignored(&'static str),
+}
+
+/// The files, the weakest first. A folder that is empty or relative counts for none: it would make the current
+/// directory the caller's home.
+pub fn places(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
+    let place = |path: PathBuf, role, home| Place { path, role, home };
+    if let Some(named) = variable("INSTAR_CONFIG") {
+        let named = Some(named).filter(|name| !name.is_empty()).map(|name| place(name.into(), Role::Named, None));
+        return std::iter::once(place(SYSTEM.into(), Role::Pins, None)).chain(named).collect();
+    }
+    let user = user_file(&variable).map(|(path, home)| place(path, Role::User, Some(home)));
+    std::iter::once(place(SYSTEM.into(), Role::System, None)).chain(user).collect()
+}
+
+/// The caller's file, and the folder by which it is found.
+pub fn user_file(variable: impl Fn(&str) -> Option<OsString>) -> Option<(PathBuf, PathBuf)> {
+    let folder = |name: &str| variable(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+    if let Some(folder) = folder("XDG_CONFIG_HOME") {
+        return Some((folder.join("instar/config.toml"), folder));
+    }
+    folder("HOME").map(|home| (home.join(".config/instar/config.toml"), home))
+}
+
+impl Place {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// In words, with its name.
+    pub fn read(&self) -> Result<Found, String> {
+        match self.open() {
+            Ok(file) => self.text(file),
+            Err(error) if self.is_absent(&error) => Ok(Found::Absent),
+            Err(error) => self.cannot_open(&error),
+        }
+    }
+
+    fn open(&self) -> io::Result<File> {
+        // A pipe without a writer must not be waited for.
+        let flags = if self.role == Role::Named { 0 } else { NONBLOCK };
+        File::options().read(true).custom_flags(flags).open(&self.path)
+    }
+
+    fn is_absent(&self, error: &io::Error) -> bool {
+        match error.kind() {
+            _ if self.role == Role::Named => false,
+            // A link that leads nowhere is a file that somebody wanted there.
+            ErrorKind::NotFound => self.path.symlink_metadata().is_err(),
+            ErrorKind::NotADirectory => true,
+            _ => false,
+        }
+    }
+
+    fn text(&self, file: File) -> Result<Found, String> {
+        let found = file.metadata().map_err(|e| self.failed(&plain(&e)))?;
+        if self.role == Role::User && !is_trusted(found.uid()) {
+            return Ok(Found::Ignored(STRANGERS));
+        }
+        let kind = found.file_type();
+        let stream = self.role == Role::Named && (kind.is_fifo() || kind.is_char_device());
+        if kind.is_dir() {
+            return Err(self.failed("Is a directory"));
+        }
+        if !kind.is_file() && !stream {
+            return Err(self.failed("it is not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| self.failed(&plain(&e)))?;
+        if bytes.len() as u64 > BYTES_MAX {
+            return Err(self.failed("it is larger than 1 MiB"));
+        }
+        String::from_utf8(bytes).map(Found::Text).map_err(|_| self.failed("it is not UTF-8"))
+    }
+
+    fn cannot_open(&self, error: &io::Error) -> Result<Found, String> {
+        let denied = error.kind() == ErrorKind::PermissionDenied;
+        if denied && self.role == Role::Pins {
+            return Ok(Found::Ignored("it cannot be read, and INSTAR_CONFIG says what holds instead"));
+        }
+        if denied && self.role == Role::User {
+            if fs::metadata(&self.path).is_ok_and(|found| !is_trusted(found.uid())) {
+                return Ok(Found::Ignored(STRANGERS));
+            }
+            if self.home.as_deref().is_some_and(is_anothers_home) {
+                return Ok(Found::Ignored("its folder is another user's, and closed to this one"));
+            }
+        }
+        Err(self.failed(&plain(error)))
+    }
+
+    fn failed(&self, why: &str) -> String {
+        let path = self.path.display();
+        if self.role == Role::Named {
+            return format!("cannot read the configuration file '{path}', which INSTAR_CONFIG names: {why}");
+        }
+        format!(
+            "cannot read the configuration file '{path}': {why}\n\
+             INSTAR_CONFIG= (set, and empty) does without configuration files: for programs that are confined"
+        )
+    }
+}
+
+/// `O_NONBLOCK` of Linux.
+const NONBLOCK: i32 = 0o4000;
+const STRANGERS: &str = "it belongs to another user";
+
+fn is_trusted(owner: u32) -> bool {
+    owner == 0 || owner == rustix::process::geteuid().as_raw()
+}
+
+/// `HOME` kept from another user (`setpriv`, `su` without `-`): not the caller's, who cannot even look into it.
+fn is_anothers_home(home: &Path) -> bool {
+    let closed = || fs::metadata(home.join(OsStr::new("."))).is_err_and(|e| e.kind() == ErrorKind::PermissionDenied);
+    fs::metadata(home).is_ok_and(|found| found.uid() != rustix::process::geteuid().as_raw()) && closed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(variables: &[(&str, &str)]) -> Vec<(String, Role)> {
+        let value = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into());
+        places(value).into_iter().map(|place| (place.path.display().to_string(), place.role)).collect()
+    }
+
+    #[test]
+    fn homes_that_are_empty_or_relative_are_none() {
+        let system = (SYSTEM.to_string(), Role::System);
+        let user = |path: &str| (path.to_string(), Role::User);
+        assert_eq!(found(&[]), [system.clone()]);
+        for (xdg, home) in [("", ""), (".", ".."), ("instar", "home/x")] {
+            assert_eq!(found(&[("XDG_CONFIG_HOME", xdg), ("HOME", home)]), [system.clone()]);
+            let kept = found(&[("XDG_CONFIG_HOME", xdg), ("HOME", "/h")]);
+            assert_eq!(kept, [system.clone(), user("/h/.config/instar/config.toml")]);
+        }
+        let both = found(&[("XDG_CONFIG_HOME", "/x"), ("HOME", "/h")]);
+        assert_eq!(both, [system, user("/x/instar/config.toml")]);
+    }
+
+    #[test]
+    fn instar_config_leaves_of_the_system_what_is_pinned() {
+        let pins = (SYSTEM.to_string(), Role::Pins);
+        assert_eq!(found(&[("INSTAR_CONFIG", ""), ("HOME", "/h")]), [pins.clone()]);
+        assert_eq!(found(&[("INSTAR_CONFIG", "f")]), [pins, ("f".to_string(), Role::Named)]);
+    }
+}

@@ -1,0 +1,248 @@
+//! The effective configuration, and where each value comes from. Flags win over the environment, that over the user's
+//! file, that over the system's; folders of all of them add up. What the system's file pins may be made stricter by the
+//! others, and never looser.
+
+pub mod document;
+pub mod files;
+pub mod settings;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use instar_render::QemuVersion;
+use instar_vmm::Isolation;
+use instar_vmm::policy::fold;
+
+use crate::getopt::Parsed;
+use files::{Found, Role};
+pub use settings::SETTINGS;
+use settings::{ALLOW, Kind, Setting, Stricter, by_key};
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// A file.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(&'static str),
+    /// A flag.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => f.write_str(name),
+            Self::Flag(name) => write!(f, "--{name}"),
+        }
+    }
+}
+
+/// What one place says of one setting. Lists have any number of values, the others one.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// Of which.
+    pub setting: &'static Setting,
+    /// What.
+    pub values: Vec<OsString>,
+    /// Where.
+    pub origin: Origin,
+    /// No other place may loosen it.
+    pub pinned: bool,
+}
+
+impl Said {
+    /// Whether this is no looser than what `pin` says.
+    fn keeps(&self, pin: &Self) -> bool {
+        let within = |folder: &OsString| {
+            let folder = fold(&absolute(folder));
+            pin.values.iter().any(|pinned| folder.starts_with(fold(&absolute(pinned))))
+        };
+        let rank = |said: &Self| said.values.last().map(|value| said.setting.kind.rank(value));
+        match (self.setting.kind, self.setting.stricter) {
+            (Kind::Folders, _) => self.values.iter().all(within),
+            (_, Stricter::None) => self.values == pin.values,
+            (_, Stricter::Higher) => rank(self) >= rank(pin),
+            (_, Stricter::Lower) => rank(self) <= rank(pin),
+        }
+    }
+
+    fn shown(&self) -> String {
+        let values: Vec<_> = self.values.iter().map(|value| value.to_string_lossy()).collect();
+        if values.is_empty() { "nothing".to_string() } else { values.join(":") }
+    }
+}
+
+fn absolute(path: &OsStr) -> PathBuf {
+    instar_vmm::target::absolute(Path::new(path))
+}
+
+/// What is configured: what every place says, the weakest first.
+#[derive(Debug, Default)]
+pub struct Config {
+    said: Vec<Said>,
+    /// The files that were looked for, and what became of them.
+    pub looked_for: Vec<(PathBuf, &'static str)>,
+}
+
+impl Config {
+    /// Reads files and environment, and then the flags. What was read before something was wrong stays.
+    ///
+    /// # Errors
+    /// In words: a file that cannot be read or does not parse, a value that makes no sense or loosens a pinned one.
+    pub fn load(&mut self, parsed: &Parsed) -> Result<(), String> {
+        for place in files::places(|name| std::env::var_os(name)) {
+            let state = match place.read()? {
+                Found::Absent => "not there",
+                Found::Ignored(why) => why,
+                Found::Text(text) => {
+                    let mut said = document::read(&place.path, &text, place.role != Role::User)?;
+                    said.retain(|said| said.pinned || place.role != Role::Pins);
+                    self.said.append(&mut said);
+                    if place.role == Role::Pins { "read for what it pins" } else { "read" }
+                }
+            };
+            self.looked_for.push((place.path, state));
+        }
+        self.read_variables(|name| std::env::var_os(name));
+        self.read_flags(parsed);
+        self.check()
+    }
+
+    fn read_variables(&mut self, variable: impl Fn(&str) -> Option<OsString>) {
+        for setting in SETTINGS {
+            let Some(value) = variable(setting.variable).filter(|v| !v.is_empty()) else { continue };
+            let values = elements(setting.kind, value);
+            self.said.push(Said { setting, values, origin: Origin::Environment(setting.variable), pinned: false });
+        }
+    }
+
+    fn read_flags(&mut self, parsed: &Parsed) {
+        for setting in SETTINGS {
+            let switch = setting.flag.argument.is_none();
+            let given = parsed.all(setting.flag.long);
+            let mut values: Vec<OsString> = given.map(|v| if switch { "true".into() } else { v.into() }).collect();
+            if values.is_empty() {
+                continue;
+            }
+            if setting.kind != Kind::Folders {
+                values.drain(..values.len() - 1);
+            }
+            self.said.push(Said { setting, values, origin: Origin::Flag(setting.flag.long), pinned: false });
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for said in &self.said {
+            for value in &said.values {
+                let checked = said.setting.kind.check(value);
+                checked.map_err(|e| format!("{} (from {}): {e}", said.setting.key, said.origin))?;
+            }
+        }
+        for (place, pin) in self.said.iter().enumerate().filter(|(_, said)| said.pinned) {
+            // What a weaker place says has no effect.
+            let mut later = self.said[place + 1..].iter().filter(|said| said.setting.key == pin.setting.key);
+            if let Some(looser) = later.find(|said| !said.keeps(pin)) {
+                return Err(format!(
+                    "{} is pinned to {} by {}; {} may not loosen it to {}",
+                    pin.setting.key,
+                    pin.shown(),
+                    pin.origin,
+                    looser.origin,
+                    looser.shown()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is said of a setting, the weakest first.
+    pub fn of(&self, key: &str) -> impl DoubleEndedIterator<Item = &Said> {
+        self.said.iter().filter(move |said| said.setting.key == key)
+    }
+
+    /// What holds of a setting: the last word, or where folders add up all of them, unless they are pinned.
+    pub fn in_force(&self, key: &str) -> Vec<&Said> {
+        if by_key(key).is_some_and(|setting| setting.kind == Kind::Folders) {
+            let pinned = self.of(key).find(|said| said.pinned);
+            return pinned.map_or_else(|| self.of(key).collect(), |pin| vec![pin]);
+        }
+        self.of(key).next_back().into_iter().collect()
+    }
+
+    fn parse<T>(&self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+        let Some(said) = self.of(key).next_back() else { return Ok(None) };
+        let text = said.values.last().map_or("".into(), |value| value.to_string_lossy());
+        read(&text).map(Some).map_err(|e| format!("{key} (from {}): {e}", said.origin))
+    }
+
+    /// Where the guest runs.
+    pub fn isolation(&self) -> Result<Isolation, String> {
+        Ok(self.parse("isolation", settings::isolation)?.unwrap_or(Isolation::Auto))
+    }
+
+    /// Which qemu-img is imitated.
+    pub fn version(&self) -> Result<QemuVersion, String> {
+        Ok(self.parse("qemu-version", str::parse)?.unwrap_or_default())
+    }
+
+    /// A switch.
+    pub fn flag(&self, key: &str) -> Result<bool, String> {
+        Ok(self.parse(key, settings::switch)?.unwrap_or(false))
+    }
+
+    /// A number.
+    pub fn number(&self, key: &str) -> Result<Option<u64>, String> {
+        self.parse(key, settings::number)
+    }
+
+    /// Seconds.
+    pub fn seconds(&self, key: &str) -> Result<Option<Duration>, String> {
+        Ok(self.number(key)?.map(Duration::from_secs))
+    }
+
+    /// A size in bytes.
+    pub fn size(&self, key: &str) -> Result<Option<u64>, String> {
+        self.parse(key, settings::size)
+    }
+
+    /// The directories that images may refer to besides their own.
+    pub fn allowed(&self) -> Vec<PathBuf> {
+        self.in_force(ALLOW).iter().flat_map(|said| &said.values).map(|path| absolute(path)).collect()
+    }
+
+    /// Every setting with its value in force and where that comes from.
+    pub fn rows(&self) -> Vec<(&'static str, Vec<String>, String)> {
+        let row = |setting: &'static Setting| {
+            let holds = self.in_force(setting.key);
+            let Some(last) = holds.last() else {
+                return (setting.key, vec![setting.default.to_string()], Origin::Default.to_string());
+            };
+            let values = holds.iter().flat_map(|said| &said.values);
+            let values = values.map(|value| value.to_string_lossy().into_owned()).collect();
+            let mut from: Vec<String> = holds.iter().map(|said| said.origin.to_string()).collect();
+            from.dedup();
+            let pinned = if last.pinned { " (pinned)" } else { "" };
+            (setting.key, values, from.join(", ") + pinned)
+        };
+        SETTINGS.iter().map(row).collect()
+    }
+}
+
+fn elements(kind: Kind, value: OsString) -> Vec<OsString> {
+    if kind != Kind::Folders {
+        return vec![value];
+    }
+    let parts = value.as_bytes().split(|b| *b == b':').filter(|part| !part.is_empty());
+    parts.map(|part| OsString::from_vec(part.to_vec())).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+"""The configuration: it fails closed, its layers add up as they are documented, and what the system pins holds."""
+
+import json
+import os
+import unittest
+from pathlib import Path
+
+from tests.base import InstarTestBase
+
+SYSTEM = "/etc/instar/config.toml"
+# What this suite itself runs under is not to be seen here.
+BARE = {"INSTAR_ISOLATION": "", "INSTAR_QEMU_VERSION": "", "INSTAR_ALLOW_BACKING": "", "XDG_CONFIG_HOME": ""}
+VARIABLES = {
+    "isolation": ("INSTAR_ISOLATION", "process"),
+    "qemu-version": ("INSTAR_QEMU_VERSION", "9.0.0"),
+    "backing.allow": ("INSTAR_ALLOW_BACKING", "/etc"),
+    "backing.none": ("INSTAR_NO_BACKING", "true"),
+    "limits.cpu-seconds": ("INSTAR_MAX_CPU_SECONDS", "7"),
+    "limits.seconds": ("INSTAR_MAX_SECONDS", "7"),
+    "limits.guest-memory": ("INSTAR_MAX_GUEST_MEMORY", "32M"),
+    "limits.requests": ("INSTAR_MAX_REQUESTS", "7"),
+    "limits.output-growth": ("INSTAR_MAX_OUTPUT_GROWTH", "7M"),
+    "extensions": ("INSTAR_EXTENSIONS", "true"),
+}
+
+
+class ConfigTest(InstarTestBase):
+    """A home of the test's own, with the caller's file in it."""
+
+    def setUp(self):
+        super().setUp()
+        os.chmod(self.tmp, 0o755)
+        self.home = Path(self.path("home"))
+        self.user = self.home / ".config/instar/config.toml"
+        self.user.parent.mkdir(parents=True)
+        self.make("qemu-img", "create", "-q", "-f", "raw", "base.raw", "1M")
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "over.qcow2")
+
+    def file(self, text, name="config.toml"):
+        """A file somewhere, and the variable that names it."""
+        path = Path(self.path(name))
+        path.write_text(text)
+        return {"INSTAR_CONFIG": str(path)}
+
+    def run_config(self, *argv, env=None, **kwargs):
+        env = {**BARE, "HOME": str(self.home), **(env or {})}
+        return self.run_tool([self.get_instar_binary(), *argv], cwd=self.tmp, env=env, **kwargs)
+
+    def setting(self, key, *argv, env=None):
+        out, err, status = self.run_config("config", "--output=json", *argv, env=env)
+        self.assertEqual((err, status), ("", 0))
+        return json.loads(out)[key]
+
+    def refused(self, *says, argv=("check", "over.qcow2"), **kwargs):
+        """The command ends before it looks at anything."""
+        out, err, status = self.run_config(*argv, **kwargs)
+        self.assertEqual((out, status), ("", 1), err)
+        for text in says:
+            self.assertIn(text, err)
+
+    def works(self, *argv, **kwargs):
+        _, err, status = self.run_config(*(argv or ("check", "over.qcow2")), **kwargs)
+        self.assertEqual((err, status), ("", 0))
+
+
+class TestFailsClosed(ConfigTest):
+    """What is there and cannot be read may be what forbids."""
+
+    @staticmethod
+    def nobody():
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+    def test_a_named_file_has_to_be_read(self):
+        missing, folder = self.path("nope.toml"), self.tmp
+        self.refused(missing, "No such file", env={"INSTAR_CONFIG": missing})
+        self.refused(folder, "Is a directory", env={"INSTAR_CONFIG": folder})
+        self.refused("nope/x", "INSTAR_CONFIG", env={"INSTAR_CONFIG": "nope/x"})
+        Path(self.path("latin1")).write_bytes(b"# \xe9\n")
+        self.refused("latin1", "UTF-8", env={"INSTAR_CONFIG": self.path("latin1")})
+        self.refused("/dev/zero", "1 MiB", env={"INSTAR_CONFIG": "/dev/zero"})
+        self.works(env={"INSTAR_CONFIG": "/dev/null"})
+
+    def test_a_users_file_has_to_be_read_if_it_is_there(self):
+        self.works()
+        for text in (b"isolation = ", b"nosuch = 1", b"# \xe9"):
+            self.user.write_bytes(text)
+            self.refused(str(self.user))
+            self.works(env={"INSTAR_CONFIG": ""})
+        self.user.unlink()
+        self.user.mkdir()
+        self.refused(str(self.user), "Is a directory", "INSTAR_CONFIG=")
+        self.user.rmdir()
+        self.user.symlink_to(self.path("nowhere"))
+        self.refused(str(self.user), "No such file")
+        self.user.unlink()
+        os.mkfifo(self.user)
+        self.refused(str(self.user), "not a regular file")
+
+    def test_a_home_that_is_no_folder_has_no_file(self):
+        for home in ("/nonexistent", "/dev/null", str(self.path("base.raw"))):
+            self.works(env={"HOME": home})
+
+    @unittest.skipUnless(os.geteuid() == 0, "another user needs root")
+    def test_a_file_that_another_user_may_not_read(self):
+        """Not to be read, it is not as if it were not there: it forbids what would be opened."""
+        text = "[backing]\nnone = true\n"
+        env = {**self.file(text), "INSTAR_ISOLATION": "process"}
+        self.refused("--no-backing", env=env)
+        os.chmod(env["INSTAR_CONFIG"], 0o600)
+        self.refused(env["INSTAR_CONFIG"], "Permission denied", env=env, before=self.nobody)
+        self.user.write_text(text)
+        os.chmod(self.user, 0o600)
+        env = {"INSTAR_ISOLATION": "process"}
+        self.refused(str(self.user), "Permission denied", "INSTAR_CONFIG=", env=env, before=self.nobody)
+        self.works(env={**env, "INSTAR_CONFIG": ""}, before=self.nobody)
+
+    @unittest.skipUnless(os.geteuid() == 0, "files of another user need root")
+    def test_a_strangers_file_is_none(self):
+        self.user.write_text("nosuch = 1\n")
+        os.chown(self.user, 1234, 1234)
+        self.works()
+        os.chmod(self.user, 0o600)
+        self.works(env={"INSTAR_ISOLATION": "process"}, before=self.nobody)
+        # A home that was kept from another user, and that the caller cannot look into.
+        os.chown(self.user, 0, 0)
+        os.chmod(self.home, 0o700)
+        self.refused(str(self.user))
+        self.works(env={"INSTAR_ISOLATION": "process"}, before=self.nobody)
+
+    def test_no_configuration_comes_from_the_current_directory(self):
+        for folder in ("instar", ".config/instar"):
+            path = Path(self.path(folder))
+            path.mkdir(parents=True)
+            (path / "config.toml").write_text("nosuch = 1\n")
+        for name in ("XDG_CONFIG_HOME", "HOME"):
+            for value in ("", ".", "./"):
+                self.works(env={"HOME": "", name: value})
+
+    def test_the_command_that_is_called_qemu_img_says_so_too(self):
+        out, err, status = self.run_as_qemu_img(
+            "info", "over.qcow2", cwd=self.tmp, env={"INSTAR_CONFIG": self.path("nope")}
+        )
+        self.assertEqual((out, status), ("", 1))
+        self.assertIn(self.path("nope"), err)
+
+
+class TestLayers(ConfigTest):
+    """Which word holds."""
+
+    def test_every_setting_has_a_variable(self):
+        for key, (name, value) in VARIABLES.items():
+            self.assertEqual(self.setting(key)["from"], "default")
+            found = self.setting(key, env={name: value})
+            self.assertEqual((found["value"], found["from"]), ([value], name))
+        out, _, _ = self.run_config("config", "--output=json")
+        self.assertEqual(set(json.loads(out)), set(VARIABLES))
+
+    def test_variables_are_obeyed(self):
+        self.refused("--no-backing", env={"INSTAR_NO_BACKING": "1"})
+        self.refused("--max-requests", env={"INSTAR_MAX_REQUESTS": "1"})
+        self.refused("INSTAR_NO_BACKING", "neither", env={"INSTAR_NO_BACKING": "perhaps"})
+
+    def test_folders_add_up(self):
+        self.user.write_text('[backing]\nallow = ["/usr"]\n')
+        env = {"INSTAR_ALLOW_BACKING": "/a:/b"}
+        found = self.setting("backing.allow", "--allow-backing", "/c", env=env)
+        self.assertEqual(found["value"], ["/usr", "/a", "/b", "/c"])
+        self.assertEqual(found["from"], f"{self.user}, INSTAR_ALLOW_BACKING, --allow-backing")
+
+    def test_folders_in_a_file_are_there_and_whole(self):
+        for folder, says in (("~/x", "~"), ("x", "absolute"), ("/no/such", "not there"), ("/dev/null", "directory")):
+            env = self.file(f'[backing]\nallow = ["/usr", "{folder}"]\n')
+            self.refused("config.toml", folder, says, env=env)
+
+    def test_the_manual_has_every_setting(self):
+        man = self.run_config("generate", "man")[0].replace("\\-", "-")
+        for name, _ in VARIABLES.values():
+            self.assertIn(name, man)
+        for text in ("INSTAR_CONFIG", "XDG_CONFIG_HOME", ".SH ENVIRONMENT", ".SH FILES", SYSTEM, "pinned"):
+            self.assertIn(text, man)
+
+
+@unittest.skipUnless(os.geteuid() == 0, "a file below /etc needs root")
+class TestPins(ConfigTest):
+    """The system's file, in a mount namespace of the test's own."""
+
+    def run_config(self, *argv, env=None, system="", mode="644", **kwargs):
+        Path(self.path("system.toml")).write_text(system)
+        script = (
+            f"mount -t tmpfs none /etc && mkdir /etc/instar && install -m {mode} '{self.path('system.toml')}' {SYSTEM}"
+            ' && exec setpriv $USER_OF_THE_TEST -- "$@"'
+        )
+        env = {**BARE, "HOME": str(self.home), "USER_OF_THE_TEST": "--no-new-privs", **(env or {})}
+        argv = ["unshare", "--mount", "sh", "-c", script, "sh", self.get_instar_binary(), *argv]
+        return self.run_tool(argv, cwd=self.tmp, env=env, **kwargs)
+
+    def test_the_systems_file_counts(self):
+        self.works(system="")
+        self.refused("--no-backing", system="[backing]\nnone = true\n")
+        self.refused(SYSTEM, system="nosuch = 1\n")
+
+    def test_it_is_not_to_be_overlooked(self):
+        system = "[backing]\nnone = true\n"
+        env = {"USER_OF_THE_TEST": "--reuid=65534 --clear-groups", "INSTAR_ISOLATION": "process"}
+        self.refused(SYSTEM, "Permission denied", "INSTAR_CONFIG=", system=system, mode="600", env=env)
+        self.works(system=system, mode="600", env={**env, "INSTAR_CONFIG": ""})
+
+    def test_without_a_pin_it_is_the_weakest(self):
+        system = "[backing]\nnone = true\n"
+        self.user.write_text("[backing]\nnone = false\n")
+        self.works(system=system)
+        self.works(system=system, env={"INSTAR_CONFIG": ""})
+
+    def test_what_is_pinned_is_loosened_by_nothing(self):
+        system = 'pinned = ["backing.none", "isolation", "limits.seconds"]\nisolation = "auto"\n'
+        system += "[backing]\nnone = true\n[limits]\nseconds = 60\n"
+        pinned = {"system": system}
+        self.refused("--no-backing", **pinned)
+        self.refused("--no-backing", env={"INSTAR_CONFIG": ""}, **pinned)
+        self.refused("--no-backing", env=self.file(""), **pinned)
+        loose = "[backing]\nnone = false\n"
+        for env in ({"INSTAR_NO_BACKING": "0"}, self.file(loose)):
+            self.refused("pinned", SYSTEM, env=env, **pinned)
+        self.user.write_text(loose)
+        self.refused("pinned", SYSTEM, str(self.user), **pinned)
+        self.user.unlink()
+        for argv in (("--isolation", "process"), ("--max-seconds", "61")):
+            self.refused("pinned", argv[0], argv=("info", *argv, "over.qcow2"), **pinned)
+        self.works("info", "--max-seconds", "59", "over.qcow2", **pinned)
+
+    def test_pinned_folders_are_all_there_are(self):
+        os.mkdir(self.path("inner"))
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", "../base.raw", "-F", "raw", "inner/over.qcow2")
+        system = f'pinned = ["backing.allow"]\n[backing]\nallow = ["{self.path("inner")}"]\n'
+        argv = ("check", "inner/over.qcow2")
+        self.refused("pinned", argv=(*argv, "--allow-backing", self.tmp), system=system)
+        self.refused("not in a directory", argv=argv, system=system)
+        self.works(*argv, system=system.replace("/inner", ""))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -103,6 +103,18 @@ pub const SETTINGS: &[Setting] = &[
         flag: flag("max-requests", Some("N"), "requests the sandbox may make"),
     },
     Setting {
+        key: "limits.results",
+        default: "8M, 64M as they are shown, 1G of map",
+        variable: None,
+        flag: flag("max-results", Some("SIZE"), "results of the sandbox, as they come and as they are shown"),
+    },
+    Setting {
+        key: "limits.messages",
+        default: "1M",
+        variable: None,
+        flag: flag("max-messages", Some("SIZE"), "what the sandbox may have said on standard error"),
+    },
+    Setting {
         key: "limits.output-growth",
         default: "8E",
         variable: None,
@@ -209,8 +221,9 @@ impl Config {
         for key in ["limits.cpu-seconds", "limits.seconds", "limits.requests"] {
             self.number(key)?;
         }
-        self.size("limits.guest-memory")?;
-        self.size("limits.output-growth")?;
+        for key in ["limits.guest-memory", "limits.results", "limits.messages", "limits.output-growth"] {
+            self.size(key)?;
+        }
         Ok(())
     }
 

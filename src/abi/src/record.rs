@@ -18,6 +18,11 @@ use alloc::vec::Vec;
 
 /// Deepest nesting that decodes (a chain's images are a list, not nested).
 pub const MAX_DEPTH: usize = 32;
+/// A stream holds at most one node for so many of its bytes, on average. What is written in earnest has keys or closes
+/// what it opens, and takes more; elements of 8 bytes would decode to seven times their size.
+const NODE_BYTES: usize = 16;
+/// So many nodes are no matter, however short the stream.
+const NODES_FREE: usize = 4096;
 
 /// The record kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +83,14 @@ impl Value {
                 Some((_, old)) => *old = value.into(),
                 None => entries.push((key.to_string(), value.into())),
             }
+        }
+    }
+
+    /// Takes a key's value out of a map.
+    pub fn take(&mut self, key: &str) -> Option<Value> {
+        match self {
+            Self::Map(entries) => entries.iter().position(|(k, _)| k == key).map(|at| entries.swap_remove(at).1),
+            _ => None,
         }
     }
 
@@ -175,6 +188,8 @@ pub enum DecodeError {
     Malformed,
     /// Deeper than [`MAX_DEPTH`].
     TooDeep,
+    /// More nodes than a stream of that length has in earnest.
+    TooMany,
 }
 
 fn push(out: &mut Vec<u8>, kind: Kind, key: &str, value: &[u8]) {
@@ -239,7 +254,8 @@ fn next<'a>(stream: &mut &'a [u8]) -> Result<Option<Record<'a>>, DecodeError> {
     Ok(Some(record))
 }
 
-/// Decodes a whole stream to the map of its top-level keys. The tree's size is bounded by the stream's.
+/// Decodes a whole stream to the map of its top-level keys. The tree's size is bounded by the stream's: in bytes, and in
+/// nodes, each of which takes memory besides its bytes and a line or more when it is shown.
 ///
 /// # Errors
 /// See [`DecodeError`]. A key that comes twice in one map is kept twice; [`Value::get`] gives the first.
@@ -247,7 +263,11 @@ pub fn decode(mut stream: &[u8]) -> Result<Value, DecodeError> {
     // An explicit stack: the depth is the other side's to choose, up to the limit.
     let mut open: Vec<(String, Value)> = Vec::new();
     let mut top = (String::new(), Value::map());
+    let mut nodes = NODES_FREE.max(stream.len() / NODE_BYTES);
     while let Some(record) = next(&mut stream)? {
+        if record.kind != Kind::Close as u8 {
+            nodes = nodes.checked_sub(1).ok_or(DecodeError::TooMany)?;
+        }
         let number = || record.value.try_into().map(u64::from_le_bytes).map_err(|_| DecodeError::Malformed);
         let (key, value) = match record.kind {
             k if k == Kind::U64 as u8 => (record.key.to_string(), Value::U64(number()?)),
@@ -329,6 +349,17 @@ mod tests {
             push(&mut out, Kind::Map, "k", &[]);
         }
         assert_eq!(decode(&out), Err(DecodeError::TooDeep));
+    }
+
+    #[test]
+    fn nodes_are_bounded() {
+        let of = |value: Value, count: usize| stream(&Value::map().set("list", vec![value; count]).clone());
+        assert_eq!(decode(&of(Value::from(""), 1 << 20)), Err(DecodeError::TooMany));
+        assert_eq!(decode(&of(Value::from(""), 4095)).map(|tree| tree.list("list").len()), Ok(4095));
+        // What is written in earnest is not: numbers, and maps, even empty ones.
+        for value in [Value::U64(1), Value::map(), Value::from("x")] {
+            assert_eq!(decode(&of(value, 1 << 18)).map(|tree| tree.list("list").len()), Ok(1 << 18));
+        }
     }
 
     #[test]

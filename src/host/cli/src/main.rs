@@ -1,5 +1,7 @@
 //! The `instar` program.
 #![forbid(unsafe_code)]
+// Their macros panic where there is no room or no reader: `streams` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod commands;
 mod config;
@@ -11,6 +13,7 @@ mod program;
 mod progress;
 mod secrets;
 mod sizes;
+mod streams;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
     };
     let arguments: Vec<OsString> = arguments.collect();
     let Exit(status) = run(name, &arguments).map_or_else(|exit| exit, Exit);
-    ExitCode::from(status)
+    ExitCode::from(if status == 0 && streams::failed() { 1 } else { status })
 }
 
 /// Options before the command.
@@ -68,6 +71,7 @@ fn run(name: &'static str, arguments: &[OsString]) -> Result<u8, Exit> {
         verbose: false,
         misconfigured: None,
         secrets: Default::default(),
+        room: Default::default(),
     };
     let global = getopt::parse(before, &standard);
     let named = rest.first().map(|w| w.to_string_lossy().into_owned());
@@ -118,5 +122,10 @@ fn perform(mut program: Program, command: &'static Command, parsed: Result<Parse
         program.print(&help::command(&program, command))?;
         return Ok(0);
     }
-    (command.run)(&program, &parsed)
+    let status = (command.run)(&program, &parsed)?;
+    match streams::output_error() {
+        // Of a bar or the like: what was to be done is done.
+        Some(error) if status == 0 => Err(program.not_shown(&error)),
+        _ => Ok(status),
+    }
 }

@@ -1,15 +1,18 @@
 //! What every command shares: the name it was called by, the messages, running the guest.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use instar_abi::record::{self, Value};
 use instar_render::escape;
 use instar_render::version::{QemuVersion, UsageStyle};
+use instar_render::{Bounded, Over, Pieces};
+use instar_vmm::limits::{MESSAGES, RESULTS};
 use instar_vmm::target::{self, Cache, Target};
 use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Parts, Policy, locks};
 
@@ -18,7 +21,7 @@ use crate::getopt::{Parsed, Wrong};
 use crate::given;
 use crate::image_name::ImageName;
 use crate::secrets::{self, Secrets};
-use crate::sizes;
+use crate::{sizes, streams};
 
 /// A command's way out: what it said is said.
 #[derive(Debug)]
@@ -40,6 +43,18 @@ pub struct Program {
     pub verbose: bool,
     /// `--object secret`, until they are handed to the guest.
     pub secrets: RefCell<Secrets>,
+    /// What may still be shown of what the guest has told.
+    pub room: Cell<Room>,
+}
+
+/// How much may be shown of what a guest has told, and until when.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Room {
+    shown: u64,
+    messages: u64,
+    /// All of `messages`, for the text about it.
+    message_limit: u64,
+    wall: Option<(Duration, Instant)>,
 }
 
 /// The files of a command, and what it may do with further ones: all that the host goes by.
@@ -75,22 +90,31 @@ pub struct Defaults {
     pub wall: Duration,
     /// Requests.
     pub requests: u64,
+    /// Bytes that are shown of results.
+    pub shown: u64,
 }
 
 impl Defaults {
     /// Commands that only read metadata.
     pub const METADATA: Self =
-        Self { cpu: Duration::from_secs(120), wall: Duration::from_secs(600), requests: 10_000_000 };
+        Self { cpu: Duration::from_secs(120), wall: Duration::from_secs(600), requests: 10_000_000, shown: 64 << 20 };
     /// Commands that move data.
-    pub const DATA: Self =
-        Self { cpu: Duration::from_secs(30 * 86_400), wall: Duration::from_secs(30 * 86_400), requests: 1 << 40 };
+    pub const DATA: Self = Self {
+        cpu: Duration::from_secs(30 * 86_400),
+        wall: Duration::from_secs(30 * 86_400),
+        requests: 1 << 40,
+        shown: 64 << 20,
+    };
+    /// `map`: a line for each extent.
+    pub const MAP: Self = Self { shown: 1 << 30, ..Self::DATA };
 }
 
 /// Formats whose images can be several files. Only with these a guest may ask for any.
 const OF_SEVERAL_FILES: [&str; 1] = ["vmdk"];
 
 const GUEST_MEMORY: u64 = 64 << 20;
-const RESULT_BYTES: u64 = 64 << 20;
+const RESULT_BYTES: u64 = 8 << 20;
+const MESSAGE_BYTES: u64 = 1 << 20;
 
 impl Program {
     /// Whether everything has to look as the stock tool's.
@@ -100,7 +124,7 @@ impl Program {
 
     /// A message on standard error; the lines after the first as they are.
     pub fn say(&self, message: &str) {
-        eprintln!("{}: {message}", self.name);
+        streams::tell(&format!("{}: {message}\n", self.name));
     }
 
     /// A message, and exit status 1.
@@ -117,7 +141,7 @@ impl Program {
             _ => format!("{} {}", self.name, self.command),
         };
         let end = if self.version.usage() == UsageStyle::CommandInfo { "info" } else { "information" };
-        eprintln!("Try '{target} --help' for more {end}");
+        streams::tell(&format!("Try '{target} --help' for more {end}\n"));
     }
 
     /// Arguments that make no sense.
@@ -150,20 +174,65 @@ impl Program {
         };
         match self.command {
             "" => self.say(&text),
-            command => eprintln!("{} {command}: {text}", self.name),
+            command => streams::tell(&format!("{} {command}: {text}\n", self.name)),
         }
         self.hint();
         Exit(1)
     }
 
-    /// Standard output, all at once. A reader that went away is no error of ours.
+    /// Standard output, all at once.
     pub fn print(&self, text: &str) -> Result<(), Exit> {
-        let mut out = io::stdout().lock();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Exit(1)),
-            Err(error) => Err(self.fail(&format!("cannot write to standard output: {}", plain(&error)))),
+        streams::show(text).map_err(|error| self.not_shown(&error))
+    }
+
+    /// Standard output cannot be written to. A reader that went away need not be told.
+    pub fn not_shown(&self, error: &io::Error) -> Exit {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Exit(1);
         }
+        self.fail(&format!("cannot write to standard output: {}", plain(error)))
+    }
+
+    /// Standard output, for what a guest has told: within the limits, and none of it where it is not. `render` writes the
+    /// same each time.
+    pub fn show(&self, render: &dyn Fn(&mut dyn fmt::Write) -> fmt::Result, subject: &str) -> Result<(), Exit> {
+        let room = self.room.get();
+        let mut measured = Bounded::new(room.shown, room.wall.map(|(_, until)| until));
+        let written = render(&mut measured);
+        let whole = measured.finish().map_err(|over| {
+            let ((name, flag), value) = match over {
+                Over::Long => (RESULTS, format!("{} bytes", room.shown)),
+                Over::Late => {
+                    (("wall-clock time", "--max-seconds"), seconds(room.wall.map_or(Duration::ZERO, |(wall, _)| wall)))
+                }
+            };
+            self.failed(&Failure::Limit { name, flag, value }, subject)
+        })?;
+        match (written, whole) {
+            (Ok(()), Some(text)) => self.print(&text),
+            _ => {
+                let mut error = None;
+                let mut pieces = Pieces::new(|piece| streams::show(piece).map_err(|e| error = Some(e)).is_ok());
+                let _ = render(&mut pieces).and_then(|()| pieces.finish());
+                error.map_or(Ok(()), |error| Err(self.not_shown(&error)))
+            }
+        }
+    }
+
+    /// Standard error, for what a guest has told: lines with their ends.
+    fn tell(&self, text: &str, subject: &str) -> Result<(), Exit> {
+        let mut room = self.room.get();
+        match room.messages.checked_sub(text.len() as u64) {
+            Some(left) => room.messages = left,
+            None => {
+                let (name, flag) = MESSAGES;
+                let value = format!("{} bytes", room.message_limit);
+                return Err(self.failed(&Failure::Limit { name, flag, value }, subject));
+            }
+        }
+        self.room.set(room);
+        streams::tell(text);
+        Ok(())
     }
 
     /// Opens an image to be read.
@@ -290,6 +359,12 @@ impl Program {
         let (mut params, mut files) = (params.clone(), files.into());
         given::open(self, &mut params, &mut files)?;
         let limits = self.limits(defaults).map_err(|e| self.fail(&e))?;
+        let mut room = Room {
+            shown: limits.shown_bytes,
+            messages: limits.message_bytes,
+            message_limit: limits.message_bytes,
+            wall: limits.wall.and_then(|wall| Some((wall, Instant::now().checked_add(wall)?))),
+        };
         let isolation = self.config.isolation().map_err(|e| self.fail(&e))?;
         let no_backing = self.config.flag("backing.none").map_err(|e| self.fail(&e))?;
         let Files { devices, force_share, .. } = files;
@@ -309,50 +384,53 @@ impl Program {
         let outcome = instar_vmm::run(job).map_err(|failure| self.failed(&failure, subject))?;
         if self.verbose {
             let place = if outcome.isolation == Isolation::Kvm { "a virtual machine (KVM)" } else { "a bare process" };
-            eprintln!("{}: the image was read in {place}", self.name);
+            self.say(&format!("the image was read in {place}"));
             if let Some(why) = outcome.fallback {
-                eprintln!("{}: not in a virtual machine: {why}", self.name);
+                self.say(&format!("not in a virtual machine: {why}"));
             }
         }
         let results = record::decode(&outcome.results)
             .map_err(|_| self.failed(&Failure::Guest("its results do not decode".into()), subject))?;
+        drop(outcome.results);
+        room.messages = room.messages.saturating_sub(outcome.message_bytes);
+        self.room.set(room);
         if let Some(name) = results.bytes("guessed-raw") {
             let name = escape::terminal(name);
-            eprintln!(
+            let text = format!(
                 "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         Automatically \
                  detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         \
-                 Specify the 'raw' format explicitly to remove the restrictions."
+                 Specify the 'raw' format explicitly to remove the restrictions.\n"
             );
+            self.tell(&text, subject)?;
         }
         for warning in results.list("warnings") {
             if let Value::Bytes(text) = warning {
-                self.say(&format!("warning: {}", escape::lines(text)));
+                self.tell(&format!("{}: warning: {}\n", self.name, escape::lines(text)), subject)?;
             }
         }
         if let Some(error) = results.get("error") {
-            self.report(error, no_backing);
+            self.report(error, no_backing, subject)?;
         }
         Ok((outcome.status, results))
     }
 
     /// Prints an error record. The guest does not know that under `--no-backing` no directory can be allowed.
-    pub fn report(&self, error: &Value, no_backing: bool) {
+    pub fn report(&self, error: &Value, no_backing: bool, subject: &str) -> Result<(), Exit> {
         const NONE: &[u8] = b"--no-backing (backing.none in the configuration) lets images refer to no other file";
         if let Some(earlier) = error.bytes("earlier") {
-            self.say(&escape::lines(earlier));
+            self.tell(&format!("{}: {}\n", self.name, escape::lines(earlier)), subject)?;
         }
         let text = escape::lines(error.bytes("message").unwrap_or(b"unknown error"));
-        match self.version.ends_line(&text) {
-            true => self.say(&text),
-            false => eprint!("{}: {text}", self.name),
-        }
+        let end = if self.version.ends_line(&text) { "\n" } else { "" };
+        self.tell(&format!("{}: {text}{end}", self.name), subject)?;
         let hint = match error.text("kind") {
             Some("refused") if no_backing => Some(NONE),
             _ => error.bytes("hint"),
         };
         if let (Some(hint), false) = (hint, self.is_stock()) {
-            eprintln!("{}: {}", self.name, escape::lines(hint));
+            self.tell(&format!("{}: {}\n", self.name, escape::lines(hint)), subject)?;
         }
+        Ok(())
     }
 
     fn failed(&self, failure: &Failure, subject: &str) -> Exit {
@@ -371,12 +449,15 @@ impl Program {
     }
 
     fn limits(&self, defaults: &Defaults) -> Result<Limits, String> {
+        let results = self.config.size("limits.results")?;
         Ok(Limits {
             cpu: Some(self.config.seconds("limits.cpu-seconds")?.unwrap_or(defaults.cpu)),
             wall: Some(self.config.seconds("limits.seconds")?.unwrap_or(defaults.wall)),
             guest_memory_bytes: self.config.size("limits.guest-memory")?.unwrap_or(GUEST_MEMORY),
             requests: Some(self.config.number("limits.requests")?.unwrap_or(defaults.requests)),
-            result_bytes: RESULT_BYTES,
+            result_bytes: results.unwrap_or(RESULT_BYTES),
+            shown_bytes: results.unwrap_or(defaults.shown),
+            message_bytes: self.config.size("limits.messages")?.unwrap_or(MESSAGE_BYTES),
         })
     }
 
@@ -391,6 +472,10 @@ impl Program {
             .set("version-minor", u64::from(self.version.minor));
         params
     }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{} seconds", time.as_secs_f64())
 }
 
 /// How many workers move data: more do not pay.
@@ -469,5 +554,7 @@ pub struct Silent;
 
 impl Observer for Silent {
     fn progress(&self, _done: u64, _total: u64) {}
-    fn log(&self, _level: u32, _text: &[u8]) {}
+    fn log(&self, _level: u32, _text: &[u8]) -> u64 {
+        0
+    }
 }

@@ -1,11 +1,12 @@
 //! How far a command is, and how fast it may go.
 
-use std::io::Write;
 use std::sync::Mutex;
 
 use instar_abi::ring::LOG_LINES;
 use instar_render::escape;
 use instar_vmm::Observer;
+
+use crate::streams;
 
 /// `-p`, and `-r`: a worker that reports progress is the one that can be made to wait.
 pub struct Progress {
@@ -24,8 +25,8 @@ impl Progress {
     /// Shows a percentage.
     pub fn show(&self, percent: f64) {
         if self.shown {
-            let mut out = std::io::stdout().lock();
-            let _ = write!(out, "    ({percent:.2}/100%)\r").and_then(|()| out.flush());
+            // The command goes on, and fails at its end.
+            let _ = streams::show(&format!("    ({percent:.2}/100%)\r"));
         }
     }
 
@@ -39,7 +40,7 @@ impl Drop for Progress {
     /// The line ends, however far the command came.
     fn drop(&mut self) {
         if self.shown {
-            let _ = writeln!(std::io::stdout());
+            let _ = streams::show("\n");
         }
     }
 }
@@ -47,10 +48,10 @@ impl Drop for Progress {
 impl Observer for Progress {
     fn progress(&self, done: u64, total: u64) {
         const STEP: f64 = 1.0;
-        let percent = if total == 0 { 0.0 } else { done as f64 * 100.0 / total as f64 };
+        // More than all is a guest's lie, and would be told without end.
+        let percent = if total == 0 { 0.0 } else { (done as f64 * 100.0 / total as f64).min(100.0) };
         if !self.shown && instar_vmm::progress_asked() {
-            // Nobody can be told that standard error cannot be written to.
-            let _ = writeln!(std::io::stderr(), "    ({percent:.2}/100%)");
+            streams::tell(&format!("    ({percent:.2}/100%)\n"));
         }
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if percent >= *last + STEP || (percent >= 100.0 && *last < 100.0) {
@@ -71,15 +72,17 @@ impl Observer for Progress {
         due.unwrap_or(std::time::Duration::MAX).saturating_sub(self.started.elapsed())
     }
 
-    fn log(&self, level: u32, text: &[u8]) {
-        show_lines(level, text);
+    fn log(&self, level: u32, text: &[u8]) -> u64 {
+        show_lines(level, text)
     }
 }
 
-/// Lines of the guest's own, on standard error at once; what is logged besides is not shown.
-pub fn show_lines(level: u32, text: &[u8]) {
-    if level == LOG_LINES {
-        // Nobody can be told that standard error cannot be written to.
-        let _ = std::io::stderr().lock().write_all(escape::lines(text).as_bytes());
+/// Lines of the guest's own, on standard error at once; what is logged besides is not shown. Returns how many bytes were.
+pub fn show_lines(level: u32, text: &[u8]) -> u64 {
+    if level != LOG_LINES {
+        return 0;
     }
+    let text = escape::lines(text);
+    streams::tell(&text);
+    text.len() as u64
 }

@@ -1,5 +1,7 @@
 //! `info` for people.
 
+use std::fmt::{self, Write};
+
 use instar_abi::record::Value;
 
 use crate::escape::terminal;
@@ -15,31 +17,31 @@ pub trait LocalTime {
 }
 
 /// What `info` prints of one image, or of each of a chain with an empty line between.
-#[must_use]
-pub fn info(images: &[Value], version: QemuVersion, time: &dyn LocalTime) -> String {
-    let texts: Vec<String> = images
-        .iter()
-        .map(|image| {
-            let mut page = Page { lines: Vec::new(), version, time };
-            page.node(image, "", 0);
-            page.lines.iter().map(|line| format!("{line}\n")).collect()
-        })
-        .collect();
-    texts.join("\n")
+///
+/// # Errors
+/// The writer's.
+pub fn info(images: &[Value], version: QemuVersion, time: &dyn LocalTime, out: &mut dyn Write) -> fmt::Result {
+    for (i, image) in images.iter().enumerate() {
+        if i > 0 {
+            out.write_char('\n')?;
+        }
+        Page { out, version, time }.node(image, "", 0)?;
+    }
+    Ok(())
 }
 
 struct Page<'a> {
-    lines: Vec<String>,
+    out: &'a mut dyn Write,
     version: QemuVersion,
     time: &'a dyn LocalTime,
 }
 
 impl Page<'_> {
-    fn line(&mut self, depth: usize, text: &str) {
-        self.lines.push(format!("{:indent$}{text}", "", indent = depth * 4));
+    fn line(&mut self, depth: usize, text: &str) -> fmt::Result {
+        writeln!(self.out, "{:indent$}{text}", "", indent = depth * 4)
     }
 
-    fn node(&mut self, info: &Value, path: &str, depth: usize) {
+    fn node(&mut self, info: &Value, path: &str, depth: usize) -> fmt::Result {
         // What has children is an image; what has none is a file.
         let root = path.is_empty() || !info.list("children").is_empty();
         let text = |key| info.bytes(key).map(terminal);
@@ -47,22 +49,22 @@ impl Page<'_> {
         let labels =
             if root { ["image", "file format", "virtual size"] } else { ["filename", "protocol type", "file length"] };
         let virtual_size = info.u64("virtual-size").unwrap_or(0);
-        self.line(depth, &format!("{}: {}", labels[0], text("filename").unwrap_or_default()));
-        self.line(depth, &format!("{}: {}", labels[1], text("format").unwrap_or_default()));
-        self.line(depth, &format!("{}: {}", labels[2], sized(virtual_size)));
+        self.line(depth, &format!("{}: {}", labels[0], text("filename").unwrap_or_default()))?;
+        self.line(depth, &format!("{}: {}", labels[1], text("format").unwrap_or_default()))?;
+        self.line(depth, &format!("{}: {}", labels[2], sized(virtual_size)))?;
         let disk = info.u64("actual-size").map_or_else(|| "unavailable".to_string(), human);
-        self.line(depth, &format!("disk size: {disk}"));
+        self.line(depth, &format!("disk size: {disk}"))?;
         if let Some(content) = text("content") {
-            self.line(depth, &format!("content: {content}"));
+            self.line(depth, &format!("content: {content}"))?;
         }
         if info.flag("encrypted") {
-            self.line(depth, "encrypted: yes");
+            self.line(depth, "encrypted: yes")?;
         }
         if let Some(bytes) = info.u64("cluster-size") {
-            self.line(depth, &format!("cluster_size: {bytes}"));
+            self.line(depth, &format!("cluster_size: {bytes}"))?;
         }
         if info.flag("dirty-flag") {
-            self.line(depth, "cleanly shut down: no");
+            self.line(depth, "cleanly shut down: no")?;
         }
         if let Some(name) = text("backing-filename") {
             let actual = match text("full-backing-filename") {
@@ -70,56 +72,59 @@ impl Page<'_> {
                 Some(full) if full != name => format!(" (actual path: {full})"),
                 Some(_) => String::new(),
             };
-            self.line(depth, &format!("backing file: {name}{actual}"));
+            self.line(depth, &format!("backing file: {name}{actual}"))?;
             if let Some(format) = text("backing-filename-format") {
-                self.line(depth, &format!("backing file format: {format}"));
+                self.line(depth, &format!("backing file format: {format}"))?;
             }
         }
         if let Some(Value::Map(limits)) = info.get("limits") {
-            self.line(depth, "Block limits:");
-            self.map(limits, depth + 1);
+            self.line(depth, "Block limits:")?;
+            self.map(limits, depth + 1)?;
         }
         let list = info.list("snapshots");
         if !list.is_empty() {
-            self.line(depth, "Snapshot list:");
+            self.line(depth, "Snapshot list:")?;
             for row in snapshots::table(list, self.version, self.time) {
-                self.line(depth, &row);
+                self.line(depth, &row)?;
             }
         }
         if let Some(Value::Map(entries)) = info.get("format-specific").and_then(|s| s.get("data"))
             && !entries.is_empty()
         {
-            self.line(depth, "Format specific information:");
-            self.map(entries, depth + 1);
+            self.line(depth, "Format specific information:")?;
+            self.map(entries, depth + 1)?;
         }
         if self.version.has_children() {
             for child in info.list("children") {
                 let path = format!("{path}/{}", terminal(child.bytes("name").unwrap_or_default()));
-                self.line(depth, &format!("Child node '{path}':"));
+                self.line(depth, &format!("Child node '{path}':"))?;
                 if let Some(info) = child.get("info") {
-                    self.node(info, &path, depth + 1);
+                    self.node(info, &path, depth + 1)?;
                 }
             }
         }
+        Ok(())
     }
 
-    fn map(&mut self, entries: &[(String, Value)], depth: usize) {
+    fn map(&mut self, entries: &[(String, Value)], depth: usize) -> fmt::Result {
         for (key, value) in sorted(entries) {
-            self.entry(&key.replace('-', " "), value, depth);
+            self.entry(&key.replace('-', " "), value, depth)?;
         }
+        Ok(())
     }
 
-    fn entry(&mut self, label: &str, value: &Value, depth: usize) {
+    fn entry(&mut self, label: &str, value: &Value, depth: usize) -> fmt::Result {
         match value {
             Value::Map(entries) => {
-                self.line(depth, &format!("{label}:"));
-                self.map(entries, depth + 1);
+                self.line(depth, &format!("{label}:"))?;
+                self.map(entries, depth + 1)
             }
             Value::List(items) => {
-                self.line(depth, &format!("{label}:"));
+                self.line(depth, &format!("{label}:"))?;
                 for (i, item) in items.iter().enumerate() {
-                    self.entry(&format!("[{i}]"), item, depth + 1);
+                    self.entry(&format!("[{i}]"), item, depth + 1)?;
                 }
+                Ok(())
             }
             Value::U64(n) => self.line(depth, &format!("{label}: {n}")),
             Value::I64(n) => self.line(depth, &format!("{label}: {n}")),

@@ -1,6 +1,6 @@
 //! JSON as QEMU prints it: four spaces, its own key order, its own escapes.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use instar_abi::record::Value;
 
@@ -10,111 +10,124 @@ use crate::version::QemuVersion;
 /// The value as JSON, without a line end.
 #[must_use]
 pub fn print(value: &Value) -> String {
-    let mut out = String::new();
-    write_value(&mut out, value, Some(0));
-    out
+    text(value, Some(0))
 }
 
 /// The value as JSON in one line, as QEMU writes names of images.
 #[must_use]
 pub fn line(value: &Value) -> String {
+    text(value, None)
+}
+
+fn text(value: &Value, depth: Option<usize>) -> String {
     let mut out = String::new();
-    write_value(&mut out, value, None);
+    // A string takes everything.
+    let _ = write_value(&mut out, value, depth, "");
     out
 }
 
-/// What `info --output=json` prints: the list of a chain, or the one image.
-#[must_use]
-pub fn info(images: &[Value], chain: bool, version: QemuVersion) -> String {
-    let images: Vec<Value> = images.iter().map(|image| for_version(image, version)).collect();
-    let value = match <[Value; 1]>::try_from(images) {
-        Ok([only]) if !chain => only,
-        Ok(one) => Value::List(one.to_vec()),
-        Err(several) => Value::List(several),
-    };
-    print(&value) + "\n"
+/// The same as [`print`], with a line end, for a value that may be large.
+///
+/// # Errors
+/// The writer's.
+pub fn write(value: &Value, out: &mut dyn Write) -> fmt::Result {
+    write_value(out, value, Some(0), "")?;
+    out.write_char('\n')
 }
 
-fn for_version(image: &Value, version: QemuVersion) -> Value {
-    match image {
-        Value::Map(entries) if !version.has_children() => {
-            Value::Map(entries.iter().filter(|(key, _)| key != "children").cloned().collect())
+/// What `info --output=json` prints: the list of a chain, or the one image.
+///
+/// # Errors
+/// The writer's.
+pub fn info(images: &[Value], chain: bool, version: QemuVersion, out: &mut dyn Write) -> fmt::Result {
+    let without = if version.has_children() { "" } else { "children" };
+    match images {
+        [only] if !chain => write_value(out, only, Some(0), without)?,
+        several => {
+            out.write_char('[')?;
+            for (i, image) in several.iter().enumerate() {
+                begin(out, i == 0, Some(1))?;
+                write_value(out, image, Some(1), without)?;
+            }
+            end(out, Some(0))?;
+            out.write_char(']')?;
         }
-        other => other.clone(),
     }
+    out.write_char('\n')
 }
 
 /// What is before an item: a new line, or a space between two in one line.
-fn begin(out: &mut String, first: bool, depth: Option<usize>) {
-    out.push_str(if first { "" } else { "," });
+fn begin(out: &mut dyn Write, first: bool, depth: Option<usize>) -> fmt::Result {
+    out.write_str(if first { "" } else { "," })?;
     match depth {
         Some(_) => end(out, depth),
-        None if !first => out.push(' '),
-        None => {}
+        None if !first => out.write_char(' '),
+        None => Ok(()),
     }
 }
 
 /// A new line, unless all is in one.
-fn end(out: &mut String, depth: Option<usize>) {
-    if let Some(depth) = depth {
-        out.push('\n');
-        out.extend(std::iter::repeat_n("    ", depth));
+fn end(out: &mut dyn Write, depth: Option<usize>) -> fmt::Result {
+    match depth {
+        Some(depth) => write!(out, "\n{:indent$}", "", indent = depth * 4),
+        None => Ok(()),
     }
 }
 
-/// `depth`: how far it is indented; `None`: all in one line.
-fn write_value(out: &mut String, value: &Value, depth: Option<usize>) {
+/// `depth`: how far it is indented; `None`: all in one line. A map's key `without` is left out, here and not below.
+fn write_value(out: &mut dyn Write, value: &Value, depth: Option<usize>, without: &str) -> fmt::Result {
     // The tree is as deep as the record decoder allows, no deeper.
     let inner = depth.map(|depth| depth + 1);
     match value {
-        Value::U64(n) => out.push_str(&n.to_string()),
-        Value::I64(n) => out.push_str(&n.to_string()),
-        Value::Bool(b) => out.push_str(if *b { "true" } else { "false" }),
+        Value::U64(n) => write!(out, "{n}"),
+        Value::I64(n) => write!(out, "{n}"),
+        Value::Bool(b) => write!(out, "{b}"),
         Value::Bytes(bytes) => write_string(out, bytes),
         Value::List(items) => {
-            out.push('[');
+            out.write_char('[')?;
             for (i, item) in items.iter().enumerate() {
-                begin(out, i == 0, inner);
-                write_value(out, item, inner);
+                begin(out, i == 0, inner)?;
+                write_value(out, item, inner, "")?;
             }
-            end(out, depth);
-            out.push(']');
+            end(out, depth)?;
+            out.write_char(']')
         }
         Value::Map(entries) => {
-            out.push('{');
-            for (i, (key, item)) in sorted(entries).into_iter().enumerate() {
-                begin(out, i == 0, inner);
-                write_string(out, key.as_bytes());
-                out.push_str(": ");
-                write_value(out, item, inner);
+            out.write_char('{')?;
+            let shown = sorted(entries).into_iter().filter(|(key, _)| without.is_empty() || key != without);
+            for (i, (key, item)) in shown.enumerate() {
+                begin(out, i == 0, inner)?;
+                write_string(out, key.as_bytes())?;
+                out.write_str(": ")?;
+                write_value(out, item, inner, "")?;
             }
-            end(out, depth);
-            out.push('}');
+            end(out, depth)?;
+            out.write_char('}')
         }
     }
 }
 
-fn write_string(out: &mut String, bytes: &[u8]) {
-    out.push('"');
+fn write_string(out: &mut dyn Write, bytes: &[u8]) -> fmt::Result {
+    out.write_char('"')?;
     for c in String::from_utf8_lossy(bytes).chars() {
         match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            ' '..='~' => out.push(c),
+            '"' => out.write_str("\\\"")?,
+            '\\' => out.write_str("\\\\")?,
+            '\u{8}' => out.write_str("\\b")?,
+            '\u{c}' => out.write_str("\\f")?,
+            '\n' => out.write_str("\\n")?,
+            '\r' => out.write_str("\\r")?,
+            '\t' => out.write_str("\\t")?,
+            ' '..='~' => out.write_char(c)?,
             _ => {
                 let mut units = [0; 2];
                 for unit in c.encode_utf16(&mut units) {
-                    let _ = write!(out, "\\u{unit:04X}");
+                    write!(out, "\\u{unit:04X}")?;
                 }
             }
         }
     }
-    out.push('"');
+    out.write_char('"')
 }
 
 #[cfg(test)]
@@ -127,6 +140,24 @@ mod tests {
         map.set("children", Value::List(vec![])).set("filename", "ä\u{1f600}\"\x1b");
         let expected = "{\n    \"children\": [\n    ],\n    \"filename\": \"\\u00E4\\uD83D\\uDE00\\\"\\u001B\"\n}";
         assert_eq!(print(&map), expected);
+    }
+
+    #[test]
+    fn releases_without_children_and_lists_of_images() {
+        let mut image = Value::map();
+        image.set("children", vec![Value::U64(1)]).set("filename", "x");
+        let of = |version: &str, images: &[Value], chain| {
+            let mut out = String::new();
+            info(images, chain, version.parse().expect("a version"), &mut out).expect("a string takes it");
+            out
+        };
+        let short = "{\n    \"filename\": \"x\"\n}";
+        assert_eq!(of("7.2", std::slice::from_ref(&image), false), format!("{short}\n"));
+        assert_eq!(of("10.0", std::slice::from_ref(&image), false), print(&image) + "\n");
+        let list = of("7.2", &[image.clone(), image.clone()], false);
+        let inner = short.replace('\n', "\n    ");
+        assert_eq!(list, format!("[\n    {inner},\n    {inner}\n]\n"));
+        assert_eq!(of("7.2", &[image], true), format!("[\n    {inner}\n]\n"));
     }
 
     /// `qemu-img info --image-opts driver=raw,file.filename=x,size=512` (10.0.2).

@@ -1,7 +1,9 @@
 //! Records to text and JSON, as each version of qemu-img prints them. Knows the shapes of QEMU's own result types, and
 //! no format: what is specific to one is a tree that is printed as it comes.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod bounded;
 mod check;
 pub mod compare;
 pub mod escape;
@@ -13,7 +15,8 @@ pub mod size;
 mod snapshots;
 pub mod version;
 
+pub use bounded::{Bounded, Over, Pieces};
 pub use check::check as check_human;
 pub use human::{LocalTime, info as info_human};
-pub use json::{info as info_json, line as json_line, print as json};
+pub use json::{info as info_json, line as json_line, print as json, write as write_json};
 pub use version::QemuVersion;

@@ -4,12 +4,11 @@ use std::fmt::Write;
 
 use itoa::Buffer;
 
-use crate::escape;
 use crate::version::QemuVersion;
 
 /// Bytes of a record: start, length, offset (8 each), depth (4), bits (2), number of the file (2),
 /// all little-endian.
-const RECORD: usize = 32;
+pub const RECORD: usize = 32;
 const PRESENT: u32 = 1;
 const ZERO: u32 = 1 << 1;
 const DATA: u32 = 1 << 2;
@@ -69,11 +68,11 @@ impl MapLines {
         Self { json, started: false, said }
     }
 
-    /// Adds the lines of whole records to `out`. `file` names a file by its number.
+    /// Adds the lines of whole records to `out`. `file` names a file by its number, fit to be shown.
     ///
     /// # Errors
     /// A stored range without a plain place cannot be shown in human form.
-    pub fn add(&mut self, records: &[u8], file: &dyn Fn(u32) -> String, out: &mut String) -> Result<(), NoPlace> {
+    pub fn add<'f>(&mut self, records: &[u8], file: &dyn Fn(u32) -> &'f str, out: &mut String) -> Result<(), NoPlace> {
         for bytes in records.as_chunks::<RECORD>().0 {
             let record = Record::read(bytes);
             if self.json { self.json_line(&record, out) } else { human_line(&record, file, out)? }
@@ -117,14 +116,14 @@ fn said(version: QemuVersion, bits: u32) -> String {
     told.iter().filter(|(_, _, told)| *told).map(|(key, bit, _)| format!(", \"{key}\": {}", bits & bit != 0)).collect()
 }
 
-fn human_line(record: &Record, file: &dyn Fn(u32) -> String, out: &mut String) -> Result<(), NoPlace> {
+fn human_line<'f>(record: &Record, file: &dyn Fn(u32) -> &'f str, out: &mut String) -> Result<(), NoPlace> {
     if record.has(DATA) && !record.has(HAS_OFFSET) {
         return Err(NoPlace);
     }
     if record.has(DATA) && !record.has(ZERO) {
         let hex = |n: u64| if n == 0 { "0".to_string() } else { format!("{n:#x}") };
         let (start, len, offset) = (hex(record.start), hex(record.len), hex(record.offset));
-        let name = escape::terminal(file(record.file).as_bytes());
+        let name = file(record.file);
         let _ = writeln!(out, "{start:<16}{len:<16}{offset:<16}{name}");
     }
     Ok(())
@@ -146,9 +145,7 @@ mod tests {
         let line = |version: &str| {
             let mut lines = MapLines::new(version.parse().expect("a version"), true);
             let mut out = String::new();
-            lines
-                .add(&record(0, 512, 1024, 1, PRESENT | DATA | HAS_OFFSET), &|_| String::new(), &mut out)
-                .expect("plain");
+            lines.add(&record(0, 512, 1024, 1, PRESENT | DATA | HAS_OFFSET), &|_| "", &mut out).expect("plain");
             lines.end(&mut out);
             out
         };
@@ -168,7 +165,7 @@ mod tests {
         let mut lines = MapLines::new("10.0.2".parse().expect("a version"), false);
         let mut out = String::new();
         let records = [record(0, 16, 0x5000, 0, DATA | HAS_OFFSET), record(16, 16, 0, 0, DATA | COMPRESSED)].concat();
-        assert_eq!(lines.add(&records, &|_| "a".into(), &mut out), Err(NoPlace));
+        assert_eq!(lines.add(&records, &|_| "a", &mut out), Err(NoPlace));
         assert_eq!(out, "0               0x10            0x5000          a\n");
     }
 }

@@ -16,14 +16,13 @@ fn line(style: SnapshotTable, [id, tag, size, date, clock, icount]: [&str; 6]) -
 }
 
 /// The lines of the table, header first.
-pub fn table(snapshots: &[Value], version: QemuVersion, time: &dyn LocalTime) -> Vec<String> {
+pub fn table(snapshots: &[Value], version: QemuVersion, time: &dyn LocalTime) -> impl Iterator<Item = String> {
     let style = version.snapshot_table();
     let header = match style {
         SnapshotTable::Underscored => ["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"],
         _ => ["ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT"],
     };
-    let mut lines = vec![line(style, header)];
-    for snapshot in snapshots {
+    let rows = snapshots.iter().map(move |snapshot| {
         let number = |key| snapshot.u64(key).unwrap_or(0);
         let text = |key| terminal(snapshot.bytes(key).unwrap_or_default());
         let seconds = number("vm-clock-sec");
@@ -37,9 +36,9 @@ pub fn table(snapshots: &[Value], version: QemuVersion, time: &dyn LocalTime) ->
         let icount = snapshot.u64("icount").map_or_else(|| absent.to_string(), |n| n.to_string());
         let date = time.format(number("date-sec"));
         let columns = [&text("id"), &text("name"), &human(number("vm-state-size")), &date, &clock, &icount];
-        lines.push(line(style, columns.map(|c: &String| c.as_str())));
-    }
-    lines
+        line(style, columns.map(|c: &String| c.as_str()))
+    });
+    std::iter::once(line(style, header)).chain(rows)
 }
 
 #[cfg(test)]
@@ -70,8 +69,11 @@ mod tests {
         let mut long = Value::map();
         long.set("id", "1").set("name", "a very long tag name here").set("icount", 0u64);
         let row = "1         a very long tag name here     0 B 2026-11-23 05:03:44 00:00:00.000          0";
-        assert_eq!(table(&[long], "5.2".parse().expect("a version"), &Fixed)[1], row);
-        let of = |v: &str| table(std::slice::from_ref(&snapshot), v.parse().expect("a version"), &Fixed);
+        assert_eq!(table(&[long], "5.2".parse().expect("a version"), &Fixed).last().as_deref(), Some(row));
+        let of = |v: &str| {
+            let lines = table(std::slice::from_ref(&snapshot), v.parse().expect("a version"), &Fixed);
+            lines.collect::<Vec<_>>()
+        };
         assert_eq!(of("5.2"), old);
         assert_eq!(of("7.2"), old);
         assert_eq!(of("10.0"), new);

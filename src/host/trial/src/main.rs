@@ -23,7 +23,9 @@ struct Silent;
 
 impl Observer for Silent {
     fn progress(&self, _done: u64, _total: u64) {}
-    fn log(&self, _level: u32, _text: &[u8]) {}
+    fn log(&self, _level: u32, text: &[u8]) -> u64 {
+        text.len() as u64
+    }
 }
 
 struct Arguments {
@@ -121,6 +123,8 @@ fn main() -> ExitCode {
             guest_memory_bytes: 16 << 20,
             requests: Some(100_000),
             result_bytes: 1 << 20,
+            shown_bytes: 1 << 20,
+            message_bytes: 1 << 20,
         },
         observer: &Silent,
         lock_down: true,

@@ -28,8 +28,9 @@ pub trait Observer: Sync {
     fn can_be_asked(&self) -> bool {
         false
     }
-    /// A line for `-v`; bytes as the guest sent them.
-    fn log(&self, level: u32, text: &[u8]);
+    /// Lines or records (`instar_abi::ring::LOG_LINES` and its like); bytes as the guest sent them. Returns how many bytes
+    /// were shown of it, which count against the limits.
+    fn log(&self, level: u32, text: &[u8]) -> u64;
 }
 
 /// Set by SIGUSR1.
@@ -70,6 +71,8 @@ pub struct Outcome {
     pub status: u8,
     /// Its results (an [`instar_abi::record`] stream, not decoded, not trusted).
     pub results: Vec<u8>,
+    /// Bytes of messages that were shown while it ran.
+    pub message_bytes: u64,
     /// Where it ran: never `Auto`.
     pub isolation: Isolation,
     /// Why `Auto` did not choose KVM, if so.

@@ -2,6 +2,7 @@
 //! at what the bytes of an image mean, and nothing under `src/guest` is linked into it (a test asserts that).
 //!
 //! [`run`] is the whole interface: a [`Job`] in, an [`Outcome`] or a [`Failure`] out.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod backend;
 pub mod clock;
@@ -20,6 +21,7 @@ pub mod policy;
 mod probe;
 mod run;
 mod server;
+pub mod standard;
 pub mod target;
 
 pub use device::{Device, Mode};

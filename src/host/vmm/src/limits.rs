@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+/// What the guest tells in results: the limit's name and flag.
+pub const RESULTS: (&str, &str) = ("size of the results", "--max-results");
+/// What it tells in messages.
+pub const MESSAGES: (&str, &str) = ("length of the messages", "--max-messages");
+
 /// The limits. `None` is no limit.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -13,6 +18,10 @@ pub struct Limits {
     pub guest_memory_bytes: u64,
     /// Requests (`--max-requests`).
     pub requests: Option<u64>,
-    /// Bytes of results (records) that the guest may emit.
+    /// Bytes of results (records) that the guest may emit (`--max-results`).
     pub result_bytes: u64,
+    /// Bytes that may be shown of records while the guest runs, and of its results afterwards (`--max-results`).
+    pub shown_bytes: u64,
+    /// Bytes of messages (`--max-messages`).
+    pub message_bytes: u64,
 }

@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 
 use crate::backend::kvm::Machine;
 use crate::backend::process::Child;
-use crate::backend::{Attend, Stop, kvm, process};
+use crate::backend::{Attend, Stop, kvm, process, words};
 use crate::elf::Program;
 use crate::job::ASKED;
 use crate::layout::{Layout, PAGE};
@@ -70,13 +70,17 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     }
     let session = Session::new(&server, &memory, &job.limits);
     let end = session.run(sandbox);
+    let message_bytes = server.message_bytes();
     let (devices, results) = server.into_parts();
     match end {
-        End::Served(Served::Finished(status)) => Ok(Outcome { status, results, isolation, fallback, devices }),
+        End::Served(Served::Finished(status)) => {
+            Ok(Outcome { status, results, message_bytes, isolation, fallback, devices })
+        }
         End::Served(Served::Panicked(text)) => Err(Failure::Guest(text)),
         End::Served(Served::Broke(text)) => Err(Failure::Guest(format!("it broke the protocol: {text}"))),
         End::Served(Served::Limit { name, flag, value }) => Err(Failure::Limit { name, flag, value }),
         End::Fault(text) => Err(Failure::Guest(text)),
+        End::Host(text) => Err(Failure::Host(text)),
         End::Served(Served::Continue | Served::Aborted) => Err(host("the guest ended without a word")),
     }
 }
@@ -143,6 +147,16 @@ fn fill(memory: &Shared, program: &Program<'_>, job: &Job<'_>, doorbell: u32) ->
 enum End {
     Served(Served),
     Fault(String),
+    Host(String),
+}
+
+fn thread() -> std::thread::Builder {
+    std::thread::Builder::new()
+}
+
+/// Under a filter or a limit of somebody else's.
+fn no_thread(error: &io::Error) -> End {
+    End::Host(format!("no thread: {}", words(error.raw_os_error().unwrap_or(libc::EAGAIN))))
 }
 
 struct Session<'a> {
@@ -216,7 +230,12 @@ impl<'a> Session<'a> {
         let mut work = bodies.into_iter().zip(&threads);
         let main = work.next();
         std::thread::scope(|scope| {
-            let watchdog = scope.spawn(|| self.watch(&threads, &children)).thread().clone();
+            let watched = thread().spawn_scoped(scope, || self.watch(&threads, &children));
+            let watchdog = match watched {
+                Ok(watchdog) => watchdog.thread().clone(),
+                // Nobody would look at the limits: nothing has run yet, and nothing will.
+                Err(error) => return self.finish(no_thread(&error)),
+            };
             let attend = |body: Box<dyn FnOnce() -> Stop + Send + '_>, thread: &ThreadId, watchdog| {
                 // SAFETY: takes nothing, gives a number.
                 thread.store(unsafe { libc::gettid() }, Ordering::SeqCst);
@@ -226,11 +245,19 @@ impl<'a> Session<'a> {
             };
             for (body, thread) in work {
                 let watchdog = watchdog.clone();
-                scope.spawn(move || attend(body, thread, watchdog));
+                if let Err(error) = self::thread().spawn_scoped(scope, move || attend(body, thread, watchdog)) {
+                    self.finish(no_thread(&error));
+                    thread.store(-1, Ordering::SeqCst);
+                }
             }
             // The first worker runs on this thread: nothing is waited for that a short command does not need.
-            if let Some((body, thread)) = main {
-                attend(body, thread, watchdog);
+            match main {
+                Some((body, thread)) if self.ticked() => attend(body, thread, watchdog),
+                Some((_, thread)) => {
+                    thread.store(-1, Ordering::SeqCst);
+                    watchdog.unpark();
+                }
+                None => {}
             }
         });
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner).take();

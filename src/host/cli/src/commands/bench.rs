@@ -1,6 +1,5 @@
 //! `bench`
 
-use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -15,6 +14,7 @@ use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Defaults, Exit, Files, Program, image_params, workers};
 use crate::progress::show_lines;
+use crate::streams;
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -88,17 +88,17 @@ struct Clock {
 impl Observer for Clock {
     fn progress(&self, _done: u64, _total: u64) {}
 
-    fn log(&self, level: u32, bytes: &[u8]) {
+    fn log(&self, level: u32, bytes: &[u8]) -> u64 {
         if level != LOG_RECORDS {
             return show_lines(level, bytes);
         }
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         if begun.is_none() {
-            let mut out = std::io::stdout().lock();
             // A reader that has gone away does not keep the requests from being made.
-            let _ = writeln!(out, "{}", self.text).and_then(|()| out.flush());
+            let _ = streams::show(&format!("{}\n", self.text));
             *begun = Some(Instant::now());
         }
+        0
     }
 }
 

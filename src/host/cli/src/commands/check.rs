@@ -39,8 +39,8 @@ struct Lines;
 impl Observer for Lines {
     fn progress(&self, _done: u64, _total: u64) {}
 
-    fn log(&self, level: u32, text: &[u8]) {
-        show_lines(level, text);
+    fn log(&self, level: u32, text: &[u8]) -> u64 {
+        show_lines(level, text)
     }
 }
 
@@ -74,7 +74,11 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let Some(check) = results.get("check") else { return Ok(status) };
     if !parsed.has("quiet") {
-        program.print(&if json { instar_render::json(check) + "\n" } else { instar_render::check_human(check) })?;
+        let render = |out: &mut dyn std::fmt::Write| match json {
+            true => instar_render::write_json(check, out),
+            false => out.write_str(&instar_render::check_human(check)),
+        };
+        program.show(&render, &subject)?;
     }
     if check.u64("check-errors").is_some_and(|n| n > 0) {
         program.say("Check failed");

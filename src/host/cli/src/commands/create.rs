@@ -85,17 +85,18 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let (status, results) = program.run(&params, files, 1, &Defaults::DATA, &subject, &Silent)?;
     let shown = escape::terminal(name.as_encoded_bytes());
     if let (Some(rows), false) = (results.get("formatting"), parsed.has("quiet")) {
-        let options: Vec<String> = as_list(rows)
-            .iter()
-            .map(|row| {
-                let value = escape::terminal(row.bytes("value").unwrap_or_default());
-                format!("{}={value}", row.text("name").unwrap_or_default())
-            })
-            .collect();
-        program.print(&format!("Formatting '{shown}', fmt={format} {}\n", options.join(" ")))?;
+        let render = |out: &mut dyn std::fmt::Write| {
+            write!(out, "Formatting '{shown}', fmt={format} ")?;
+            for (i, row) in as_list(rows).iter().enumerate() {
+                let text = |key| escape::terminal(row.bytes(key).unwrap_or_default());
+                write!(out, "{}{}={}", if i == 0 { "" } else { " " }, text("name"), text("value"))?;
+            }
+            out.write_char('\n')
+        };
+        program.show(&render, &subject)?;
     }
     if let Some(error) = results.get("late-error") {
-        program.report(error, false);
+        program.report(error, false, &subject)?;
     }
     if status == 0 {
         for made in targets {

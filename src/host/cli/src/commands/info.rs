@@ -1,5 +1,6 @@
 //! `info`
 
+use instar_abi::record::Value;
 use instar_render::LocalTime;
 use instar_vmm::target::Cache;
 
@@ -97,8 +98,11 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         .set("extra-detail", parsed.has("extra-detail"));
     let subject = image.path.to_string_lossy();
     let files = Files::shared(vec![device], parsed.has("force-share"));
-    let (status, results) = program.run(&params, files, 1, &Defaults::METADATA, &subject, &Silent)?;
-    let mut images = results.list("images").to_vec();
+    let (status, mut results) = program.run(&params, files, 1, &Defaults::METADATA, &subject, &Silent)?;
+    let mut images = match results.take("images") {
+        Some(Value::List(images)) => images,
+        _ => Vec::new(),
+    };
     if let Some(first) = images.first_mut()
         && let Some(name) = image.with_options(first.text("format").unwrap_or_default())
     {
@@ -106,11 +110,11 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let images = &images[..];
     if status == 0 && !images.is_empty() {
-        program.print(&if json {
-            instar_render::info_json(images, chain, program.version)
-        } else {
-            instar_render::info_human(images, program.version, &Local)
-        })?;
+        let render = |out: &mut dyn std::fmt::Write| match json {
+            true => instar_render::info_json(images, chain, program.version, out),
+            false => instar_render::info_human(images, program.version, &Local, out),
+        };
+        program.show(&render, &subject)?;
     }
     Ok(status)
 }

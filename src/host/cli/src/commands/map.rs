@@ -1,17 +1,18 @@
 //! `map`
 
-use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
 use instar_abi::record::Value;
 use instar_abi::ring::LOG_RECORDS;
-use instar_render::map::{MAP_HEAD, MapLines, NoPlace};
+use instar_render::escape::terminal;
+use instar_render::map::{MAP_HEAD, MapLines, NoPlace, RECORD};
 use instar_vmm::Observer;
 
 use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Defaults, Exit, Files, Program, image_params};
+use crate::streams;
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -46,47 +47,63 @@ struct State {
 #[derive(Clone, Copy)]
 enum Failure {
     NoPlace,
-    Output(std::io::ErrorKind),
+    Output,
 }
 
 /// Text that waits before it is written.
 const TEXT: usize = 1 << 20;
+/// Records that are rendered before the text is looked at, in bytes.
+const AT_ONCE: usize = 32 * RECORD;
+/// Longest name of a file, in bytes.
+const NAME_MAX: usize = 4096;
 
 impl State {
     fn write(&mut self) {
-        let done = std::io::stdout().lock().write_all(self.text.as_bytes());
+        let done = streams::show(&self.text);
         self.text.clear();
-        if let Err(error) = done {
-            self.failed.get_or_insert(Failure::Output(error.kind()));
+        if done.is_err() {
+            self.failed.get_or_insert(Failure::Output);
         }
     }
 
-    /// A record of names: each with its length before it, as the first piece of the stream.
+    /// A record of names, as the first piece of the stream. Each stands in every line of its file, so they are made fit to
+    /// be shown once; none is longer than the kernel would take.
     fn take_names(&mut self, bytes: &[u8]) {
-        self.names = bytes.split(|b| *b == 0).map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        let shown = |name: &[u8]| terminal(name.get(..NAME_MAX).unwrap_or(name));
+        self.names = bytes.split(|b| *b == 0).map(shown).collect();
     }
 }
 
 impl Observer for Shown {
     fn progress(&self, _done: u64, _total: u64) {}
 
-    fn log(&self, level: u32, bytes: &[u8]) {
+    fn log(&self, level: u32, bytes: &[u8]) -> u64 {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if level != LOG_RECORDS || state.failed.is_some() {
-            return;
+            return 0;
         }
         // The first piece names the files of the chain.
         if state.names.is_empty() {
-            return state.take_names(bytes);
+            state.take_names(bytes);
+            return 0;
         }
-        let State { lines, names, text, failed } = &mut *state;
-        let name = |file: u32| names.get(file as usize).cloned().unwrap_or_default();
-        if let Err(NoPlace) = lines.add(bytes, &name, text) {
-            failed.get_or_insert(Failure::NoPlace);
+        let mut shown = 0;
+        for records in bytes.chunks(AT_ONCE) {
+            let State { lines, names, text, failed } = &mut *state;
+            let before = text.len();
+            let name = |file: u32| names.get(file as usize).map_or("", String::as_str);
+            if let Err(NoPlace) = lines.add(records, &name, text) {
+                failed.get_or_insert(Failure::NoPlace);
+            }
+            shown += (text.len() - before) as u64;
+            if text.len() > TEXT {
+                state.write();
+            }
+            if state.failed.is_some() {
+                break;
+            }
         }
-        if state.text.len() > TEXT {
-            state.write();
-        }
+        shown
     }
 }
 
@@ -118,7 +135,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let shown = Shown { state: Mutex::new(state) };
     let subject = operand.to_string_lossy();
     let files = Files::shared(vec![device], parsed.has("force-share"));
-    let (status, _): (u8, Value) = program.run(&params, files, 1, &Defaults::DATA, &subject, &shown)?;
+    let (status, _): (u8, Value) = program.run(&params, files, 1, &Defaults::MAP, &subject, &shown)?;
     let mut state = shown.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     if status != 0 && state.names.is_empty() {
         return Ok(status);
@@ -131,7 +148,6 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     match state.failed {
         None => Ok(status),
         Some(Failure::NoPlace) => Err(program.fail("File contains external, encrypted or compressed clusters.")),
-        Some(Failure::Output(std::io::ErrorKind::BrokenPipe)) => Err(Exit(1)),
-        Some(Failure::Output(kind)) => Err(program.fail(&format!("cannot write to standard output: {kind}"))),
+        Some(Failure::Output) => Err(streams::output_error().map_or(Exit(1), |error| program.not_shown(&error))),
     }
 }

@@ -73,15 +73,16 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let (status, results) =
         program.run(&params, Files::shared(devices, share), 1, &Defaults::METADATA, &subject, &Silent)?;
     if let Some(sizes) = results.get("sizes").filter(|_| status == 0) {
-        program.print(&text(sizes, json))?;
+        let render = |out: &mut dyn std::fmt::Write| match json {
+            true => instar_render::write_json(sizes, out),
+            false => out.write_str(&text(sizes)),
+        };
+        program.show(&render, &subject)?;
     }
     Ok(status)
 }
 
-fn text(sizes: &Value, json: bool) -> String {
-    if json {
-        return instar_render::json(sizes) + "\n";
-    }
+fn text(sizes: &Value) -> String {
     let line = |what: &str, key| sizes.u64(key).map(|size| format!("{what}: {size}\n")).unwrap_or_default();
     line("required size", "required")
         + &line("fully allocated size", "fully-allocated")

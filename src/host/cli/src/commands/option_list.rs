@@ -5,6 +5,7 @@ use std::fs::FileType;
 use std::os::unix::fs::FileTypeExt;
 
 use instar_abi::record::Value;
+use instar_render::escape::terminal;
 
 use crate::getopt::Parsed;
 use crate::program::{Defaults, Exit, Program, Silent};
@@ -93,23 +94,26 @@ pub fn help(program: &Program, operation: &str, format: &str, target: Option<&Os
     params.set("target", target);
     let (status, results) = program.run(&params, Vec::new(), 1, &Defaults::METADATA, format, &Silent)?;
     if status == 0 {
-        let lines: String = results
-            .list("help")
-            .iter()
-            .filter_map(|option| Some((option, holder.help(option)?)))
-            .map(|(option, help)| {
-                let head = format!("  {}=<{}>", option.text("name").unwrap_or(""), option.text("kind").unwrap_or(""));
-                format!("{head:<24} - {help}\n")
-            })
-            .collect();
-        program.print(&if holder == Holder::Unknown {
-            format!(
-                "Supported {format} options:\n{lines}\nThe protocol level may support further options.\n\
-                 Specify the target filename to include those options.\n"
-            )
-        } else {
-            format!("Supported options:\n{lines}")
-        })?;
+        let render = |out: &mut dyn std::fmt::Write| {
+            match holder {
+                Holder::Unknown => writeln!(out, "Supported {format} options:")?,
+                _ => writeln!(out, "Supported options:")?,
+            }
+            for option in results.list("help") {
+                let Some(help) = holder.help(option) else { continue };
+                let text = |key| terminal(option.bytes(key).unwrap_or_default());
+                let head = format!("  {}=<{}>", text("name"), text("kind"));
+                writeln!(out, "{head:<24} - {}", terminal(help.as_bytes()))?;
+            }
+            if holder == Holder::Unknown {
+                out.write_str(
+                    "\nThe protocol level may support further options.\n\
+                     Specify the target filename to include those options.\n",
+                )?;
+            }
+            Ok(())
+        };
+        program.show(&render, format)?;
     }
     Ok(status)
 }

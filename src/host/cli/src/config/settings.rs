@@ -131,6 +131,22 @@ pub const SETTINGS: &[Setting] = &[
     )
     .stricter(Stricter::Lower),
     setting(
+        "limits.results",
+        "INSTAR_MAX_RESULTS",
+        "8M, 64M as they are shown, 1G of map",
+        Kind::Size,
+        Opt::value("max-results", "SIZE", "results of the sandbox, as they come and as they are shown"),
+    )
+    .stricter(Stricter::Lower),
+    setting(
+        "limits.messages",
+        "INSTAR_MAX_MESSAGES",
+        "1M",
+        Kind::Size,
+        Opt::value("max-messages", "SIZE", "what the sandbox may have said on standard error"),
+    )
+    .stricter(Stricter::Lower),
+    setting(
         "limits.output-growth",
         "INSTAR_MAX_OUTPUT_GROWTH",
         "8E",

@@ -185,6 +185,22 @@ fn set_registers(vcpu: &VcpuFd, entry: u64, memory: &Shared, worker: u32, root: 
     vcpu.set_regs(&regs).map_err(kvm_error("set a processor's registers"))
 }
 
+/// What sort of exit it is, without what the guest put into it: that may be pages of its data.
+fn kind(exit: &VcpuExit<'_>) -> &'static str {
+    match exit {
+        VcpuExit::IoIn(..) => "a read from a port",
+        VcpuExit::IoOut(..) => "a write to a port",
+        VcpuExit::MmioRead(..) => "a read from no memory",
+        VcpuExit::MmioWrite(..) => "a write to no memory",
+        VcpuExit::Hlt => "a halt",
+        VcpuExit::Exception | VcpuExit::Debug(_) => "an exception",
+        VcpuExit::FailEntry(..) => "a processor state that cannot be entered",
+        VcpuExit::InternalError => "an instruction that KVM cannot emulate",
+        VcpuExit::SystemEvent(..) => "a system event",
+        _ => "an exit of an unknown kind",
+    }
+}
+
 /// One processor.
 pub struct Vcpu {
     /// Its worker's index.
@@ -205,7 +221,7 @@ impl Vcpu {
                 }
                 Ok(VcpuExit::Shutdown) => "it did what its processor forbids (a fault without a handler)".to_string(),
                 Ok(VcpuExit::Intr) => String::new(),
-                Ok(exit) => format!("it left its bounds ({exit:?})"),
+                Ok(exit) => format!("it left its bounds ({})", kind(&exit)),
                 Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => String::new(),
                 Err(error) => format!("the processor stopped: {}", words(error.errno())),
             };

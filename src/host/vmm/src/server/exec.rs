@@ -69,7 +69,7 @@ impl Server<'_> {
             Op::Flush => rustix::fs::fdatasync(&slot.device.file).map(|()| value(0)).map_err(|e| failed(&e.into())),
             Op::SetLength => slot.set_length(request.len).map(|()| value(0)).map_err(|e| failed(&e)),
             Op::Allocate => allocate(slot, request, &self.aborted).map(value).map_err(|e| failed(&e)),
-            Op::Extents => extents(slot, request),
+            Op::Extents => extents(slot, request, &self.aborted),
             Op::ZeroMap => {
                 super::bulk::zero_map(&mut self.buffer(worker), slot, request, &self.aborted).map_err(|e| failed(&e))
             }
@@ -93,7 +93,6 @@ impl Server<'_> {
                 self.observer.progress(request.offset, request.len);
                 self.pause(self.observer.delay(request.offset));
             }
-            Op::Log => self.observer.log(request.arg, &request.buf.to_vec()),
             Op::Seal => {
                 if !self.sealed.swap(true, Ordering::Relaxed) {
                     crate::lockdown::seal();
@@ -294,14 +293,14 @@ fn allocate(slot: &Slot, request: &Checked<'_>, over: &AtomicBool) -> io::Result
     }
 }
 
-/// Data and holes. Where the file system cannot tell, all is data.
-fn extents(slot: &Slot, request: &Checked<'_>) -> Outcome {
+/// Data and holes, until the run is over. Where the file system cannot tell, all is data.
+pub(super) fn extents(slot: &Slot, request: &Checked<'_>, over: &AtomicBool) -> Outcome {
     let room = request.buf.len() / size_of::<ExtentEntry>();
     let len = slot.len.load(Ordering::Relaxed);
     let end = (request.offset + request.len).min(len);
     let mut entries: Vec<ExtentEntry> = Vec::new();
     let mut at = request.offset;
-    while at < end && entries.len() < room {
+    while at < end && entries.len() < room && !over.load(Ordering::Relaxed) {
         let (data, until) = run_at(slot, at, len);
         let until = until.clamp(at + 1, end);
         entries.push(ExtentEntry { len: until - at, data: u64::from(data) });

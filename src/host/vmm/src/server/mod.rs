@@ -15,8 +15,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use instar_abi::ring::{BATCH_MAX, Op, Reply, Status};
+use instar_abi::ring::{BATCH_MAX, LOG_LINES, LOG_RECORDS, Op, Reply, Status};
 
+use crate::limits::{MESSAGES, RESULTS};
 use crate::memory::Shared;
 use crate::{Device, Limits, Observer, Policy};
 use table::Table;
@@ -54,6 +55,10 @@ pub struct Server<'a> {
     observer: &'a dyn Observer,
     results: Mutex<Vec<u8>>,
     requests: AtomicU64,
+    /// Bytes of messages that were shown.
+    messages: AtomicU64,
+    /// Bytes of records that were shown.
+    shown: AtomicU64,
     sleepers: Vec<Semaphore>,
     buffers: Vec<Mutex<bulk::Buffer>>,
     started: Instant,
@@ -75,6 +80,8 @@ impl<'a> Server<'a> {
             observer,
             results: Mutex::default(),
             requests: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
+            shown: AtomicU64::new(0),
             sleepers: (0..workers).map(|_| Semaphore::default()).collect(),
             buffers: (0..workers).map(|_| Mutex::default()).collect(),
             started: Instant::now(),
@@ -109,6 +116,10 @@ impl<'a> Server<'a> {
             return Served::Limit { name: "number of requests", flag: "--max-requests", value: max.to_string() };
         }
         for slot in 0..count {
+            // Each may take as long as a slow disk takes for all of the guest's memory.
+            if self.aborted.load(Ordering::Relaxed) {
+                return Served::Aborted;
+            }
             match self.one(worker, memory, slot) {
                 Ok(reply) => memory.set_reply(worker, slot, reply),
                 Err(end) => return end,
@@ -144,6 +155,7 @@ impl<'a> Server<'a> {
                 None => refused(Status::BadRequest),
             }),
             Op::Emit => self.emit(&checked),
+            Op::Log => self.log(&checked),
             _ => Ok(self.execute(worker, &checked).unwrap_or_else(|no| no)),
         }
     }
@@ -152,10 +164,28 @@ impl<'a> Server<'a> {
         let mut results = self.results.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if results.len() as u64 + checked.buf.len() as u64 > self.limits.result_bytes {
             let value = format!("{} bytes", self.limits.result_bytes);
-            return Err(Served::Limit { name: "size of the results", flag: "--max-guest-memory", value });
+            return Err(Served::Limit { name: RESULTS.0, flag: RESULTS.1, value });
         }
         results.extend_from_slice(&checked.buf.to_vec());
         Ok(Reply::default())
+    }
+
+    /// Shows lines or records; what is over a limit is not shown, or is the last that is.
+    fn log(&self, checked: &check::Checked<'_>) -> Result<Reply, Served> {
+        let (shown, max, (name, flag)) = match checked.arg {
+            LOG_LINES => (&self.messages, self.limits.message_bytes, MESSAGES),
+            LOG_RECORDS => (&self.shown, self.limits.shown_bytes, RESULTS),
+            // Nobody sees it.
+            _ => return Ok(Reply::default()),
+        };
+        let over = |bytes: u64| (bytes > max).then(|| Served::Limit { name, flag, value: format!("{max} bytes") });
+        let text = checked.buf.to_vec();
+        // Not even an empty one is free.
+        if let Some(end) = over(shown.load(Ordering::Relaxed).saturating_add(text.len().max(1) as u64)) {
+            return Err(end);
+        }
+        let bytes = self.observer.log(checked.arg, &text).max(1);
+        over(shown.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes)).map_or(Ok(Reply::default()), Err)
     }
 
     /// Ends the run: every waiting worker wakes, every `serve` says so.
@@ -164,6 +194,12 @@ impl<'a> Server<'a> {
         for sleeper in &self.sleepers {
             sleeper.wake();
         }
+    }
+
+    /// How many bytes of messages were shown.
+    #[must_use]
+    pub fn message_bytes(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
     }
 
     /// The devices, with those that images named, and the results.

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use instar_abi::ring::{
-    Beside, ExtentEntry, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Request, Role, STAT_FRESH,
+    Beside, ExtentEntry, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_VERBOSE, Request, Role, STAT_FRESH,
     STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -25,7 +25,9 @@ struct Nobody;
 
 impl Observer for Nobody {
     fn progress(&self, _done: u64, _total: u64) {}
-    fn log(&self, _level: u32, _text: &[u8]) {}
+    fn log(&self, _level: u32, text: &[u8]) -> u64 {
+        text.len() as u64
+    }
 }
 
 /// Device 0 is a source, 1 an empty target, 2 another source that is empty.
@@ -36,7 +38,15 @@ struct Bench {
 }
 
 fn limits() -> Limits {
-    Limits { cpu: None, wall: None, guest_memory_bytes: 16 << 20, requests: None, result_bytes: 100 }
+    Limits {
+        cpu: None,
+        wall: None,
+        guest_memory_bytes: 16 << 20,
+        requests: None,
+        result_bytes: 100,
+        shown_bytes: 1000,
+        message_bytes: 500,
+    }
 }
 
 impl Bench {
@@ -398,7 +408,7 @@ fn results_are_bounded_and_the_end_is_the_end() {
     bench.memory.fill(bench.heap(), &[b'r'; 60]);
     let emit = Request { buf: bench.heap(), buf_len: 60, ..request(Op::Emit) };
     bench.ok(emit);
-    assert!(matches!(bench.batch(&[emit]).0, Served::Limit { flag: "--max-guest-memory", .. }));
+    assert!(matches!(bench.batch(&[emit]).0, Served::Limit { flag: "--max-results", .. }));
     assert_eq!(bench.batch(&[Request { arg: 3, ..request(Op::Finish) }]).0, Served::Finished(3));
     assert_eq!(bench.refused(Request { arg: 256, ..request(Op::Finish) }), Status::BadRequest);
     let panic = Request { buf: bench.heap(), buf_len: 3, ..request(Op::Panic) };
@@ -408,6 +418,63 @@ fn results_are_bounded_and_the_end_is_the_end() {
     assert!(matches!(bench.server.serve(0, &bench.memory), Served::Broke(_)));
     bench.server.abort();
     assert_eq!(bench.batch(&[emit]).0, Served::Aborted);
+}
+
+#[test]
+fn messages_and_what_is_shown_are_bounded() {
+    let bench = Bench::new("log", &[], 1);
+    bench.memory.fill(bench.heap(), &[b'm'; 400]);
+    let log = |arg, buf_len| Request { arg, buf: bench.heap(), buf_len, ..request(Op::Log) };
+    for (arg, max, flag) in [(LOG_LINES, 500, "--max-messages"), (LOG_RECORDS, 1000, "--max-results")] {
+        bench.ok(log(arg, max - 101));
+        bench.ok(log(arg, 100));
+        assert!(matches!(bench.batch(&[log(arg, 100)]).0, Served::Limit { flag: f, .. } if f == flag));
+        // One byte is left, and an empty text takes it.
+        bench.ok(log(arg, 0));
+        assert!(matches!(bench.batch(&[log(arg, 0)]).0, Served::Limit { .. }));
+    }
+    assert_eq!(bench.batch(&[log(LOG_VERBOSE, 400); 4]).0, Served::Continue, "nobody sees these");
+}
+
+#[test]
+fn a_batch_is_cut_when_the_run_is_over() {
+    /// Stops at its third request until the run is over.
+    struct Stops(AtomicU64, std::sync::Barrier);
+    impl Observer for Stops {
+        fn progress(&self, _done: u64, _total: u64) {
+            if self.0.fetch_add(1, Ordering::Relaxed) == 2 {
+                self.1.wait();
+                self.1.wait();
+            }
+        }
+        fn log(&self, _level: u32, _text: &[u8]) -> u64 {
+            0
+        }
+    }
+    static STOPS: Stops = Stops(AtomicU64::new(0), std::sync::Barrier::new(2));
+    let mut bench = Bench::new("cut", &[], 1);
+    bench.server.observer = &STOPS;
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| bench.batch(&[request(Op::Progress); 200]).0);
+        STOPS.1.wait();
+        bench.server.abort();
+        STOPS.1.wait();
+        assert_eq!(worker.join().expect("no panic"), Served::Aborted);
+    });
+    assert_eq!(STOPS.0.load(Ordering::Relaxed), 3);
+}
+
+/// A file with more runs than one would wait for: what was found until then is told, and no more is asked.
+#[test]
+fn extents_end_with_the_run() {
+    let bench = Bench::new("extents-cut", &[(0, b"x"), (1 << 20, b"x"), (2 << 20, b"x")], 3 << 20);
+    let slot = bench.server.table.get(0).expect("it is there");
+    let entries = |over: bool| {
+        let wanted = Request { len: 3 << 20, buf: bench.heap(), buf_len: 4096, ..request(Op::Extents) };
+        let checked = check::check(&wanted, &bench.server.table, &bench.memory).expect("it is in order");
+        exec::extents(&slot, &checked, &AtomicBool::new(over)).map(|reply| reply.value)
+    };
+    assert_eq!((entries(false), entries(true)), (Ok(6), Ok(0)));
 }
 
 #[test]
@@ -529,7 +596,9 @@ fn a_rate_limit_does_not_outlast_the_run() {
         fn delay(&self, _done: u64) -> Duration {
             Duration::MAX
         }
-        fn log(&self, _level: u32, _text: &[u8]) {}
+        fn log(&self, _level: u32, _text: &[u8]) -> u64 {
+            0
+        }
     }
     let mut bench = Bench::new("rate", &[], 1);
     bench.server.observer = &Slow;

@@ -77,6 +77,7 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
         End::Served(Served::Broke(text)) => Err(Failure::Guest(format!("it broke the protocol: {text}"))),
         End::Served(Served::Limit { name, flag, value }) => Err(Failure::Limit { name, flag, value }),
         End::Fault(text) => Err(Failure::Guest(text)),
+        End::Unready(text) => Err(Failure::Host(text)),
         End::Served(Served::Continue | Served::Aborted) => Err(host("the guest ended without a word")),
     }
 }
@@ -143,6 +144,8 @@ fn fill(memory: &Shared, program: &Program<'_>, job: &Job<'_>, doorbell: u32) ->
 enum End {
     Served(Served),
     Fault(String),
+    /// It never began.
+    Unready(String),
 }
 
 struct Session<'a> {
@@ -188,6 +191,7 @@ impl<'a> Session<'a> {
     fn stopped(&self, stop: Stop) {
         match stop {
             Stop::Fault(text) => self.finish(End::Fault(text)),
+            Stop::Unready(text) => self.finish(End::Unready(text)),
             Stop::Served | Stop::Ended => {}
         }
     }

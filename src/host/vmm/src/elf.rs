@@ -75,6 +75,12 @@ impl<'a> Program<'a> {
         Some(Self { file, entry: number::<8>(file, 24)?, text, rodata, data })
     }
 
+    /// The text segment's bytes.
+    #[must_use]
+    pub fn text_bytes(&self) -> &'a [u8] {
+        &self.file[self.text.offset as usize..][..self.text.file_len as usize]
+    }
+
     /// The data segment's initial bytes.
     #[must_use]
     pub fn data_bytes(&self) -> &'a [u8] {

@@ -46,7 +46,7 @@ impl Shared {
         let len = layout.len as usize;
         let file = match backing {
             Backing::Anonymous => None,
-            Backing::File => Some(memory_file(len)?),
+            Backing::File => Some(memory_file(c"instar-guest", layout.len)?),
         };
         // Room to align the start as the guest's view is aligned, so that huge pages fit.
         let room = len + HUGE;
@@ -139,15 +139,22 @@ impl Drop for Shared {
     }
 }
 
-fn memory_file(len: usize) -> io::Result<OwnedFd> {
+/// A file in memory of that length, never a program: it cannot be started.
+pub(crate) fn memory_file(name: &std::ffi::CStr, len: u64) -> io::Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     // SAFETY: the name is a C string; the result is checked.
-    let fd = unsafe { libc::memfd_create(c"instar-guest".as_ptr(), libc::MFD_CLOEXEC) };
+    let make = |flags| unsafe { libc::memfd_create(name.as_ptr(), flags) };
+    let mut fd = make(flags | libc::MFD_NOEXEC_SEAL);
+    if fd < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) {
+        // A kernel before 6.3.
+        fd = make(flags);
+    }
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is new and nobody else's.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    rustix::fs::ftruncate(&fd, len as u64)?;
+    rustix::fs::ftruncate(&fd, len)?;
     Ok(fd)
 }
 

@@ -80,7 +80,7 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
         End::Served(Served::Broke(text)) => Err(Failure::Guest(format!("it broke the protocol: {text}"))),
         End::Served(Served::Limit { name, flag, value }) => Err(Failure::Limit { name, flag, value }),
         End::Fault(text) => Err(Failure::Guest(text)),
-        End::Host(text) => Err(Failure::Host(text)),
+        End::Unready(text) => Err(Failure::Host(text)),
         End::Served(Served::Continue | Served::Aborted) => Err(host("the guest ended without a word")),
     }
 }
@@ -147,7 +147,8 @@ fn fill(memory: &Shared, program: &Program<'_>, job: &Job<'_>, doorbell: u32) ->
 enum End {
     Served(Served),
     Fault(String),
-    Host(String),
+    /// It never began.
+    Unready(String),
 }
 
 fn thread() -> std::thread::Builder {
@@ -156,7 +157,7 @@ fn thread() -> std::thread::Builder {
 
 /// Under a filter or a limit of somebody else's.
 fn no_thread(error: &io::Error) -> End {
-    End::Host(format!("no thread: {}", words(error.raw_os_error().unwrap_or(libc::EAGAIN))))
+    End::Unready(format!("no thread: {}", words(error.raw_os_error().unwrap_or(libc::EAGAIN))))
 }
 
 struct Session<'a> {
@@ -202,6 +203,7 @@ impl<'a> Session<'a> {
     fn stopped(&self, stop: Stop) {
         match stop {
             Stop::Fault(text) => self.finish(End::Fault(text)),
+            Stop::Unready(text) => self.finish(End::Unready(text)),
             Stop::Served | Stop::Ended => {}
         }
     }

@@ -1,8 +1,10 @@
 //! The two places where a guest can run. Each gives the same guest the same address space and the same ring;
 //! only the doorbell differs.
 
+mod code;
 pub mod kvm;
 pub mod process;
+mod ranges;
 mod stub;
 
 /// How a worker stopped asking for service.
@@ -12,6 +14,8 @@ pub enum Stop {
     Served,
     /// The guest did what it may not: what is known of it.
     Fault(String),
+    /// It never ran: what could not be set up.
+    Unready(String),
     /// The run was ended from outside (limit, another worker's end).
     Ended,
 }

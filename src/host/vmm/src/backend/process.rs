@@ -2,21 +2,50 @@
 //! else mapped, one descriptor (the doorbell), three system calls. One child a worker; they share the writable
 //! memory.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
-use super::stub::{self, STUB_ADDR, STUB_LEN};
-use super::{Attend, Stop};
-use crate::elf::Program;
+use super::ranges::{self, Range};
+use super::{Attend, Stop, code, stub};
+use crate::elf::{Program, Segment};
 use crate::layout::{PAGE, RW_BASE};
+use crate::lockdown::capabilities;
 use crate::memory::Shared;
 
-/// Exit statuses of a child that could not be set up.
-pub const EXIT_MAP: i32 = 101;
-/// The filter was not accepted.
-pub const EXIT_FILTER: i32 = 102;
-const EXIT_ORPHAN: i32 = 103;
+/// What of a child's setting up may fail: its exit status then. Nothing of the guest has run.
+#[derive(Clone, Copy)]
+pub enum Step {
+    /// It is nobody's child any more.
+    Orphan = 101,
+    /// Signals.
+    Signals,
+    /// The guest's memory.
+    Memory,
+    /// Descriptors.
+    Descriptors,
+    /// Resource limits.
+    Limits,
+    /// Capabilities and the like.
+    Rights,
+    /// The host's memory.
+    Unmap,
+    /// The system call filter.
+    Filter,
+}
+
+/// In words.
+const STEPS: &[(Step, &str)] = &[
+    (Step::Orphan, "this program ended"),
+    (Step::Signals, "its signals cannot be masked"),
+    (Step::Memory, "its memory cannot be mapped"),
+    (Step::Descriptors, "descriptors of this program cannot be closed in it"),
+    (Step::Limits, "its resource limits cannot be lowered"),
+    (Step::Rights, "its rights cannot be dropped"),
+    (Step::Unmap, "memory of this program cannot be unmapped in it"),
+    (Step::Filter, "its system call filter is refused"),
+];
 
 /// A child with its doorbell.
 #[derive(Debug)]
@@ -28,83 +57,122 @@ pub struct Child {
     gone: bool,
 }
 
+/// What all children are made from.
+struct Plan<'a> {
+    program: &'a Program<'a>,
+    memory: &'a Shared,
+    text: Option<File>,
+    unmap: Vec<Range>,
+    cpu_seconds: Option<u64>,
+    parent: u32,
+}
+
 /// Makes one child for each worker. Must be called while this process has one thread.
 ///
 /// # Errors
 /// The kernel's, from fork or the like.
 pub fn spawn(program: &Program<'_>, memory: &Shared, cpu_seconds: Option<u64>) -> io::Result<Vec<Child>> {
-    let parent = std::process::id();
+    let layout = memory.layout();
+    let end = |segment: Segment| segment.addr + segment.len.next_multiple_of(PAGE);
+    let keep = [
+        (program.text.addr, end(program.text)),
+        (program.rodata.addr, end(program.rodata)),
+        (program.data.addr, end(program.data)),
+        (stub::CODE_ADDR, stub::END_ADDR),
+        (RW_BASE, RW_BASE + layout.len),
+    ];
+    let unmap = ranges::all_but(&keep, &ranges::of_the_kernel());
+    let plan = Plan { program, memory, text: code::sealed(program)?, unmap, cpu_seconds, parent: std::process::id() };
     let mut children = Vec::new();
-    for worker in 0..memory.layout().workers {
+    for worker in 0..layout.workers {
         let (ours, theirs) = UnixStream::pair()?;
+        let to_close = if closes_ranges() { Vec::new() } else { descriptors()? };
         // SAFETY: this process has one thread, so the child is in no lock's way; it runs only `child`, which
         // allocates nothing.
         match unsafe { libc::fork() } {
             -1 => return Err(io::Error::last_os_error()),
             // SAFETY: in the child, which has nothing else to do.
-            0 => unsafe { child(program, memory, worker, theirs.as_raw_fd(), parent, cpu_seconds) },
+            0 => unsafe { child(&plan, worker, theirs.as_raw_fd(), &to_close) },
             pid => children.push(Child { worker, pid, doorbell: ours, gone: false }),
         }
     }
     Ok(children)
 }
 
+/// Whether the kernel has close_range(2) (from 5.9 on), and lets it be called.
+fn closes_ranges() -> bool {
+    // SAFETY: no descriptor has that number: nothing is closed.
+    unsafe { libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0) == 0 }
+}
+
+/// All descriptors of this process.
+fn descriptors() -> io::Result<Vec<i32>> {
+    let name = |entry: io::Result<std::fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().parse().ok());
+    std::fs::read_dir("/proc/self/fd")?.filter_map(|entry| name(entry).transpose()).collect()
+}
+
 /// The child's whole life as a part of this program.
 ///
 /// # Safety
 /// Only in a fresh child.
-unsafe fn child(
-    program: &Program<'_>,
-    memory: &Shared,
-    worker: u32,
-    doorbell: i32,
-    parent: u32,
-    cpu_seconds: Option<u64>,
-) -> ! {
+unsafe fn child(plan: &Plan<'_>, worker: u32, doorbell: i32, to_close: &[i32]) -> ! {
+    let must = |step: Step, done: bool| {
+        if !done {
+            // SAFETY: ends this process, which has done nothing that wants an end in order.
+            unsafe { libc::_exit(step as i32) }
+        }
+    };
     // SAFETY: system calls with arguments of the right kind; from `map` on, only what the guest is to have.
     unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        if libc::getppid() as u32 != parent {
-            libc::_exit(EXIT_ORPHAN);
-        }
+        must(Step::Orphan, libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0);
+        must(Step::Orphan, libc::getppid() as u32 == plan.parent);
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+        must(Step::Signals, libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) == 0);
         forget_rseq();
         // Best effort: where it is not allowed, the filter still leaves nothing to use a namespace for.
         libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS);
-        if !map(program, memory) {
-            libc::_exit(EXIT_MAP);
-        }
-        libc::dup2(doorbell, 0);
-        libc::syscall(libc::SYS_close_range, 1, u32::MAX, 0);
-        limit(libc::RLIMIT_CORE, 0);
-        limit(libc::RLIMIT_FSIZE, 0);
-        limit(libc::RLIMIT_NPROC, 0);
-        limit(libc::RLIMIT_NOFILE, 1);
-        if let Some(seconds) = cpu_seconds {
-            limit(libc::RLIMIT_CPU, seconds + 1);
-        }
-        libc::prctl(libc::PR_SET_DUMPABLE, 0);
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-        let layout = memory.layout();
-        let end = |segment: crate::elf::Segment| segment.addr + segment.len.next_multiple_of(PAGE);
-        let keep = [
-            (program.text.addr, end(program.text)),
-            (program.rodata.addr, end(program.rodata)),
-            (program.data.addr, end(program.data)),
-            (STUB_ADDR, STUB_ADDR + STUB_LEN),
-            (RW_BASE, RW_BASE + layout.len),
-        ];
+        // In a new namespace it has all of them.
+        must(Step::Rights, capabilities::drop_all(false));
+        must(Step::Memory, map(plan) && stub::prepare(&plan.unmap));
+        must(Step::Descriptors, libc::dup2(doorbell, 0) == 0 && close_all_but_the_first(to_close));
+        let limited = limit(libc::RLIMIT_CORE, 0)
+            && limit(libc::RLIMIT_FSIZE, 0)
+            && limit(libc::RLIMIT_NPROC, 0)
+            && limit(libc::RLIMIT_NOFILE, 1)
+            && plan.cpu_seconds.is_none_or(|seconds| limit(libc::RLIMIT_CPU, seconds + 1));
+        must(Step::Limits, limited);
+        must(Step::Rights, libc::prctl(libc::PR_SET_DUMPABLE, 0) == 0);
+        must(Step::Rights, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+        let layout = plan.memory.layout();
         let (_, rsp) = layout.stack(worker);
-        stub::leave(&keep, &stub::Entry { rip: program.entry, rsp, boot: layout.boot, worker: u64::from(worker) });
+        stub::leave(&stub::Entry { rip: plan.program.entry, rsp, boot: layout.boot, worker: u64::from(worker) });
     }
 }
 
-unsafe fn limit(what: libc::__rlimit_resource_t, value: u64) {
-    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
-    // SAFETY: a valid pointer; lowering a limit of this process.
-    unsafe { libc::setrlimit(what, &raw const limit) };
+/// Closes every descriptor but 0. `listed`: all that were open before the fork, for kernels that must be told one by one.
+unsafe fn close_all_but_the_first(listed: &[i32]) -> bool {
+    // SAFETY: nothing of this child uses any of them from here on.
+    unsafe {
+        let closed = |fd: i32| libc::close(fd) == 0 || *libc::__errno_location() == libc::EBADF;
+        match listed {
+            [] => libc::syscall(libc::SYS_close_range, 1, u32::MAX, 0) == 0,
+            _ => listed.iter().filter(|fd| **fd != 0).all(|fd| closed(*fd)),
+        }
+    }
+}
+
+unsafe fn limit(what: libc::__rlimit_resource_t, value: u64) -> bool {
+    let mut limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: valid pointers; lowering a limit of this process.
+    unsafe {
+        let mut now = limit;
+        if libc::getrlimit(what, &raw mut now) == 0 {
+            limit.rlim_max = value.min(now.rlim_max);
+            limit.rlim_cur = limit.rlim_max;
+        }
+        libc::setrlimit(what, &raw const limit) == 0
+    }
 }
 
 /// The C library told the kernel of a per-thread area (restartable sequences) that the kernel writes to; it is
@@ -139,24 +207,28 @@ unsafe fn forget_rseq() {
 }
 
 /// Puts the program and the writable region at their addresses.
-unsafe fn map(program: &Program<'_>, memory: &Shared) -> bool {
+unsafe fn map(plan: &Plan<'_>) -> bool {
+    let Plan { program, memory, text, .. } = plan;
     let Some(file) = memory.file() else { return false };
     let layout = memory.layout();
-    let shared = |at: u64, len: u64, offset: u64, rights: i32| {
+    let (read, write, run) = (libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
+    let put = |at: u64, len: u64, rights: i32, kind: i32, fd: i32, offset: u64| {
         // SAFETY: fixed addresses below this program's own, which nothing of it uses.
         let got = unsafe {
-            let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
-            libc::mmap(at as *mut libc::c_void, len as usize, rights, flags, file.as_raw_fd(), offset.cast_signed())
+            let flags = kind | libc::MAP_FIXED | libc::MAP_NORESERVE;
+            let len = len.next_multiple_of(PAGE) as usize;
+            libc::mmap(at as *mut libc::c_void, len, rights, flags, fd, offset.cast_signed())
         };
         got as u64 == at
     };
+    let shared = |at: u64, len: u64, offset: u64| put(at, len, write, libc::MAP_SHARED, file.as_raw_fd(), offset);
     let protect = |at: u64, len: u64, rights: i32| {
         // SAFETY: ranges just mapped.
         unsafe { libc::mprotect(at as *mut libc::c_void, len.next_multiple_of(PAGE) as usize, rights) == 0 }
     };
-    // The program is embedded in this executable, on page boundaries: its pages are moved to where it belongs,
-    // without a copy.
-    let moved = |segment: crate::elf::Segment, rights: i32| {
+    // The program is embedded in this executable, on page boundaries: they are moved to where they belong, without
+    // a copy.
+    let moved = |segment: Segment, rights: i32| {
         let len = segment.len.next_multiple_of(PAGE) as usize;
         // SAFETY: the pages are this executable's read-only data, which this child does not need any more.
         let got = unsafe {
@@ -166,12 +238,15 @@ unsafe fn map(program: &Program<'_>, memory: &Shared) -> bool {
         };
         got as u64 == segment.addr && protect(segment.addr, segment.len, rights)
     };
-    let (read, write) = (libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE);
+    let executable = |segment: Segment| match text {
+        Some(text) => put(segment.addr, segment.len, run, libc::MAP_PRIVATE, text.as_raw_fd(), 0),
+        None => moved(segment, run),
+    };
     let guards = (0..layout.workers).map(|w| layout.stack(w).0 - PAGE).chain([layout.stack(layout.workers).0 - PAGE]);
-    let mut ok = shared(RW_BASE, layout.len, 0, write)
-        && shared(program.data.addr, program.data.len.next_multiple_of(PAGE), layout.data - RW_BASE, write)
+    let mut ok = shared(RW_BASE, layout.len, 0)
+        && shared(program.data.addr, program.data.len, layout.data - RW_BASE)
         && protect(layout.boot, PAGE + layout.params_len, read)
-        && moved(program.text, libc::PROT_READ | libc::PROT_EXEC)
+        && executable(program.text)
         && moved(program.rodata, read);
     for guard in guards {
         ok = ok && protect(guard, PAGE, libc::PROT_NONE);
@@ -199,13 +274,13 @@ impl Child {
                         return stop;
                     }
                 }
-                Ok(0) => return Stop::Fault(self.epitaph()),
+                Ok(0) => return self.epitaph(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     if !attend.ticked() {
                         return Stop::Ended;
                     }
                 }
-                Err(_) => return Stop::Fault(self.epitaph()),
+                Err(_) => return self.epitaph(),
             }
         }
     }
@@ -221,7 +296,7 @@ impl Child {
                         return Some(Stop::Ended);
                     }
                 }
-                Ok(0) | Err(_) => return Some(Stop::Fault(self.epitaph())),
+                Ok(0) | Err(_) => return Some(self.epitaph()),
             }
         }
     }
@@ -242,10 +317,10 @@ impl Child {
     }
 
     /// Why the child is gone.
-    fn epitaph(&mut self) -> String {
-        let Some(status) = self.bury() else { return "its process is gone".to_string() };
+    fn epitaph(&mut self) -> Stop {
+        let Some(status) = self.bury() else { return Stop::Fault("its process is gone".to_string()) };
         if libc::WIFSIGNALED(status) {
-            return match libc::WTERMSIG(status) {
+            return Stop::Fault(match libc::WTERMSIG(status) {
                 libc::SIGSYS => "it made a system call that it has no right to".to_string(),
                 libc::SIGSEGV | libc::SIGBUS => {
                     "it touched memory that it may not, or tried a privileged instruction".to_string()
@@ -253,9 +328,14 @@ impl Child {
                 libc::SIGILL => "it ran an instruction that does not exist".to_string(),
                 libc::SIGXCPU | libc::SIGKILL => "it was killed".to_string(),
                 signal => format!("it died of signal {signal}"),
-            };
+            });
         }
-        format!("its process ended by itself (status {})", libc::WEXITSTATUS(status))
+        let status = libc::WEXITSTATUS(status);
+        // A guest may well say the same: then what is told is not so, and nothing else comes of it.
+        match STEPS.iter().find(|(step, _)| *step as i32 == status) {
+            Some((_, words)) => Stop::Unready(format!("no sandbox process: {words}")),
+            None => Stop::Fault(format!("its process ended by itself (status {status})")),
+        }
     }
 }
 

@@ -1,44 +1,86 @@
 //! The last instructions of the host's in a child process: unmap everything that is not the guest's, install the
-//! system call filter, clear the registers, jump. They run from a page of their own, because the code that wrote
-//! that page is among what is unmapped.
+//! system call filter, clear the registers, jump. They are a page of this executable's own, moved to where it stays when
+//! the code that leads there is unmapped: no page is made executable for it. Whatever fails ends the process.
 
 use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
 
-/// Where the page lies: below the writable region, above the program.
-pub const STUB_ADDR: u64 = 0x3e00_0000;
-/// Its length.
-pub const STUB_LEN: u64 = 4096;
+use super::process::Step;
+use super::ranges::Range;
+use crate::layout::PAGE;
 
-const CODE_AT: usize = 0;
-const RANGES_AT: usize = 256;
-const FILTER_AT: usize = 512;
-const PROGRAM_AT: usize = 496;
+/// Where its code lies: below the writable region, above the program.
+pub const CODE_ADDR: u64 = 0x3e00_0000;
+/// Where its data lies.
+const DATA_ADDR: u64 = CODE_ADDR + PAGE;
+/// The end of both.
+pub const END_ADDR: u64 = DATA_ADDR + PAGE;
+
+/// Parts of the data page, which begins with the ranges (24 bytes each, the last one empty).
+const RANGES_MAX: usize = 64;
+const PROGRAM_AT: usize = 2048;
+const FILTER_AT: usize = 2064;
+/// An area as `xrstor` reads it, all components in their first state; on 64 bytes.
+const VECTORS_AT: usize = 2560;
+const MXCSR_AT: usize = VECTORS_AT + 24;
+const MXCSR: u32 = 0x1f80;
 
 core::arch::global_asm!(
-    ".globl instar_stub_start, instar_stub_end",
-    "instar_stub_start:",
-    // r12: ranges, r13: filter program, r14: entry, r15: stack top, rbx: boot page, rbp: worker
+    ".text",
+    ".balign 4096, 0xcc",
+    ".globl instar_stub",
+    "instar_stub:",
+    // r12: data page, r13: it knows xrstor, r14: entry, r15: stack top, rbx: boot page, rbp: worker
+    "mov r8, r12",
     "2:",
-    "mov rdi, [r12]",
-    "mov rsi, [r12 + 8]",
-    "add r12, 16",
+    "mov rdi, [r8]",
+    "mov rsi, [r8 + 8]",
     "test rsi, rsi",
-    "jz 3f",
+    "jz 5f",
     "mov eax, 11", // munmap
-    "syscall",
-    "jmp 2b",
-    "3:",
-    "mov eax, 317", // seccomp(SECCOMP_SET_MODE_FILTER, 0, program)
-    "mov edi, 1",
-    "xor esi, esi",
-    "mov rdx, r13",
     "syscall",
     "test rax, rax",
     "jz 4f",
-    "mov eax, 231", // exit_group
-    "mov edi, {failed}",
-    "syscall",
+    "cmp rax, -1", // EPERM: it is sealed; what the kernel itself sealed may stay
+    "jne 3f",
+    "cmp qword ptr [r8 + 16], 0",
+    "jne 4f",
+    "3:",
+    "mov edi, {unmap}",
+    "jmp 9f",
     "4:",
+    "add r8, 24",
+    "jmp 2b",
+    "5:",
+    "mov eax, 158", // arch_prctl(ARCH_SET_FS, 0)
+    "mov edi, 0x1002",
+    "xor esi, esi",
+    "syscall",
+    "mov edi, {rights}",
+    "test rax, rax",
+    "jnz 9f",
+    "mov eax, 317", // seccomp(SECCOMP_SET_MODE_FILTER, 0, program)
+    "mov edi, 1",
+    "xor esi, esi",
+    "lea rdx, [r12 + {program}]",
+    "syscall",
+    "mov edi, {filter}",
+    "test rax, rax",
+    "jz 6f",
+    "9:",
+    "mov eax, 231", // exit_group
+    "syscall",
+    "ud2",
+    // No vector register keeps what the host last worked on.
+    "6:",
+    "test r13, r13",
+    "jz 7f",
+    "mov eax, 0xe7", // x87, SSE, AVX, AVX-512
+    "xor edx, edx",
+    "xrstor [r12 + {vectors}]",
+    "jmp 8f",
+    "7:",
+    "fxrstor [r12 + {vectors}]",
+    "8:",
     "mov rsp, r15",
     "mov rdi, rbx",
     "mov rsi, rbp",
@@ -56,13 +98,16 @@ core::arch::global_asm!(
     "xor r14d, r14d",
     "xor r15d, r15d",
     "jmp r11",
-    "instar_stub_end:",
-    failed = const super::process::EXIT_FILTER,
+    ".balign 4096, 0xcc",
+    unmap = const Step::Unmap as i32,
+    rights = const Step::Rights as i32,
+    filter = const Step::Filter as i32,
+    program = const PROGRAM_AT,
+    vectors = const VECTORS_AT,
 );
 
 unsafe extern "C" {
-    static instar_stub_start: u8;
-    static instar_stub_end: u8;
+    static instar_stub: u8;
 }
 
 const fn statement(code: u32, k: u32) -> sock_filter {
@@ -115,53 +160,57 @@ pub struct Entry {
     pub worker: u64,
 }
 
-/// Writes the page and goes there; does not come back.
+/// Moves the code to its place and writes the data page. `false`: the kernel does not let it, or there are too many ranges.
 ///
 /// # Safety
-/// Only in a child process that has nothing left to do: all but the ranges between `keep` (sorted, not
-/// overlapping, [`STUB_ADDR`] among them) is unmapped.
-pub unsafe fn leave(keep: &[(u64, u64)], entry: &Entry) -> ! {
-    const LOWEST: u64 = 0x1_0000;
-    const HIGHEST: u64 = 0x7fff_ffff_f000;
-    // SAFETY: the page is mapped here for the purpose; everything written fits in it (the code is under 256 bytes,
-    // there are few ranges, the filter has 16 instructions); the registers are set as the code expects.
+/// Only in a fresh child, which has nothing at these addresses.
+pub unsafe fn prepare(unmap: &[Range]) -> bool {
+    if unmap.len() >= RANGES_MAX {
+        return false;
+    }
+    // SAFETY: the code is alone in its page; the data page is mapped here for the purpose; all that is written fits in it: fewer than RANGES_MAX ranges of 24
+    // bytes end before PROGRAM_AT, 16 instructions before VECTORS_AT, and the area of `xrstor` before the page's end.
     unsafe {
-        let page = libc::mmap(
-            STUB_ADDR as *mut libc::c_void,
-            STUB_LEN as usize,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
-            -1,
-            0,
-        )
-        .cast::<u8>();
-        if page as u64 != STUB_ADDR {
-            libc::_exit(super::process::EXIT_MAP);
+        let code = (&raw const instar_stub).cast_mut().cast::<libc::c_void>();
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let moved = libc::mremap(code, PAGE as usize, PAGE as usize, flags, CODE_ADDR as *mut libc::c_void);
+        if moved as u64 != CODE_ADDR {
+            return false;
         }
-        let start = &raw const instar_stub_start;
-        let len = (&raw const instar_stub_end).offset_from_unsigned(start);
-        std::ptr::copy_nonoverlapping(start, page.add(CODE_AT), len);
-        let mut range = page.add(RANGES_AT).cast::<[u64; 2]>();
-        let mut from = LOWEST;
-        for (start, end) in keep.iter().copied().chain([(HIGHEST, HIGHEST)]) {
-            if start > from {
-                range.write([from, start - from]);
-                range = range.add(1);
-            }
-            from = end;
+        let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let at = DATA_ADDR as *mut libc::c_void;
+        let page = libc::mmap(at, PAGE as usize, rights, flags | libc::MAP_FIXED, -1, 0).cast::<u8>();
+        if page as u64 != DATA_ADDR {
+            return false;
+        }
+        for (index, range) in unmap.iter().enumerate() {
+            let words = [range.start, range.end - range.start, u64::from(range.may_stay)];
+            page.cast::<[u64; 3]>().add(index).write(words);
         }
         let filter = filter();
         std::ptr::copy_nonoverlapping(filter.as_ptr(), page.add(FILTER_AT).cast(), filter.len());
         let program = libc::sock_fprog { len: filter.len() as u16, filter: page.add(FILTER_AT).cast() };
         page.add(PROGRAM_AT).cast::<libc::sock_fprog>().write(program);
-        libc::mprotect(page.cast(), STUB_LEN as usize, libc::PROT_READ | libc::PROT_EXEC);
+        page.add(MXCSR_AT).cast::<u32>().write(MXCSR);
+        libc::mprotect(page.cast(), PAGE as usize, libc::PROT_READ) == 0
+    }
+}
+
+/// Goes to the stub; does not come back.
+///
+/// # Safety
+/// Only in a child that has nothing left to do, all of it [`prepare`]d.
+pub unsafe fn leave(entry: &Entry) -> ! {
+    let xrstor = u64::from(is_x86_feature_detected!("xsave"));
+    // SAFETY: the registers are set as the code expects.
+    unsafe {
         core::arch::asm!(
-            "mov r12, {ranges}", "mov r13, {program}", "mov r14, {rip}", "mov r15, {rsp}",
+            "mov r12, {data}", "mov r13, {xrstor}", "mov r14, {rip}", "mov r15, {rsp}",
             "mov rbx, [{rest}]", "mov rbp, [{rest} + 8]",
             "jmp {code}",
-            ranges = in(reg) page.add(RANGES_AT), program = in(reg) page.add(PROGRAM_AT),
+            data = in(reg) DATA_ADDR, xrstor = in(reg) xrstor,
             rip = in(reg) entry.rip, rsp = in(reg) entry.rsp,
-            rest = in(reg) [entry.boot, entry.worker].as_ptr(), code = in(reg) page.add(CODE_AT),
+            rest = in(reg) [entry.boot, entry.worker].as_ptr(), code = in(reg) CODE_ADDR,
             options(noreturn)
         );
     }

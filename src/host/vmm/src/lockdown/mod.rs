@@ -5,7 +5,7 @@
 //! Until the chain stands the filter lets `openat2` through, which Landlock and the open policy bound, and `recvmsg`, by
 //! which files come that the publisher makes; [`seal`] takes both away.
 
-mod capabilities;
+pub mod capabilities;
 mod syscalls;
 
 use std::os::fd::OwnedFd;
@@ -22,7 +22,9 @@ use landlock::{
 /// In words. What the kernel is too old for is left out without an error; what it has must work.
 pub fn apply<'a>(directories: impl Iterator<Item = (&'a OwnedFd, bool)>, receives: bool) -> Result<(), String> {
     let directories: Vec<(&OwnedFd, bool)> = directories.collect();
-    capabilities::drop_all(!directories.is_empty());
+    if !capabilities::drop_all(!directories.is_empty()) {
+        return Err("capabilities cannot be dropped".to_string());
+    }
     // SAFETY: sets one bit of this thread, which its children inherit.
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(format!("no_new_privs: {}", std::io::Error::last_os_error()));
@@ -61,7 +63,7 @@ pub fn landlock_version() -> u32 {
 /// Gives up the right to open, for all threads.
 pub fn seal() {
     syscalls::forbid_opening();
-    capabilities::drop_all(false);
+    let _ = capabilities::drop_all(false);
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import unittest
 
 from tests.base import QEMU_IO, InstarTestBase
 from tests.helpers import damage
@@ -281,3 +282,29 @@ class ResizeTest(InstarTestBase):
                     with open(self.path("a.raw"), "rb") as file:
                         self.assertEqual(file.read(), b"\7" * (4 * MIB), options)
                 os.unlink(self.path("a.qcow2"))
+
+    def test_a_raw_data_file_is_what_the_disk_shows_where_it_grew(self):
+        for cluster in ("64k", "4k"):
+            options = f"data_file=d.raw,data_file_raw=on,cluster_size={cluster}"
+            self.make("img", "create", "-q", "-f", "qcow2", "-o", options, "a.qcow2", "1000k")
+            for size in ("2M", "5M", "1M", "3M"):
+                out, err, status = self.run_instar("resize", "-q", "--shrink", "a.qcow2", size, cwd=self.tmp)
+                self.assertEqual((out, err, status), ("", "", 0))
+                self.assertEqual(os.path.getsize(self.path("d.raw")), self.info_json("a.qcow2")["virtual-size"])
+                # Another program writes into the file, up to its end.
+                with open(self.path("d.raw"), "r+b") as file:
+                    file.write(random.Random(size).randbytes(os.path.getsize(self.path("d.raw"))))
+                self.make("img", "compare", "-q", "-f", "raw", "-F", "qcow2", "d.raw", "a.qcow2")
+                self.assert_check_clean("a.qcow2")
+            for name in ("a.qcow2", "d.raw"):
+                os.unlink(self.path(name))
+
+    @unittest.skipUnless(os.geteuid() == 0, "loop devices need root")
+    def test_block_devices_keep_their_size(self):
+        with open(self.path("backing"), "wb") as file:
+            file.truncate(5 * MIB)
+        device = self.run_tool(["losetup", "-f", "--show", self.path("backing")])[0].strip()
+        self.addCleanup(self.run_tool, ["losetup", "-d", device])
+        for size in ("5M", "+5M", "4M", "6M"):
+            argv = ["resize", "--shrink", "-f", "raw", device, size]
+            self.assertEqual(self.run_as_qemu_img(*argv), self.run_qemu_img(*argv), size)

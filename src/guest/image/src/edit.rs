@@ -108,6 +108,12 @@ pub trait Editing: Sync {
         true
     }
 
+    /// Makes an image sound again that was not closed, whatever it is opened for; says nothing. Cut anywhere, it is to be
+    /// done again. Called before anything of the image is read that is kept.
+    fn recover(&self, _machine: &dyn Machine, _cx: &OpenContext<'_, '_>) -> Result<()> {
+        Ok(())
+    }
+
     /// Reads the tables, and refuses an image that must not be written to.
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>>;
 

@@ -17,6 +17,8 @@ pub struct ResizeContext<'a, 'n> {
     pub name: &'n [u8],
     /// The size that the disk is to have.
     pub size: u64,
+    /// A file that is longer than that would do as well.
+    pub at_least: bool,
     /// How what is added is preallocated. (A smaller size without `--shrink` was refused already, and one with another
     /// mode than `Off`.)
     pub preallocation: Preallocation,

@@ -121,6 +121,7 @@ fn grow<'a>(
         driver_options: options,
         name: &layer.name,
         size,
+        at_least: true,
         preallocation: Preallocation::Off,
         backing_len: chain.layers.get(depth + 1).map(|l| l.image.virtual_size()),
         tail: &tail,

@@ -151,6 +151,9 @@ impl<'a> Opening<'a> {
         let opener = (self.data || format.opens_extents()).then_some(self.machine);
         let options: DriverOptions = options.iter().filter(|(key, value)| !is_alone(key, value)).cloned().collect();
         let cx = OpenContext { source, opener, device, name, version: self.version, write, options: &options };
+        if write && let Some(editing) = format.editing() {
+            editing.recover(self.machine, &cx)?;
+        }
         let image = if check { format.open_to_check(cx)? } else { format.open(cx)? };
         Ok((image, format))
     }

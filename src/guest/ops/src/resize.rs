@@ -55,6 +55,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         driver_options: &image.options_at(0),
         name: &image.name,
         size,
+        at_least: false,
         preallocation,
         backing_len,
         tail: &tail,

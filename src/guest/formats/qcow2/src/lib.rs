@@ -22,6 +22,7 @@ mod packed;
 mod packer;
 mod preallocated;
 mod refblock;
+mod repair;
 mod snapshots;
 mod window;
 mod write;

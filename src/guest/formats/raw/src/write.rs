@@ -97,8 +97,11 @@ impl Resizer for RawResizer {
             Preallocation::Full => Some(true),
             Preallocation::Metadata => return Err(Error::unsupported("Unsupported preallocation mode: metadata")),
         };
+        if stat.block_device && cx.size == stat.len {
+            return Ok(());
+        }
         if stat.block_device {
-            return Err(Error::unsupported(if cx.size > stat.len {
+            return Err(Error::unsupported(if cx.at_least && cx.size > stat.len {
                 "Cannot grow device files"
             } else {
                 "Cannot resize device files"

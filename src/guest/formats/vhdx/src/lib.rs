@@ -18,6 +18,7 @@ mod log;
 mod map;
 mod metadata;
 mod regions;
+mod replay;
 mod resize;
 mod view;
 mod write;

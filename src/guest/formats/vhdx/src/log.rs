@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use instar_image::machine::display_name;
 use instar_image::reader::Reader;
-use instar_image::{Error, OpenContext, Result};
+use instar_image::{DeviceId, Error, OpenContext, Result, Source};
 
 use crate::error::invalid;
 use crate::header::Header;
@@ -45,6 +45,19 @@ pub enum PatchKind {
         leading: [u8; 8],
         trailing: [u8; 4],
     },
+}
+
+impl PatchKind {
+    /// The sector as the file is to have it.
+    pub fn sector(&self, source: &dyn Source, device: DeviceId) -> Result<[u8; LOG_SECTOR as usize]> {
+        let mut sector = [0; LOG_SECTOR as usize];
+        if let Self::Sector { from, leading, trailing } = self {
+            source.read(device, *from, &mut sector)?;
+            sector[..leading.len()].copy_from_slice(leading);
+            sector[LOG_SECTOR as usize - trailing.len()..].copy_from_slice(trailing);
+        }
+        Ok(sector)
+    }
 }
 
 /// What the log of an image says.
@@ -89,7 +102,7 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header) -> Result<Log> {
     let mut search = Search { cx, header, work: 0 };
     let entries = search.active()?;
     let Some(head) = entries.last() else { return Ok(Log::default()) };
-    if cx.source.is_stock() {
+    if cx.source.is_stock() && !cx.write {
         let name = display_name(cx.name);
         return Err(Error::unsupported(format!(
             "VHDX image file '{name}' opened read-only, but contains a log that needs to be replayed\nTo replay the \

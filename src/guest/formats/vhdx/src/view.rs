@@ -5,7 +5,6 @@ use alloc::sync::Arc;
 use instar_image::table::Bytes;
 use instar_image::{DeviceId, Result, Source};
 
-use crate::layout::LOG_SECTOR;
 use crate::log::{Log, PatchKind};
 
 /// See the module.
@@ -40,13 +39,10 @@ impl Bytes for View<'_> {
             }
             let range = (from - offset) as usize..(to - offset) as usize;
             let Some(target) = buf.get_mut(range) else { continue };
+            let sector = patch.kind.sector(self.source, self.device)?;
             match patch.kind {
                 PatchKind::Zeroes => target.fill(0),
-                PatchKind::Sector { from: logged, leading, trailing } => {
-                    let mut sector = [0; LOG_SECTOR as usize];
-                    self.source.read(self.device, logged, &mut sector)?;
-                    sector[..leading.len()].copy_from_slice(&leading);
-                    sector[LOG_SECTOR as usize - trailing.len()..].copy_from_slice(&trailing);
+                PatchKind::Sector { .. } => {
                     let inside = (from - patch.at) as usize;
                     if let Some(new) = sector.get(inside..inside + target.len()) {
                         target.copy_from_slice(new);

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use instar_image::chain::Chain;
 use instar_image::options::Options;
 use instar_image::write::{Target, Writer};
-use instar_image::{Backing, CreateContext, EditContext, Error, Format, Machine, Result, Value, Version};
+use instar_image::{Backing, CreateContext, EditContext, Error, Format, Machine, OpenContext, Result, Value, Version};
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
@@ -196,7 +196,9 @@ fn existing<'a>(
         compressed: params.settings.compress,
         options: &target.options_at(0),
     };
-    let editor = editing.edit(cx).map_err(|e| target.could_not_open(named.unwrap_or(e)))?;
+    let recovered = editing.recover(machine, &OpenContext::of_edit(&cx));
+    let editor = recovered.and_then(|()| editing.edit(cx));
+    let editor = editor.map_err(|e| target.could_not_open(named.unwrap_or(e)))?;
     if editor.virtual_size() < size {
         return Err(Error::usage("output file is smaller than input file"));
     }

@@ -66,7 +66,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         let (image, format) = opened.map_err(|e| params.image.could_not_open(e))?;
         (None, format, image.describe()?.tells_nothing)
     } else {
-        let chain = opening.chain_for(&params.image, &|depth, _| depth == 0)?;
+        let chain = opening.chain_for(&params.image, &|depth, _| depth == 0 && !params.dry_run)?;
         let top = chain.layers.first().ok_or_else(|| Error::corrupt("a chain without an image"))?;
         let (format, tells_nothing) = (top.format, top.image.describe()?.tells_nothing);
         (Some(chain), format, tells_nothing)

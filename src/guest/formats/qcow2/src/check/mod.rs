@@ -5,10 +5,10 @@
 //! in the order in which qemu-img finds and says it.
 
 mod compare;
-mod sheet;
+pub mod sheet;
 mod snapshots;
-mod stored;
-mod tables;
+pub mod stored;
+pub mod tables;
 
 use alloc::format;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +24,7 @@ use stored::Stored;
 use tables::{Count, Out, Tally, loud, quiet};
 
 /// Most clusters of a file that is checked (QEMU).
-const CLUSTERS_MAX: u64 = i32::MAX as u64;
+pub const CLUSTERS_MAX: u64 = i32::MAX as u64;
 
 /// Checks the image. An error ends the check: its text is the reason.
 pub fn run(image: &Qcow2Image<'_>, mut cx: CheckContext<'_>) -> Result<CheckReport> {
@@ -77,12 +77,17 @@ pub fn run(image: &Qcow2Image<'_>, mut cx: CheckContext<'_>) -> Result<CheckRepo
 }
 
 /// Everything that refers to clusters, in qemu-img's order.
-struct Walk<'w, 'a> {
-    image: &'w Qcow2Image<'a>,
-    device: DeviceId,
-    stored: &'w Stored<'w>,
-    file_len: u64,
-    clusters: u64,
+pub struct Walk<'w, 'a> {
+    /// The image.
+    pub image: &'w Qcow2Image<'a>,
+    /// Its device.
+    pub device: DeviceId,
+    /// Its own counts.
+    pub stored: &'w Stored<'w>,
+    /// Bytes of the file, or of what is going to be in it.
+    pub file_len: u64,
+    /// Clusters of them.
+    pub clusters: u64,
 }
 
 impl Walk<'_, '_> {
@@ -97,25 +102,31 @@ impl Walk<'_, '_> {
 
     /// Returns what was found, and the number of clusters that references reach.
     fn count_with(&self, sheet: &Sheet, machine: &dyn Machine, mut out: Out<'_>) -> Result<(Tally, u64)> {
-        let header = &self.image.header;
+        let count = self.counting(sheet, machine);
+        let out = &mut out;
+        self.count_but_blocks(&count, out)?;
+        self.blocks(&count, out)?;
+        Ok((out.tally, count.clusters.load(Ordering::Relaxed)))
+    }
+
+    /// Where references are counted.
+    pub fn counting<'c>(&self, sheet: &'c Sheet, machine: &'c dyn Machine) -> Count<'c> {
         let mut geometry = self.image.geometry;
         geometry.data = self.device;
-        let count = Count {
-            machine,
-            device: self.device,
-            geometry,
-            file_len: self.file_len,
-            clusters: AtomicU64::new(self.clusters),
-            sheet,
-        };
-        let out = &mut out;
+        let clusters = AtomicU64::new(self.clusters);
+        Count { machine, device: self.device, geometry, file_len: self.file_len, clusters, sheet }
+    }
+
+    /// Counts all references but those to the refcount blocks.
+    pub fn count_but_blocks(&self, count: &Count<'_>, out: &mut Out<'_>) -> Result<()> {
+        let header = &self.image.header;
         count.refer(0, header.cluster_size(), out)?;
         count.l1(header.l1_offset, u64::from(header.l1_size), true, out)?;
         if header.has(incompatible::DATA_FILE) && header.snapshot_count > 0 {
             let snapshots = header.snapshot_count;
             out.corruption(&|| format!("ERROR {snapshots} snapshots in image with data file"))?;
         }
-        snapshots::count(self.image, &count, out)?;
+        snapshots::count(self.image, count, out)?;
         count.refer(self.stored.place.0, self.stored.place.1, out)?;
         if let Some((offset, len)) = self.image.extensions.crypto_header {
             count.refer(offset, len, out)?;
@@ -123,11 +134,10 @@ impl Walk<'_, '_> {
         if let Some(directory) = self.image.extensions.bitmaps {
             count.refer(directory.offset, directory.size, out)?;
             for bitmap in &self.image.bitmaps {
-                self.bitmap(bitmap, &count, out)?;
+                self.bitmap(bitmap, count, out)?;
             }
         }
-        self.blocks(&count, out)?;
-        Ok((out.tally, count.clusters.load(Ordering::Relaxed)))
+        Ok(())
     }
 
     fn bitmap(&self, bitmap: &Bitmap, count: &Count<'_>, out: &mut Out<'_>) -> Result<()> {

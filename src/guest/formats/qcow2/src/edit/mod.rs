@@ -60,6 +60,10 @@ impl Editing for Qcow2Editing {
         true
     }
 
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
+        crate::repair::recover(machine, cx)
+    }
+
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
         Ok(Box::new(Qcow2Editor::open(cx, Some(cx.machine))?))
     }
@@ -119,7 +123,7 @@ impl<'a> Qcow2Editor<'a> {
             return Err(Error::corrupt("qcow2: Image is corrupt; cannot be opened read/write"));
         }
         if header.has(incompatible::DIRTY) {
-            return Err(refuse("it was not closed: qemu-img check -r all repairs it"));
+            return Err(refuse("it was not closed: it is repaired when something is to be written"));
         }
         let bitmaps = match extensions.bitmaps {
             Some(directory) => bitmaps::read(&mut window, directory, &header)?,

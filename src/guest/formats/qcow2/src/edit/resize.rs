@@ -15,7 +15,8 @@ use instar_image::{EditContext, Error, Preallocation, ResizeContext, Resizer, Re
 use super::{Qcow2Editor, State};
 use crate::bitmaps;
 use crate::layout::{
-    L1_BYTES_MAX, L1_ENTRY, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS, field,
+    AUTOCLEAR_DATA_FILE_RAW, L1_BYTES_MAX, L1_ENTRY, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO,
+    SUBCLUSTERS, field,
 };
 
 /// The disk is counted in sectors of so many bytes.
@@ -140,7 +141,12 @@ impl<'a> Qcow2Editor<'a> {
     /// Gives every new cluster a place, as `--preallocation` says.
     fn preallocate(&self, state: &mut State<'a>, old: u64, size: u64, cx: &ResizeContext<'_, '_>) -> Result<()> {
         let g = &self.geometry;
-        let mode = cx.preallocation;
+        // What another program writes into a raw data file is seen only where an entry leads there.
+        let is_raw = self.external && self.header.autoclear & AUTOCLEAR_DATA_FILE_RAW != 0;
+        let mode = match cx.preallocation {
+            Preallocation::Off if is_raw => Preallocation::Metadata,
+            mode => mode,
+        };
         if mode == Preallocation::Off {
             return Ok(());
         }

@@ -40,6 +40,10 @@ impl Editing for VhdxEditing {
         true
     }
 
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
+        crate::replay::recover(machine, cx)
+    }
+
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
         let opened = OpenContext::of_edit(&cx);
         let image = open(&opened)?;
@@ -69,7 +73,7 @@ pub fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VhdxImage<'a>> {
     let image = crate::open(cx)?;
     verify(&image.view, &image.geometry, &image.regions, &mut |text| Err(invalid(cx).after(text)))?;
     if image.view.log.dirty {
-        return Err(refuse("it was not closed: qemu-img check -r all replays its log"));
+        return Err(refuse("it was not closed: its log is replayed when something is to be written"));
     }
     Ok(image)
 }

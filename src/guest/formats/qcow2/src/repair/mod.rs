@@ -1,0 +1,263 @@
+//! Refcounts written anew, from what refers to the clusters: for an image that was not closed, whose own counts may be
+//! behind (spec, "dirty bit").
+//!
+//! [`survey`] counts, window by window, and finds which refcount blocks are of use and which are missing; what is missing
+//! gets its place behind all that is in use. Then the blocks are written, each in its place where it has one, and
+//! [`flags`] sets the copied flags by the new counts; after a barrier the table tells of new blocks, after another one the
+//! header of a new table. All the time the image says of itself that it is dirty: of a run that is cut, nothing of the
+//! counts is believed, and the next one begins anew. [`recover`] takes the mark away last.
+
+mod flags;
+mod survey;
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use instar_image::{Error, Machine, OpenContext, Result, Step};
+
+use crate::Qcow2Image;
+use crate::check::CLUSTERS_MAX;
+use crate::check::sheet::{Sheet, WINDOW};
+use crate::check::stored::Stored;
+use crate::header::Header;
+use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, REFCOUNT_TABLE_BYTES_MAX, field, incompatible};
+use crate::refblock;
+use crate::window::{Window, numbers};
+
+/// Bytes of an entry of the refcount table.
+const TABLE_ENTRY: u64 = 8;
+/// Bytes of tables that are walked through for one count, the windows taken together. A disk of 128 TiB in clusters of
+/// 64 KiB has so many; what claims more is damaged or hostile.
+const WORK_MAX: u64 = 16 << 30;
+/// Bytes of blocks that wait to be written.
+const WAITING_MAX: usize = 4 << 20;
+
+/// See [`instar_image::Editing::recover`].
+pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
+    let mut window = Window::new(cx.source, cx.device);
+    // What is wrong with a header is said by whoever opens the image.
+    let Ok(header) = Header::parse(&mut window, cx.version) else { return Ok(()) };
+    if !header.has(incompatible::DIRTY) || header.has(incompatible::CORRUPT) {
+        return Ok(());
+    }
+    let OpenContext { source, device, name, version, write, options, .. } = *cx;
+    let image = crate::open(OpenContext { source, opener: None, device, name, version, write, options }, false)?;
+    refcounts(&image, machine).map_err(|reason| {
+        let text = "Could not repair dirty image: Input/output error";
+        Error::corrupt(text).after(reason.message).with_hint("qemu-img check tells of all that is wrong")
+    })?;
+    let features = (header.incompatible & !incompatible::DIRTY).to_be_bytes();
+    let clean = Step::Write { device, offset: field::INCOMPATIBLE as u64, data: &features };
+    machine.submit(&[Step::Barrier { device }, clean, Step::Barrier { device }])
+}
+
+/// Makes refcounts and copied flags say what refers to the clusters. The image is marked as dirty, and stays so. Refuses
+/// what counting alone does not mend.
+pub fn refcounts(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
+    let mut stored = Stored::open(machine, image.device, &image.header)?;
+    let before = (stored.place, stored.table.clone());
+    let file_len = machine.stat(image.device)?.len;
+    let clusters = file_len.div_ceil(image.header.cluster_size());
+    if clusters > CLUSTERS_MAX {
+        return Err(Error::limit("File too large"));
+    }
+    let repair = Repair { image, machine, file_len, clusters };
+    repair.check_work(repair.windows(clusters.saturating_add(1), &stored).count() as u64)?;
+    let survey = repair.survey(&mut stored)?;
+    let fresh = repair.lay_out(&survey, &mut stored)?;
+    repair.write(&stored, &fresh)?;
+    repair.publish(&stored, &before)
+}
+
+/// Clusters that were given to refcounts.
+struct Fresh {
+    /// The first one.
+    first: u64,
+    /// How many.
+    count: u64,
+}
+
+struct Repair<'r, 'a> {
+    image: &'r Qcow2Image<'a>,
+    machine: &'r dyn Machine,
+    /// Bytes of the file, before anything.
+    file_len: u64,
+    /// Clusters of it.
+    clusters: u64,
+}
+
+impl Repair<'_, '_> {
+    /// The windows of `clusters` clusters, each of whole blocks.
+    fn windows(&self, clusters: u64, stored: &Stored<'_>) -> impl Iterator<Item = core::ops::Range<u64>> + use<> {
+        let whole = WINDOW >> stored.block_bits() << stored.block_bits();
+        let starts = (0..clusters.div_ceil(whole)).map(move |number| number.saturating_mul(whole));
+        starts.map(move |start| start..clusters.min(start.saturating_add(whole)))
+    }
+
+    /// Refuses tables that would take for ever.
+    fn check_work(&self, windows: u64) -> Result<()> {
+        let header = &self.image.header;
+        let too_much = || Error::limit("the image's tables are too large to be repaired at once");
+        let active = (header.l1_offset, u64::from(header.l1_size));
+        let snapshots = self.image.snapshots.iter().map(|s| (s.l1_offset, u64::from(s.l1_size)));
+        let mut left = WORK_MAX / windows.max(1);
+        for (offset, size) in core::iter::once(active).chain(snapshots) {
+            left = left.checked_sub(size.saturating_mul(L1_ENTRY)).ok_or_else(too_much)?;
+            numbers(self.machine.source(), self.image.device, offset, size, &mut |_, entries| {
+                let tables = entries.iter().filter(|entry| *entry & L1_OFFSET_MASK != 0).count() as u64;
+                left = left.checked_sub(tables << header.cluster_bits).ok_or_else(too_much)?;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Gives every block that is missing a place behind all that is in use, and the table one, if it needs another.
+    fn lay_out(&self, survey: &survey::Survey, stored: &mut Stored<'_>) -> Result<Fresh> {
+        let bits = self.image.header.cluster_bits;
+        let too_large = || Error::limit("File too large");
+        let first = survey.reached;
+        let mut missing = survey.missing.clone();
+        let mut table_clusters = 0;
+        // Blocks and table count themselves: until nothing is added.
+        let count = loop {
+            let count = missing.len() as u64 + table_clusters;
+            let entries = missing.last().map_or(0, |last| last + 1);
+            let wanted = if entries > stored.table.len() as u64 || survey.table_moves {
+                entries.max(stored.table.len() as u64).saturating_mul(TABLE_ENTRY).div_ceil(1 << bits)
+            } else {
+                0
+            };
+            if wanted << bits > REFCOUNT_TABLE_BYTES_MAX {
+                return Err(too_large());
+            }
+            let own = if count == 0 { 0..0 } else { counted_by(stored, first..first + count) };
+            let more: Vec<u64> =
+                own.filter(|number| offset_of(stored, *number) == 0 && !missing.contains(number)).collect();
+            if more.is_empty() && wanted == table_clusters {
+                break count;
+            }
+            missing.extend(more);
+            table_clusters = wanted;
+        };
+        if table_clusters > 0 {
+            stored.place = ((first + missing.len() as u64) << bits, table_clusters << bits);
+            stored.table.resize(usize::try_from(stored.place.1 / TABLE_ENTRY).map_err(|_| too_large())?, 0);
+        }
+        for (number, cluster) in missing.iter().zip(first..) {
+            let entry = usize::try_from(*number).ok().and_then(|number| stored.table.get_mut(number));
+            *entry.ok_or_else(too_large)? = cluster << bits;
+        }
+        Ok(Fresh { first, count })
+    }
+
+    /// Writes all blocks that do not say what they should, and the copied flags.
+    fn write(&self, stored: &Stored<'_>, fresh: &Fresh) -> Result<()> {
+        let header = &self.image.header;
+        let end = fresh.first + fresh.count;
+        let after = Repair { file_len: self.file_len.max(end << header.cluster_bits), clusters: end, ..*self };
+        for range in after.windows(end, stored) {
+            let sheet = Sheet::new(range, refblock::max(header.refcount_order));
+            after.count(&sheet, stored, |_| Ok(()))?;
+            after.write_blocks(&sheet, stored, fresh)?;
+            flags::set(self.image, self.machine, &sheet)?;
+        }
+        self.barrier()
+    }
+
+    fn write_blocks(&self, sheet: &Sheet, stored: &Stored<'_>, fresh: &Fresh) -> Result<()> {
+        let header = &self.image.header;
+        let (machine, device, order) = (self.machine, self.image.device, header.refcount_order);
+        let mut waiting: Vec<(u64, Vec<u8>)> = Vec::new();
+        let write = |waiting: &mut Vec<(u64, Vec<u8>)>| {
+            let steps: Vec<Step<'_>> =
+                waiting.iter().map(|(offset, data)| Step::Write { device, offset: *offset, data }).collect();
+            machine.submit(&steps)?;
+            waiting.clear();
+            Ok(())
+        };
+        let mut old = vec![0; 1 << header.cluster_bits];
+        for number in counted_by(stored, sheet.range.clone()) {
+            let offset = offset_of(stored, number);
+            if offset == 0 {
+                continue;
+            }
+            let mut block = vec![0; 1 << header.cluster_bits];
+            let first = number << stored.block_bits();
+            for (index, cluster) in (first..first.saturating_add(1 << stored.block_bits())).enumerate() {
+                if let Some(count) = sheet.references(cluster).filter(|count| *count > 0) {
+                    refblock::set(&mut block, order, index, count);
+                }
+            }
+            let is_fresh = offset >> header.cluster_bits >= fresh.first;
+            if !is_fresh {
+                machine.read(device, offset, &mut old)?;
+            }
+            if is_fresh || old != block {
+                waiting.push((offset, block));
+            }
+            if waiting.len() << header.cluster_bits >= WAITING_MAX {
+                write(&mut waiting)?;
+            }
+        }
+        write(&mut waiting)
+    }
+
+    /// Makes the blocks known. `before`: place and entries of the table as they are in the file.
+    fn publish(&self, stored: &Stored<'_>, before: &((u64, u64), Vec<u64>)) -> Result<()> {
+        let (machine, device) = (self.machine, self.image.device);
+        let encoded = |entries: &[u64]| -> Vec<u8> { entries.iter().flat_map(|entry| entry.to_be_bytes()).collect() };
+        if stored.place != before.0 {
+            let data = encoded(&stored.table);
+            machine.submit(&[Step::Write { device, offset: stored.place.0, data: &data }])?;
+            self.barrier()?;
+            let clusters = stored.place.1 >> self.image.header.cluster_bits;
+            let mut fields = stored.place.0.to_be_bytes().to_vec();
+            fields.extend_from_slice(&u32::try_from(clusters).unwrap_or(u32::MAX).to_be_bytes());
+            machine.submit(&[Step::Write { device, offset: field::REFCOUNT_OFFSET as u64, data: &fields }])?;
+            return self.barrier();
+        }
+        let differs = |(new, old): &(&u64, &u64)| new != old;
+        let pairs = || stored.table.iter().zip(&before.1);
+        let first = pairs().position(|pair| differs(&pair));
+        let last = pairs().enumerate().rfind(|(_, pair)| differs(pair));
+        let (Some(first), Some((last, _))) = (first, last) else { return Ok(()) };
+        let data = encoded(stored.table.get(first..=last).unwrap_or_default());
+        let offset = stored.place.0.saturating_add(first as u64 * TABLE_ENTRY);
+        machine.submit(&[Step::Write { device, offset, data: &data }])?;
+        self.barrier()
+    }
+
+    fn barrier(&self) -> Result<()> {
+        self.machine.submit(&[Step::Barrier { device: self.image.device }])
+    }
+}
+
+/// Where the block with that number is; 0: there is none.
+fn offset_of(stored: &Stored<'_>, number: u64) -> u64 {
+    usize::try_from(number).ok().and_then(|number| stored.table.get(number)).copied().unwrap_or(0)
+}
+
+/// The numbers of the blocks that count those clusters.
+fn counted_by(stored: &Stored<'_>, clusters: core::ops::Range<u64>) -> core::ops::Range<u64> {
+    (clusters.start >> stored.block_bits())..clusters.end.div_ceil(1 << stored.block_bits())
+}
+
+/// Keeps the first line of what is found.
+#[derive(Default)]
+struct First(String);
+
+impl instar_image::Findings for First {
+    fn line(&mut self, text: &str) -> Result<()> {
+        if self.0.is_empty() {
+            text.clone_into(&mut self.0);
+        }
+        Ok(())
+    }
+
+    fn error(&mut self, text: &str) -> Result<()> {
+        self.line(text)
+    }
+}

@@ -1,0 +1,106 @@
+//! What refers to the clusters, and which refcount blocks there are to say so.
+
+use alloc::collections::BTreeSet;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use instar_image::{CheckContext, Error, Result};
+
+use super::{First, Repair, TABLE_ENTRY, counted_by, offset_of};
+use crate::check::Walk;
+use crate::check::sheet::Sheet;
+use crate::check::stored::Stored;
+use crate::check::tables::{loud, quiet};
+use crate::layout::{REFCOUNT_BLOCK_MASK, REFCOUNT_TABLE_BYTES_MAX};
+use crate::refblock;
+
+/// What was found.
+pub struct Survey {
+    /// The first cluster behind the file, and behind all that is referred to.
+    pub reached: u64,
+    /// Numbers of blocks that are needed and not there.
+    pub missing: BTreeSet<u64>,
+    /// Something else lies where the table is.
+    pub table_moves: bool,
+}
+
+impl Repair<'_, '_> {
+    /// Counts everything once. Blocks that are of no use are gone from the table then.
+    pub fn survey(&self, stored: &mut Stored<'_>) -> Result<Survey> {
+        let (header, behind) = (&self.image.header, self.clusters.saturating_add(1));
+        let numbers = counted_by(stored, 0..behind).end;
+        if numbers > REFCOUNT_TABLE_BYTES_MAX / TABLE_ENTRY {
+            return Err(Error::limit("File too large"));
+        }
+        for (number, entry) in (0..).zip(&mut stored.table) {
+            let offset = *entry & REFCOUNT_BLOCK_MASK;
+            let is_place =
+                offset.is_multiple_of(header.cluster_size()) && offset >> header.cluster_bits < self.clusters;
+            if *entry != offset || !is_place || number >= numbers {
+                *entry = 0;
+            }
+        }
+        let (mut reached, mut table_moves) = (self.clusters, false);
+        let mut shared: Vec<usize> = Vec::new();
+        let mut needed = vec![false; usize::try_from(numbers).unwrap_or_default()];
+        for range in self.windows(behind, stored) {
+            let sheet = Sheet::new(range.clone(), refblock::max(header.refcount_order));
+            let found = self.count(&sheet, stored, |number| {
+                shared.push(number);
+                Ok(())
+            })?;
+            reached = reached.max(found);
+            let (start, end) = (stored.place.0, stored.place.0.saturating_add(stored.place.1));
+            let own = (start >> header.cluster_bits)..end.div_ceil(header.cluster_size());
+            table_moves |= own.clone().any(|cluster| sheet.references(cluster).is_some_and(|count| count != 1));
+            for number in counted_by(stored, range) {
+                let clusters = number << stored.block_bits()..(number + 1) << stored.block_bits();
+                let used = || clusters.clone().any(|c| sheet.references(c).is_some_and(|count| count > 0));
+                if let Some(needed) = needed.get_mut(usize::try_from(number).unwrap_or(usize::MAX)) {
+                    *needed = used();
+                }
+            }
+        }
+        for number in shared {
+            if let Some(entry) = stored.table.get_mut(number) {
+                *entry = 0;
+            }
+        }
+        let wanted = (0..).zip(needed).filter(|(_, needed)| *needed).map(|(number, _)| number);
+        let missing = wanted.filter(|number| offset_of(stored, *number) == 0).collect();
+        Ok(Survey { reached, missing, table_moves })
+    }
+
+    /// Counts what refers to the clusters of `sheet`; `shared` is called for each block of them whose place is something
+    /// else's, too, and which is not counted. Returns the cluster behind all that is referred to.
+    pub fn count(
+        &self,
+        sheet: &Sheet,
+        stored: &Stored<'_>,
+        mut shared: impl FnMut(usize) -> Result<()>,
+    ) -> Result<u64> {
+        let (image, machine, bits) = (self.image, self.machine, self.image.header.cluster_bits);
+        let walk = Walk { image, device: image.device, stored, file_len: self.file_len, clusters: self.clusters };
+        let count = walk.counting(sheet, machine);
+        let mut out = quiet(false);
+        walk.count_but_blocks(&count, &mut out)?;
+        if out.tally.corruptions > 0 {
+            let mut first = First::default();
+            sheet.clear();
+            let mut cx = CheckContext { machine, findings: &mut first };
+            walk.count_but_blocks(&walk.counting(sheet, machine), &mut loud(&mut cx, false))?;
+            return Err(Error::corrupt(first.0));
+        }
+        for (number, offset) in stored.table.iter().enumerate().filter(|(_, offset)| **offset != 0) {
+            match sheet.references(offset >> bits) {
+                Some(0) => {
+                    sheet.refer(offset >> bits);
+                }
+                Some(_) => shared(number)?,
+                None => {}
+            }
+        }
+        Ok(count.clusters.load(Ordering::Relaxed))
+    }
+}

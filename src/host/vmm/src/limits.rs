@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit};
+
 /// The limits. `None` is no limit.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -15,4 +17,12 @@ pub struct Limits {
     pub requests: Option<u64>,
     /// Bytes of results (records) that the guest may emit.
     pub result_bytes: u64,
+}
+
+/// An image of many files takes a descriptor for each, and two for each that is published: as many are allowed as the user
+/// allows at most.
+pub fn allow_many_files() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // Where more are not to be had, what is there has to do.
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

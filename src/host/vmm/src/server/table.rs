@@ -10,7 +10,7 @@ use rustix::fs::SeekFrom;
 use crate::Device;
 
 /// Most devices.
-pub const DEVICES_MAX: usize = 1024;
+pub const DEVICES_MAX: usize = 1 << 14;
 
 /// Magic numbers (statfs(2)) of NFS, CIFS, SMB 2, Ceph, FUSE. On others `copy_file_range` moves a few pages at a
 /// time and was measured to be half as fast as reading and writing.

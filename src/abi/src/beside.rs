@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use crate::ring::Beside;
 
 /// Highest number of a file.
-pub const NUMBER_MAX: u64 = 1000;
+pub const NUMBER_MAX: u64 = 10_000;
 
 impl Beside {
     /// There are files with that number.

@@ -161,7 +161,7 @@ pub trait Image: Sync {
         None
     }
 
-    /// The files beside its own that data may lie in: device, and the name that the image has for it.
+    /// The files beside its own that data may lie in: device, and full name.
     fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {
         Vec::new()
     }

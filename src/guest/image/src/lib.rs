@@ -20,6 +20,7 @@ pub mod format;
 pub mod levels;
 pub mod limits;
 pub mod machine;
+pub mod names;
 pub mod options;
 pub mod packing;
 pub mod pieces;

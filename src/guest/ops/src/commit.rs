@@ -10,13 +10,14 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::machine::display_name;
+use instar_image::names::combine;
 use instar_image::write::{Target, Writer};
 use instar_image::{EditContext, Editor, Error, Kind, Machine, Preallocation, ResizeContext, Result, Value, Version};
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
 use crate::copy::{self, Selection, Settings};
-use crate::open::{ImageSpec, Opening, combine};
+use crate::open::{ImageSpec, Opening};
 use crate::resize;
 
 /// Runs of zeroes of so many bytes become zero clusters.

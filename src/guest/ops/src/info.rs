@@ -7,11 +7,12 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Node;
 use instar_image::machine::display_name;
+use instar_image::names::combine;
 use instar_image::{
     Description, DeviceId, Error, Format, Image, Kind, Machine, Result, Snapshot, Source, Value, Version,
 };
 
-use crate::open::{ImageSpec, Opening, combine, open_backing};
+use crate::open::{ImageSpec, Opening, open_backing};
 
 const SECTOR: u64 = 512;
 
@@ -72,10 +73,10 @@ fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec:
         let stat = source.stat(device)?;
         actual = actual.saturating_add(stat.allocated);
         let file = files.iter().find(|(other, _)| *other == device && device != spec.device);
-        let file = file.map_or_else(|| spec.name.clone(), |(_, stored)| combine(&spec.name, stored));
+        let file = file.map_or(&spec.name, |(_, name)| name);
         let below = match source.node(device) {
             Some(node) => node_info(source, node)?,
-            None => protocol_info(source, device, &file)?,
+            None => protocol_info(source, device, file)?,
         };
         let mut child = Value::map();
         child.set("name", name).set("info", below);

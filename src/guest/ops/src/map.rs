@@ -7,7 +7,7 @@ use instar_image::machine::STREAM_MAX;
 use instar_image::{DeviceId, Error, Machine, Result, Value, Version};
 
 use crate::nested::devices;
-use crate::open::{ImageSpec, Opening, combine, emit_warnings};
+use crate::open::{ImageSpec, Opening, emit_warnings};
 use crate::stored::{Entry, HAS_OFFSET, PRESENT, Stored};
 
 /// Bytes of a record: start, length, offset (8 each), depth (4), bits (2), number of the file (2),
@@ -70,10 +70,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
 /// The files of the chain: first those of the images, then what those have besides.
 fn files(machine: &dyn Machine, chain: &Chain<'_>) -> Vec<(DeviceId, Vec<u8>)> {
     let own = chain.layers.iter().flat_map(|layer| devices(machine, layer.device, &layer.name));
-    let others = chain.layers.iter().flat_map(|layer| {
-        let named = layer.image.data_files().into_iter();
-        named.map(|(device, name)| (device, combine(&layer.name, &name)))
-    });
+    let others = chain.layers.iter().flat_map(|layer| layer.image.data_files());
     own.chain(others).collect()
 }
 

@@ -10,6 +10,7 @@ use instar_image::chain::{Chain, Layer};
 use instar_image::format::SnapshotSelector;
 use instar_image::limits::{CHAIN_DEPTH_MAX, PROBE_HEAD};
 use instar_image::machine::display_name;
+use instar_image::names::combine;
 use instar_image::{
     Creator, DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Result, Role, Source, Value, Version,
 };
@@ -360,36 +361,5 @@ fn open_named(
             Err(Error::new(error.kind, text))
         }
         Err(error) => Err(error.context(format!("Could not open '{}'", display_name(&name)))),
-    }
-}
-
-/// The full name of a file that the image called `base` names: a relative one is relative to that image's
-/// directory; an absolute one, or one with a protocol, stands as it is.
-#[must_use]
-pub fn combine(base: &[u8], name: &[u8]) -> Vec<u8> {
-    let directory = base.iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
-    if name.starts_with(b"/") || has_protocol(name) || name.is_empty() {
-        return name.to_vec();
-    }
-    [&base[..directory], name].concat()
-}
-
-/// A colon before any slash makes what is before it a protocol, as QEMU reads names.
-#[must_use]
-pub fn has_protocol(name: &[u8]) -> bool {
-    name.iter().find(|b| matches!(b, b':' | b'/')) == Some(&b':')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_relative_to_the_image_that_has_them() {
-        assert_eq!(combine(b"dir/a.qcow2", b"b.raw"), b"dir/b.raw");
-        assert_eq!(combine(b"a.qcow2", b"b.raw"), b"b.raw");
-        assert_eq!(combine(b"dir/a.qcow2", b"/b.raw"), b"/b.raw");
-        assert_eq!(combine(b"dir/a.qcow2", b"nbd:x"), b"nbd:x");
-        assert_eq!(combine(b"dir/a.qcow2", b"./b:c"), b"dir/./b:c");
     }
 }

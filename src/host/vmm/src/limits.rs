@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit};
+
 /// What the guest tells in results: the limit's name and flag.
 pub const RESULTS: (&str, &str) = ("size of the results", "--max-results");
 /// What it tells in messages.
@@ -24,4 +26,12 @@ pub struct Limits {
     pub shown_bytes: u64,
     /// Bytes of messages (`--max-messages`).
     pub message_bytes: u64,
+}
+
+/// An image of many files takes a descriptor for each, and two for each that is published: as many are allowed as the user
+/// allows at most.
+pub fn allow_many_files() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // Where more are not to be had, what is there has to do.
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

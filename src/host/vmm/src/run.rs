@@ -36,6 +36,7 @@ enum Sandbox {
 /// # Errors
 /// See [`Failure`].
 pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
+    crate::limits::allow_many_files();
     let host = |what: &str| Failure::Host(what.to_string());
     prepare_signals(job.observer.can_be_asked());
     let file = job.guest.unwrap_or_else(|| crate::guest::program());

@@ -249,7 +249,7 @@ impl Header {
     }
 
     /// L1 entries that the virtual size needs. Sizes next to 2^64 wrap, as in QEMU, and are caught later.
-    const fn l1_needed(&self) -> u64 {
+    pub const fn l1_needed(&self) -> u64 {
         let coverage = 1u64 << self.l1_coverage_bits();
         self.size.wrapping_add(coverage.wrapping_sub(1)) >> self.l1_coverage_bits()
     }

@@ -34,6 +34,7 @@ use alloc::vec::Vec;
 
 use instar_image::format::SnapshotSelector;
 use instar_image::machine::display_name;
+use instar_image::names::combine;
 use instar_image::options::OptionSpec;
 use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
@@ -154,6 +155,7 @@ fn open<'a>(cx: OpenContext<'a, '_>, check: bool) -> Result<Qcow2Image<'a>> {
         data,
     };
     let shows_dirty = cx.version > Version::V5_2;
+    let data_name = combine(cx.name, extensions.data_file.as_deref().unwrap_or_default());
     let l1 = L1 { offset: header.l1_offset, size: u64::from(header.l1_size) };
     let map = Map::new(cx.source, cx.device, geometry, header.size, l1);
     let device = cx.device;
@@ -169,6 +171,7 @@ fn open<'a>(cx: OpenContext<'a, '_>, check: bool) -> Result<Qcow2Image<'a>> {
         snapshots,
         bitmaps,
         shows_dirty,
+        data_name,
         map,
     })
 }
@@ -226,6 +229,8 @@ struct Qcow2Image<'a> {
     bitmaps: Vec<Bitmap>,
     /// Old releases do not tell that an image was not closed.
     shows_dirty: bool,
+    /// Full name of the data file that the image names.
+    data_name: Vec<u8>,
     map: Map<'a>,
 }
 
@@ -271,8 +276,9 @@ impl Image for Qcow2Image<'_> {
     }
 
     fn select_snapshot(&mut self, wanted: &SnapshotSelector) -> Result<()> {
-        let l1 = snapshots::select(&self.snapshots, wanted, &self.header)?;
-        self.map.set_l1(l1);
+        let (l1, header) = snapshots::select(&self.snapshots, wanted, &self.header)?;
+        self.map.set_l1(l1, header.size);
+        self.header = header;
         Ok(())
     }
 
@@ -291,8 +297,8 @@ impl Image for Qcow2Image<'_> {
 
     fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {
         let own = self.geometry.data == self.device;
-        let name = self.extensions.data_file.as_ref().filter(|_| !own);
-        name.map(|name| (self.geometry.data, name.clone())).into_iter().collect()
+        let has_one = self.extensions.data_file.is_some() && !own;
+        has_one.then(|| (self.geometry.data, self.data_name.clone())).into_iter().collect()
     }
 
     fn bitmaps(&self) -> Option<&dyn Bitmaps> {

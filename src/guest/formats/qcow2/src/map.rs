@@ -91,9 +91,9 @@ impl<'a> Map<'a> {
         Self { source, device, geometry, size, l1, tables: Mutex::default() }
     }
 
-    /// Shows another L1 table.
-    pub fn set_l1(&mut self, l1: L1) {
-        self.l1 = l1;
+    /// Shows another L1 table, of a disk of `size` bytes.
+    pub fn set_l1(&mut self, l1: L1, size: u64) {
+        (self.l1, self.size) = (l1, size);
         self.tables = Mutex::default();
     }
 

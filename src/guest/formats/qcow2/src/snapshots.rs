@@ -24,6 +24,8 @@ pub struct Entry {
     pub l1_offset: u64,
     /// Entries of its L1 table.
     pub l1_size: u32,
+    /// Virtual size in bytes when it was taken; old images do not tell.
+    pub disk_size: Option<u64>,
     /// Bytes of extra data.
     pub extra_len: u32,
 }
@@ -121,12 +123,13 @@ fn one(window: &mut Window<'_>, at: u64, index: u32) -> Result<(Entry, u64)> {
         vm_clock_nsec: r.be64(24)?,
         icount: extra.be64(16).ok().filter(|n| *n != u64::MAX),
     };
-    let entry = Entry { shown, l1_offset: r.be64(0)?, l1_size: r.be32(8)?, extra_len: r.be32(36)? };
+    let (l1_offset, l1_size, disk_size) = (r.be64(0)?, r.be32(8)?, extra.be64(8).ok());
+    let entry = Entry { shown, l1_offset, l1_size, disk_size, extra_len: r.be32(36)? };
     Ok((entry, (SNAPSHOT_HEADER as u64).saturating_add(rest_len as u64)))
 }
 
-/// The L1 table of the snapshot that `wanted` asks for.
-pub fn select(entries: &[Entry], wanted: &SnapshotSelector, header: &Header) -> Result<L1> {
+/// The L1 table of the snapshot that `wanted` asks for, and the header as it was then.
+pub fn select(entries: &[Entry], wanted: &SnapshotSelector, header: &Header) -> Result<(L1, Header)> {
     let by_id = |id: &[u8]| entries.iter().find(|e| e.shown.id == id);
     let by_name = |name: &[u8]| entries.iter().find(|e| e.shown.name == name);
     let found = match wanted {
@@ -145,5 +148,13 @@ pub fn select(entries: &[Entry], wanted: &SnapshotSelector, header: &Header) -> 
     if end.map_err(|e| e.context(prefix))? > FILE_OFFSET_MAX {
         return Err(Error::malformed(format!("{prefix}: Failed to read l1 table for snapshot")));
     }
-    Ok(L1 { offset: entry.l1_offset, size: u64::from(entry.l1_size) })
+    let l1 = L1 { offset: entry.l1_offset, size: u64::from(entry.l1_size) };
+    let Some(size) = entry.disk_size else { return Ok((l1, header.clone())) };
+    let header = Header { size, ..header.clone() };
+    header.check_size().map_err(|e| e.context(prefix))?;
+    // Else a part of the disk would be empty because the table ends.
+    if l1.size < header.l1_needed() {
+        return Err(Error::malformed(format!("{prefix}: L1 table is too small")));
+    }
+    Ok((l1, header))
 }

@@ -62,7 +62,11 @@ impl<'a> VmdkEditor<'a> {
         let mut unit = 0;
         for extent in &image.extents {
             let Part { device, start, len, content } = extent.part;
+            if extent.read_only {
+                return Err(refuse("an extent of it is only to be read"));
+            }
             let place = match content {
+                Content::Zero => return Err(refuse("an extent of it is zeroes and cannot hold anything else")),
                 Content::Flat(offset) => Place::Flat(device, offset),
                 Content::Grains(grains) => {
                     if unit != 0 && unit != grains.grain {

@@ -69,6 +69,8 @@ pub enum Content {
     Flat(u64),
     /// In grains.
     Grains(Grains),
+    /// Not at all: it is zeroes.
+    Zero,
 }
 
 /// See the module.
@@ -92,9 +94,15 @@ enum Grain {
 }
 
 impl Part {
+    /// Zeroes, which need no file; `device`: the image's own.
+    pub const fn of_zeroes(device: DeviceId, len: u64) -> Self {
+        Self { device, start: 0, len, content: Content::Zero }
+    }
+
     /// The extent in `device`; `len`: in bytes, as the descriptor has it.
     pub fn open(source: &dyn Source, device: DeviceId, name: &[u8], kind: ExtentKind, len: u64) -> Result<Self> {
         match kind {
+            ExtentKind::Zero => Ok(Self::of_zeroes(device, len)),
             ExtentKind::Flat(sector, _) => {
                 Ok(Self { device, start: 0, len, content: Content::Flat(sector.saturating_mul(SECTOR)) })
             }
@@ -291,6 +299,7 @@ impl<'a> Tables<'a> {
                 };
                 return Ok(Extent { at, len: left.min(run.len.max(1)), place });
             }
+            Content::Zero => return Ok(Extent { at, len: left, place: Place::Zero { at: None } }),
             Content::Grains(grains) => grains,
         };
         let (number, skip) = (at / grains.grain, at % grains.grain);

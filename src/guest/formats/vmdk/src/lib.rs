@@ -29,6 +29,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::machine::display_name;
+use instar_image::names::{beside, without_protocol};
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
     Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image, Mapping,
@@ -101,6 +102,8 @@ struct Named {
     /// The name that the descriptor has for it; empty: the image's own file.
     name: Vec<u8>,
     kind: &'static str,
+    /// It is not to be written.
+    read_only: bool,
 }
 
 /// An open image.
@@ -137,7 +140,7 @@ impl<'a> VmdkImage<'a> {
                 Some(false) => "monolithicSparse",
                 None => "vmfsSparse",
             };
-            extents = vec![Named { part, name: Vec::new(), kind: "" }];
+            extents = vec![Named { part, name: Vec::new(), kind: "", read_only: false }];
         } else {
             create_type = descriptor.create_type()?;
             extents = open_extents(cx, &descriptor)?;
@@ -178,13 +181,18 @@ impl<'a> VmdkImage<'a> {
 fn open_extents(cx: &OpenContext<'_, '_>, descriptor: &Descriptor<'_>) -> Result<Vec<Named>> {
     let mut extents = Vec::new();
     for line in descriptor.extents()? {
+        let len = line.sectors.saturating_mul(SECTOR);
+        let (kind, read_only) = (ExtentKind::name(line.kind), line.read_only);
+        if line.kind == ExtentKind::Zero {
+            extents.push(Named { part: Part::of_zeroes(cx.device, len), name: line.name, kind, read_only });
+            continue;
+        }
         let opener = cx.opener.ok_or_else(|| Error::unsupported("the image's extents cannot be opened here"))?;
         let device = opener
-            .open_named(cx.device, &line.name, Role::Extent, cx.write)
+            .open_named(cx.device, &without_protocol(&line.name), Role::Extent, cx.write && !read_only)
             .map_err(|e| e.context(format!("Could not open '{}'", display_name(&line.name))))?;
-        let part = Part::open(cx.source, device, &line.name, line.kind, line.sectors.saturating_mul(SECTOR))?;
-        let kind = ExtentKind::name(line.kind);
-        extents.push(Named { part, name: line.name, kind });
+        let part = Part::open(cx.source, device, &line.name, line.kind, len)?;
+        extents.push(Named { part, name: line.name, kind, read_only });
     }
     Ok(extents)
 }
@@ -253,14 +261,14 @@ impl Image for VmdkImage<'_> {
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
         let markers = self.extents.iter().find_map(|extent| match extent.part.content {
             Content::Grains(grains) => grains.compressed,
-            Content::Flat(_) => None,
+            Content::Flat(_) | Content::Zero => None,
         });
         markers.map(|markers| Box::new(GrainUnpacker::new(markers)) as Box<dyn Unpacker>)
     }
 
     fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {
         let named = self.extents.iter().filter(|extent| !extent.name.is_empty());
-        named.map(|extent| (extent.part.device, extent.name.clone())).collect()
+        named.map(|extent| (extent.part.device, beside(&self.name, &extent.name))).collect()
     }
 
     fn mapping(&self) -> Result<Mapping> {
@@ -279,17 +287,8 @@ impl Image for VmdkImage<'_> {
     fn cluster_size(&self) -> Option<u64> {
         self.extents.iter().find_map(|extent| match extent.part.content {
             Content::Grains(grains) => Some(grains.grain),
-            Content::Flat(_) => None,
+            Content::Flat(_) | Content::Zero => None,
         })
-    }
-}
-
-/// The full name of a file that the image called `base` names.
-fn beside(base: &[u8], name: &[u8]) -> Vec<u8> {
-    let directory = base.iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
-    match name.first() {
-        Some(b'/') => name.to_vec(),
-        _ => [base.get(..directory).unwrap_or_default(), name].concat(),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::Device;
 use crate::policy::{BLOCK, Parts};
 
 /// Most devices.
-pub const DEVICES_MAX: usize = 1024;
+pub const DEVICES_MAX: usize = 1 << 14;
 
 /// Magic numbers (statfs(2)) of NFS, CIFS, SMB 2, Ceph, FUSE. On others `copy_file_range` moves a few pages at a
 /// time and was measured to be half as fast as reading and writing.

@@ -53,7 +53,7 @@ pub struct Publisher {
 impl Publisher {
     /// Leaves the rest to a process of its own. `path`: as the user gave it.
     pub fn start(made: Made, path: &Path, cache: Cache) -> io::Result<Self> {
-        allow_many_files();
+        crate::limits::allow_many_files();
         let (ours, theirs) = UnixStream::pair()?;
         // SAFETY: the caller has one thread still; the child goes on with a copy of everything and ends in `_exit`.
         match unsafe { libc::fork() } {
@@ -150,19 +150,6 @@ fn receive(line: &UnixStream) -> io::Result<(Word, Option<File>)> {
         }
     }
     if got == answer.len() { Ok((answer, file)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-}
-
-/// A file takes one descriptor where it is written and two where it is published: as many are allowed as the user allows at
-/// most.
-fn allow_many_files() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls take this structure; the process has one thread.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-        }
-    }
 }
 
 /// The process, from inside.

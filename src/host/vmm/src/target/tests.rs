@@ -160,7 +160,7 @@ fn files_that_are_not_made() {
     };
     // A number that there is not, and one that was made already.
     for (kind, number) in
-        [(Beside::Flat, 2), (Beside::SplitFlat, 0), (Beside::SplitFlat, 1001), (Beside::SplitSparse, 2)]
+        [(Beside::Flat, 2), (Beside::SplitFlat, 0), (Beside::SplitFlat, 10_001), (Beside::SplitSparse, 2)]
     {
         assert_eq!(errno(kind, number), Some(libc::EINVAL));
     }

@@ -147,7 +147,7 @@ impl Spec {
             Some(Beside::Flat) if i64::try_from(size).is_err() => Err(too_large),
             Some(files @ (Beside::SplitFlat | Beside::SplitSparse)) if !files.has(size.div_ceil(SPLIT).max(1)) => {
                 Err(too_large
-                    .with_hint("a disk is split into 1000 files of 2 GiB at most; the other subformats take more"))
+                    .with_hint("a disk is split into 10000 files of 2 GiB at most; the other subformats take more"))
             }
             _ => Ok(spec),
         }

@@ -38,6 +38,8 @@ pub struct Program {
     pub verbose: bool,
     /// `--object secret`, until they are handed to the guest.
     pub secrets: RefCell<Secrets>,
+    /// What runs in the sandbox instead of instar's own guest.
+    pub guest: Option<&'static [u8]>,
 }
 
 /// The files of a command, and what it may do with further ones: all that the host goes by.
@@ -303,13 +305,17 @@ impl Program {
         secrets::wipe(&mut kept);
         instar_vmm::clock::prepare();
         let lock_down = !cfg!(debug_assertions) || std::env::var_os("INSTAR_NO_LOCKDOWN").is_none();
-        let job = Job { guest: None, isolation, workers, devices, params: stream, policy, limits, observer, lock_down };
+        let (guest, params) = (self.guest, stream);
+        let job = Job { guest, isolation, workers, devices, params, policy, limits, observer, lock_down };
         let outcome = instar_vmm::run(job).map_err(|failure| self.failed(&failure, subject))?;
         if self.verbose {
             let place = if outcome.isolation == Isolation::Kvm { "a virtual machine (KVM)" } else { "a bare process" };
             eprintln!("{}: the image was read in {place}", self.name);
             if let Some(why) = outcome.fallback {
                 eprintln!("{}: not in a virtual machine: {why}", self.name);
+            }
+            if !outcome.landlock {
+                eprintln!("{}: the kernel has no Landlock: what may be opened is bounded by instar alone", self.name);
             }
         }
         let results = record::decode(&outcome.results)

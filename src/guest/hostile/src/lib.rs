@@ -1,15 +1,19 @@
 //! A guest that attacks its sandbox: for tests only, never shipped.
 //!
 //! Each case is what code inside the guest could do once an image has taken it over. Those in `processor` end in
-//! a fault, those in `exhaust` in a limit, those in `wire` in a reply that refuses (which the case emits as
-//! `status`) or in the end of the run.
+//! a fault, those in `exhaust` in a limit, those in `wire` and `parts` in a reply that refuses (which the case emits as
+//! `status`) or in the end of the run. Those in `image` are run by instar's own commands, on an image that names them.
 #![no_std]
 
 extern crate alloc;
 
 mod exhaust;
+mod image;
+mod parts;
 mod processor;
 mod wire;
+
+pub use image::{case_of, first_line};
 
 use instar_abi::boot::BootInfo;
 use instar_entry::RingMachine;
@@ -78,4 +82,30 @@ pub const CASES: &[(&str, Case)] = &[
     ("batch-empty", wire::batch_empty),
     ("batch-huge", wire::batch_huge),
     ("race", wire::race),
+    ("part-fresh", parts::fresh),
+    ("part-read-only", parts::read_only),
+    ("part-extent", parts::extent),
+    ("part-backing", parts::backing),
+    ("part-outside", parts::outside),
+    ("part-proc", parts::proc),
+    ("part-folder", parts::folder),
+    ("part-device", parts::device),
+    ("part-foreign", parts::foreign),
+    ("part-foreign-copy", parts::foreign_copy),
+    ("part-foreign-compare", parts::foreign_compare),
+    ("part-foreign-map", parts::foreign_map),
+    ("part-others", parts::others),
+    ("part-itself", parts::itself),
+    ("part-second", parts::second),
+    ("part-of-part", parts::of_part),
+    ("part-again", parts::again),
+    ("part-sealed", parts::sealed),
+    ("part-race", parts::race),
+    ("growth-together", parts::growth_together),
+    ("growth-beside", parts::growth_beside),
+    ("growth-race", parts::growth_race),
+    ("image-write", image::write),
+    ("image-write-race", image::write_race),
+    ("image-read", image::read),
+    ("image-grow", image::grow),
 ];

@@ -7,23 +7,25 @@ use instar_abi::ring::{Beside, FLAG_SKIP_ZERO, Op, Request, Role, Status};
 use instar_entry::RingMachine;
 use instar_image::Machine;
 
-/// The trial's devices: 0 may be read, 1 may be written and grow to this length, 2 is a new target.
-const READ_ONLY: u32 = 0;
-const WRITABLE: u32 = 1;
-const TARGET: u32 = 2;
-const GROWTH_LIMIT: u64 = 1 << 20;
+/// The trial's devices: 0 may be read, 1 may be written, 2 is a new target. Together they grow by so much at most.
+pub const READ_ONLY: u32 = 0;
+pub const WRITABLE: u32 = 1;
+pub const TARGET: u32 = 2;
+pub const GROWTH_LIMIT: u64 = 1 << 20;
+/// How long the files are before.
+pub const LENGTH: u64 = 64 << 10;
 
-fn request(op: Op) -> Request {
+pub fn request(op: Op) -> Request {
     Request { op: op as u16, ..Request::default() }
 }
 
 /// A request that is all right, to be spoilt.
-fn good(op: Op, dev: u32, boot: &BootInfo) -> Request {
+pub fn good(op: Op, dev: u32, boot: &BootInfo) -> Request {
     Request { dev, len: 4096, buf: boot.heap + (1 << 20), ..request(op) }
 }
 
 /// Tells how the host answered.
-fn tell(machine: &RingMachine, request: Request) -> u8 {
+pub fn tell(machine: &RingMachine, request: Request) -> u8 {
     let reply = machine.raw_call(request);
     u8::from(machine.emit("status", &u64::from(reply.status).into()).is_err())
 }
@@ -83,11 +85,12 @@ pub fn copy_read_only(machine: &RingMachine, _: &BootInfo) -> u8 {
 }
 
 pub fn growth(machine: &RingMachine, boot: &BootInfo) -> u8 {
-    let past = Request { offset: GROWTH_LIMIT - 4095, ..good(Op::Write, WRITABLE, boot) };
+    let end = LENGTH + GROWTH_LIMIT;
+    let past = Request { offset: end - 4095, ..good(Op::Write, WRITABLE, boot) };
     machine.raw_batch(&[
-        Request { dev2: WRITABLE, offset2: GROWTH_LIMIT, len: 4096, ..request(Op::Copy) },
+        Request { dev2: WRITABLE, offset2: end, len: 4096, ..request(Op::Copy) },
         Request { dev2: WRITABLE, len: i64::MAX as u64, flags: FLAG_SKIP_ZERO, ..request(Op::Copy) },
-        Request { dev: WRITABLE, offset: GROWTH_LIMIT, len: 1, ..request(Op::WriteZeroes) },
+        Request { dev: WRITABLE, offset: end, len: 1, ..request(Op::WriteZeroes) },
         Request { dev: WRITABLE, len: 1 << 40, ..request(Op::Allocate) },
     ]);
     tell(machine, past)
@@ -132,7 +135,7 @@ fn beside(machine: &RingMachine, request: Request) -> u8 {
 }
 
 /// A request that is all right, to be spoilt.
-fn good_beside() -> Request {
+pub fn good_beside() -> Request {
     Request { dev: TARGET, arg: Beside::SplitSparse as u32, len: 1, ..request(Op::CreateBeside) }
 }
 

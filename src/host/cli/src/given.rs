@@ -8,8 +8,8 @@ use std::path::Path;
 
 use instar_abi::record::Value;
 use instar_render::escape::terminal;
+use instar_vmm::Device;
 use instar_vmm::target::Cache;
-use instar_vmm::{Device, Parts};
 
 use crate::image_name::ImageName;
 use crate::program::{Exit, Files, Program};
@@ -50,7 +50,8 @@ fn open_one(program: &Program, files: &mut Files, image: &Value, file: &Value) -
         Some(above) => {
             // The user has named it: no image names another.
             above.parts.bases = 0;
-            program.existing_file(path, Cache::default())?.map(|base| Device { parts: Parts::ANY, ..base })
+            let parts = above.parts.of_base();
+            program.existing_file(path, Cache::default())?.map(|base| Device { parts, ..base })
         }
         None => program.try_open(&ImageName::file(path.into(), None), Cache::default(), files.force_share),
     };

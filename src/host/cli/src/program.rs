@@ -45,6 +45,8 @@ pub struct Program {
     pub secrets: RefCell<Secrets>,
     /// What may still be shown of what the guest has told.
     pub room: Cell<Room>,
+    /// What runs in the sandbox instead of instar's own guest.
+    pub guest: Option<&'static [u8]>,
 }
 
 /// How much may be shown of what a guest has told, and until when.
@@ -380,13 +382,17 @@ impl Program {
         secrets::wipe(&mut kept);
         instar_vmm::clock::prepare();
         let lock_down = !cfg!(debug_assertions) || std::env::var_os("INSTAR_NO_LOCKDOWN").is_none();
-        let job = Job { guest: None, isolation, workers, devices, params: stream, policy, limits, observer, lock_down };
+        let (guest, params) = (self.guest, stream);
+        let job = Job { guest, isolation, workers, devices, params, policy, limits, observer, lock_down };
         let outcome = instar_vmm::run(job).map_err(|failure| self.failed(&failure, subject))?;
         if self.verbose {
             let place = if outcome.isolation == Isolation::Kvm { "a virtual machine (KVM)" } else { "a bare process" };
             self.say(&format!("the image was read in {place}"));
             if let Some(why) = outcome.fallback {
                 self.say(&format!("not in a virtual machine: {why}"));
+            }
+            if !outcome.landlock {
+                self.say("the kernel has no Landlock: what may be opened is bounded by instar alone");
             }
         }
         let results = record::decode(&outcome.results)

@@ -1,8 +1,8 @@
 //! `sandbox-trial --isolation kvm|process --case NAME --dir DIR`: runs the hostile guest's case NAME and prints
 //! in one line what came of it. `--seconds N` is the wall-clock limit (60 unless told). For tests; never installed.
 //!
-//! DIR holds a file `read-only` (device 0) and a file `writable` (device 1, which may grow to 1 MiB). Device 2 is a new
-//! file there, which is never published.
+//! DIR holds a file `read-only` (device 0) and a file `writable` (device 1, whose image may have a data file). Device 2 is
+//! a new file there, which is never published. Together they may grow by 1 MiB.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -12,12 +12,6 @@ use std::time::Duration;
 use instar_abi::record::{self, Value};
 use instar_vmm::target::{Cache, Target};
 use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Outcome, Parts, Policy};
-
-/// On page boundaries, as the sandbox wants its program.
-#[repr(C, align(4096))]
-struct Pages<T: ?Sized>(T);
-
-static GUEST: &Pages<[u8]> = &Pages(*include_bytes!(env!("INSTAR_HOSTILE_GUEST")));
 
 struct Silent;
 
@@ -71,9 +65,10 @@ fn devices(folder: &Path) -> std::io::Result<(Target, Vec<Device>)> {
     let [read_only, writable, new] = ["read-only", "writable", "new"].map(|name| folder.join(name));
     let (target, made, fresh) =
         Target::create(&new, Cache::default()).map_err(|error| std::io::Error::other(format!("{error:?}")))?;
+    let opened = OpenOptions::new().read(true).write(true).open(&writable)?;
     let devices = vec![
         device(File::open(&read_only)?, &read_only, Mode::Read),
-        device(OpenOptions::new().read(true).write(true).open(&writable)?, &writable, MODE),
+        Device { parts: Parts::DATA_FILE, ..device(opened, &writable, MODE) },
         Device { fresh, maker: target.maker(), ..device(made, &new, MODE) },
     ];
     Ok((target, devices))
@@ -111,7 +106,7 @@ fn main() -> ExitCode {
     let mut params = Vec::new();
     record::encode(&mut params, "case", &Value::from(case.as_str()));
     let result = instar_vmm::run(Job {
-        guest: Some(&GUEST.0),
+        guest: Some(instar_trial::GUEST),
         isolation,
         workers: 2,
         devices,

@@ -77,6 +77,8 @@ pub struct Outcome {
     pub isolation: Isolation,
     /// Why `Auto` did not choose KVM, if so.
     pub fallback: Option<String>,
+    /// The kernel has Landlock, and it was in force.
+    pub landlock: bool,
     /// The devices, those that images named behind the job's own.
     pub devices: Vec<Device>,
 }

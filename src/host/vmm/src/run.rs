@@ -65,6 +65,8 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     // The guest has them; there may be secrets among them.
     job.params.zeroize();
     let isolation = if matches!(sandbox, Sandbox::Kvm(_)) { Isolation::Kvm } else { Isolation::Process };
+    // Afterwards the filter forbids to ask.
+    let landlock = crate::lockdown::landlock_version() > 0;
     let server = Server::new(job.devices, job.policy, job.limits.clone(), job.observer, workers);
     if job.lock_down || cfg!(not(debug_assertions)) {
         crate::lockdown::apply(server.directories(), server.makes_files()).map_err(Failure::Host)?;
@@ -75,7 +77,7 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     let (devices, results) = server.into_parts();
     match end {
         End::Served(Served::Finished(status)) => {
-            Ok(Outcome { status, results, message_bytes, isolation, fallback, devices })
+            Ok(Outcome { status, results, message_bytes, isolation, fallback, landlock, devices })
         }
         End::Served(Served::Panicked(text)) => Err(Failure::Guest(text)),
         End::Served(Served::Broke(text)) => Err(Failure::Guest(format!("it broke the protocol: {text}"))),

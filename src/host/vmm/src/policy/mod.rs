@@ -197,7 +197,7 @@ impl Gate {
         }
         let (mode, parts) = match (write, role) {
             (false, _) => (Mode::Read, Parts::NONE),
-            (true, Role::Backing) => (by.device.mode, Parts::ANY),
+            (true, Role::Backing) => (by.device.mode, by.device.parts.of_base()),
             (true, _) => (by.device.mode, Parts::NONE),
         };
         let mut left = by.left.lock().unwrap_or_else(PoisonError::into_inner);

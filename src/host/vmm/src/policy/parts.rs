@@ -9,8 +9,7 @@ pub struct Parts {
     pub data_files: u32,
     /// Files that hold ranges of its disk (vmdk).
     pub extents: u32,
-    /// Images of its chain that it is written down into (`commit`). Each may have the parts of any format: what it is, only
-    /// the image above says.
+    /// Images of its chain that it is written down into (`commit`).
     pub bases: u32,
 }
 
@@ -33,6 +32,13 @@ impl Parts {
             Some("vmdk") => Self::EXTENTS,
             Some(_) => Self::NONE,
         }
+    }
+
+    /// Those of an image that this one is written down into. Of what format that is, only this one says: it may have what
+    /// this one may, and a data file.
+    #[must_use]
+    pub const fn of_base(self) -> Self {
+        Self { data_files: 1, extents: self.extents, bases: 0 }
     }
 
     /// How many are left of that kind.

@@ -1,0 +1,134 @@
+//! The `instar` program. A library, so that the sandbox can be tried with another guest, behind the same commands.
+#![forbid(unsafe_code)]
+// Their macros panic where there is no room or no reader: `streams` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+mod commands;
+mod config;
+mod getopt;
+mod given;
+mod help;
+mod image_name;
+mod program;
+mod progress;
+mod secrets;
+mod sizes;
+mod streams;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use commands::{COMMANDS, Command, MISSING};
+use config::Config;
+use getopt::{Opt, Parsed};
+use program::{Exit, Program};
+
+/// The program as it was called. `guest`: what runs in the sandbox; `None` is instar's own.
+#[must_use]
+pub fn start(guest: Option<&'static [u8]>) -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let called = arguments.next().unwrap_or_default();
+    let name = match Path::new(&called).file_name().and_then(|n| n.to_str()) {
+        Some("qemu-img") => "qemu-img",
+        _ => "instar",
+    };
+    let arguments: Vec<OsString> = arguments.collect();
+    let Exit(status) = run(name, &arguments, guest).map_or_else(|exit| exit, Exit);
+    ExitCode::from(if status == 0 && streams::failed() { 1 } else { status })
+}
+
+/// Options before the command.
+const STANDARD: &[Opt] = &[
+    Opt::flag("help", "print this help and exit").letter('h'),
+    Opt::flag("version", "print the version and exit").letter('V'),
+    Opt::value("trace", "TRACE", "taken and ignored").letter('T'),
+];
+
+/// Where the command stands: the first word that is neither an option nor an option's argument.
+fn command_at(arguments: &[OsString], options: &[&Opt]) -> usize {
+    let mut at = 0;
+    while let Some(word) = arguments.get(at).map(|w| w.to_string_lossy().into_owned()) {
+        if !word.starts_with('-') || word == "-" {
+            break;
+        }
+        let takes_next = options.iter().any(|o| {
+            o.argument.is_some()
+                && (word == format!("--{}", o.long) || o.short.is_some_and(|c| word == format!("-{c}")))
+        });
+        at += 1 + usize::from(takes_next);
+    }
+    at.min(arguments.len())
+}
+
+fn run(name: &'static str, arguments: &[OsString], guest: Option<&'static [u8]>) -> Result<u8, Exit> {
+    let settings = config::SETTINGS.iter().map(|s| &s.flag);
+    let standard: Vec<&Opt> = STANDARD.iter().chain(&commands::COMMON[1..]).chain(settings.clone()).collect();
+    let (before, rest) = arguments.split_at(command_at(arguments, &standard));
+    let mut program = Program {
+        name,
+        command: "",
+        version: Default::default(),
+        config: Config::default(),
+        verbose: false,
+        misconfigured: None,
+        secrets: Default::default(),
+        guest,
+        room: Default::default(),
+    };
+    let global = getopt::parse(before, &standard);
+    let named = rest.first().map(|w| w.to_string_lossy().into_owned());
+    let command = COMMANDS.iter().copied().find(|c| Some(c.name) == named.as_deref() && (c.stock || name == "instar"));
+    let options: Vec<&Opt> = match command {
+        Some(command) => commands::generate::options_of(command),
+        None => standard.clone(),
+    };
+    let parsed = match (command, &global) {
+        (Some(_), Ok(before)) => getopt::parse(rest.get(1..).unwrap_or_default(), &options).map(|p| p.after(before)),
+        _ => global.clone(),
+    };
+    // The version decides how a wrong option is told, so the configuration comes first, from what did parse.
+    let empty = Parsed::default();
+    let readable = parsed.as_ref().or(global.as_ref()).unwrap_or(&empty);
+    if let Err(text) = program.config.load(readable) {
+        // What is wrong with the configuration can be looked at, and mended, by the command that is for it.
+        match command.filter(|command| command.name == commands::config::COMMAND.name) {
+            Some(_) => program.misconfigured = Some(text),
+            None => return Err(program.fail(&text)),
+        }
+    }
+    program.version = program.config.version().unwrap_or_default();
+    let global = global.map_err(|wrong| program.wrong(&wrong))?;
+    if global.has("help") {
+        program.print(&help::general(&program))?;
+        return Ok(0);
+    }
+    if global.has("version") {
+        program.print(&help::version(&program))?;
+        return Ok(0);
+    }
+    match (command, named) {
+        (Some(command), _) => perform(program, command, parsed),
+        (None, None) => Err(program.usage("Not enough arguments")),
+        (None, Some(word)) if MISSING.contains(&word.as_str()) => {
+            Err(program.fail(&format!("{word}: instar does not have this command yet")))
+        }
+        (None, Some(word)) => Err(program.usage(&format!("Command not found: {word}"))),
+    }
+}
+
+fn perform(mut program: Program, command: &'static Command, parsed: Result<Parsed, getopt::Wrong>) -> Result<u8, Exit> {
+    program.command = command.name;
+    let parsed = parsed.map_err(|wrong| program.wrong(&wrong))?;
+    program.verbose = parsed.has("verbose");
+    if parsed.has("help") {
+        program.print(&help::command(&program, command))?;
+        return Ok(0);
+    }
+    let status = (command.run)(&program, &parsed)?;
+    match streams::output_error() {
+        // Of a bar or the like: what was to be done is done.
+        Some(error) if status == 0 => Err(program.not_shown(&error)),
+        _ => Ok(status),
+    }
+}

@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::target::Maker;
+use crate::target::{Maker, Old};
 
 /// What the guest may do with a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,4 +35,6 @@ pub struct Device {
     pub ignore_flush: bool,
     /// Makes files beside it: it is a new file, which will be published.
     pub maker: Option<Maker>,
+    /// What it held before: a target that is written where it is.
+    pub old: Option<Arc<Old>>,
 }

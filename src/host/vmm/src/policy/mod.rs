@@ -105,23 +105,35 @@ fn folder(device: &Device) -> Option<PathBuf> {
     device.path.parent().map(fold)
 }
 
+/// How a directory is opened: from the current one, if its name was made from that one's. That need not be reachable by its
+/// own name.
+fn from_here<'p>(path: &'p Path, here: &Path) -> &'p Path {
+    match path.strip_prefix(here) {
+        Ok(rest) if rest.as_os_str().is_empty() => Path::new("."),
+        Ok(rest) => rest,
+        Err(_) => path,
+    }
+}
+
 impl Gate {
     /// Opens the directories: those of the images that were there, and the allowed ones. One that cannot be opened allows nothing.
     #[must_use]
     pub fn new(policy: Policy, devices: &[Device]) -> Self {
         let is_written = |d: &Device| !d.fresh && d.mode != Mode::Read;
         let some_written = devices.iter().any(is_written);
-        let own = devices.iter().filter(|d| !d.fresh).filter_map(|d| Some((folder(d)?, false, is_written(d))));
+        let own = devices.iter().filter(|d| !d.fresh).filter_map(|d| Some((d.path.parent()?, false, is_written(d))));
+        let here = crate::target::absolute(Path::new("."));
         let mut roots: Vec<Root> = Vec::new();
         if !policy.deny_all {
-            let allowed = policy.allowed.iter().map(|path| (fold(path), true, some_written));
-            for (path, for_all, writable) in allowed.chain(own) {
+            let allowed = policy.allowed.iter().map(|path| (path.as_path(), true, some_written));
+            for (given, for_all, writable) in allowed.chain(own) {
+                let path = fold(given);
                 if let Some(have) = roots.iter_mut().find(|root| root.path == path) {
                     have.writable |= writable;
                     continue;
                 }
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                if let Ok(fd) = rustix::fs::open(&path, flags, Permissions::empty()) {
+                if let Ok(fd) = rustix::fs::open(from_here(given, &here), flags, Permissions::empty()) {
                     roots.push(Root { path, fd, for_all, writable });
                 }
             }
@@ -183,7 +195,16 @@ impl Gate {
             lock.map_err(|_| Status::Locked)?;
         }
         let ignore_flush = above.device.ignore_flush;
-        Ok(Opened::New(Box::new(Device { file, path, mode, fresh: false, direct: false, ignore_flush, maker: None })))
+        Ok(Opened::New(Box::new(Device {
+            file,
+            path,
+            mode,
+            fresh: false,
+            direct: false,
+            ignore_flush,
+            maker: None,
+            old: None,
+        })))
     }
 }
 

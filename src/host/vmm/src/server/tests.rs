@@ -14,7 +14,7 @@ use super::*;
 use crate::Mode;
 use crate::layout::Layout;
 use crate::memory::Backing;
-use crate::target::{Cache, Target};
+use crate::target::{Cache, Target, Written};
 
 /// How long the second device may become.
 const GROWTH: u64 = 8 << 20;
@@ -56,7 +56,7 @@ impl Bench {
             let write = mode != Mode::Read;
             File::options().create(true).append(true).open(&path).expect("a file");
             let file = File::options().read(true).write(write).open(&path).expect("a file");
-            Device { file, path, mode, fresh: write, direct: false, ignore_flush: false, maker: None }
+            Device { file, path, mode, fresh: write, direct: false, ignore_flush: false, maker: None, old: None }
         };
         let devices = vec![
             device("source", Mode::Read),
@@ -303,13 +303,14 @@ fn names_open_devices_until_the_chain_is_sealed() {
 fn files_are_made_beside_a_new_one_until_the_chain_is_sealed() {
     let mut bench = Bench::new("beside", &[(0, b"abc")], 3);
     let path = bench.folder.join("new.x");
-    let (target, file, fresh) = Target::create(&path, Cache::default()).expect("a new file");
+    let (target, Written { file, fresh, old }) = Target::create(&path, Cache::default(), 0).expect("a new file");
     let mode = Mode::Write { growth_limit_bytes: GROWTH };
     let (direct, ignore_flush, maker) = (false, false, target.maker());
-    let new = Device { file, path, mode, fresh, direct, ignore_flush, maker };
+    let new = Device { file, path, mode, fresh, direct, ignore_flush, maker, old };
     let source = bench.folder.join("source");
     let file = File::open(&source).expect("it is there");
-    let read = Device { file, path: source, mode: Mode::Read, fresh: false, direct, ignore_flush, maker: None };
+    let read =
+        Device { file, path: source, mode: Mode::Read, fresh: false, direct, ignore_flush, maker: None, old: None };
     let devices = vec![read, new];
     bench.server = Server::new(devices, Policy::default(), limits(), &Nobody, 2);
     assert!(bench.server.makes_files());

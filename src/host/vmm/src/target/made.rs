@@ -145,7 +145,7 @@ pub struct Draft {
     /// The hidden name; none for a file without any.
     hidden: Option<CString>,
     file: File,
-    /// The rights that it gets with its name, until when a file under a hidden name has none for others.
+    /// The rights that it gets with its name: a file under a hidden one has none for others, and writing takes some away.
     rights: Option<Permissions>,
     /// What it replaces, with its locks: nobody may use that until then.
     replaced: Option<File>,
@@ -165,8 +165,8 @@ impl Draft {
         let mut draft = Self { place, hidden, file, rights, replaced: None, shown: Shown::No };
         if let Some(attributes) = attributes {
             attributes.give(&draft.file).inspect_err(|_| draft.take_back())?;
-            if draft.rights.is_some() {
-                draft.rights = Some(attributes.rights());
+            draft.rights = Some(attributes.rights());
+            if draft.hidden.is_some() {
                 rustix::fs::fchmod(&draft.file, HIDDEN).inspect_err(|_| draft.take_back())?;
             }
         }

@@ -44,7 +44,7 @@ class InstarTestBase(unittest.TestCase):
         return Path(os.environ.get("INSTAR_BINARY_PATH", ROOT / "target/release/instar"))
 
     @staticmethod
-    def run_tool(argv, timeout=60, cwd=None, env=None, limits=None, stdin=None, before=None):
+    def run_tool(argv, timeout=60, cwd=None, env=None, limits=None, stdin=None, before=None, pass_fds=()):
         """Runs a program; `limits` maps RLIMIT_* to a value, `before` is called in the new process."""
 
         def apply():
@@ -61,6 +61,7 @@ class InstarTestBase(unittest.TestCase):
                 cwd=cwd,
                 env={**os.environ, "TZ": "UTC", "LC_ALL": "C", **(env or {})},
                 preexec_fn=apply if limits or before else None,
+                pass_fds=pass_fds,
                 stdin=stdin or subprocess.DEVNULL,
                 check=False,
             )

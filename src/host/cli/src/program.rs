@@ -13,7 +13,7 @@ use instar_render::escape;
 use instar_render::version::{QemuVersion, UsageStyle};
 use instar_render::{Bounded, Over, Pieces};
 use instar_vmm::limits::{MESSAGES, RESULTS};
-use instar_vmm::target::{self, Cache, Target};
+use instar_vmm::target::{self, Cache, Target, Written};
 use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Parts, Policy, locks};
 
 use crate::config::Config;
@@ -114,6 +114,7 @@ impl Defaults {
 /// Formats whose images can be several files. Only with these a guest may ask for any.
 const OF_SEVERAL_FILES: [&str; 1] = ["vmdk"];
 
+const READ_ONLY: &str = "The device is not writable: Permission denied";
 const GUEST_MEMORY: u64 = 64 << 20;
 const RESULT_BYTES: u64 = 8 << 20;
 const MESSAGE_BYTES: u64 = 1 << 20;
@@ -249,8 +250,7 @@ impl Program {
     pub fn try_open(&self, image: &ImageName, cache: Cache, share: bool) -> Result<Device, String> {
         self.warn_of_empty_backing(image);
         let shown = escape::terminal(image.path.as_os_str().as_encoded_bytes());
-        let file =
-            target::open(&image.path, false, cache).map_err(|e| format!("Could not open '{shown}': {}", plain(&e)))?;
+        let file = target::open(&image.path, cache).map_err(|e| format!("Could not open '{shown}': {}", plain(&e)))?;
         if !is_data(&file) {
             return Err(self.version.folder(&shown));
         }
@@ -268,23 +268,34 @@ impl Program {
         Ok(Mode::Write { growth_limit_bytes: growth.unwrap_or(i64::MAX as u64) })
     }
 
-    /// Makes the file that will be `path`, to be published when it is complete. An inner error is a text.
-    pub fn new_file(&self, path: &Path, cache: Cache) -> Result<Result<(Target, Device), String>, Exit> {
+    /// Makes the file that will be `path`, to be published when it is complete. `need`: bytes that will be written, as far as
+    /// they are known. An inner error is a text.
+    pub fn new_file(&self, path: &Path, cache: Cache, need: u64) -> Result<Result<(Target, Device), String>, Exit> {
         let shown = escape::terminal(path.as_os_str().as_encoded_bytes());
         let mode = self.may_write()?;
-        Ok(match Target::create(path, cache) {
-            Ok((target, file, fresh)) => {
-                Ok((target, Device { fresh, ignore_flush: cache.ignore_flush, ..device(file, path, mode) }))
+        Ok(match Target::create(path, cache, need) {
+            Ok((target, Written { file, fresh, old })) => {
+                Ok((target, Device { fresh, old, ignore_flush: cache.ignore_flush, ..device(file, path, mode) }))
             }
             Err(target::Error::Io(e)) => Err(format!("Could not create '{shown}': {}", plain(&e))),
             Err(target::Error::Locked(text)) => Err(format!("{text}\nIs another process using the image [{shown}]?")),
             Err(target::Error::WrongType) => Err(self.version.folder(&shown)),
+            Err(target::Error::ReadOnlyDevice) => Err(format!(
+                "Protocol driver 'host_device' does not support creating new images, so an existing image must be selected \
+                 as the target; however, opening the given target as an existing image failed: {READ_ONLY}"
+            )),
         })
     }
 
     /// The same for an image of that format, which may want further files.
-    pub fn new_image(&self, path: &Path, cache: Cache, format: &str) -> Result<Result<(Target, Device), String>, Exit> {
-        let mut made = self.new_file(path, cache)?;
+    pub fn new_image(
+        &self,
+        path: &Path,
+        cache: Cache,
+        format: &str,
+        need: u64,
+    ) -> Result<Result<(Target, Device), String>, Exit> {
+        let mut made = self.new_file(path, cache, need)?;
         if let (Ok((target, device)), true) = (&mut made, OF_SEVERAL_FILES.contains(&format)) {
             device.maker = target.maker();
         }
@@ -326,6 +337,7 @@ impl Program {
             Err(target::Error::Io(e)) => Err(format!("Could not open '{shown}': {}", plain(&e))),
             Err(target::Error::Locked(text)) => Err(format!("{text}\nIs another process using the image [{shown}]?")),
             Err(target::Error::WrongType) => Err(self.version.folder(&shown)),
+            Err(target::Error::ReadOnlyDevice) => Err(READ_ONLY.to_string()),
         })
     }
 
@@ -502,7 +514,15 @@ pub fn device(file: File, path: &Path, mode: Mode) -> Device {
         ignore_flush: false,
         maker: None,
         parts: Parts::NONE,
+        old: None,
     }
+}
+
+/// Bytes that the devices' files take on disk.
+pub fn allocated(devices: &[Device]) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    const SECTOR: u64 = 512;
+    devices.iter().filter_map(|device| device.file.metadata().ok()).map(|meta| meta.blocks() * SECTOR).sum()
 }
 
 /// A regular file or a block device.

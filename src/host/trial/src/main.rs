@@ -57,19 +57,20 @@ fn device(file: File, path: &Path, mode: Mode) -> Device {
         ignore_flush: false,
         maker: None,
         parts: Parts::NONE,
+        old: None,
     }
 }
 
 fn devices(folder: &Path) -> std::io::Result<(Target, Vec<Device>)> {
     const MODE: Mode = Mode::Write { growth_limit_bytes: 1 << 20 };
     let [read_only, writable, new] = ["read-only", "writable", "new"].map(|name| folder.join(name));
-    let (target, made, fresh) =
-        Target::create(&new, Cache::default()).map_err(|error| std::io::Error::other(format!("{error:?}")))?;
+    let (target, made) =
+        Target::create(&new, Cache::default(), 0).map_err(|error| std::io::Error::other(format!("{error:?}")))?;
     let opened = OpenOptions::new().read(true).write(true).open(&writable)?;
     let devices = vec![
         device(File::open(&read_only)?, &read_only, Mode::Read),
         Device { parts: Parts::DATA_FILE, ..device(opened, &writable, MODE) },
-        Device { fresh, maker: target.maker(), ..device(made, &new, MODE) },
+        Device { fresh: made.fresh, maker: target.maker(), old: made.old, ..device(made.file, &new, MODE) },
     ];
     Ok((target, devices))
 }

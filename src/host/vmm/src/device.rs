@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::policy::Parts;
-use crate::target::Maker;
+use crate::target::{Maker, Old};
 
 /// What the guest may do with a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Device {
     pub maker: Option<Maker>,
     /// Files that its image may name to have them written.
     pub parts: Parts,
+    /// What it held before: a target that is written where it is.
+    pub old: Option<Arc<Old>>,
 }
 
 impl Device {

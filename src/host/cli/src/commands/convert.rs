@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use instar_abi::record::Value;
 use instar_render::escape::terminal;
-use instar_vmm::target::{self, Cache, Target};
+use instar_vmm::target::{Cache, Target};
 use instar_vmm::{Device, Parts};
 
 use super::Command;
@@ -13,7 +13,7 @@ use super::option_list::{self, asks_for_help, file_option, keeps_data_file};
 use super::options::{OBJECT, PROGRESS, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Files, Program, device, image_params, plain, workers};
+use crate::program::{Defaults, Exit, Files, Program, allocated, image_params, plain, workers};
 use crate::progress::Progress;
 
 /// The command.
@@ -140,6 +140,8 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
 struct Outputs {
     targets: Vec<Target>,
     devices: Vec<Device>,
+    /// Bytes that will be written, as far as they are known.
+    need: u64,
 }
 
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
@@ -170,7 +172,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     if let Some(name) = parsed.text("backing").or_else(|| file_option(parsed, "backing_file")) {
         open_backing(program, parsed, &target.path, &name, &request, &mut params, &mut devices)?;
     }
-    let mut outputs = Outputs { targets: Vec::new(), devices: Vec::new() };
+    let need = allocated(&devices);
+    let mut outputs = Outputs { targets: Vec::new(), devices: Vec::new(), need };
     let mut map = image_params(&target, 0);
     if target.format.is_none() {
         map.set("format", request.format.as_str());
@@ -267,25 +270,17 @@ fn make(
 ) -> Result<(), Exit> {
     let shown = terminal(path.as_os_str().as_encoded_bytes());
     if !parsed.has("no-create") {
-        let made = program.new_image(path, request.target_cache, format)?;
+        let made = program.new_image(path, request.target_cache, format, outputs.need)?;
         let (kept, made) =
             made.map_err(|text| program.fail(&format!("{shown}: error while converting {}: {text}", request.format)))?;
         outputs.devices.push(made);
         outputs.targets.push(kept);
         return Ok(());
     }
-    let file = Target::existing(path, request.target_cache).map_err(|error| {
-        let text = match error {
-            target::Error::Io(e) => format!("Could not open '{shown}': {}", plain(&e)),
-            target::Error::Locked(text) => format!("{text}\nIs another process using the image [{shown}]?"),
-            target::Error::WrongType => program.version.folder(&shown),
-        };
-        program.fail(&format!("Could not open '{shown}': {text}"))
-    })?;
-    let mut made = device(file, path, program.may_write()?);
-    made.ignore_flush = request.target_cache.ignore_flush;
-    made.parts = Parts::of_format(Some(format));
-    outputs.devices.push(made);
+    let existing = program.existing_file(path, request.target_cache)?;
+    let mut existing = existing.map_err(|text| program.fail(&format!("Could not open '{shown}': {text}")))?;
+    existing.parts = Parts::of_format(Some(format));
+    outputs.devices.push(existing);
     Ok(())
 }
 

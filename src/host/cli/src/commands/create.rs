@@ -187,7 +187,7 @@ fn make(
             program.existing_file(path, Cache::default())?.map(|device| (None, device))
         } else {
             let format = if key == "device" { format } else { "raw" };
-            program.new_image(path, Cache::default(), format)?.map(|(target, device)| (Some(target), device))
+            program.new_image(path, Cache::default(), format, 0)?.map(|(target, device)| (Some(target), device))
         };
         match made {
             Ok((target, device)) => {

@@ -10,7 +10,7 @@ use super::Command;
 use super::options::OBJECT;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Files, Program, image_params, plain, workers};
+use crate::program::{Defaults, Exit, Files, Program, allocated, image_params, plain, workers};
 use crate::progress::Progress;
 
 /// The command.
@@ -100,7 +100,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     if asked.output.is_empty() {
         return Err(failed("Could not create '': No such file or directory"));
     }
-    let (target, device) = program.new_file(path, cache)?.map_err(|text| failed(&text))?;
+    let (target, device) = program.new_file(path, cache, allocated(&devices))?.map_err(|text| failed(&text))?;
     devices.push(device);
 
     let mut section = Value::map();

@@ -116,6 +116,16 @@ fn folder(device: &Device) -> Option<PathBuf> {
     device.path.parent().map(fold)
 }
 
+/// How a directory is opened: from the current one, if its name was made from that one's. That need not be reachable by its
+/// own name.
+fn from_here<'p>(path: &'p Path, here: &Path) -> &'p Path {
+    match path.strip_prefix(here) {
+        Ok(rest) if rest.as_os_str().is_empty() => Path::new("."),
+        Ok(rest) => rest,
+        Err(_) => path,
+    }
+}
+
 impl Gate {
     /// Opens the directories: those of the images that were there, and the allowed ones. One that cannot be opened
     /// allows nothing.
@@ -126,17 +136,19 @@ impl Gate {
         let own = devices
             .iter()
             .filter(|device| !device.fresh && !device.is_block())
-            .filter_map(|device| Some((folder(device)?, false, has_parts(device))));
+            .filter_map(|device| Some((device.path.parent()?, false, has_parts(device))));
+        let here = crate::target::absolute(Path::new("."));
         let mut roots: Vec<Root> = Vec::new();
         if !policy.deny_all {
-            let allowed = policy.allowed.iter().map(|path| (fold(path), true, some_written));
-            for (path, for_all, writable) in allowed.chain(own) {
+            let allowed = policy.allowed.iter().map(|path| (path.as_path(), true, some_written));
+            for (given, for_all, writable) in allowed.chain(own) {
+                let path = fold(given);
                 if let Some(have) = roots.iter_mut().find(|root| root.path == path) {
                     have.writable |= writable;
                     continue;
                 }
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                if let Ok(fd) = rustix::fs::open(&path, flags, Permissions::empty())
+                if let Ok(fd) = rustix::fs::open(from_here(given, &here), flags, Permissions::empty())
                     && (for_all || !folder::holds_devices(&fd))
                 {
                     roots.push(Root { path, fd, for_all, writable });
@@ -219,7 +231,8 @@ impl Gate {
             *left.left(role) -= 1;
         }
         let ignore_flush = above.device.ignore_flush;
-        let device = Device { file, path, mode, fresh: false, direct: false, ignore_flush, maker: None, parts };
+        let direct = false;
+        let device = Device { file, path, mode, fresh: false, direct, ignore_flush, maker: None, parts, old: None };
         Ok(Opened::New(Box::new(device)))
     }
 }

@@ -24,7 +24,17 @@ impl Place {
         let path = self.0.join(name);
         let write = mode != Mode::Read;
         let file = File::options().read(true).write(write).open(&path).expect("the test's own file");
-        Device { file, path, mode, fresh: false, direct: false, ignore_flush: false, maker: None, parts: Parts::NONE }
+        Device {
+            file,
+            path,
+            mode,
+            fresh: false,
+            direct: false,
+            ignore_flush: false,
+            maker: None,
+            parts: Parts::NONE,
+            old: None,
+        }
     }
 
     fn top(&self) -> Vec<Arc<Slot>> {

@@ -52,7 +52,7 @@ fn is_zero(bytes: &[u8]) -> bool {
 /// Reads all of `buf`; past the end of the device is zeroes.
 fn fill(slot: &Slot, buf: &mut [u8], offset: u64) -> io::Result<()> {
     let mut done = 0;
-    while done < buf.len() {
+    while done < buf.len() && !slot.is_hidden() {
         let rest = &mut buf[done..];
         let got = if slot.device.direct {
             direct::read(slot, offset + done as u64, rest)
@@ -67,11 +67,14 @@ fn fill(slot: &Slot, buf: &mut [u8], offset: u64) -> io::Result<()> {
         }
     }
     buf[done..].fill(0);
+    slot.show_kept(offset, done, |kept| buf[..kept.len()].copy_from_slice(kept));
     Ok(())
 }
 
 fn put(slot: &Slot, bytes: &[u8], offset: u64) -> io::Result<()> {
     slot.reserve(offset + bytes.len() as u64);
+    let kept = slot.keep(offset, bytes);
+    let (bytes, offset) = (&bytes[kept..], offset + kept as u64);
     if slot.device.direct { direct::write(slot, offset, bytes) } else { slot.device.file.write_all_at(bytes, offset) }
 }
 

@@ -44,6 +44,9 @@ impl Server<'_> {
         if request.gives() {
             [Some(slot), request.slot2.as_deref()].into_iter().flatten().for_each(|slot| self.policy.gives(slot));
         }
+        if let Some(changed) = changed(request) {
+            changed.begin().map_err(|e| failed(&e))?;
+        }
         match request.op {
             Op::Read => read(slot, request),
             Op::Write => write(slot, request),
@@ -151,11 +154,12 @@ impl Server<'_> {
         let (file, path) = maker.make(kind, number).map_err(|error| match error {
             target::Error::Io(error) => failed(&error),
             target::Error::Locked(locked) => Reply { value: u64::from(locked.code()), ..refused(Status::Locked) },
-            target::Error::WrongType => refused(Status::WrongType),
+            target::Error::WrongType | target::Error::ReadOnlyDevice => refused(Status::WrongType),
         })?;
         let (direct, ignore_flush) = (target::is_direct(&file), slot.device.ignore_flush);
-        let (path, mode) = (target::absolute(&path), slot.device.mode);
-        let device = Device { file, path, mode, fresh: true, direct, ignore_flush, maker: None, parts: Parts::NONE };
+        let (path, mode) = (slot.device.path.with_file_name(path.file_name().unwrap_or_default()), slot.device.mode);
+        let (maker, parts, old) = (None, Parts::NONE, None);
+        let device = Device { file, path, mode, fresh: true, direct, ignore_flush, maker, parts, old };
         let index = self.table.push(device, request.dev).ok_or_else(|| refused(Status::TooMany))?;
         Ok(value(u64::from(index)))
     }
@@ -172,10 +176,19 @@ impl Server<'_> {
     }
 }
 
+/// The device whose content the request changes.
+fn changed<'r>(request: &'r Checked<'_>) -> Option<&'r Slot> {
+    match request.op {
+        Op::Write | Op::WriteZeroes | Op::Discard | Op::SetLength | Op::Allocate => request.slot.as_deref(),
+        Op::Copy => request.slot2.as_deref(),
+        _ => None,
+    }
+}
+
 fn stat(slot: &Slot, same_file: u32) -> Reply {
     use std::os::unix::fs::MetadataExt;
     const SECTOR: u64 = 512;
-    let allocated = slot.device.file.metadata().map_or(0, |m| m.blocks() * SECTOR);
+    let allocated = if slot.is_hidden() { 0 } else { slot.device.file.metadata().map_or(0, |m| m.blocks() * SECTOR) };
     let bit = |is: bool, bit: u64| if is { bit } else { 0 };
     let alignment = if slot.device.direct { super::direct::ALIGNMENT as u64 } else { 1 };
     let bits = bit(slot.block, STAT_BLOCK_DEVICE)
@@ -191,7 +204,7 @@ fn stat(slot: &Slot, same_file: u32) -> Reply {
 
 fn read(slot: &Slot, request: &Checked<'_>) -> Outcome {
     let mut done = 0;
-    while done < request.buf.len() {
+    while done < request.buf.len() && !slot.is_hidden() {
         let rest = request.buf.skip(done);
         let got = if slot.device.direct {
             super::direct::read_to(slot, request.offset + done as u64, rest)
@@ -206,12 +219,13 @@ fn read(slot: &Slot, request: &Checked<'_>) -> Outcome {
         }
     }
     request.buf.skip(done).fill_zero();
+    slot.show_kept(request.offset, done, |kept| request.buf.copy_from(kept));
     Ok(value(done as u64))
 }
 
 fn write(slot: &Slot, request: &Checked<'_>) -> Outcome {
     slot.reserve(request.offset + request.len);
-    let mut done = 0;
+    let mut done = if slot.keeps(request.offset) { slot.keep(request.offset, &request.buf.to_vec()) } else { 0 };
     while done < request.buf.len() {
         let rest = request.buf.skip(done);
         let got = if slot.device.direct {
@@ -261,6 +275,9 @@ fn write_zeroes(slot: &Slot, request: &Checked<'_>, over: &AtomicBool) -> io::Re
         return Ok(0);
     }
     let unmap = request.flags & FLAG_UNMAP != 0 && request.flags & FLAG_ALLOCATE == 0;
+    if let Some(old) = &slot.device.old {
+        old.keep_zeroes(offset, len);
+    }
     let quick = match if unmap { Some(punch(slot, offset, len)) } else { None } {
         Some(Err(error)) if is_final(&error) => Err(error),
         Some(Ok(())) => Ok(()),

@@ -50,7 +50,10 @@ impl Slot {
         let meta = device.file.metadata().ok();
         let block = meta.as_ref().is_some_and(|m| m.file_type().is_block_device());
         // A block device's length is where its end is.
-        let len = if block {
+        let hidden = device.old.as_ref().is_some_and(|old| old.is_hidden());
+        let len = if hidden {
+            0
+        } else if block {
             rustix::fs::seek(&device.file, SeekFrom::End(0)).unwrap_or(0)
         } else {
             meta.as_ref().map_or(0, std::fs::Metadata::len)
@@ -89,6 +92,34 @@ impl Slot {
         }
         self.granted.fetch_max(end, Ordering::AcqRel);
         true
+    }
+
+    /// What is in the file is not for the guest: it goes before the first change.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.device.old.as_ref().is_some_and(|old| old.is_hidden())
+    }
+
+    /// Before a change: what the device held goes.
+    pub fn begin(&self) -> io::Result<()> {
+        self.device.old.as_ref().map_or(Ok(()), |old| old.begin())
+    }
+
+    /// What is written at `offset` is kept for the end.
+    pub fn keeps(&self, offset: u64) -> bool {
+        self.device.old.as_ref().is_some_and(|old| old.keeps(offset))
+    }
+
+    /// How many of `bytes`, to be written at `offset`, are kept for the end.
+    pub fn keep(&self, offset: u64, bytes: &[u8]) -> usize {
+        self.device.old.as_ref().map_or(0, |old| old.keep(offset, bytes))
+    }
+
+    /// Puts what is kept over what was read at `offset`.
+    pub fn show_kept(&self, offset: u64, len: usize, put: impl FnOnce(&[u8])) {
+        if let Some(old) = &self.device.old {
+            put(&old.kept(offset, len));
+        }
     }
 
     /// Makes known that something is about to be written up to `end`: from now on nobody takes the file for shorter

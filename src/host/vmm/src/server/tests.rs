@@ -15,7 +15,7 @@ use crate::Mode;
 use crate::layout::Layout;
 use crate::memory::Backing;
 use crate::policy::Parts;
-use crate::target::{Cache, Target};
+use crate::target::{Cache, Target, Written};
 
 /// How long the second device may become.
 const GROWTH: u64 = 8 << 20;
@@ -67,16 +67,8 @@ impl Bench {
             let write = mode != Mode::Read;
             File::options().create(true).append(true).open(&path).expect("a file");
             let file = File::options().read(true).write(write).open(&path).expect("a file");
-            Device {
-                file,
-                path,
-                mode,
-                fresh: write,
-                direct: false,
-                ignore_flush: false,
-                maker: None,
-                parts: Parts::NONE,
-            }
+            let (direct, ignore_flush, maker, parts, old) = (false, false, None, Parts::NONE, None);
+            Device { file, path, mode, fresh: write, direct, ignore_flush, maker, parts, old }
         };
         let devices = vec![
             device("source", Mode::Read),
@@ -189,7 +181,7 @@ fn files_grow_by_so_much_all_together_and_what_is_there_may_be_written() {
         std::fs::write(&path, vec![7; 2 * GROWTH as usize]).expect("room on the disk");
         let file = File::options().read(true).write(true).open(&path).expect("it is there");
         let (fresh, direct, ignore_flush) = (false, false, false);
-        Device { file, path, mode, fresh, direct, ignore_flush, maker: None, parts: Parts::NONE }
+        Device { file, path, mode, fresh, direct, ignore_flush, maker: None, parts: Parts::NONE, old: None }
     });
     bench.server = Server::new(devices.into(), Policy::default(), limits(), &Nobody, 2);
     let write = |dev: u32, offset: u64| Request { dev, offset, len: 512, buf: bench.heap(), ..request(Op::Write) };
@@ -354,22 +346,14 @@ fn names_open_devices_until_the_chain_is_sealed() {
 fn files_are_made_beside_a_new_one_until_the_chain_is_sealed() {
     let mut bench = Bench::new("beside", &[(0, b"abc")], 3);
     let path = bench.folder.join("new.x");
-    let (target, file, fresh) = Target::create(&path, Cache::default()).expect("a new file");
+    let (target, Written { file, fresh, old }) = Target::create(&path, Cache::default(), 0).expect("a new file");
     let mode = Mode::Write { growth_limit_bytes: GROWTH };
     let (direct, ignore_flush, maker) = (false, false, target.maker());
-    let new = Device { file, path, mode, fresh, direct, ignore_flush, maker, parts: Parts::NONE };
+    let new = Device { file, path, mode, fresh, direct, ignore_flush, maker, parts: Parts::NONE, old };
     let source = bench.folder.join("source");
     let file = File::open(&source).expect("it is there");
-    let read = Device {
-        file,
-        path: source,
-        mode: Mode::Read,
-        fresh: false,
-        direct,
-        ignore_flush,
-        maker: None,
-        parts: Parts::NONE,
-    };
+    let (path, mode, parts) = (source, Mode::Read, Parts::NONE);
+    let read = Device { file, path, mode, fresh: false, direct, ignore_flush, maker: None, parts, old: None };
     let devices = vec![read, new];
     bench.server = Server::new(devices, Policy::default(), limits(), &Nobody, 2);
     assert!(bench.server.makes_files());

@@ -1,68 +1,92 @@
 //! A file that is not complete yet: where it is until then, and how it gets its name.
 
-use std::ffi::{CString, OsStr};
-use std::fs::{File, Metadata};
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode as Permissions, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode as Permissions, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::{Cache, Error, lock, open};
+use super::attributes::Attributes;
+use super::copied::Copied;
+use super::keep::Keep;
+use super::place::{Place, identity};
+use super::{Cache, Error, lock};
 
 /// A file that is being made.
 pub enum Made {
     /// A block device, written as it is.
     Device(File),
-    /// An existing file that is written where it is, because its folder cannot be written: emptied on failure.
-    InPlace(File),
+    /// An existing file that is written where it is.
+    InPlace {
+        /// The file.
+        file: File,
+        /// Why.
+        keep: Keep,
+        /// It was emptied: what is not complete must not look whole.
+        begun: bool,
+    },
+    /// An existing file that gets its content when all succeeded.
+    Copied(Copied),
     /// A file without its final name.
     Draft(Draft),
 }
 
 impl Made {
-    /// The file that will be `path`.
-    pub fn new(path: &Path, cache: Cache) -> Result<Self, Error> {
-        let existing = match std::fs::metadata(path) {
-            Ok(meta) => Some(meta),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error.into()),
+    /// The file that will be `path`. `need`: bytes that will be written, as far as they are known.
+    pub fn new(path: &Path, cache: Cache, need: u64) -> Result<Self, Error> {
+        let place = Place::find(path)?;
+        let Some(file) = place.open(cache)? else {
+            return Ok(Self::Draft(Draft::new(place, None, cache)?));
         };
-        let mut replaced = None;
-        if let Some(meta) = &existing {
-            if meta.file_type().is_block_device() {
-                return Ok(Self::Device(lock(open(path, true, cache)?)?));
-            }
-            if meta.is_dir() {
-                return Err(io::Error::from_raw_os_error(libc::EISDIR).into());
-            }
-            if !meta.is_file() {
-                return Err(Error::WrongType);
-            }
-            replaced = Some(lock(open(path, true, cache)?)?);
+        // Locked first: what is found out after that is true of what will be replaced.
+        let file = lock(file)?;
+        if file.metadata()?.file_type().is_block_device() {
+            return Ok(Self::Device(file));
         }
-        // A symbolic link is followed: its target is what is made or replaced.
-        let real = if existing.is_some() { std::fs::canonicalize(path)? } else { follow(path)? };
-        match Draft::new(&real, existing.as_ref(), cache) {
-            Ok(draft) => Ok(Self::Draft(Draft { replaced, ..draft })),
-            Err(error) => {
-                let file = replaced.ok_or(error)?;
-                file.set_len(0)?;
-                Ok(Self::InPlace(file))
+        let keep = match Keep::of(&place, &file, need)? {
+            Some(keep) => keep,
+            None => match Draft::new(place, Some(&file), cache) {
+                Ok(draft) => return Ok(Self::Draft(Draft { replaced: Some(file), ..draft })),
+                Err(_) => Keep::NoOther,
+            },
+        };
+        Ok(Self::InPlace { file, keep, begun: false })
+    }
+
+    /// The same beside a new image, by a name that is not the user's own: nothing in it changes unless the command succeeds.
+    pub fn beside(path: &Path, cache: Cache) -> Result<Self, Error> {
+        match Self::new(path, cache, 0)? {
+            Self::Device(_) => Err(Error::WrongType),
+            Self::InPlace { file, keep, .. } if keep != Keep::Empty => {
+                Ok(Self::Copied(Copied::new(path, file, cache)?))
             }
+            made => Ok(made),
         }
     }
 
     /// The file itself.
     pub const fn file(&self) -> &File {
         match self {
-            Self::Device(file) | Self::InPlace(file) => file,
+            Self::Device(file) | Self::InPlace { file, .. } => file,
+            Self::Copied(copied) => &copied.file,
             Self::Draft(draft) => &draft.file,
         }
+    }
+
+    /// What was in it is gone.
+    pub const fn begin(&mut self) {
+        if let Self::InPlace { begun, .. } = self {
+            *begun = true;
+        }
+    }
+
+    const fn as_copied(&self) -> Option<&Copied> {
+        if let Self::Copied(copied) = self { Some(copied) } else { None }
     }
 
     fn as_draft(&mut self) -> Option<&mut Draft> {
@@ -72,9 +96,11 @@ impl Made {
     /// Gives up what is not complete: it must not look whole.
     pub fn forget(&self) {
         match self {
-            Self::Device(_) => {}
-            Self::InPlace(file) => {
-                let _ = file.set_len(0);
+            Self::Device(_) | Self::Copied(_) => {}
+            Self::InPlace { file, keep, begun } => {
+                if *begun || *keep == Keep::Empty {
+                    let _ = file.set_len(0);
+                }
             }
             Self::Draft(draft) => draft.take_back(),
         }
@@ -84,6 +110,9 @@ impl Made {
 /// Publishes all of them or none; the first one, by which the others are found, comes last.
 pub fn publish(files: &mut [Made]) -> Result<(), Errno> {
     let several = files.len() > 1;
+    for copied in files.iter().filter_map(Made::as_copied) {
+        copied.publish()?;
+    }
     let mut drafts: Vec<&mut Draft> = files.iter_mut().rev().filter_map(Made::as_draft).collect();
     if several {
         // What can fail for lack of room fails while nothing has been replaced yet.
@@ -112,37 +141,34 @@ enum Shown {
 
 /// A file without its final name.
 pub struct Draft {
-    folder: OwnedFd,
-    name: CString,
+    place: Place,
     /// The hidden name; none for a file without any.
     hidden: Option<CString>,
     file: File,
+    /// The rights that it gets with its name: a file under a hidden one has none for others, and writing takes some away.
+    rights: Option<Permissions>,
     /// What it replaces, with its locks: nobody may use that until then.
     replaced: Option<File>,
     shown: Shown,
 }
 
 impl Draft {
-    fn new(path: &Path, replaces: Option<&Metadata>, cache: Cache) -> io::Result<Self> {
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let nowhere = if path.as_os_str().is_empty() { libc::ENOENT } else { libc::EISDIR };
-        let name = path.file_name().ok_or_else(|| io::Error::from_raw_os_error(nowhere))?;
-        if replaces.is_some_and(|meta| meta.nlink() > 1) {
-            // The other names must go on naming the same file.
-            return Err(io::Error::from_raw_os_error(libc::EMLINK));
-        }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(parent, flags, Permissions::empty())?;
-        let (file, hidden) = match nameless(&folder, cache) {
-            Ok(file) => (file, None),
-            Err(_) => named(&folder, name, cache)?,
+    fn new(place: Place, replaces: Option<&File>, cache: Cache) -> io::Result<Self> {
+        let attributes = replaces.map(Attributes::of).transpose()?;
+        let (file, hidden, rights) = match nameless(&place.folder, cache) {
+            Ok(file) => (file, None, None),
+            Err(_) => {
+                let (file, hidden) = named(&place, cache)?;
+                (file, Some(hidden), Some(rights_of_new(&place)))
+            }
         };
-        let name = CString::new(name.as_bytes())?;
-        let draft = Self { folder, name, hidden, file, replaced: None, shown: Shown::No };
-        if let Some(meta) = replaces {
-            let adopted = std::os::unix::fs::fchown(&draft.file, Some(meta.uid()), Some(meta.gid()))
-                .and_then(|()| draft.file.set_permissions(meta.permissions()));
-            adopted.inspect_err(|_| draft.take_back())?;
+        let mut draft = Self { place, hidden, file, rights, replaced: None, shown: Shown::No };
+        if let Some(attributes) = attributes {
+            attributes.give(&draft.file).inspect_err(|_| draft.take_back())?;
+            draft.rights = Some(attributes.rights());
+            if draft.hidden.is_some() {
+                rustix::fs::fchmod(&draft.file, HIDDEN).inspect_err(|_| draft.take_back())?;
+            }
         }
         Ok(draft)
     }
@@ -150,42 +176,63 @@ impl Draft {
     /// Gives a file without a name a hidden one.
     fn hide(&mut self) -> Result<(), Errno> {
         if self.hidden.is_none() {
-            let hidden = hidden_name(OsStr::from_bytes(self.name.as_bytes()));
-            self.link(&hidden)?;
-            self.hidden = Some(hidden);
+            self.hidden = Some(untaken(&self.place.name, |hidden| self.link(hidden))?.1);
         }
         Ok(())
     }
 
-    fn link(&self, name: &CString) -> Result<(), Errno> {
+    fn link(&self, name: &CStr) -> Result<(), Errno> {
         let source = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        rustix::fs::linkat(rustix::fs::CWD, source, &self.folder, name, AtFlags::SYMLINK_FOLLOW)
+        rustix::fs::linkat(rustix::fs::CWD, source, &self.place.folder, name, AtFlags::SYMLINK_FOLLOW)
+    }
+
+    /// Whether what it replaces is still there. What came to be there meanwhile nobody has looked at, nor locked: it stays.
+    fn replaces(&self) -> Result<bool, Errno> {
+        let Some(there) = self.place.there()? else { return Ok(false) };
+        match &self.replaced {
+            None => Err(Errno::EXIST),
+            Some(file) if identity(&rustix::fs::fstat(file)?) == there => Ok(true),
+            Some(_) => Err(Errno::STALE),
+        }
     }
 
     /// Puts it under its final name. `for_good`: nothing that could fail comes after it.
     fn show(&mut self, for_good: bool) -> Result<(), Errno> {
-        if self.hidden.is_none() {
-            match self.link(&self.name) {
-                Err(Errno::EXIST) => self.hide()?,
-                other => {
-                    self.shown = if other.is_ok() { Shown::Yes } else { Shown::No };
-                    return other;
-                }
-            }
+        if let Some(rights) = self.rights {
+            rustix::fs::fchmod(&self.file, rights)?;
         }
+        let replaces = self.replaces()?;
+        if replaces {
+            self.keep_read_time();
+        }
+        if self.hidden.is_none() && !replaces {
+            self.link(&self.place.name)?;
+            self.shown = Shown::Yes;
+            return Ok(());
+        }
+        self.hide()?;
         let Some(hidden) = &self.hidden else { return Err(Errno::NOENT) };
-        if self.replaced.is_some() && !for_good {
-            let exchange = RenameFlags::EXCHANGE;
-            if rustix::fs::renameat_with(&self.folder, hidden, &self.folder, &self.name, exchange).is_ok() {
-                self.shown = Shown::Exchanged;
-                return Ok(());
-            }
-            // A file system that cannot exchange names, or the earlier file is gone meanwhile.
+        let Place { folder, name, .. } = &self.place;
+        let exchange = || rustix::fs::renameat_with(folder, hidden, folder, name, RenameFlags::EXCHANGE);
+        if replaces && !for_good && exchange().is_ok() {
+            self.shown = Shown::Exchanged;
+            return Ok(());
         }
-        rustix::fs::renameat(&self.folder, hidden, &self.folder, &self.name)?;
+        // For good, or a file system that cannot exchange names, or the earlier file is gone meanwhile.
+        rustix::fs::renameat(folder, hidden, folder, name)?;
         self.shown = Shown::Yes;
         self.hidden = None;
         Ok(())
+    }
+
+    /// When the file was last read is not changed by writing to it.
+    fn keep_read_time(&self) {
+        if let Some(stat) = self.replaced.as_ref().and_then(|file| rustix::fs::fstat(file).ok()) {
+            let last_access = Timespec { tv_sec: stat.st_atime, tv_nsec: stat.st_atime_nsec.cast_signed() };
+            let last_modification = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+            // A file system without it has none to be kept.
+            let _ = rustix::fs::futimens(&self.file, &Timestamps { last_access, last_modification });
+        }
     }
 
     /// The earlier file goes.
@@ -197,70 +244,85 @@ impl Draft {
 
     /// The folder gets to be as it was.
     fn take_back(&self) {
-        if let (Shown::Exchanged, Some(hidden)) = (self.shown, &self.hidden) {
-            let exchange = RenameFlags::EXCHANGE;
-            if rustix::fs::renameat_with(&self.folder, hidden, &self.folder, &self.name, exchange).is_err() {
-                // The hidden one is the earlier file.
-                return;
-            }
+        let Place { folder, name, .. } = &self.place;
+        let exchange = |hidden| rustix::fs::renameat_with(folder, hidden, folder, name, RenameFlags::EXCHANGE);
+        if let (Shown::Exchanged, Some(hidden)) = (self.shown, &self.hidden)
+            && exchange(hidden).is_err()
+        {
+            // The hidden one is the earlier file.
+            return;
         }
-        self.remove(if self.shown == Shown::Yes { Some(&self.name) } else { self.hidden.as_ref() });
+        self.remove(if self.shown == Shown::Yes { Some(name) } else { self.hidden.as_ref() });
     }
 
     fn remove(&self, name: Option<&CString>) {
         if let Some(name) = name {
-            let _ = rustix::fs::unlinkat(&self.folder, name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&self.place.folder, name, AtFlags::empty());
         }
     }
-}
-
-/// Where a name leads that may be a symbolic link to a file that is not there yet.
-fn follow(path: &Path) -> io::Result<PathBuf> {
-    const LINKS_MAX: usize = 40;
-    let mut path = path.to_path_buf();
-    for _ in 0..LINKS_MAX {
-        match std::fs::read_link(&path) {
-            Ok(to) => path = path.parent().map_or_else(|| to.clone(), |folder| folder.join(&to)),
-            Err(_) => return Ok(path),
-        }
-    }
-    Err(io::Error::from_raw_os_error(libc::ELOOP))
 }
 
 const PERMISSIONS: Permissions = Permissions::from_raw_mode(0o644);
+const HIDDEN: Permissions = Permissions::from_raw_mode(0o600);
 
-fn nameless(folder: &OwnedFd, cache: Cache) -> io::Result<File> {
+/// A file without a name.
+pub fn nameless(folder: &OwnedFd, cache: Cache) -> io::Result<File> {
     // Publishing needs the descriptor's name in /proc.
     if !Path::new("/proc/self/fd").exists() {
         return Err(io::Error::from_raw_os_error(libc::ENOTSUP));
     }
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::from_bits_retain(cache.flags() as u32);
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC | cache.flags();
     Ok(rustix::fs::openat(folder, ".", flags, PERMISSIONS).map(File::from)?)
 }
 
-fn named(folder: &OwnedFd, name: &OsStr, cache: Cache) -> io::Result<(File, Option<CString>)> {
-    let hidden = hidden_name(name);
+fn named(place: &Place, cache: Cache) -> io::Result<(File, CString)> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-    let with = |cache: Cache| {
-        rustix::fs::openat(folder, &hidden, flags | OFlags::from_bits_retain(cache.flags() as u32), PERMISSIONS)
-    };
-    let file = match with(cache) {
-        Err(Errno::INVAL) if cache.direct => {
-            let _ = rustix::fs::unlinkat(folder, &hidden, AtFlags::empty());
-            with(Cache { direct: false, ..cache })?
-        }
-        other => other?,
-    };
-    Ok((File::from(file), Some(hidden)))
+    let (file, hidden) = untaken(&place.name, |hidden| {
+        cache.with(|more| {
+            rustix::fs::openat(&place.folder, hidden, flags | more, HIDDEN).inspect_err(|errno| {
+                if *errno == Errno::INVAL {
+                    // It may be there all the same.
+                    let _ = rustix::fs::unlinkat(&place.folder, hidden, AtFlags::empty());
+                }
+            })
+        })
+    })?;
+    Ok((File::from(file), hidden))
 }
 
-/// A name that no other file of this process has.
-fn hidden_name(name: &OsStr) -> CString {
+/// The rights that a new file gets in this folder. (Under a default access control list the user's mask does not count.)
+fn rights_of_new(place: &Place) -> Permissions {
+    let folder = format!("/proc/self/fd/{}", place.folder.as_raw_fd());
+    if rustix::fs::getxattr_query(folder, c"system.posix_acl_default").is_ok() {
+        return PERMISSIONS;
+    }
+    // Nobody else makes files here meanwhile: there is one thread still.
+    let mask = rustix::process::umask(Permissions::empty());
+    rustix::process::umask(mask);
+    PERMISSIONS - mask
+}
+
+/// Does something with a hidden name that nothing has yet, and that nobody can foresee.
+fn untaken<T>(name: &CStr, with: impl Fn(&CStr) -> Result<T, Errno>) -> Result<(T, CString), Errno> {
+    const TRIES: usize = 16;
+    for _ in 0..TRIES {
+        let hidden = hidden_name(OsStr::from_bytes(name.to_bytes()))?;
+        match with(&hidden) {
+            Err(Errno::EXIST) => {}
+            other => return Ok((other?, hidden)),
+        }
+    }
+    Err(Errno::EXIST)
+}
+
+fn hidden_name(name: &OsStr) -> Result<CString, Errno> {
     const NAME_MAX: usize = 255;
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let mut random = [0; 8];
+    // So few bytes are never cut short.
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    let suffix = format!(".instar-{:016x}", u64::from_le_bytes(random));
     let mut bytes = b".".to_vec();
-    let suffix = format!(".instar-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
     bytes.extend(name.as_bytes().iter().take(NAME_MAX - 1 - suffix.len()));
     bytes.extend(suffix.bytes());
-    CString::new(bytes).unwrap_or_default()
+    CString::new(bytes).map_err(|_| Errno::INVAL)
 }

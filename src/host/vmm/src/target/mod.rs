@@ -1,25 +1,36 @@
 //! The files that a command makes. Nothing half-written is ever seen under the final name.
 //!
-//! A new file, or one that replaces an existing one, is written without a name (or under a hidden one) in its
-//! folder ([`made`]), and published in one step when it is complete. The one who publishes is a small process that is made
+//! Where a target is, is looked up once ([`place`]). A new file, or one that replaces an existing one, is written without a
+//! name (or under a hidden one) in its folder ([`made`]), and published in one step when it is complete, with all that the
+//! earlier one had besides its content ([`attributes`]). Where that would take something from somebody ([`keep`]) an existing
+//! file is written where it is; what it holds goes when the guest changes something for the first time, and not before
+//! ([`old`]). The one who publishes is a small process that is made
 //! before the lock-down and does nothing until it is told ([`publisher`]): the process that serves the guest can neither
 //! name nor rename a file. When that process dies, of whatever cause, what is not published goes.
 //!
 //! An image may be several files: the publisher makes the others, by names that it makes itself, and publishes all of
 //! them together.
 
+mod attributes;
+mod copied;
+mod keep;
 mod made;
+mod old;
+mod place;
 mod publisher;
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::locks::{self, Locked};
 use made::Made;
+pub use old::Old;
+use place::Place;
 pub use publisher::Maker;
 use publisher::Publisher;
 
@@ -49,26 +60,28 @@ impl Cache {
         Some(Self { direct, sync, ignore_flush })
     }
 
-    fn flags(self) -> i32 {
-        (if self.direct { libc::O_DIRECT } else { 0 }) | if self.sync { libc::O_DSYNC } else { 0 }
+    fn flags(self) -> OFlags {
+        let flag = |is: bool, flag: OFlags| if is { flag } else { OFlags::empty() };
+        flag(self.direct, OFlags::DIRECT) | flag(self.sync, OFlags::DSYNC)
+    }
+
+    /// Opens something with its flags; without `O_DIRECT` where the file system does not take that.
+    fn with<T>(self, open: impl Fn(OFlags) -> Result<T, Errno>) -> Result<T, Errno> {
+        match open(self.flags()) {
+            Err(Errno::INVAL) if self.direct => open(Self { direct: false, ..self }.flags()),
+            other => other,
+        }
     }
 }
 
-/// Opens an existing file or device; without `O_DIRECT` where its file system does not take it.
+/// Opens an existing file or device to be read.
 ///
 /// # Errors
 /// The kernel's.
-pub fn open(path: &Path, write: bool, cache: Cache) -> io::Result<File> {
-    let with = |flags| {
-        let quiet = libc::O_NOCTTY | libc::O_NONBLOCK;
-        File::options().read(true).write(write).custom_flags(flags | quiet).open(path)
-    };
-    match with(cache.flags()) {
-        Err(error) if cache.direct && error.raw_os_error() == Some(libc::EINVAL) => {
-            with(Cache { direct: false, ..cache }.flags())
-        }
-        other => other,
-    }
+pub fn open(path: &Path, cache: Cache) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let file = cache.with(|more| rustix::fs::open(path, flags | more, rustix::fs::Mode::empty()))?;
+    Ok(File::from(file))
 }
 
 /// Whether the file was opened past the page cache.
@@ -86,6 +99,8 @@ pub enum Error {
     Locked(Locked),
     /// Neither a regular file nor a block device.
     WrongType,
+    /// A block device that takes no writes.
+    ReadOnlyDevice,
 }
 
 impl From<io::Error> for Error {
@@ -94,25 +109,49 @@ impl From<io::Error> for Error {
     }
 }
 
+impl From<Errno> for Error {
+    fn from(errno: Errno) -> Self {
+        Self::Io(errno.into())
+    }
+}
+
 /// A target that is being written.
 #[derive(Debug)]
 pub struct Target {
     publisher: Option<Publisher>,
+    old: Option<Arc<Old>>,
+}
+
+/// What is written to.
+#[derive(Debug)]
+pub struct Written {
+    /// The file or device.
+    pub file: File,
+    /// It reads as zeroes.
+    pub fresh: bool,
+    /// What it held before, where it is no other file.
+    pub old: Option<Arc<Old>>,
 }
 
 impl Target {
-    /// Makes the file that will be `path`. The boolean: it reads as zeroes.
+    /// Makes the file that will be `path`. `need`: bytes that will be written, as far as they are known.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn create(path: &Path, cache: Cache) -> Result<(Self, File, bool), Error> {
-        match Made::new(path, cache)? {
-            Made::Device(file) => Ok((Self { publisher: None }, file, false)),
-            made => {
-                let file = made.file().try_clone()?;
-                Ok((Self { publisher: Some(Publisher::start(made, path, cache)?) }, file, true))
+    pub fn create(path: &Path, cache: Cache, need: u64) -> Result<(Self, Written), Error> {
+        let made = Made::new(path, cache, need)?;
+        let (file, other) = (made.file().try_clone()?, made.file().try_clone()?);
+        let (publisher, old) = match made {
+            Made::Device(_) => (None, Some(Old::of_device(other, cache.ignore_flush))),
+            Made::Draft(_) | Made::Copied(_) => (Some(Publisher::start(made, path, cache)?), None),
+            Made::InPlace { .. } => {
+                let publisher = Publisher::start(made, path, cache)?;
+                let line = publisher.line()?;
+                (Some(publisher), Some(Old::of_file(other, line)))
             }
-        }
+        };
+        let (fresh, old) = (publisher.is_some(), old.map(Arc::new));
+        Ok((Self { publisher, old: old.clone() }, Written { file, fresh, old }))
     }
 
     /// Who makes files beside it; nobody does beside a block device.
@@ -126,12 +165,8 @@ impl Target {
     /// # Errors
     /// See [`Error`].
     pub fn existing(path: &Path, cache: Cache) -> Result<File, Error> {
-        let file = open(path, true, cache)?;
-        let kind = file.metadata()?.file_type();
-        if !(kind.is_file() || kind.is_block_device()) {
-            return Err(Error::WrongType);
-        }
-        lock(file)
+        let file = Place::find(path)?.open(cache)?;
+        lock(file.ok_or(Errno::NOENT)?)
     }
 
     /// Publishes it under its name, with the files beside it.
@@ -139,6 +174,9 @@ impl Target {
     /// # Errors
     /// The kernel's; nothing is published then.
     pub fn publish(self) -> io::Result<()> {
+        if let Some(old) = self.old {
+            old.end()?;
+        }
         self.publisher.map_or(Ok(()), Publisher::publish)
     }
 }
@@ -148,10 +186,13 @@ fn lock(file: File) -> Result<File, Error> {
     Ok(file)
 }
 
-/// The path, absolute, for resolving what an image names against; without asking for the file itself.
+/// The path, absolute, for resolving what an image names against; without asking for the file itself. It is to be compared,
+/// not to be opened: the current folder need not be reachable by its name, or have one any more.
 #[must_use]
 pub fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+    const HERE: &str = "/proc/self/cwd";
+    let here = || std::fs::read_link(HERE).unwrap_or_else(|_| HERE.into());
+    std::path::absolute(path).unwrap_or_else(|_| here().join(path))
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ use crate::locks::Locked;
 type Word = [u8; 8];
 /// First number of a question: publish; otherwise a kind of file, and its number is the second.
 const PUBLISH: u32 = 0;
+/// First number of a word that needs no answer: the target is emptied now.
+const BEGUN: u32 = u32::MAX;
 /// First number of an answer. The second is an errno, or the number of a lock.
 const DONE: u32 = 0;
 const FAILED: u32 = 1;
@@ -40,6 +42,11 @@ fn word(first: u32, second: u32) -> Word {
 fn numbers(word: Word) -> (u32, u32) {
     let both = u64::from_le_bytes(word);
     (both as u32, (both >> 32) as u32)
+}
+
+/// Tells the process at the other end that the target's old content goes.
+pub fn tell_begun(mut line: &UnixStream) -> io::Result<()> {
+    line.write_all(&word(BEGUN, 0))
 }
 
 /// The process, as its maker sees it.
@@ -74,6 +81,11 @@ impl Publisher {
     pub fn maker(&self) -> Option<Maker> {
         let line = Mutex::new(self.line.try_clone().ok()?);
         Some(Maker { line, path: self.path.clone() })
+    }
+
+    /// Another end of the line to it.
+    pub fn line(&self) -> io::Result<UnixStream> {
+        self.line.try_clone()
     }
 
     /// Publishes all files.
@@ -180,6 +192,10 @@ impl Process<'_> {
                     let errno = result.map_or_else(|errno| errno.raw_os_error().cast_unsigned(), |()| 0);
                     self.answer(word(if published { DONE } else { FAILED }, errno), None)
                 }
+                (BEGUN, _) => {
+                    self.files.first_mut().map(Made::begin);
+                    Ok(())
+                }
                 (kind, number) => self.make(kind, number),
             };
             if answered.is_err() {
@@ -198,8 +214,8 @@ impl Process<'_> {
         let Some(kind) = new else {
             return self.answer(word(FAILED, libc::EINVAL.cast_unsigned()), None);
         };
-        match Made::new(&name(self.path, kind, number), self.cache) {
-            Ok(Made::Device(_)) | Err(Error::WrongType) => self.answer(word(WRONG_TYPE, 0), None),
+        match Made::beside(&name(self.path, kind, number), self.cache) {
+            Err(Error::WrongType | Error::ReadOnlyDevice) => self.answer(word(WRONG_TYPE, 0), None),
             Ok(made) => {
                 self.files.push(made);
                 let file = self.files.last().map(|made| made.file().as_fd());

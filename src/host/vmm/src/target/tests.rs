@@ -14,7 +14,7 @@ fn folder(name: &str) -> PathBuf {
 fn a_target_appears_when_it_is_published_and_not_before() {
     let folder = folder("publish");
     let path = folder.join("new");
-    let (target, file, fresh) = Target::create(&path, Cache::default()).expect("a new file");
+    let (target, Written { file, fresh, .. }) = Target::create(&path, Cache::default(), 0).expect("a new file");
     file.write_all_at(b"content", 0).expect("room on the disk");
     assert!(fresh && !path.exists());
     target.publish().expect("published");
@@ -29,11 +29,11 @@ fn an_existing_file_stays_until_then_and_keeps_its_rights() {
     let path = folder.join("old");
     std::fs::write(&path, b"old").expect("room on the disk");
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("our own file");
-    let (target, file, _) = Target::create(&path, Cache::default()).expect("a new file");
+    let (target, Written { file, .. }) = Target::create(&path, Cache::default(), 0).expect("a new file");
     file.write_all_at(b"new", 0).expect("room on the disk");
     drop((target, file));
     assert_eq!(std::fs::read(&path).expect("it is there"), b"old");
-    let (target, file, _) = Target::create(&path, Cache::default()).expect("a new file");
+    let (target, Written { file, .. }) = Target::create(&path, Cache::default(), 0).expect("a new file");
     file.write_all_at(b"new", 0).expect("room on the disk");
     target.publish().expect("published");
     assert_eq!(std::fs::read(&path).expect("it is there"), b"new");
@@ -48,33 +48,45 @@ fn a_link_is_followed_whether_its_target_is_there_or_not() {
     let link = folder.join("link");
     std::os::unix::fs::symlink("real", &link).expect("a link");
     for text in [b"one", b"two"] {
-        let (target, file, _) = Target::create(&link, Cache::default()).expect("a new file");
+        let (target, Written { file, .. }) = Target::create(&link, Cache::default(), 0).expect("a new file");
         file.write_all_at(text, 0).expect("room on the disk");
         target.publish().expect("published");
         assert!(std::fs::symlink_metadata(&link).expect("it is there").is_symlink());
         assert_eq!(std::fs::read(folder.join("real")).expect("it is there"), text);
     }
     std::os::unix::fs::symlink("self", folder.join("self")).expect("a link");
-    assert!(Target::create(&folder.join("self"), Cache::default()).is_err());
+    assert!(Target::create(&folder.join("self"), Cache::default(), 0).is_err());
     std::fs::remove_dir_all(folder).expect("made here");
 }
 
 #[test]
-fn a_file_with_several_names_is_written_where_it_is() {
+fn a_file_with_several_names_is_written_where_it_is_and_emptied_when_it_changes() {
     let folder = folder("names");
     let (one, other) = (folder.join("one"), folder.join("other"));
     std::fs::write(&one, b"old").expect("room on the disk");
     std::fs::hard_link(&one, &other).expect("a link");
-    let (target, file, fresh) = Target::create(&one, Cache::default()).expect("it is there");
+    let create = || Target::create(&one, Cache::default(), 0).expect("it is there");
+    let (target, Written { fresh, old, .. }) = create();
+    assert!(fresh && old.as_ref().is_some_and(|old| old.is_hidden()));
+    drop((target, old));
+    assert_eq!(std::fs::read(&other).expect("it is there"), b"old", "nothing was changed");
+    let (target, Written { file, old, .. }) = create();
+    old.expect("it held something").begin().expect("it can be emptied");
     file.write_all_at(b"new", 0).expect("room on the disk");
-    assert!(fresh);
     target.publish().expect("nothing to do");
     assert_eq!(std::fs::read(&other).expect("it is there"), b"new");
     drop(file);
-    let (target, file, _) = Target::create(&one, Cache::default()).expect("it is there");
+    let (target, Written { file, old, .. }) = create();
+    old.expect("it held something").begin().expect("it can be emptied");
     file.write_all_at(b"half", 0).expect("room on the disk");
     drop(target);
     assert_eq!(std::fs::read(&other).expect("it is there"), b"", "what is not whole does not look so");
+    drop(file);
+    std::fs::write(&one, b"old").expect("room on the disk");
+    let (target, written) = create();
+    target.publish().expect("the new one is empty");
+    drop(written);
+    assert_eq!(std::fs::read(&other).expect("it is there"), b"");
     std::fs::remove_dir_all(folder).expect("made here");
 }
 
@@ -85,11 +97,11 @@ fn a_target_in_use_is_refused_and_so_is_what_is_no_file() {
     std::fs::write(&path, b"old").expect("room on the disk");
     let reader = File::open(&path).expect("it is there");
     locks::lock_for_read(&reader).expect("nobody else");
-    assert!(matches!(Target::create(&path, Cache::default()), Err(Error::Locked(_))));
+    assert!(matches!(Target::create(&path, Cache::default(), 0), Err(Error::Locked(_))));
     assert!(matches!(Target::existing(&path, Cache::default()), Err(Error::Locked(_))));
-    assert!(matches!(Target::create(Path::new("/dev/null"), Cache::default()), Err(Error::WrongType)));
-    assert!(matches!(Target::create(&folder, Cache::default()), Err(Error::Io(_))));
-    assert!(matches!(Target::create(&folder.join("no/such"), Cache::default()), Err(Error::Io(_))));
+    assert!(matches!(Target::create(Path::new("/dev/null"), Cache::default(), 0), Err(Error::WrongType)));
+    assert!(matches!(Target::create(&folder, Cache::default(), 0), Err(Error::Io(_))));
+    assert!(matches!(Target::create(&folder.join("no/such"), Cache::default(), 0), Err(Error::Io(_))));
     assert_eq!(std::fs::read(&path).expect("it is there"), b"old");
     std::fs::remove_dir_all(folder).expect("made here");
 }
@@ -105,7 +117,8 @@ fn names(folder: &Path) -> Vec<String> {
 
 /// A target `disk.x` with two files beside it, each holding its number.
 fn of_three(folder: &Path) -> (Target, Vec<File>) {
-    let (target, file, _) = Target::create(&folder.join("disk.x"), Cache::default()).expect("a new file");
+    let (target, Written { file, .. }) =
+        Target::create(&folder.join("disk.x"), Cache::default(), 0).expect("a new file");
     let maker = target.maker().expect("it is a file");
     let mut files = vec![file];
     for number in 1..=2 {

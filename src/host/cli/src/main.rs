@@ -25,6 +25,7 @@ use getopt::{Opt, Parsed};
 use program::{Exit, Program};
 
 fn main() -> ExitCode {
+    instar_vmm::hide();
     let mut arguments = std::env::args_os();
     let called = arguments.next().unwrap_or_default();
     let name = match Path::new(&called).file_name().and_then(|n| n.to_str()) {

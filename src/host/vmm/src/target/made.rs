@@ -3,7 +3,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -63,6 +63,11 @@ impl Made {
             Self::Device(file) | Self::InPlace(file) => file,
             Self::Draft(draft) => &draft.file,
         }
+    }
+
+    /// The folder that it is made in.
+    pub fn folder(&self) -> Option<BorrowedFd<'_>> {
+        if let Self::Draft(draft) = self { Some(draft.folder.as_fd()) } else { None }
     }
 
     fn as_draft(&mut self) -> Option<&mut Draft> {

@@ -2,7 +2,10 @@
 
 import errno
 import os
+import shutil
+import time
 import unittest
+from pathlib import Path
 
 from tests.base import ISOLATION, InstarTestBase
 from tests.helpers import confine, images, processes
@@ -96,6 +99,84 @@ class TestSandboxProcess(Confined):
 
     def test_so_it_is_where_no_page_becomes_executable(self):
         self.check(confine.no_page_becomes_executable)
+
+
+@unittest.skipUnless(processes.is_root(), "only root may look at them")
+class TestHostHalf(Confined):
+    """What the process that serves the guest and the one that publishes may do, while they work."""
+
+    def test_the_process_that_publishes_has_few_rights(self):
+        chown, dac_override, dac_read_search, fowner = (1 << n for n in range(4))
+        with self.slow() as main:
+            [publisher] = [pid for pid in processes.children(main.pid) if not processes.runs_a_guest(pid)]
+            status = processes.status(publisher)
+            self.assertEqual((status["Seccomp"], status["NoNewPrivs"]), ("2", "1"))
+            for kind in ("CapPrm", "CapEff"):
+                self.assertEqual(int(status[kind], 16), chown | dac_override | dac_read_search | fowner)
+            self.assertEqual((int(status["CapInh"], 16), int(status["CapAmb"], 16)), (0, 0))
+
+    def test_no_thread_of_the_one_that_serves_has_any(self):
+        # With a chain there is something to open, for which root keeps two rights until the chain stands.
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", "top.qcow2")
+        os.rename(self.path("a.qcow2"), self.path("base.qcow2"))
+        os.rename(self.path("top.qcow2"), self.path("a.qcow2"))
+        self.make("qemu-img", "rebase", "-u", "-b", "base.qcow2", "-F", "qcow2", "a.qcow2")
+        with self.slow() as main:
+            tasks = [task for task in os.listdir(f"/proc/{main.pid}/task") if not self.is_the_kernels(main.pid, task)]
+            self.assertGreater(len(tasks), 1)
+            for task in tasks:
+                status = processes.status(main.pid, task)
+                self.assertEqual((status["Seccomp"], status["NoNewPrivs"]), ("2", "1"))
+                for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+                    self.assertEqual(int(status[kind], 16), 0, (task, kind))
+
+    @staticmethod
+    def is_the_kernels(pid, task):
+        """A thread that KVM has in each of its processes, and that runs nothing of theirs."""
+        user_worker = 0x4000
+        fields = Path(f"/proc/{pid}/task/{task}/stat").read_text().rpartition(")")[2].split()
+        return bool(int(fields[6]) & user_worker)
+
+    def test_no_core_is_written(self):
+        with self.slow() as main:
+            for pid in [main.pid, *processes.children(main.pid)]:
+                limits = Path(f"/proc/{pid}/limits").read_text()
+                self.assertRegex(limits, r"Max core file size +0 +0 ")
+
+    def test_nobody_of_the_same_user_looks_in(self):
+        """A process that can be dumped belongs to its user in /proc, another one to root. A target is published all the same."""
+        nobody = 65534
+        os.chown(self.tmp, nobody, nobody)
+        binary = shutil.copy(self.get_instar_binary(), self.path("instar"))
+
+        def become_nobody():
+            os.setgroups([])
+            os.setresgid(nobody, nobody, nobody)
+            os.setresuid(nobody, nobody, nobody)
+
+        argv = [binary, "convert", "--isolation", "process", "-O", "raw", "a.qcow2", "own.raw"]
+        with processes.at_work(
+            [*argv[:-1], "-r", "1M", "slow.raw"],
+            lambda process: len(processes.children(process.pid)) > 1 and self.reads(process.pid),
+            cwd=self.tmp,
+            preexec_fn=become_nobody,
+        ) as main:
+            for pid in [main.pid, *processes.children(main.pid)]:
+                self.assertEqual(os.stat(f"/proc/{pid}/environ").st_uid, 0)
+        out, err, status = self.run_tool(argv, cwd=self.tmp, before=become_nobody)
+        self.assertEqual((out, err, status), ("", "", 0))
+        self.assertEqual(os.path.getsize(self.path("own.raw")), 64 << 20)
+
+    def test_all_end_with_the_one_that_serves(self):
+        with self.slow() as main:
+            others = processes.children(main.pid)
+            main.kill()
+            main.wait()
+            until = time.monotonic() + 10
+            while any(os.path.exists(f"/proc/{pid}") for pid in others) and time.monotonic() < until:
+                time.sleep(0.01)
+            self.assertEqual([pid for pid in others if os.path.exists(f"/proc/{pid}")], [])
+        self.assertFalse(os.path.exists(self.path("slow.raw")))
 
 
 del Confined

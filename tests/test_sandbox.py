@@ -139,14 +139,6 @@ class TestIsolation(InstarTestBase):
         _, err, _ = self.run_instar("info", "--verbose", "a.qcow2", cwd=self.tmp)
         self.assertIn("KVM" if ISOLATION == "kvm" else "process", err)
 
-    def test_doctor(self):
-        out, err, status = self.run_instar("doctor", "--output=json")
-        self.assertEqual((err, status), ("", 0))
-        found = json.loads(out)
-        self.assertEqual(found["seccomp"], True)
-        self.assertIn(found["isolation"], ("kvm", "process"))
-        self.assertEqual(found["kvm"]["available"], os.access("/dev/kvm", os.R_OK | os.W_OK))
-
     def test_without_kvm(self):
         """As a user who may not use /dev/kvm: auto goes on without a word, kvm says what to do."""
         if os.geteuid() != 0 or not shutil.which("setpriv"):

@@ -27,6 +27,7 @@ use program::{Exit, Program};
 /// The program as it was called. `guest`: what runs in the sandbox; `None` is instar's own.
 #[must_use]
 pub fn start(guest: Option<&'static [u8]>) -> ExitCode {
+    instar_vmm::hide();
     let mut arguments = std::env::args_os();
     let called = arguments.next().unwrap_or_default();
     let name = match Path::new(&called).file_name().and_then(|n| n.to_str()) {

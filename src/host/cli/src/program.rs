@@ -383,12 +383,7 @@ impl Program {
         let no_backing = self.config.flag("backing.none").map_err(|e| self.fail(&e))?;
         let Files { devices, force_share, .. } = files;
         let policy = Policy { deny_all: no_backing, allowed: self.config.allowed(), force_share };
-        let mut stream = Vec::new();
-        if let Value::Map(entries) = &params {
-            for (key, value) in entries {
-                record::encode(&mut stream, key, value);
-            }
-        }
+        let mut stream = encode(&params);
         let mut kept = self.secrets.borrow_mut().hand_over();
         record::encode(&mut stream, "secrets", &kept);
         secrets::wipe(&mut kept);
@@ -494,6 +489,17 @@ impl Program {
 
 fn seconds(time: Duration) -> String {
     format!("{} seconds", time.as_secs_f64())
+}
+
+/// Parameters as the guest reads them.
+pub fn encode(params: &Value) -> Vec<u8> {
+    let mut stream = Vec::new();
+    if let Value::Map(entries) = params {
+        for (key, value) in entries {
+            record::encode(&mut stream, key, value);
+        }
+    }
+    stream
 }
 
 /// How many workers move data: more do not pay.

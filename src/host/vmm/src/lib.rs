@@ -27,6 +27,7 @@ pub mod target;
 pub use device::{Device, Mode};
 pub use job::{Failure, Isolation, Job, Observer, Outcome, progress_asked};
 pub use limits::Limits;
+pub use lockdown::hide;
 pub use policy::{Parts, Policy};
-pub use probe::{Capabilities, probe};
+pub use probe::{Capabilities, Trial, attempt, probe};
 pub use run::run;

@@ -1,14 +1,13 @@
 //! What this machine offers: for `instar doctor`.
 
+use std::io::{Read, Write, pipe};
 use std::time::{Duration, Instant};
 
-use crate::backend::kvm;
+use crate::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Parts, Policy};
 
 /// The findings.
 #[derive(Clone, Debug)]
 pub struct Capabilities {
-    /// How long a virtual machine with one processor took to make, or why there is none and what to do.
-    pub kvm: Result<Duration, String>,
     /// Landlock's version, 0 where the kernel has none.
     pub landlock: u32,
     /// System call filters can be installed.
@@ -23,7 +22,6 @@ pub struct Capabilities {
 #[must_use]
 pub fn probe() -> Capabilities {
     Capabilities {
-        kvm: start_processor(),
         landlock: crate::lockdown::landlock_version(),
         seccomp: has_seccomp(),
         namespaces: may_unshare(),
@@ -31,13 +29,129 @@ pub fn probe() -> Capabilities {
     }
 }
 
-fn start_processor() -> Result<Duration, String> {
+/// What came of a trial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trial {
+    /// The guest ran, and that took so long.
+    Works(Duration),
+    /// There is no such place; the automatic choice goes on to the next one.
+    Absent(String),
+    /// The guest was to run there, and did not.
+    Fails(String),
+}
+
+struct Silent;
+
+impl Observer for Silent {
+    fn progress(&self, _done: u64, _total: u64) {}
+    fn log(&self, _level: u32, _text: &[u8]) -> u64 {
+        0
+    }
+}
+
+/// Has the guest read an empty file, as in a command: with the whole lock-down, which nothing takes back, and therefore in a
+/// process of its own. Must be called while this process has one thread.
+#[must_use]
+pub fn attempt(isolation: Isolation, params: Vec<u8>) -> Trial {
+    let in_child = || -> std::io::Result<Vec<u8>> {
+        let (mut reader, mut writer) = pipe()?;
+        // SAFETY: there is one thread; the child ends in `_exit` and comes back nowhere, not even by a panic.
+        match unsafe { libc::fork() } {
+            -1 => Err(std::io::Error::last_os_error()),
+            0 => {
+                let told = std::panic::catch_unwind(|| told(&run(isolation, params)));
+                let _ = writer.write_all(&told.unwrap_or_else(|_| vec![FAILS]));
+                // SAFETY: ends this process at once.
+                unsafe { libc::_exit(0) }
+            }
+            child => {
+                drop(writer);
+                let mut answer = Vec::new();
+                let read = reader.read_to_end(&mut answer);
+                // SAFETY: our own child, not waited for yet.
+                unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+                read.map(|_| answer)
+            }
+        }
+    };
+    match in_child() {
+        Ok(answer) => understood(&answer),
+        Err(error) => Trial::Fails(format!("it cannot be tried: {}", plain(&error))),
+    }
+}
+
+const WORKS: u8 = 0;
+const ABSENT: u8 = 1;
+const FAILS: u8 = 2;
+
+fn told(trial: &Trial) -> Vec<u8> {
+    let (kind, text) = match trial {
+        Trial::Works(time) => (WORKS, time.as_micros().to_string()),
+        Trial::Absent(why) => (ABSENT, why.clone()),
+        Trial::Fails(why) => (FAILS, why.clone()),
+    };
+    [&[kind], text.as_bytes()].concat()
+}
+
+fn understood(answer: &[u8]) -> Trial {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match answer {
+        [WORKS, time @ ..] => Trial::Works(Duration::from_micros(text(time).parse().unwrap_or_default())),
+        [ABSENT, why @ ..] => Trial::Absent(text(why)),
+        [FAILS, why @ ..] if !why.is_empty() => Trial::Fails(text(why)),
+        _ => Trial::Fails("it ended without a word".to_string()),
+    }
+}
+
+fn run(isolation: Isolation, params: Vec<u8>) -> Trial {
+    const EMPTY: u64 = 1 << 20;
     let started = Instant::now();
-    let kvm = kvm::open().map_err(|e| e.0)?;
-    let no = |e: kvm_ioctls::Error| format!("KVM: {}", crate::backend::words(e.errno()));
-    let vm = kvm.create_vm().map_err(no)?;
-    vm.create_vcpu(0).map_err(no)?;
-    Ok(started.elapsed())
+    let file = match crate::memory::memory_file(c"instar-doctor", EMPTY) {
+        Ok(file) => file.into(),
+        Err(error) => return Trial::Fails(format!("no file in memory: {}", plain(&error))),
+    };
+    let device = Device {
+        file,
+        path: "/".into(),
+        mode: Mode::Read,
+        fresh: false,
+        direct: false,
+        ignore_flush: false,
+        maker: None,
+        old: None,
+        parts: Parts::default(),
+    };
+    let seconds = Some(Duration::from_secs(10));
+    let outcome = crate::run(Job {
+        guest: None,
+        isolation,
+        workers: 2,
+        devices: vec![device],
+        params,
+        policy: Policy { deny_all: true, ..Policy::default() },
+        limits: Limits {
+            cpu: seconds,
+            wall: seconds,
+            guest_memory_bytes: 64 << 20,
+            requests: Some(10_000),
+            result_bytes: 1 << 20,
+            shown_bytes: 1 << 20,
+            message_bytes: 1 << 20,
+        },
+        observer: &Silent,
+        lock_down: true,
+    });
+    match outcome {
+        Ok(outcome) if outcome.status == 0 => Trial::Works(started.elapsed()),
+        Ok(outcome) => Trial::Fails(format!("the guest ended with status {}", outcome.status)),
+        Err(Failure::NoKvm(why)) => Trial::Absent(why),
+        Err(Failure::Host(why) | Failure::Guest(why)) => Trial::Fails(why),
+        Err(Failure::Limit { name, value, .. }) => Trial::Fails(format!("the limit on {name} was reached ({value})")),
+    }
+}
+
+fn plain(error: &std::io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), crate::backend::words)
 }
 
 fn has_seccomp() -> bool {

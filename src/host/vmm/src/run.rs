@@ -31,6 +31,15 @@ enum Sandbox {
     Process(Vec<Child>),
 }
 
+impl Sandbox {
+    fn children(&self) -> Vec<libc::pid_t> {
+        match self {
+            Self::Kvm(_) => Vec::new(),
+            Self::Process(children) => children.iter().map(Child::pid).collect(),
+        }
+    }
+}
+
 /// Runs the guest.
 ///
 /// # Errors
@@ -46,6 +55,10 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     let layout = Layout::new(workers, job.params.len() as u64, data_len, job.limits.guest_memory_bytes)
         .ok_or_else(|| limit("guest memory", "--max-guest-memory", job.limits.guest_memory_bytes, "bytes"))?;
 
+    let lock_down = job.lock_down || cfg!(not(debug_assertions));
+    if lock_down {
+        crate::lockdown::begin().map_err(Failure::Host)?;
+    }
     let mut fallback = None;
     let machine = match job.isolation {
         Isolation::Process => None,
@@ -68,11 +81,12 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     // Afterwards the filter forbids to ask.
     let landlock = crate::lockdown::landlock_version() > 0;
     let server = Server::new(job.devices, job.policy, job.limits.clone(), job.observer, workers);
-    if job.lock_down || cfg!(not(debug_assertions)) {
-        crate::lockdown::apply(server.directories(), server.makes_files()).map_err(Failure::Host)?;
+    let children = sandbox.children();
+    if lock_down {
+        crate::lockdown::apply(server.directories(), server.makes_files(), &children).map_err(Failure::Host)?;
     }
     let session = Session::new(&server, &memory, &job.limits);
-    let end = session.run(sandbox);
+    let end = session.run(sandbox, &children);
     let message_bytes = server.message_bytes();
     let (devices, results) = server.into_parts();
     match end {
@@ -211,11 +225,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn run(&self, sandbox: Sandbox) -> End {
-        let children: Vec<libc::pid_t> = match &sandbox {
-            Sandbox::Kvm(_) => Vec::new(),
-            Sandbox::Process(children) => children.iter().map(Child::pid).collect(),
-        };
+    fn run(&self, sandbox: Sandbox, children: &[libc::pid_t]) -> End {
         let threads: Vec<ThreadId> = (0..self.memory.layout().workers).map(|_| ThreadId::new(0)).collect();
         // The machine itself stays here until all its processors are back.
         let mut machine = None;
@@ -235,7 +245,7 @@ impl<'a> Session<'a> {
         let mut work = bodies.into_iter().zip(&threads);
         let main = work.next();
         std::thread::scope(|scope| {
-            let watched = thread().spawn_scoped(scope, || self.watch(&threads, &children));
+            let watched = thread().spawn_scoped(scope, || self.watch(&threads, children));
             let watchdog = match watched {
                 Ok(watchdog) => watchdog.thread().clone(),
                 // Nobody would look at the limits: nothing has run yet, and nothing will.
@@ -250,7 +260,11 @@ impl<'a> Session<'a> {
             };
             for (body, thread) in work {
                 let watchdog = watchdog.clone();
-                if let Err(error) = self::thread().spawn_scoped(scope, move || attend(body, thread, watchdog)) {
+                let body = move || {
+                    crate::lockdown::drop_rest();
+                    attend(body, thread, watchdog);
+                };
+                if let Err(error) = self::thread().spawn_scoped(scope, body) {
                     self.finish(no_thread(&error));
                     thread.store(-1, Ordering::SeqCst);
                 }
@@ -271,6 +285,7 @@ impl<'a> Session<'a> {
 
     /// Looks at the limits until every worker is back; once the end is there, reminds those that are not.
     fn watch(&self, threads: &[ThreadId], children: &[libc::pid_t]) {
+        crate::lockdown::drop_rest();
         loop {
             let ended = self.ended.load(Ordering::Relaxed);
             if threads.iter().all(|t| t.load(Ordering::SeqCst) == -1) {

@@ -7,7 +7,9 @@ struct Silent;
 
 impl Observer for Silent {
     fn progress(&self, _done: u64, _total: u64) {}
-    fn log(&self, _level: u32, _text: &[u8]) {}
+    fn log(&self, _level: u32, _text: &[u8]) -> u64 {
+        0
+    }
 }
 
 fn run() -> Result<Outcome, Failure> {
@@ -24,6 +26,8 @@ fn run() -> Result<Outcome, Failure> {
             guest_memory_bytes: 16 << 20,
             requests: None,
             result_bytes: 1 << 20,
+            shown_bytes: 0,
+            message_bytes: 0,
         },
         observer: &Silent,
         lock_down: false,

@@ -16,12 +16,18 @@ enum When {
     Masked(u8, u64, u64),
     /// Argument `.0` is one of `.1`.
     OneOf(u8, &'static [u64]),
+    /// Argument 0 is this process.
+    Itself,
+    /// Argument 0 is one of its sandbox processes.
+    Child,
 }
 
 const KVM_RUN: u64 = 0xae80;
 const FICLONERANGE: u64 = 0x4020_940d;
 const FCNTL: &[u64] = &[libc::F_GETFL as u64, libc::F_GETFD as u64, libc::F_OFD_GETLK as u64, libc::F_OFD_SETLK as u64];
 const PRCTL: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_SET_NO_NEW_PRIVS as u64, libc::PR_CAP_AMBIENT as u64];
+/// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS`, `FS_IOC_FSGETXATTR`, `FS_IOC_FSSETXATTR`.
+const FLAGS: &[u64] = &[0x8008_6601, 0x4008_6602, 0x801c_581f, 0x401c_5820];
 const EXECUTE: u64 = libc::PROT_EXEC as u64;
 const THREAD: u64 = libc::CLONE_THREAD as u64;
 
@@ -61,8 +67,8 @@ const TABLE: &[(i64, When, &str)] = &[
     (libc::SYS_rt_sigaction, When::Always, "signals are given back at the end"),
     (libc::SYS_gettid, When::Always, "the watchdog knows the threads"),
     (libc::SYS_getpid, When::Always, "the watchdog wakes the threads"),
-    (libc::SYS_tgkill, When::Always, "the watchdog wakes the threads"),
-    (libc::SYS_kill, When::Always, "a child is ended"),
+    (libc::SYS_tgkill, When::Itself, "the watchdog wakes the threads"),
+    (libc::SYS_kill, When::Child, "a child is ended"),
     (libc::SYS_wait4, When::Always, "a child is buried"),
     (libc::SYS_prctl, When::OneOf(0, PRCTL), "threads have names; the second filter; capabilities"),
     (libc::SYS_seccomp, When::Always, "the second filter"),
@@ -83,16 +89,91 @@ const TABLE: &[(i64, When, &str)] = &[
     (libc::SYS_exit_group, When::Always, "the end"),
 ];
 
-fn rules(when: &When) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-    let rule = |argument, operator, value| {
-        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value)?;
+/// The same for the process that publishes.
+const PUBLISHER: &[(i64, When, &str)] = &[
+    (libc::SYS_read, When::Always, "questions"),
+    (libc::SYS_recvfrom, When::Always, "the same"),
+    (libc::SYS_sendmsg, When::Always, "answers, with files"),
+    (libc::SYS_sendto, When::Always, "answers"),
+    (libc::SYS_write, When::Always, "answers"),
+    (libc::SYS_open, When::Always, "a file, a folder"),
+    (libc::SYS_openat, When::Always, "the same"),
+    (libc::SYS_close, When::Always, "what is not needed any more"),
+    (libc::SYS_stat, When::Always, "what is to be replaced"),
+    (libc::SYS_lstat, When::Always, "the same"),
+    (libc::SYS_fstat, When::Always, "the same"),
+    (libc::SYS_newfstatat, When::Always, "the same"),
+    (libc::SYS_statx, When::Always, "the same"),
+    (libc::SYS_statfs, When::Always, "the same"),
+    (libc::SYS_fstatfs, When::Always, "the same"),
+    (libc::SYS_readlink, When::Always, "where a link leads"),
+    (libc::SYS_readlinkat, When::Always, "the same"),
+    (libc::SYS_getcwd, When::Always, "the same"),
+    (libc::SYS_access, When::Always, "the same, over folders that end in `..`"),
+    (libc::SYS_faccessat, When::Always, "the same"),
+    (libc::SYS_faccessat2, When::Always, "the same"),
+    (libc::SYS_fcntl, When::Always, "locks; descriptors"),
+    (libc::SYS_ioctl, When::OneOf(1, FLAGS), "flags of files"),
+    (libc::SYS_ftruncate, When::Always, "a target is emptied"),
+    (libc::SYS_fsync, When::Always, "a file is complete"),
+    (libc::SYS_fdatasync, When::Always, "the same"),
+    (libc::SYS_fchown, When::Always, "what replaces a file is as that was"),
+    (libc::SYS_fchmod, When::Always, "the same"),
+    (libc::SYS_utimensat, When::Always, "the same"),
+    (libc::SYS_flistxattr, When::Always, "the same"),
+    (libc::SYS_fgetxattr, When::Always, "the same"),
+    (libc::SYS_fsetxattr, When::Always, "the same"),
+    (libc::SYS_fremovexattr, When::Always, "the same"),
+    (libc::SYS_linkat, When::Always, "a file gets its name"),
+    (libc::SYS_rename, When::Always, "the same"),
+    (libc::SYS_renameat, When::Always, "the same"),
+    (libc::SYS_renameat2, When::Always, "the same"),
+    (libc::SYS_unlink, When::Always, "what is not published goes"),
+    (libc::SYS_unlinkat, When::Always, "the same"),
+    (libc::SYS_geteuid, When::Always, "whose files these are"),
+    (libc::SYS_getegid, When::Always, "the same"),
+    (libc::SYS_getpid, When::Always, "hidden names"),
+    (libc::SYS_getrandom, When::Always, "hidden names"),
+    (libc::SYS_clock_gettime, When::Always, "times of files"),
+    (libc::SYS_lseek, When::Always, "lengths; what is copied into a file that cannot be replaced"),
+    (libc::SYS_pread64, When::Always, "the same"),
+    (libc::SYS_pwrite64, When::Always, "the same"),
+    (libc::SYS_mmap, When::Masked(2, EXECUTE, 0), "the allocator; never executable"),
+    (libc::SYS_mprotect, When::Masked(2, EXECUTE, 0), "the same"),
+    (libc::SYS_munmap, When::Always, "the allocator"),
+    (libc::SYS_mremap, When::Always, "the allocator"),
+    (libc::SYS_madvise, When::Always, "the allocator"),
+    (libc::SYS_brk, When::Always, "the allocator"),
+    (libc::SYS_futex, When::Always, "locks of the C library"),
+    (libc::SYS_rt_sigaction, When::Always, "signals are ignored"),
+    (libc::SYS_rt_sigprocmask, When::Always, "the C library's end"),
+    (libc::SYS_rt_sigreturn, When::Always, "a handler returns"),
+    (libc::SYS_restart_syscall, When::Always, "the kernel's own, after a stop"),
+    (libc::SYS_exit, When::Always, "the end"),
+    (libc::SYS_exit_group, When::Always, "the end"),
+];
+
+/// Conditions; none at all: the call is never let through.
+fn rules(when: &When, children: &[libc::pid_t]) -> Result<Option<Vec<SeccompRule>>, seccompiler::BackendError> {
+    let rule = |argument, len, operator, value| {
+        let condition = SeccompCondition::new(argument, len, operator, value)?;
         SeccompRule::new(vec![condition])
     };
-    match *when {
-        When::Always => Ok(Vec::new()),
-        When::Masked(argument, mask, value) => Ok(vec![rule(argument, SeccompCmpOp::MaskedEq(mask), value)?]),
-        When::OneOf(argument, values) => values.iter().map(|v| rule(argument, SeccompCmpOp::Eq, *v)).collect(),
-    }
+    // The kernel looks at the low half of a process's number.
+    let process = |pid: u32| rule(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(pid));
+    let whole = SeccompCmpArgLen::Qword;
+    let rules: Result<Vec<SeccompRule>, _> = match *when {
+        When::Always => return Ok(Some(Vec::new())),
+        When::Masked(argument, mask, value) => {
+            rule(argument, whole, SeccompCmpOp::MaskedEq(mask), value).map(|rule| vec![rule])
+        }
+        When::OneOf(argument, values) => {
+            values.iter().map(|v| rule(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, *v)).collect()
+        }
+        When::Itself => process(std::process::id()).map(|rule| vec![rule]),
+        When::Child => children.iter().map(|pid| process(pid.cast_unsigned())).collect(),
+    };
+    rules.map(|rules| if rules.is_empty() { None } else { Some(rules) })
 }
 
 fn program(
@@ -107,28 +188,48 @@ fn denied() -> SeccompAction {
     SeccompAction::Errno(libc::EPERM.cast_unsigned())
 }
 
-/// Installs the filter for this thread and all that it makes.
-pub fn install(opening: bool, receives: bool) -> Result<(), String> {
-    let mut table = BTreeMap::new();
-    for (call, when, _reason) in TABLE {
-        table.insert(*call, rules(when).map_err(|e| e.to_string())?);
+type Table = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn calls(table: &[(i64, When, &str)], children: &[libc::pid_t]) -> Result<Table, seccompiler::BackendError> {
+    let mut calls = Table::new();
+    for (call, when, _reason) in table {
+        if let Some(rules) = rules(when, children)? {
+            calls.insert(*call, rules);
+        }
     }
+    Ok(calls)
+}
+
+fn in_words(error: impl std::fmt::Display) -> String {
+    format!("system call filter: {error}")
+}
+
+/// Installs the filter for this thread and all that it makes.
+pub fn install(opening: bool, receives: bool, children: &[libc::pid_t]) -> Result<(), String> {
+    let mut table = calls(TABLE, children).map_err(in_words)?;
     if opening {
         table.insert(libc::SYS_openat2, Vec::new());
     }
     if receives {
         table.insert(libc::SYS_recvmsg, Vec::new());
     }
-    let filter = program(table, denied(), SeccompAction::Allow).map_err(|e| e.to_string())?;
+    let filter = program(table, denied(), SeccompAction::Allow).map_err(in_words)?;
     // The C library falls back from clone3, whose flags no filter can see, to clone where it does not exist.
     let clone3 = program(
-        BTreeMap::from([(libc::SYS_clone3, Vec::new())]),
+        Table::from([(libc::SYS_clone3, Vec::new())]),
         SeccompAction::Allow,
         SeccompAction::Errno(libc::ENOSYS.cast_unsigned()),
     )
-    .map_err(|e| e.to_string())?;
+    .map_err(in_words)?;
     // Of two filters' errors the newer one's counts.
-    seccompiler::apply_filter(&filter).and_then(|()| seccompiler::apply_filter(&clone3)).map_err(|e| e.to_string())
+    seccompiler::apply_filter(&filter).and_then(|()| seccompiler::apply_filter(&clone3)).map_err(in_words)
+}
+
+/// The filter of the process that publishes.
+pub fn install_for_publisher() -> Result<(), String> {
+    let table = calls(PUBLISHER, &[]).map_err(in_words)?;
+    let filter = program(table, denied(), SeccompAction::Allow).map_err(in_words)?;
+    seccompiler::apply_filter(&filter).map_err(in_words)
 }
 
 /// A second filter, for all threads: no opening any more, and no file comes from elsewhere.
@@ -168,13 +269,19 @@ mod tests {
         for (call, _, reason) in TABLE {
             assert!(!forbidden.contains(call), "{call}: {reason}");
         }
+        let makes_files = [libc::SYS_open, libc::SYS_openat, libc::SYS_unlink, libc::SYS_renameat2];
+        for (call, _, reason) in PUBLISHER {
+            assert!(!forbidden.contains(call) || makes_files.contains(call), "{call}: {reason}");
+        }
     }
 
     #[test]
     fn every_call_is_there_once() {
-        let mut calls: Vec<i64> = TABLE.iter().map(|(call, ..)| *call).collect();
-        calls.sort_unstable();
-        calls.dedup();
-        assert_eq!(calls.len(), TABLE.len());
+        for table in [TABLE, PUBLISHER] {
+            let mut calls: Vec<i64> = table.iter().map(|(call, ..)| *call).collect();
+            calls.sort_unstable();
+            calls.dedup();
+            assert_eq!(calls.len(), table.len());
+        }
     }
 }

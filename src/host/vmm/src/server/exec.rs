@@ -35,7 +35,7 @@ pub(super) type Outcome = Result<Reply, Reply>;
 
 impl Server<'_> {
     pub(super) fn execute(&self, worker: u32, request: &Checked<'_>) -> Outcome {
-        let Some(slot) = request.slot.as_deref() else { return self.without_device(request) };
+        let Some(slot) = request.slot.as_deref() else { return self.without_device(worker, request) };
         if let Some((grows, end)) = request.grows_to()
             && !self.table.grant(grows, end)
         {
@@ -90,13 +90,14 @@ impl Server<'_> {
         }
     }
 
-    fn without_device(&self, request: &Checked<'_>) -> Outcome {
+    fn without_device(&self, worker: u32, request: &Checked<'_>) -> Outcome {
         match request.op {
             Op::Progress => {
                 self.observer.progress(request.offset, request.len);
                 self.pause(self.observer.delay(request.offset));
             }
-            Op::Seal => {
+            // Only the first worker's thread has capabilities left to drop.
+            Op::Seal if worker == 0 => {
                 if !self.sealed.swap(true, Ordering::Relaxed) {
                     crate::lockdown::seal();
                 }

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -83,6 +83,11 @@ impl Made {
         if let Self::InPlace { begun, .. } = self {
             *begun = true;
         }
+    }
+
+    /// The folder that it is made in.
+    pub fn folder(&self) -> Option<BorrowedFd<'_>> {
+        if let Self::Draft(draft) = self { Some(draft.place.folder.as_fd()) } else { None }
     }
 
     const fn as_copied(&self) -> Option<&Copied> {

@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use instar_abi::ring::Beside;
+use rustix::fs::{Mode as Permissions, OFlags};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -23,30 +24,40 @@ use super::made::{self, Made};
 use super::{Cache, Error};
 use crate::locks::Locked;
 
-/// What it is told and what it answers: two numbers of 32 bits.
-type Word = [u8; 8];
+/// What it is told and what it answers: three numbers of 32 bits. The third is the question's, which its answer has, too: an
+/// answer that comes late is never taken for another question's.
+type Word = [u8; 12];
 /// First number of a question: publish; otherwise a kind of file, and its number is the second.
 const PUBLISH: u32 = 0;
 /// First number of a word that needs no answer: the target is emptied now.
 const BEGUN: u32 = u32::MAX;
+/// Third number of that question, which is asked once. The others count from 1.
+const LAST: u32 = 0;
 /// First number of an answer. The second is an errno, or the number of a lock.
 const DONE: u32 = 0;
 const FAILED: u32 = 1;
 const WRONG_TYPE: u32 = 2;
 const LOCKED: u32 = 3;
 
-fn word(first: u32, second: u32) -> Word {
-    (u64::from(second) << 32 | u64::from(first)).to_le_bytes()
+fn word(first: u32, second: u32, question: u32) -> Word {
+    let mut word = Word::default();
+    for (bytes, number) in word.as_chunks_mut::<4>().0.iter_mut().zip([first, second, question]) {
+        *bytes = number.to_le_bytes();
+    }
+    word
 }
 
-fn numbers(word: Word) -> (u32, u32) {
-    let both = u64::from_le_bytes(word);
-    (both as u32, (both >> 32) as u32)
+fn numbers(word: &Word) -> [u32; 3] {
+    let mut numbers = [0; 3];
+    for (number, bytes) in numbers.iter_mut().zip(word.as_chunks::<4>().0) {
+        *number = u32::from_le_bytes(*bytes);
+    }
+    numbers
 }
 
 /// Tells the process at the other end that the target's old content goes.
 pub fn tell_begun(mut line: &UnixStream) -> io::Result<()> {
-    line.write_all(&word(BEGUN, 0))
+    line.write_all(&word(BEGUN, 0, LAST))
 }
 
 /// The process, as its maker sees it.
@@ -79,7 +90,7 @@ impl Publisher {
 
     /// For the server.
     pub fn maker(&self) -> Option<Maker> {
-        let line = Mutex::new(self.line.try_clone().ok()?);
+        let line = Mutex::new((self.line.try_clone().ok()?, LAST));
         Some(Maker { line, path: self.path.clone() })
     }
 
@@ -90,13 +101,26 @@ impl Publisher {
 
     /// Publishes all files.
     pub fn publish(mut self) -> io::Result<()> {
-        self.line.write_all(&word(PUBLISH, 0))?;
-        let mut answer = Word::default();
-        self.line.read_exact(&mut answer)?;
-        match numbers(answer) {
-            (DONE, _) => Ok(()),
-            (_, errno) => Err(io::Error::from_raw_os_error(errno.cast_signed())),
+        self.line.write_all(&word(PUBLISH, 0, LAST)).map_err(gone)?;
+        loop {
+            let mut answer = Word::default();
+            self.line.read_exact(&mut answer).map_err(gone)?;
+            match numbers(&answer) {
+                [DONE, _, LAST] => return Ok(()),
+                [_, errno, LAST] => return Err(io::Error::from_raw_os_error(errno.cast_signed())),
+                // To a file that nobody waited for any more.
+                _ => {}
+            }
         }
+    }
+}
+
+fn gone(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+            io::Error::other("the process that publishes is gone")
+        }
+        _ => error,
     }
 }
 
@@ -112,7 +136,8 @@ impl Drop for Publisher {
 /// Asks for files beside a target.
 #[derive(Debug)]
 pub struct Maker {
-    line: Mutex<UnixStream>,
+    /// The line, and the number of the last question.
+    line: Mutex<(UnixStream, u32)>,
     path: PathBuf,
 }
 
@@ -123,15 +148,23 @@ impl Maker {
     /// See [`Error`].
     pub fn make(&self, kind: Beside, number: u32) -> Result<(File, PathBuf), Error> {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        line.write_all(&word(kind as u32, number))?;
-        let (answer, file) = receive(&line)?;
-        match (numbers(answer), file) {
-            ((DONE, _), Some(file)) => Ok((file, name(&self.path, kind, number))),
+        let (line, question) = &mut *line;
+        *question += 1;
+        line.write_all(&word(kind as u32, number, *question)).map_err(gone)?;
+        let (first, second, file) = loop {
+            let (answer, file) = receive(line).map_err(gone)?;
+            let [first, second, answered] = numbers(&answer);
+            if answered == *question {
+                break (first, second, file);
+            }
+        };
+        match (first, file) {
+            (DONE, Some(file)) => Ok((file, name(&self.path, kind, number))),
             // It came, but there was no room for it in this process.
-            ((DONE, _), None) => Err(io::Error::from_raw_os_error(libc::EMFILE).into()),
-            ((FAILED, errno), _) => Err(io::Error::from_raw_os_error(errno.cast_signed()).into()),
-            ((LOCKED, code), _) if let Some(locked) = Locked::from_code(code) => Err(Error::Locked(locked)),
-            ((WRONG_TYPE, _), _) => Err(Error::WrongType),
+            (DONE, None) => Err(io::Error::from_raw_os_error(libc::EMFILE).into()),
+            (FAILED, _) => Err(io::Error::from_raw_os_error(second.cast_signed()).into()),
+            (LOCKED, _) if let Some(locked) = Locked::from_code(second) => Err(Error::Locked(locked)),
+            (WRONG_TYPE, _) => Err(Error::WrongType),
             _ => Err(io::Error::from_raw_os_error(libc::EPROTO).into()),
         }
     }
@@ -182,21 +215,23 @@ impl Process<'_> {
             // SAFETY: ignoring a signal needs no handler.
             unsafe { libc::signal(signal, libc::SIG_IGN) };
         }
+        // Where it cannot be locked down it does nothing at all, and its maker finds it gone.
+        let ready = crate::lockdown::publisher(&self.folders()).is_ok();
         let mut published = false;
         let mut told = Word::default();
-        while !published && self.line.read_exact(&mut told).is_ok() {
-            let answered = match numbers(told) {
-                (PUBLISH, _) => {
+        while ready && !published && self.line.read_exact(&mut told).is_ok() {
+            let answered = match numbers(&told) {
+                [PUBLISH, _, question] => {
                     let result = made::publish(&mut self.files);
                     published = result.is_ok();
                     let errno = result.map_or_else(|errno| errno.raw_os_error().cast_unsigned(), |()| 0);
-                    self.answer(word(if published { DONE } else { FAILED }, errno), None)
+                    self.answer(word(if published { DONE } else { FAILED }, errno, question), None)
                 }
-                (BEGUN, _) => {
+                [BEGUN, ..] => {
                     self.files.first_mut().map(Made::begin);
                     Ok(())
                 }
-                (kind, number) => self.make(kind, number),
+                [kind, number, question] => self.make(kind, number, question),
             };
             if answered.is_err() {
                 break;
@@ -209,22 +244,31 @@ impl Process<'_> {
         unsafe { libc::_exit(0) }
     }
 
-    fn make(&mut self, kind: u32, number: u32) -> io::Result<()> {
+    /// Where it makes files: the target's folder, as the user named it and where links led.
+    fn folders(&self) -> Vec<OwnedFd> {
+        let named = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let named = rustix::fs::open(named, flags, Permissions::empty()).ok();
+        let real = self.files.iter().filter_map(Made::folder).filter_map(|folder| folder.try_clone_to_owned().ok());
+        named.into_iter().chain(real).collect()
+    }
+
+    fn make(&mut self, kind: u32, number: u32, question: u32) -> io::Result<()> {
         let new = Beside::from_wire(kind).filter(|k| k.has(u64::from(number)) && self.beside.insert((kind, number)));
         let Some(kind) = new else {
-            return self.answer(word(FAILED, libc::EINVAL.cast_unsigned()), None);
+            return self.answer(word(FAILED, libc::EINVAL.cast_unsigned(), question), None);
         };
         match Made::beside(&name(self.path, kind, number), self.cache) {
-            Err(Error::WrongType | Error::ReadOnlyDevice) => self.answer(word(WRONG_TYPE, 0), None),
+            Err(Error::WrongType | Error::ReadOnlyDevice) => self.answer(word(WRONG_TYPE, 0, question), None),
             Ok(made) => {
                 self.files.push(made);
                 let file = self.files.last().map(|made| made.file().as_fd());
-                self.answer(word(DONE, 0), file)
+                self.answer(word(DONE, 0, question), file)
             }
-            Err(Error::Locked(locked)) => self.answer(word(LOCKED, locked.code()), None),
+            Err(Error::Locked(locked)) => self.answer(word(LOCKED, locked.code(), question), None),
             Err(Error::Io(error)) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO).cast_unsigned();
-                self.answer(word(FAILED, errno), None)
+                self.answer(word(FAILED, errno, question), None)
             }
         }
     }
@@ -238,5 +282,34 @@ impl Process<'_> {
         }
         let sent = rustix::net::sendmsg(&self.line, &[IoSlice::new(&answer)], &mut control, SendFlags::empty())?;
         if sent == answer.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::Target;
+
+    /// The race of a worker that asks for a file while another seals: the answer comes, and nobody takes it.
+    #[test]
+    fn a_late_answer_is_not_taken_for_another_questions() {
+        let folder = std::env::temp_dir().join(format!("instar-publisher-late-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder for the test");
+        let (target, ..) = Target::create(&folder.join("new"), Cache::default(), 0).expect("a new file");
+        let maker = target.maker().expect("it is a file");
+        let ask = |kind: Beside, number: u32, question: u32| {
+            let mut line = maker.line.lock().expect("nobody panicked");
+            line.0.write_all(&word(kind as u32, number, question)).expect("the process is there");
+            line.1 = question;
+            // Until the answer is there, and leaves it there.
+            rustix::net::recv(&line.0, &mut [0u8; 1], RecvFlags::PEEK).expect("the process answers");
+        };
+        ask(Beside::Flat, 1, 1);
+        // Refused, because it is there already; the answer to the first question would have been another.
+        assert!(maker.make(Beside::Flat, 1).is_err());
+        ask(Beside::SplitFlat, 1, 3);
+        // Nothing can be published in a folder that is gone.
+        std::fs::remove_dir_all(&folder).expect("made here");
+        assert!(target.publish().is_err());
     }
 }

@@ -151,7 +151,7 @@ pub fn beside_kind(machine: &RingMachine, _: &BootInfo) -> u8 {
 }
 
 pub fn beside_number(machine: &RingMachine, _: &BootInfo) -> u8 {
-    for len in [0, 1001, 1 << 32, i64::MAX as u64] {
+    for len in [0, 10_001, 1 << 32, i64::MAX as u64] {
         machine.raw_call(Request { len, ..good_beside() });
     }
     beside(machine, Request { arg: Beside::Flat as u32, len: 2, ..good_beside() })

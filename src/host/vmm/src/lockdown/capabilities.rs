@@ -21,9 +21,10 @@ const CHOWN: u32 = 0;
 const DAC_OVERRIDE: u32 = 1;
 const DAC_READ_SEARCH: u32 = 2;
 const FOWNER: u32 = 3;
+const FSETID: u32 = 4;
 
 /// What root needs to give a new file the owner and the rights of the one that it replaces, in anybody's folder.
-pub const PUBLISHING: u32 = 1 << CHOWN | 1 << DAC_OVERRIDE | 1 << DAC_READ_SEARCH | 1 << FOWNER;
+pub const PUBLISHING: u32 = 1 << CHOWN | 1 << DAC_OVERRIDE | 1 << DAC_READ_SEARCH | 1 << FOWNER | 1 << FSETID;
 
 /// Drops every capability of this thread. `keep_reading`: but for those that let root read other users' files,
 /// while images may still name some. `false`: it still has others.

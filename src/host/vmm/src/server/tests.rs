@@ -368,7 +368,7 @@ fn files_are_made_beside_a_new_one_until_the_chain_is_sealed() {
         Request { arg: 0, ..make },
         Request { arg: 99, ..make },
         Request { len: 0, ..make },
-        Request { len: 1001, ..make },
+        Request { len: 10_001, ..make },
         Request { len: 2, offset: 1, ..make },
         Request { flags: FLAG_WRITE, ..make },
         Request { dev2: 1, ..make },

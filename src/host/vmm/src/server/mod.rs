@@ -174,4 +174,6 @@ impl<'a> Server<'a> {
 }
 
 #[cfg(test)]
+mod names;
+#[cfg(test)]
 mod tests;

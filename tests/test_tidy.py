@@ -96,6 +96,24 @@ class Tidy(unittest.TestCase):
         """`scripts/cells --update` writes both."""
         self.assertEqual(cells.table_in((ROOT / "README.md").read_text()), cells.table(cells.expected()))
 
+    def test_the_table_of_powers_names_tests_that_exist(self):
+        """docs/security.md: each cell of what a guest gets that was taken over has its test."""
+        text = (ROOT / "docs/security.md").read_text()
+        table = text.split("<!-- powers: begin -->")[1].split("<!-- powers: end -->")[0].strip().splitlines()
+        named = re.compile(r"`([a-z_]+)::([a-z0-9_]+)`")
+        rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table[2:]]
+        self.assertEqual({len(row) for row in rows}, {5})
+        self.assertEqual([cell for row in rows for cell in row[1:] if not named.search(cell)], [])
+        files = {}
+        for path in sources(".rs", ".py"):
+            files.setdefault(Path(path).stem, []).append((ROOT / path).read_text())
+        missing = [
+            f"{module}::{name}"
+            for module, name in sorted(set(named.findall(text)))
+            if not any(re.search(rf"\b(fn|def) {name}\(|^    {name}: \d+,$", t, re.M) for t in files.get(module, []))
+        ]
+        self.assertEqual(missing, [])
+
     def test_host_links_nothing_of_the_guest(self):
         out = subprocess.run(
             ["cargo", "metadata", "--format-version=1", "--locked", "--filter-platform=x86_64-unknown-linux-gnu"],

@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use instar_abi::boot::BootInfo;
-use instar_abi::ring::{Beside, FLAG_WRITE, Op, Request, Role, Status};
+use instar_abi::ring::{Beside, FLAG_WRITE, LOG_LINES, LOG_RECORDS, LOG_VERBOSE, Op, Request, Role, Status};
 use instar_entry::RingMachine;
-use instar_image::Machine;
+use instar_image::{Machine, Value};
 
 use crate::parts::ask;
 use crate::wire::{good, request};
@@ -106,6 +106,50 @@ pub fn read(machine: &RingMachine, boot: &BootInfo) -> u8 {
         machine.raw_call(Request { dev: from as u32, dev2: to, len: 4096, ..request(Op::Copy) });
     }
     (NONE + got.len() as u32) as u8
+}
+
+/// Files beside the others: of every kind, three of those that there are more of.
+fn beside(machine: &RingMachine) -> Vec<u32> {
+    let kinds = [(Beside::Flat, 1), (Beside::SplitFlat, 3), (Beside::SplitSparse, 3)];
+    let wanted = kinds.iter().flat_map(|(kind, most)| (1..=*most).map(move |number| (*kind as u32, number)));
+    let mut made = Vec::new();
+    for (dev, (arg, len)) in (0..devices(machine)).flat_map(|dev| wanted.clone().map(move |one| (dev, one))) {
+        let reply = machine.raw_call(Request { dev, arg, len, ..request(Op::CreateBeside) });
+        if reply.status == Status::Ok as u32 {
+            made.push(reply.value as u32);
+        }
+    }
+    made
+}
+
+/// Makes files, and fails.
+pub fn make(machine: &RingMachine, _: &BootInfo) -> u8 {
+    (NONE + beside(machine).iter().filter(|dev| overwrite(machine, **dev)).count() as u32) as u8
+}
+
+/// Makes files, and ends as if all were well.
+pub fn publish(machine: &RingMachine, _: &BootInfo) -> u8 {
+    beside(machine);
+    0
+}
+
+/// Says what would confuse a terminal, in each way to say something.
+pub fn print(machine: &RingMachine, _: &BootInfo) -> u8 {
+    let text = b"\x1b[2J\x1b]0;title\x07\x9b31m\rgone\x08\x7f\n".to_vec();
+    let (buf, buf_len) = (text.as_ptr() as u64, text.len() as u64);
+    for arg in [LOG_VERBOSE, LOG_LINES, LOG_RECORDS] {
+        machine.raw_call(Request { arg, buf, buf_len, ..request(Op::Log) });
+    }
+    let mut error = Value::map();
+    error.set("message", text.clone()).set("hint", text.clone()).set("earlier", text.clone());
+    for (key, value) in [
+        ("warnings", Value::List(alloc::vec![Value::from(text.clone())])),
+        ("guessed-raw", Value::from(text.clone())),
+        ("error", error),
+    ] {
+        let _ = machine.emit(key, &value);
+    }
+    1
 }
 
 /// Makes everything as long as it may, a piece at a time: the exit status is the number of pieces.

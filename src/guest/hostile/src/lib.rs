@@ -108,4 +108,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("image-write-race", image::write_race),
     ("image-read", image::read),
     ("image-grow", image::grow),
+    ("image-make", image::make),
+    ("image-publish", image::publish),
+    ("image-print", image::print),
 ];

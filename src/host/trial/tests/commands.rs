@@ -154,6 +154,108 @@ gets! {
         "resize --no-backing evil 1M" "commit --no-backing evil" "bench --no-backing -w -f vmdk -c 1 evil";
 }
 
+/// What each command is called with where it is to be read.
+const COMMANDS: &[&str] = &[
+    "info -f raw evil",
+    "check -f qcow2 evil",
+    "map -f raw evil",
+    "measure -f raw evil",
+    "bench -f raw -c 1 evil",
+    "compare -f raw -F raw evil existing",
+    "convert -f raw -O raw evil out",
+    "convert -n -f raw -O raw evil existing",
+    "convert -O vmdk evil out.vmdk",
+    "dd if=evil of=out",
+    "create -f qcow2 -b evil -F raw out",
+    "resize -f raw evil 1M",
+    "rebase -u -f qcow2 -b two evil",
+    "commit evil",
+];
+
+/// Runs each command; the guest gets so many files, where it has two images by each of them.
+fn read(names: &[&str], more: &[&str], gets: i32) {
+    for (way, row) in ways().into_iter().flat_map(|way| COMMANDS.iter().map(move |row| (way, *row))) {
+        let scene = Scene::new("image-read", names);
+        let words: Vec<&str> = row.split(' ').chain(more.iter().copied()).collect();
+        let output = run(way, &scene.folder, &words);
+        let told = String::from_utf8_lossy(&output.stderr);
+        let got = output.status.code().map_or(-1, |status| status - NONE);
+        assert!(got == gets || got == 2 * gets, "{way:?} {row}: {got} {told}");
+    }
+}
+
+#[test]
+fn what_may_be_read_lies_below_the_images_folder() {
+    read(&["../beside/five", "/etc/hostname", "/proc/self/maps", "sub/../../beside/five", "/dev/stdin", "."], &[], 0);
+    read(&["one", "sub/four"], &[], 2);
+}
+
+#[test]
+fn no_backing_reads_nothing_else() {
+    read(&["one", "sub/four", "../beside/five", "/etc/hostname"], &["--no-backing"], 0);
+}
+
+/// The names of what lies in the folder.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("it is there");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("it is there").file_name().to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn files_are_made_beside_a_new_vmdk_only() {
+    for (way, row) in ways().into_iter().flat_map(|way| COMMANDS.iter().map(move |row| (way, *row))) {
+        let scene = Scene::new("image-make", &[]);
+        let before = scene.known();
+        let output = run(way, &scene.folder, &row.split(' ').collect::<Vec<_>>());
+        let gets = if row.contains("-O vmdk") { 7 } else { 0 };
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(NONE + gets), "{way:?} {row}: {told}");
+        assert_eq!(scene.known(), before, "{way:?} {row}: none is left of a command that fails");
+    }
+}
+
+#[test]
+fn what_is_published_has_its_name_from_the_command() {
+    let vmdk = ["out-f001.vmdk", "out-f002.vmdk", "out-f003.vmdk", "out-flat.vmdk"];
+    let vmdk = [&vmdk[..], &["out-s001.vmdk", "out-s002.vmdk", "out-s003.vmdk", "out.vmdk"]].concat();
+    for (row, made) in [
+        ("convert -O vmdk evil out.vmdk", &vmdk[..]),
+        ("create -f vmdk -b evil -F vmdk out.vmdk", &vmdk),
+        ("convert -O qcow2 evil out", &["out"]),
+        ("dd if=evil of=out", &["out"]),
+        ("create -f qcow2 -b evil -F raw out", &["out"]),
+        ("convert -n -O vmdk evil existing", &[]),
+        ("resize -f vmdk evil 1M", &[]),
+        ("commit evil", &[]),
+        ("info evil", &[]),
+    ] {
+        for way in ways() {
+            let scene = Scene::new("image-publish", &[]);
+            let before = names(&scene.folder);
+            let output = run(way, &scene.folder, &row.split(' ').collect::<Vec<_>>());
+            let new: Vec<String> = names(&scene.folder).into_iter().filter(|name| !before.contains(name)).collect();
+            assert_eq!(new, made, "{way:?} {row}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
+#[test]
+fn what_is_printed_is_harmless_to_a_terminal() {
+    for (way, row) in ways().into_iter().flat_map(|way| COMMANDS.iter().map(move |row| (way, *row))) {
+        let scene = Scene::new("image-print", &[]);
+        let output = run(way, &scene.folder, &row.split(' ').collect::<Vec<_>>());
+        let all = [&output.stdout[..], &output.stderr].concat();
+        assert!(!all.is_empty(), "{way:?} {row}: it was heard");
+        let foul = |byte: &&u8| byte.is_ascii_control() && **byte != b'\n' && **byte != b'\t';
+        let text = String::from_utf8_lossy(&all);
+        assert_eq!(all.iter().filter(foul).count(), 0, "{way:?} {row}: {text:?}");
+        assert!(!text.chars().any(|c| ('\u{80}'..'\u{a0}').contains(&c)), "{way:?} {row}: {text:?}");
+    }
+}
+
 /// A loop device over a file; the test is root's.
 struct Loop(String);
 

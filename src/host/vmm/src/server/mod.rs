@@ -218,4 +218,6 @@ impl<'a> Server<'a> {
 }
 
 #[cfg(test)]
+mod names;
+#[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ use crate::target::{Cache, Target, Written};
 const GROWTH: u64 = 8 << 20;
 const MIB: u64 = 1 << 20;
 
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Observer for Nobody {
     fn progress(&self, _done: u64, _total: u64) {}
@@ -31,13 +31,13 @@ impl Observer for Nobody {
 }
 
 /// Device 0 is a source, 1 an empty target, 2 another source that is empty.
-struct Bench {
+pub(super) struct Bench {
     folder: PathBuf,
-    memory: Shared,
-    server: Server<'static>,
+    pub(super) memory: Shared,
+    pub(super) server: Server<'static>,
 }
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         cpu: None,
         wall: None,
@@ -50,7 +50,7 @@ fn limits() -> Limits {
 }
 
 impl Bench {
-    fn new(name: &str, source: &[(u64, &[u8])], len: u64) -> Self {
+    pub(super) fn new(name: &str, source: &[(u64, &[u8])], len: u64) -> Self {
         Self::with(name, source, len, limits())
     }
 
@@ -81,7 +81,7 @@ impl Bench {
         Self { folder, memory, server }
     }
 
-    fn heap(&self) -> u64 {
+    pub(super) fn heap(&self) -> u64 {
         self.memory.layout().heap
     }
 
@@ -101,7 +101,7 @@ impl Bench {
         (served, replies)
     }
 
-    fn call(&self, request: Request) -> Reply {
+    pub(super) fn call(&self, request: Request) -> Reply {
         let (served, replies) = self.batch(&[request]);
         assert_eq!(served, Served::Continue);
         replies[0]
@@ -132,7 +132,7 @@ impl Drop for Bench {
     }
 }
 
-fn request(op: Op) -> Request {
+pub(super) fn request(op: Op) -> Request {
     Request { op: op as u16, ..Request::default() }
 }
 

@@ -92,7 +92,7 @@ const CASES: &[(&str, End)] = &[
     ("race", End::Answer(0)),
 ];
 
-/// A folder with the trial's two files, and one file that is none of its business.
+/// A folder with the trial's two files, and one file that is none of its business, by two names.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -102,6 +102,8 @@ impl Folder {
         for file in ["read-only", "writable", "bystander"] {
             fs::write(path.join(file), pattern()).expect("a temporary file");
         }
+        // What the guest may have made beside the new file is there already, and has another name.
+        fs::hard_link(path.join("bystander"), path.join("new-s001")).expect("a temporary file");
         Self(path)
     }
 
@@ -165,7 +167,7 @@ fn run_all(isolation: &str) {
         if started.elapsed() > PATIENCE {
             wrong.push(format!("{case}: took {:?}", started.elapsed()));
         }
-        if folder.file("read-only") != pattern() || folder.file("bystander") != pattern() || folder.names() != 3 {
+        if folder.file("read-only") != pattern() || folder.file("bystander") != pattern() || folder.names() != 4 {
             wrong.push(format!("{case}: a file that it may not write is changed"));
         }
         if folder.file("writable").len() as u64 > GROWTH_LIMIT {

@@ -1,8 +1,11 @@
 //! The server as a guest meets it: requests in shared memory, real files behind it.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use instar_abi::ring::{
     Beside, ExtentEntry, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_VERBOSE, Request, Role, STAT_FRESH,
@@ -15,7 +18,7 @@ use crate::Mode;
 use crate::layout::Layout;
 use crate::memory::Backing;
 use crate::policy::Parts;
-use crate::target::{Cache, Target, Written};
+use crate::target::{Cache, Old, Target, Written};
 
 /// How long the second device may become.
 const GROWTH: u64 = 8 << 20;
@@ -340,6 +343,77 @@ fn names_open_devices_until_the_chain_is_sealed() {
     assert_eq!(bench.refused(Request { buf_len: 5000, ..open }), Status::BadBuffer);
     bench.server.sealed.store(true, Ordering::Relaxed);
     assert_eq!(bench.refused(open), Status::Sealed);
+}
+
+/// A bench whose device 0 may be written and held `content`.
+fn over(name: &str, content: &[u8], old: impl Fn(File) -> Old) -> (Bench, PathBuf, Arc<Old>) {
+    let mut bench = Bench::new(name, &[(0, b"abc")], 3);
+    let path = bench.folder.join("over");
+    std::fs::write(&path, content).expect("room on the disk");
+    let open = || File::options().read(true).write(true).open(&path).expect("it is there");
+    let (file, old) = (open(), Arc::new(old(open())));
+    let mode = Mode::Write { growth_limit_bytes: GROWTH };
+    let (direct, ignore_flush, maker) = (false, false, None);
+    let kept = Some(Arc::clone(&old));
+    let device = Device { file, path: path.clone(), mode, fresh: true, direct, ignore_flush, maker, old: kept };
+    bench.server = Server::new(vec![device], Policy::default(), limits(), &Nobody, 2);
+    (bench, path, old)
+}
+
+#[test]
+fn what_a_target_held_is_not_shown_and_goes_with_the_first_change() {
+    for (number, change) in [
+        Request { len: 4, buf: 0, ..request(Op::Write) },
+        Request { len: 4, ..request(Op::WriteZeroes) },
+        Request { len: 4, ..request(Op::SetLength) },
+        Request { len: 4, flags: FLAG_FULL, ..request(Op::Allocate) },
+        Request { offset2: 0, len: 4, ..request(Op::Copy) },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (line, mut publisher) = UnixStream::pair().expect("two ends");
+        let of_file = |file| Old::of_file(file, line.try_clone().expect("another end"));
+        let (bench, path, _old) = over(&format!("over-{number}"), &[7; 9000], of_file);
+        let heap = bench.heap();
+        let stat = bench.ok(request(Op::Stat));
+        assert_eq!((stat.value, stat.value2), (0, 0));
+        let read = bench.ok(Request { len: 16, buf: heap, ..request(Op::Read) });
+        assert_eq!((read.value, bench.heap_bytes(16)), (0, vec![0; 16]));
+        let map = Request { len: 8192, arg: 4096, buf: heap, buf_len: 1, ..request(Op::ZeroMap) };
+        assert_eq!((bench.ok(map).value, bench.heap_bytes(1)), (0, vec![0]));
+        let extents = Request { len: 8192, buf: heap, buf_len: 64, ..request(Op::Extents) };
+        assert_eq!(bench.ok(extents).value, 0);
+        bench.ok(request(Op::Flush));
+        assert_eq!(std::fs::read(&path).expect("it is there"), [7; 9000]);
+        let buf = if change.op == Op::Write as u16 { heap } else { 0 };
+        bench.ok(Request { buf, ..change });
+        assert_eq!(std::fs::read(&path).expect("it is there"), [0; 4], "operation {}", change.op);
+        let mut told = [0; 8];
+        publisher.read_exact(&mut told).expect("the publisher knows");
+    }
+}
+
+#[test]
+fn the_first_bytes_of_a_device_are_written_last() {
+    let (bench, path, old) = over("first", &[7; 10_000], |file| Old::of_device(file, false));
+    let (heap, disk) = (bench.heap(), || std::fs::read(&path).expect("it is there"));
+    bench.ok(Request { len: 10_000, buf: heap, ..request(Op::Read) });
+    assert_eq!((bench.heap_bytes(10_000), disk()), (vec![7; 10_000], vec![7; 10_000]));
+    // From 4000 to 4200, over their end; zeroes from 100 to 200; a copy from 4196 to 10.
+    bench.memory.fill(heap, &[9; 200]);
+    bench.ok(Request { offset: 4000, len: 200, buf: heap, ..request(Op::Write) });
+    bench.ok(Request { offset: 100, len: 100, ..request(Op::WriteZeroes) });
+    bench.ok(Request { offset: 4196, offset2: 10, len: 8, ..request(Op::Copy) });
+    let mut wanted = vec![7; 10_000];
+    wanted[4000..4200].fill(9);
+    wanted[100..200].fill(0);
+    wanted[10..14].fill(9);
+    bench.ok(Request { len: 10_000, buf: heap, ..request(Op::Read) });
+    assert_eq!(bench.heap_bytes(10_000), wanted);
+    assert_eq!((&disk()[..4096], &disk()[4096..]), (&[0; 4096][..], &wanted[4096..]));
+    old.end().expect("room on the disk");
+    assert_eq!(disk(), wanted);
 }
 
 #[test]

@@ -331,3 +331,49 @@ fn hidden_name(name: &OsStr) -> Result<CString, Errno> {
     bytes.extend(suffix.bytes());
     CString::new(bytes).map_err(|_| Errno::INVAL)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn hidden_names_are_tried_again_and_fit() {
+        let tried = Cell::new(0);
+        let fourth = |_: &CStr| if tried.replace(tried.get() + 1) < 3 { Err(Errno::EXIST) } else { Ok(()) };
+        let ((), hidden) = untaken(c"disk", fourth).expect("the fourth is free");
+        assert!(hidden.to_bytes().starts_with(b".disk.instar-") && hidden.to_bytes().len() == 29);
+        assert_eq!(untaken(c"disk", |_| Err::<(), _>(Errno::EXIST)).expect_err("none is free"), Errno::EXIST);
+        let long = CString::new(vec![b'x'; 255]).expect("no zero");
+        let name = |name: &CStr| hidden_name(OsStr::from_bytes(name.to_bytes())).expect("random bytes");
+        assert_eq!(name(&long).to_bytes().len(), 255);
+        assert_ne!(name(&long), name(&long));
+    }
+
+    #[test]
+    fn nobody_else_reads_a_file_under_a_hidden_name() {
+        let folder = std::env::temp_dir().join(format!("instar-hidden-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder for the test");
+        let place = || Place::find(&folder.join("disk")).expect("the folder is there");
+        let (file, hidden) = named(&place(), Cache::default()).expect("a file");
+        assert_eq!(file.metadata().expect("it is open").mode() & 0o777, 0o600);
+        let rights = rights_of_new(&place());
+        let mut draft = Draft {
+            place: place(),
+            hidden: Some(hidden),
+            file,
+            rights: Some(rights),
+            replaced: None,
+            shown: Shown::No,
+        };
+        draft.show(true).expect("there is nothing yet");
+        let plain = folder.join("plain");
+        std::fs::write(&plain, b"").expect("room on the disk");
+        let mode = |path: &Path| std::fs::metadata(path).expect("it is there").mode();
+        assert_eq!(mode(&folder.join("disk")), mode(&plain) & !0o022);
+        assert_eq!(std::fs::read_dir(&folder).expect("it is there").count(), 2);
+        std::fs::remove_dir_all(folder).expect("made here");
+    }
+}

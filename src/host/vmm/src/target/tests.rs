@@ -62,31 +62,38 @@ fn a_link_is_followed_whether_its_target_is_there_or_not() {
 #[test]
 fn a_file_with_several_names_is_written_where_it_is_and_emptied_when_it_changes() {
     let folder = folder("names");
-    let (one, other) = (folder.join("one"), folder.join("other"));
-    std::fs::write(&one, b"old").expect("room on the disk");
-    std::fs::hard_link(&one, &other).expect("a link");
-    let create = || Target::create(&one, Cache::default(), 0).expect("it is there");
-    let (target, Written { fresh, old, .. }) = create();
-    assert!(fresh && old.as_ref().is_some_and(|old| old.is_hidden()));
-    drop((target, old));
-    assert_eq!(std::fs::read(&other).expect("it is there"), b"old", "nothing was changed");
-    let (target, Written { file, old, .. }) = create();
-    old.expect("it held something").begin().expect("it can be emptied");
-    file.write_all_at(b"new", 0).expect("room on the disk");
+    // Files of their own: a publisher of another test may have been forked with one of these open, and locked.
+    let of_two_names = |name: &str| {
+        let (one, other) = (folder.join(name), folder.join(format!("{name}-too")));
+        std::fs::write(&one, b"old").expect("room on the disk");
+        std::fs::hard_link(&one, &other).expect("a link");
+        let (target, written) = Target::create(&one, Cache::default(), 0).expect("it is there");
+        assert!(written.fresh && written.old.as_ref().is_some_and(|old| old.is_hidden()));
+        (target, written, other)
+    };
+    let content = |path: &Path| std::fs::read(path).expect("it is there");
+    let change = |Written { file, old, .. }: &Written, text: &[u8]| {
+        old.as_ref().expect("it held something").begin().expect("it can be emptied");
+        file.write_all_at(text, 0).expect("room on the disk");
+    };
+
+    let (target, written, other) = of_two_names("untouched");
+    drop((target, written));
+    assert_eq!(content(&other), b"old");
+
+    let (target, written, other) = of_two_names("whole");
+    change(&written, b"new!");
     target.publish().expect("nothing to do");
-    assert_eq!(std::fs::read(&other).expect("it is there"), b"new");
-    drop(file);
-    let (target, Written { file, old, .. }) = create();
-    old.expect("it held something").begin().expect("it can be emptied");
-    file.write_all_at(b"half", 0).expect("room on the disk");
-    drop(target);
-    assert_eq!(std::fs::read(&other).expect("it is there"), b"", "what is not whole does not look so");
-    drop(file);
-    std::fs::write(&one, b"old").expect("room on the disk");
-    let (target, written) = create();
+    assert_eq!(content(&other), b"new!");
+
+    let (target, written, other) = of_two_names("half");
+    change(&written, b"half");
+    drop((target, written));
+    assert_eq!(content(&other), b"", "what is not whole does not look so");
+
+    let (target, _written, other) = of_two_names("empty");
     target.publish().expect("the new one is empty");
-    drop(written);
-    assert_eq!(std::fs::read(&other).expect("it is there"), b"");
+    assert_eq!(content(&other), b"");
     std::fs::remove_dir_all(folder).expect("made here");
 }
 

@@ -3,6 +3,7 @@
 import os
 
 from tests.base import InstarTestBase
+from tests.helpers import denied
 
 FULL = "No space left on device"
 CLOSED = "Bad file descriptor"
@@ -102,3 +103,12 @@ class TestStreams(InstarTestBase):
     def test_the_work_is_done_where_only_the_bar_is_lost(self):
         self.assertEqual(self.shell("convert -p -O raw a.qcow2 b.raw", ">/dev/full")[2], 1)
         self.assertEqual(os.path.getsize(self.path("b.raw")), 1 << 20)
+
+    def test_no_thread_can_be_made(self):
+        """As under a service manager's filter or limit: one line, no panic, nothing made."""
+        told = "instar: cannot set the sandbox up: no thread: Resource temporarily unavailable\n"
+        for words in ("info a.qcow2", "convert -O raw a.qcow2 b.raw", "check a.qcow2"):
+            with self.subTest(words):
+                result = self.run_instar(*words.split(), cwd=self.tmp, before=denied.threads)
+                self.assertEqual(result, ("", told, 1))
+        self.assertFalse(os.path.exists(self.path("b.raw")))

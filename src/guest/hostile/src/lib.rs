@@ -1,8 +1,9 @@
 //! A guest that attacks its sandbox: for tests only, never shipped.
 //!
 //! Each case is what code inside the guest could do once an image has taken it over. Those in `processor` end in
-//! a fault, those in `exhaust` in a limit, those in `wire` and `parts` in a reply that refuses (which the case emits as
-//! `status`) or in the end of the run. Those in `image` are run by instar's own commands, on an image that names them.
+//! a fault, those in `exhaust` in a limit, those in `tell` in one or in little text, those in `wire` and `parts` in a
+//! reply that refuses (which the case emits as `status`) or in the end of the run. Those in `image` are run by instar's
+//! own commands, on an image that names them, and so are those in `tell`.
 #![no_std]
 
 extern crate alloc;
@@ -11,6 +12,7 @@ mod exhaust;
 mod image;
 mod parts;
 mod processor;
+mod tell;
 mod wire;
 
 pub use image::{case_of, first_line};
@@ -40,6 +42,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("hlt", processor::hlt),
     ("ud2", processor::ud2),
     ("other-port", processor::other_port),
+    ("read-doorbell", processor::read_doorbell),
     ("load-cr3", processor::load_cr3),
     ("divide", processor::divide),
     ("stack-overflow", processor::stack_overflow),
@@ -53,6 +56,17 @@ pub const CASES: &[(&str, Case)] = &[
     ("flood", exhaust::flood),
     ("worker-loop", exhaust::worker_loop),
     ("worker-fault", exhaust::worker_fault),
+    ("tell-images", tell::images),
+    ("tell-elements", tell::elements),
+    ("tell-warnings", tell::warnings),
+    ("tell-long-warning", tell::long_warning),
+    ("tell-paths", tell::paths),
+    ("tell-escapes", tell::escapes),
+    ("tell-lines", tell::lines),
+    ("tell-no-lines", tell::no_lines),
+    ("tell-map-names", tell::map_names),
+    ("tell-progress", tell::progress),
+    ("reads", tell::reads),
     ("bad-op", wire::bad_op),
     ("reserved", wire::reserved),
     ("bad-flags", wire::bad_flags),

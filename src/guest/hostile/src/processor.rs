@@ -51,6 +51,8 @@ instruction! {
     ud2: "ud2";
     /// A port that is not the doorbell.
     other_port: "mov edx, 0x80; out dx, al";
+    /// The doorbell's port, the wrong way round.
+    read_doorbell: "mov edx, 0x510; in al, dx";
     /// The page table register.
     load_cr3: "xor eax, eax; mov cr3, rax";
     /// Divides by zero.

@@ -158,7 +158,7 @@ fn copy_down(machine: &dyn Machine, chain: Chain<'_>, depth: usize, writer: &dyn
     let writer: &dyn Writer = writer;
     copy::run(machine, &chains, writer, &planner, settings, &progress)?;
     writer.finish()?;
-    progress.end();
+    progress.end_counted();
     Ok(())
 }
 

@@ -18,6 +18,13 @@ const SECTOR: u64 = 512;
 
 /// Measures; exit status 0. The sizes are emitted.
 pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
+    let mut chain = match params.get("image") {
+        Some(image) => Some(Opening { machine, version, data: true }.chain(&ImageSpec::from_value(image)?)?),
+        None => None,
+    };
+    if let (Some(wanted), Some(chain)) = (params.text("snapshot"), &mut chain) {
+        select_snapshot(chain, &selector(wanted))?;
+    }
     let format = option_help::format_named(params.text("format").unwrap_or("raw"))?;
     let creator = option_help::creator_of(format)?;
     let texts: Vec<&str> = params
@@ -31,13 +38,6 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let options = Options::parse(&texts, format.create_options()).map_err(|error| {
         Error::usage(alloc::format!("Invalid options for file format '{}'", format.name())).after(error.message)
     })?;
-    let mut chain = match params.get("image") {
-        Some(image) => Some(Opening { machine, version, data: true }.chain(&ImageSpec::from_value(image)?)?),
-        None => None,
-    };
-    if let (Some(wanted), Some(chain)) = (params.text("snapshot"), &mut chain) {
-        select_snapshot(chain, &selector(wanted))?;
-    }
     machine.seal()?;
     let size = chain.as_ref().map_or_else(|| params.u64("size").unwrap_or(0), Chain::virtual_size);
     let size = size.checked_next_multiple_of(SECTOR).ok_or_else(|| Error::limit("File too large"))?;

@@ -93,6 +93,11 @@ impl Parsed {
         self
     }
 
+    /// All options with their arguments, in order.
+    pub fn each(&self) -> impl Iterator<Item = (&str, &OsStr)> {
+        self.options.iter().map(|(k, v)| (k.as_str(), v.as_os_str()))
+    }
+
     /// All arguments given for it, in order.
     pub fn all(&self, key: &str) -> impl Iterator<Item = &OsStr> {
         self.options.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_os_str())
@@ -112,12 +117,11 @@ pub enum Wrong {
     Unwanted(String, String),
 }
 
-/// Reads `arguments` by `options`. A negative number in the last place is an operand (`resize FILE -1G`): no option is
-/// a digit.
+/// Reads `arguments` by `options`. Where a number may come last (`resize FILE -1G`) it may be negative, and is an operand.
 ///
 /// # Errors
 /// The first thing wrong.
-pub fn parse(arguments: &[OsString], options: &[&Opt]) -> Result<Parsed, Wrong> {
+pub fn parse(arguments: &[OsString], options: &[&Opt], number_last: bool) -> Result<Parsed, Wrong> {
     let mut parsed = Parsed::default();
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
@@ -143,7 +147,8 @@ pub fn parse(arguments: &[OsString], options: &[&Opt]) -> Result<Parsed, Wrong> 
                 (Some(_), None) => rest.next().cloned().ok_or_else(|| Wrong::Missing(format!("--{}", option.long)))?,
             };
             parsed.options.push((option.key(), value));
-        } else if bytes.len() > 1 && bytes[0] == b'-' && !(rest.len() == 0 && bytes[1].is_ascii_digit()) {
+        } else if bytes.len() > 1 && bytes[0] == b'-' && !(number_last && rest.len() == 0 && bytes[1].is_ascii_digit())
+        {
             cluster(&bytes[1..], &mut rest, options, &mut parsed)?;
         } else {
             parsed.operands.push(argument.clone());
@@ -204,7 +209,19 @@ mod tests {
 
     fn go(arguments: &[&str]) -> Result<Parsed, Wrong> {
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
-        parse(&arguments, &[&FORMAT, &FORCE, &PROGRESS, &QUIET])
+        parse(&arguments, &[&FORMAT, &FORCE, &PROGRESS, &QUIET], false)
+    }
+
+    #[test]
+    fn a_negative_number_is_an_operand_only_where_one_may_come_last() {
+        let parse = |words: &[&str], number_last| {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            parse(&words, &[&FORMAT], number_last).map(|parsed| parsed.operands)
+        };
+        assert_eq!(parse(&["x", "-1G"], true), Ok(vec!["x".into(), "-1G".into()]));
+        assert_eq!(parse(&["x", "-1G"], false), Err(Wrong::Unknown("-1".into())));
+        assert_eq!(parse(&["-1G", "x"], true), Err(Wrong::Unknown("-1".into())));
+        assert_eq!(parse(&["--", "-1"], false), Ok(vec!["-1".into()]));
     }
 
     #[test]

@@ -47,6 +47,9 @@ const STANDARD: &[Opt] = &[
     Opt::value("trace", "TRACE", "taken and ignored").letter('T'),
 ];
 
+/// How the operands of a command end that takes a number with a sign.
+const SIGNED: &str = "[+-]SIZE";
+
 /// Where the command stands: the first word that is neither an option nor an option's argument.
 fn command_at(arguments: &[OsString], options: &[&Opt]) -> usize {
     let mut at = 0;
@@ -81,7 +84,7 @@ fn run(name: &'static str, arguments: &[OsString], guest: Option<&'static [u8]>)
         asked: Default::default(),
         way_out: Default::default(),
     };
-    let global = getopt::parse(before, &standard);
+    let global = getopt::parse(before, &standard, false);
     let named = rest.first().map(|w| w.to_string_lossy().into_owned());
     let command = COMMANDS.iter().copied().find(|c| Some(c.name) == named.as_deref() && (c.stock || name == "instar"));
     let options: Vec<&Opt> = match command {
@@ -89,7 +92,10 @@ fn run(name: &'static str, arguments: &[OsString], guest: Option<&'static [u8]>)
         None => standard.clone(),
     };
     let parsed = match (command, &global) {
-        (Some(_), Ok(before)) => getopt::parse(rest.get(1..).unwrap_or_default(), &options).map(|p| p.after(before)),
+        (Some(command), Ok(before)) => {
+            let words = rest.get(1..).unwrap_or_default();
+            getopt::parse(words, &options, command.operands.ends_with(SIGNED)).map(|parsed| parsed.after(before))
+        }
         _ => global.clone(),
     };
     // The version decides how a wrong option is told, so the configuration comes first, from what did parse.

@@ -108,13 +108,13 @@ pub struct Defaults {
 impl Defaults {
     /// Commands that only read metadata.
     pub const METADATA: Self =
-        Self { cpu: Duration::from_secs(120), wall: Duration::from_secs(600), requests: 10_000_000, shown: 64 << 20 };
+        Self { cpu: Duration::from_secs(120), wall: Duration::from_secs(600), requests: 10_000_000, shown: 32 << 20 };
     /// Commands that move data.
     pub const DATA: Self = Self {
         cpu: Duration::from_secs(30 * 86_400),
         wall: Duration::from_secs(30 * 86_400),
         requests: 1 << 40,
-        shown: 64 << 20,
+        shown: 32 << 20,
     };
     /// `map`: a line for each extent.
     pub const MAP: Self = Self { shown: 1 << 30, ..Self::DATA };
@@ -231,17 +231,25 @@ impl Program {
         }
     }
 
+    /// A text of the guest's, fit to be shown: if there is room for it at all, which is cheaper to find out first.
+    fn fit(&self, text: &[u8], escape: fn(&[u8]) -> String, subject: &str) -> Result<String, Exit> {
+        match text.len() as u64 > self.room.get().messages {
+            true => Err(self.too_many_messages(subject)),
+            false => Ok(escape(text)),
+        }
+    }
+
+    fn too_many_messages(&self, subject: &str) -> Exit {
+        let (name, flag) = MESSAGES;
+        let value = format!("{} bytes", self.room.get().message_limit);
+        self.failed(&Failure::Limit { name, flag, value }, subject)
+    }
+
     /// Standard error, for what a guest has told: lines with their ends.
     fn tell(&self, text: &str, subject: &str) -> Result<(), Exit> {
         let mut room = self.room.get();
-        match room.messages.checked_sub(text.len() as u64) {
-            Some(left) => room.messages = left,
-            None => {
-                let (name, flag) = MESSAGES;
-                let value = format!("{} bytes", room.message_limit);
-                return Err(self.failed(&Failure::Limit { name, flag, value }, subject));
-            }
-        }
+        let left = room.messages.checked_sub(text.len() as u64);
+        room.messages = left.ok_or_else(|| self.too_many_messages(subject))?;
         self.room.set(room);
         streams::tell(text);
         Ok(())
@@ -416,7 +424,7 @@ impl Program {
         room.messages = room.messages.saturating_sub(outcome.message_bytes);
         self.room.set(room);
         if let Some(name) = results.bytes("guessed-raw") {
-            let name = escape::terminal(name);
+            let name = self.fit(name, escape::terminal, subject)?;
             let text = format!(
                 "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         Automatically \
                  detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         \
@@ -426,7 +434,7 @@ impl Program {
         }
         for warning in results.list("warnings") {
             if let Value::Bytes(text) = warning {
-                self.tell(&format!("{}: warning: {}\n", self.name, escape::lines(text)), subject)?;
+                self.tell(&format!("{}: warning: {}\n", self.name, self.fit(text, escape::lines, subject)?), subject)?;
             }
         }
         *self.way_out.borrow_mut() = refusal::way_out(&outcome.asked, &self.config);
@@ -452,9 +460,9 @@ impl Program {
     /// can be done about that is told under both names.
     pub fn report(&self, error: &Value, subject: &str) -> Result<(), Exit> {
         if let Some(earlier) = error.bytes("earlier") {
-            self.tell(&format!("{}: {}\n", self.name, escape::lines(earlier)), subject)?;
+            self.tell(&format!("{}: {}\n", self.name, self.fit(earlier, escape::lines, subject)?), subject)?;
         }
-        let text = escape::lines(error.bytes("message").unwrap_or(b"unknown error"));
+        let text = self.fit(error.bytes("message").unwrap_or(b"unknown error"), escape::lines, subject)?;
         let end = if self.version.ends_line(&text) { "\n" } else { "" };
         self.tell(&format!("{}: {text}{end}", self.name), subject)?;
         let way_out = self.way_out.borrow();
@@ -463,7 +471,7 @@ impl Program {
                 self.tell(&format!("{}: {way_out}\n", self.name), subject)?;
             }
             (Some(hint), _) if !self.is_stock() => {
-                self.tell(&format!("{}: {}\n", self.name, escape::lines(hint)), subject)?;
+                self.tell(&format!("{}: {}\n", self.name, self.fit(hint, escape::lines, subject)?), subject)?;
             }
             _ => {}
         }

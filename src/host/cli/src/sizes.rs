@@ -21,11 +21,15 @@ pub fn parse(text: &str) -> Option<u64> {
     let Some((whole, fraction)) = number.split_once('.') else {
         return digits(number)?.parse::<u64>().ok()?.checked_mul(1 << shift);
     };
-    if shift == 0 || (whole.is_empty() && fraction.is_empty()) {
+    if whole.is_empty() && fraction.is_empty() {
         return None;
     }
     let whole: u64 = if whole.is_empty() { 0 } else { digits(whole)?.parse().ok()? };
     let part: f64 = format!("0.{}", if fraction.is_empty() { "0" } else { digits(fraction)? }).parse().ok()?;
+    // There is no part of a byte.
+    if shift == 0 && part > 0.0 {
+        return None;
+    }
     let part = (part * (1u64 << shift) as f64 + 0.5) as u64;
     whole.checked_mul(1 << shift)?.checked_add(part)
 }
@@ -97,6 +101,10 @@ mod tests {
             ("1.5G", 1_610_612_736),
             ("1.M", 1_048_576),
             (".5k", 512),
+            ("1024.0", 1024),
+            ("1024.00b", 1024),
+            ("5.", 5),
+            (".0", 0),
             ("0x10", 16),
             ("7E", 7 << 60),
             ("+1k", 1024),
@@ -104,7 +112,25 @@ mod tests {
         ] {
             assert_eq!(parse(text), Some(bytes), "{text}");
         }
-        for text in ["", "k", "1x", "1GiB", "1.5", "-1", "++1", "+ 1", "1 ", "16E", "1e3", "99999999999999999999"] {
+        for text in [
+            "",
+            "k",
+            "1x",
+            "1GiB",
+            "1.5",
+            ".5b",
+            ".",
+            ".b",
+            "1.0.0",
+            "0x1.0",
+            "-1",
+            "++1",
+            "+ 1",
+            "1 ",
+            "16E",
+            "1e3",
+            "99999999999999999999",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

@@ -49,6 +49,7 @@ const CASES: &[(&str, End)] = &[
     ("hlt", End::Fault(PROCESSOR, MEMORY)),
     ("ud2", End::Fault(PROCESSOR, "it ran an instruction that does not exist")),
     ("other-port", End::Fault(PROCESSOR, MEMORY)),
+    ("read-doorbell", End::Fault("it left its bounds (a read from a port)\"", MEMORY)),
     ("load-cr3", End::Fault(PROCESSOR, MEMORY)),
     ("divide", End::Fault(PROCESSOR, "it died of signal 8")),
     ("stack-overflow", End::Fault(PROCESSOR, MEMORY)),

@@ -15,11 +15,9 @@ use crate::copy::plan::Part;
 use crate::stored::{PRESENT, Stored};
 
 /// Bytes that are handed out together, and most of one pair.
-const BYTES: u64 = 4 << 20;
+const BYTES: u64 = 2 << 20;
 /// Most pairs that are handed out together.
 const PAIRS: usize = 64;
-/// Most bytes of a pair that is read into the guest.
-const READ: u64 = 2 << 20;
 
 /// A range to be looked at.
 #[derive(Clone, Copy, Debug)]
@@ -134,9 +132,7 @@ impl<'a> Walk<'a> {
         if self.files.same_bytes(place(one), place(other)).map_err(Event::NoStatus)? {
             return Ok((len, None));
         }
-        let is_read =
-            [one, other].iter().any(|side| matches!(place(*side), Place::Packed(_) | Place::Encrypted { .. }));
-        let len = len.min(if is_read { READ } else { BYTES });
+        let len = len.min(BYTES);
         let cut = |side: Option<Part>| {
             let part = side.filter(|part| !matches!(part.extent.place, Place::Zero { .. } | Place::Unallocated))?;
             Some(Part { extent: part.extent.slice(part.extent.at, len), ..part })

@@ -85,7 +85,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     if let (Some(wanted), Some(chain)) = (&bitmaps, chains.first()) {
         wanted.copy(machine, chain, format, &params.target, version)?;
     }
-    progress.end();
+    progress.end_counted();
     Ok(0)
 }
 

@@ -13,8 +13,10 @@ use super::{Selection, Settings};
 
 /// Bytes of a job whose data passes through the guest.
 const JOB_BYTES: u64 = 2 << 20;
-/// Bytes of a job that the host copies by itself.
+/// Most bytes of a job that the host copies by itself.
 const COPY_JOB_BYTES: u64 = 16 << 20;
+/// A disk is at least so many jobs, if it is not very small: progress is told after each.
+const PARTS_MIN: u64 = 4;
 /// Bytes that are encrypted as one.
 const SECTOR: u64 = 512;
 /// Most jobs that are handed out together.
@@ -91,7 +93,10 @@ impl<'a> Planner<'a> {
         (size, rest): (u64, u64),
     ) -> Self {
         let (unit, zeroed, job_bytes) = match target {
-            Target::Linear { zeroed, .. } => (1, zeroed || settings.zeroed, COPY_JOB_BYTES),
+            Target::Linear { zeroed, .. } => {
+                let part = (size + rest) / PARTS_MIN / JOB_BYTES * JOB_BYTES;
+                (1, zeroed || settings.zeroed, part.clamp(JOB_BYTES, COPY_JOB_BYTES))
+            }
             Target::Allocated { unit, zeroed, .. } => (unit, zeroed || settings.zeroed, JOB_BYTES),
         };
         let starts = chains

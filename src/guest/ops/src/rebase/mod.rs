@@ -32,6 +32,8 @@ struct Params {
     format: Option<alloc::string::String>,
     /// The new backing file; `None` where none is wanted, or with `-u`.
     new: Option<ImageSpec>,
+    /// Why it could not be opened: told after all that is wrong with the image and the options.
+    not_opened: Option<alloc::string::String>,
     /// `-u`
     only_name: bool,
     compress: bool,
@@ -46,6 +48,7 @@ impl Params {
             name: params.bytes("backing").unwrap_or_default().to_vec(),
             format: params.text("backing-format").map(ToString::to_string),
             new: params.get("new").map(ImageSpec::from_value).transpose()?,
+            not_opened: params.text("new-error").map(ToString::to_string),
             only_name: params.flag("unsafe"),
             compress: params.flag("compress"),
             dry_run: params.flag("dry-run"),
@@ -73,6 +76,18 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     };
     if params.image.format.is_none() && format.name() == "raw" {
         machine.emit("guessed-raw", &Value::from(params.image.name.as_slice()))?;
+    }
+    if params.compress && !format.editing().is_some_and(Editing::can_compress) {
+        return Err(Error::usage("Compression not supported for this file format"));
+    }
+    if let Some(name) = &params.format
+        && format_by_name(name).is_err()
+    {
+        return Err(Error::usage(format!("Invalid format name: '{name}'")));
+    }
+    if let Some(text) = &params.not_opened {
+        let hint = "-u changes the name without looking at the new backing file";
+        return Err(Error::usage(text.as_str()).with_hint(hint));
     }
     if tells_nothing && version >= Version::V10_0 {
         return Err(Error::unsupported("could not get block driver info"));
@@ -144,11 +159,6 @@ fn checked(
             .could_not_change(Error::usage("backing format must be specified"))
             .with_hint("-F says which format the new backing file has"));
     }
-    if let Some(name) = &params.format
-        && format_by_name(name).is_err()
-    {
-        return Err(Error::usage(format!("Invalid format name: '{name}'")));
-    }
     let can = |editing: &&dyn Editing| editing.can_rebase() && !(is_stock && editing.rebase_is_extension());
     let editing = format.editing().filter(can).ok_or_else(|| {
         let name = format.name();
@@ -159,9 +169,6 @@ fn checked(
     if params.name.len() > BACKING_NAME_MAX {
         let hint = format!("a backing file's name has at most {BACKING_NAME_MAX} bytes, 1024 with its terminator");
         return Err(params.could_not_change(Error::usage("Invalid argument")).with_hint(hint));
-    }
-    if params.compress && !editing.can_compress() {
-        return Err(Error::usage("Compression not supported for this file format"));
     }
     Ok(editing)
 }
@@ -187,6 +194,6 @@ fn copy_what_differs(
     } else {
         editor.settle()?;
     }
-    progress.end();
+    progress.end_counted();
     Ok(())
 }

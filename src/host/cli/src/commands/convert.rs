@@ -70,25 +70,27 @@ struct Request {
 }
 
 fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
+    let (mut sparse, mut rate) = (SPARSE_DEFAULT, 0);
+    // What is wrong with an argument is told in the order in which they were given, and before all else.
+    for (key, value) in parsed.each() {
+        let text = value.to_string_lossy();
+        match key {
+            "options" => option_list::check_one(program, value)?,
+            "snapshot" => option_list::check_snapshot(program, value)?,
+            "sparse-size" => sparse = sparse_size(program, &text)?,
+            "rate-limit" => rate = program.size(&text, "rate limit", 0..=i64::MAX as u64)?,
+            "parallel" => {
+                let number: Option<i64> = text.parse().ok();
+                if !number.is_some_and(|n| (1..=16).contains(&n)) {
+                    return Err(program.fail(&program.version.bad_parallel(&text, number.is_some())));
+                }
+            }
+            _ => {}
+        }
+    }
     if parsed.has("image-opts") && parsed.has("source-format") {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));
     }
-    let size =
-        |key: &str, what: &str| parsed.text(key).map(|text| program.size(&text, what, 0..=i64::MAX as u64)).transpose();
-    let sparse = size("sparse-size", "buffer size for sparse output")?.unwrap_or(SPARSE_DEFAULT);
-    if sparse % SECTOR != 0 || sparse > SPARSE_MAX {
-        return Err(program.fail(&format!(
-            "Invalid buffer size for sparse output specified. Valid sizes are multiples of {SECTOR} up to \
-             {SPARSE_MAX}. Select 0 to disable sparse detection (fully allocates output)."
-        )));
-    }
-    if let Some(text) = parsed.text("parallel") {
-        let number: Option<i64> = text.parse().ok();
-        if !number.is_some_and(|n| (1..=16).contains(&n)) {
-            return Err(program.fail(&program.version.bad_parallel(&text, number.is_some())));
-        }
-    }
-    let rate = size("rate-limit", "rate limit")?.unwrap_or(0);
     let (create, compress) = (!parsed.has("no-create"), parsed.has("compress"));
     let rules = [
         (compress && parsed.has("copy-range-offloading"), "Cannot enable copy offloading when -c is used"),
@@ -117,16 +119,7 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
     if let Some((_, text)) = rules.iter().find(|(broken, _)| *broken) {
         return Err(program.fail(text));
     }
-    if let Some(text) = parsed.text("snapshot").filter(|text| text.starts_with("snapshot.")) {
-        let known = |name: &str| matches!(name, "snapshot.id" | "snapshot.name");
-        let name = |word: &str| word.split('=').next().unwrap_or_default().to_string();
-        if let Some(other) = text.replace(",,", "").split(',').map(name).find(|name| !known(name)) {
-            program.say(&format!("Invalid parameter '{other}'"));
-            return Err(program.fail(&format!("Failed in parsing snapshot param '{text}'")));
-        }
-    }
     super::info::check_objects(program, parsed)?;
-    option_list::check(program, parsed)?;
     Ok(Request {
         sparse,
         source_cache: program.cache(parsed, "source-cache", "source cache", "writeback")?,
@@ -134,6 +127,17 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
         format: parsed.text("target-format").unwrap_or_else(|| "raw".to_string()),
         rate,
     })
+}
+
+fn sparse_size(program: &Program, text: &str) -> Result<u64, Exit> {
+    let sparse = program.size(text, "buffer size for sparse output", 0..=i64::MAX as u64)?;
+    if sparse % SECTOR != 0 || sparse > SPARSE_MAX {
+        return Err(program.fail(&format!(
+            "Invalid buffer size for sparse output specified. Valid sizes are multiples of {SECTOR} up to \
+             {SPARSE_MAX}. Select 0 to disable sparse detection (fully allocates output)."
+        )));
+    }
+    Ok(sparse)
 }
 
 /// Targets that are published when all is done: the data file before the image that needs it.

@@ -40,7 +40,12 @@ impl LocalTime for Local {
 
 /// What `--output` asks for: true for JSON.
 pub fn wants_json(program: &Program, parsed: &Parsed) -> Result<bool, Exit> {
-    match parsed.text("output").as_deref() {
+    is_json(program, parsed.text("output").as_deref())
+}
+
+/// The same of one argument of it.
+pub fn is_json(program: &Program, text: Option<&str>) -> Result<bool, Exit> {
+    match text {
         None | Some("human") => Ok(false),
         Some("json") => Ok(true),
         Some(other) => {

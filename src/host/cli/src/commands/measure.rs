@@ -32,8 +32,17 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
-    let json = super::info::wants_json(program, parsed)?;
-    let size = parsed.text("size").map(|text| program.size(&text, "image size", 0..=i64::MAX as u64)).transpose()?;
+    let (mut json, mut size) = (false, None);
+    // What is wrong with an argument is told in the order in which they were given, and before all else.
+    for (key, value) in parsed.each() {
+        match key {
+            "options" => option_list::check_one(program, value)?,
+            "snapshot" => option_list::check_snapshot(program, value)?,
+            "output" => json = super::info::is_json(program, Some(&value.to_string_lossy()))?,
+            "size" => size = Some(program.size(&value.to_string_lossy(), "image size", 0..=i64::MAX as u64)?),
+            _ => {}
+        }
+    }
     super::info::check_objects(program, parsed)?;
     let of_file = parsed.has("image-opts") || parsed.has("format") || parsed.has("snapshot");
     let wrong = [

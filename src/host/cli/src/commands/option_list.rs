@@ -1,6 +1,6 @@
 //! `-o`: lists of options for the format of what is made.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::FileType;
 use std::os::unix::fs::FileTypeExt;
 
@@ -20,15 +20,35 @@ fn words(parsed: &Parsed) -> Vec<String> {
     parsed.all("options").flat_map(|list| split(&list.to_string_lossy())).collect()
 }
 
-/// Refuses a list with a word that is empty or begins with a comma.
+/// Refuses lists with a word that is empty or begins with a comma.
 pub fn check(program: &Program, parsed: &Parsed) -> Result<(), Exit> {
-    for list in parsed.all("options") {
-        let list = list.to_string_lossy();
-        if split(&list).iter().any(|word| word.is_empty() || word.starts_with(',')) {
-            return Err(program.fail(&format!("Invalid option list: {list}")));
-        }
+    parsed.all("options").try_for_each(|list| check_one(program, list))
+}
+
+/// The same of one list.
+pub fn check_one(program: &Program, list: &OsStr) -> Result<(), Exit> {
+    let list = list.to_string_lossy();
+    match split(&list).iter().any(|word| word.is_empty() || word.starts_with(',')) {
+        true => Err(program.fail(&format!("Invalid option list: {}", terminal(list.as_bytes())))),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+/// Refuses a snapshot (`-l`) that is named by something else than `snapshot.id` and `snapshot.name`.
+pub fn check_snapshot(program: &Program, text: &OsStr) -> Result<(), Exit> {
+    let text = text.to_string_lossy();
+    if !text.starts_with("snapshot.") {
+        return Ok(());
+    }
+    let known = |name: &str| matches!(name, "snapshot.id" | "snapshot.name");
+    let name = |word: &str| word.split('=').next().unwrap_or_default().to_string();
+    match text.replace(",,", "").split(',').map(name).find(|name| !known(name)) {
+        Some(other) => {
+            program.say(&format!("Invalid parameter '{}'", terminal(other.as_bytes())));
+            Err(program.fail(&format!("Failed in parsing snapshot param '{}'", terminal(text.as_bytes()))))
+        }
+        None => Ok(()),
+    }
 }
 
 /// `-o help` is among them.

@@ -55,7 +55,12 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let name = parsed.last("backing").unwrap_or_default();
     let format = parsed.text("backing-format");
     if !only_name && !name.is_empty() {
-        devices.push(open_backing(program, &image, name, format.clone(), source_cache, parsed, &mut params)?);
+        match open_backing(program, &image, name, format.clone(), source_cache, parsed, &mut params) {
+            Ok(device) => devices.push(device),
+            Err(text) => {
+                params.set("new-error", text);
+            }
+        }
     }
     params
         .set("backing", name.as_encoded_bytes())
@@ -91,7 +96,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     Ok(status)
 }
 
-/// The new backing file, relative to the image that is going to name it.
+/// The new backing file, relative to the image that is going to name it; or why not, which is told after all that is
+/// wrong with the image.
 fn open_backing(
     program: &Program,
     image: &ImageName,
@@ -100,19 +106,13 @@ fn open_backing(
     cache: instar_vmm::target::Cache,
     parsed: &Parsed,
     params: &mut instar_abi::record::Value,
-) -> Result<instar_vmm::Device, Exit> {
+) -> Result<instar_vmm::Device, String> {
     let shown = terminal(name.as_encoded_bytes());
-    let not_opened = |text: String| {
-        let failed = program.fail(&format!("Could not open new backing file '{shown}': {text}"));
-        if !program.is_stock() {
-            program.say("-u changes the name without looking at the new backing file");
-        }
-        failed
-    };
+    let not_opened = |text: String| format!("Could not open new backing file '{shown}': {text}");
     // Messages name it as the image will.
-    let mut backing = ImageName::plain(name, None, program.version).map_err(&not_opened)?.beside(&image.path);
+    let mut backing = ImageName::plain(name, None, program.version).map_err(not_opened)?.beside(&image.path);
     backing.format = format.or(backing.format);
-    let device = program.try_open(&backing, cache, parsed.has("force-share")).map_err(&not_opened)?;
+    let device = program.try_open(&backing, cache, parsed.has("force-share")).map_err(not_opened)?;
     program.vouch(&backing.path);
     params.set("new", image_params(&backing, 1));
     Ok(device)

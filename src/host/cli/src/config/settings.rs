@@ -133,7 +133,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "limits.results",
         "INSTAR_MAX_RESULTS",
-        "8M, 64M as they are shown, 1G of map",
+        "8M, 32M as they are shown, 1G of map",
         Kind::Size,
         Opt::value("max-results", "SIZE", "results of the sandbox, as they come and as they are shown"),
     )

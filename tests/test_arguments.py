@@ -1,0 +1,97 @@
+"""Which of several faults of a command line is told, and how: the stock tool's choice."""
+
+import unittest
+
+from tests.base import InstarTestBase
+
+NEWER = InstarTestBase.qemu_version.split(".")[0] >= "10" and len(InstarTestBase.qemu_version.split(".")[0]) > 1
+
+
+class TestArguments(InstarTestBase):
+    def setUp(self):
+        super().setUp()
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+        self.make("qemu-img", "snapshot", "-c", "s1", "a.qcow2")
+        self.make("qemu-img", "create", "-q", "-f", "raw", "r.raw", "1M")
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", "over.qcow2")
+
+    def same(self, *commands):
+        for words in commands:
+            with self.subTest(words):
+                theirs = self.run_qemu_img(*words.split(), cwd=self.tmp)
+                self.assertEqual(self.run_as_qemu_img(*words.split(), cwd=self.tmp), theirs)
+
+    def test_sizes_with_a_point(self):
+        for size in ("1024.0", "1024.", "1024.00b", ".0", "1.5k", "0.5", "1.5b", ".", ".b", "0x10.0", "1024.0.0"):
+            self.same(f"create -f qcow2 n {size}", f"measure -O raw --size {size}")
+        self.same("map -l 1024.0 a.qcow2", "dd bs=512.0 if=a.qcow2 of=n", "resize a.qcow2 +2.0")
+
+    def test_a_digit_is_no_option(self):
+        """Only where a number with a sign may come last is it one."""
+        self.same(
+            "create -f qcow2 n -1",
+            "create -f raw n -1M",
+            "create -f raw n -- -1",
+            "info a.qcow2 -1",
+            "check -1",
+            "convert a.qcow2 -2",
+            "measure -1",
+            "resize -1 a.qcow2",
+            "resize a.qcow2 -1",
+            "resize a.qcow2 -512",
+            "resize a.qcow2 -- -512",
+        )
+
+    @unittest.skipUnless(NEWER, "rebase -c came with 10.0")
+    def test_compression_that_a_format_has_not_is_told_first(self):
+        self.same(
+            "rebase -c -u -b a.qcow2 -F qcow2 r.raw",
+            "rebase -c -b a.qcow2 -F qcow2 -f raw r.raw",
+            "rebase -c -b nowhere -F qcow2 -f raw r.raw",
+            "rebase -c -u -b nowhere -F qcow2 -f raw r.raw",
+            "rebase -c -f raw -F nosuch -b a.qcow2 r.raw",
+            "rebase -c -b nowhere -F qcow2 over.qcow2",
+            "rebase -c -f vdi -b a.qcow2 r.raw",
+            "rebase -b nowhere -F qcow2 -f raw r.raw",
+            "rebase -b nowhere -F qcow2 over.qcow2",
+            "rebase -b nowhere over.qcow2",
+            "rebase -b nowhere -F nosuch over.qcow2",
+            "rebase -b nowhere -F qcow2 nothing",
+            "rebase -b nowhere -F qcow2 -f vdi over.qcow2",
+        )
+
+    def test_lists_of_options_and_snapshots(self):
+        """In the order in which they were given, and before everything else."""
+        self.same(
+            "measure -o , a.qcow2",
+            "measure -o , nowhere",
+            "measure -o , -O nosuch --size 1M",
+            "measure -o ,",
+            "measure -o , a b",
+            "measure -o x, --size 1M",
+            "measure -o ,x --size 1M",
+            "measure -o ,, --size 1M",
+            "measure -o a -o , --size 1M",
+            "measure -o help, -O qcow2 --size 1M",
+            "measure -o , --size x",
+            "measure --size x -o ,",
+            "measure -o , --output nosuch",
+            "measure --output nosuch -o ,",
+            "measure -o , -l snapshot.x=1 a.qcow2",
+            "measure -l snapshot.x=1 -o , a.qcow2",
+            "measure -l snapshot.x=1 nowhere",
+            "measure -l snapshot.x=1",
+            "measure -l snapshot.x=1 --size x",
+            "measure -l snapshot.id=1,x=2 a.qcow2",
+            "measure -l snapshot.id=9 a.qcow2",
+            "measure -l nosuch -O nosuch a.qcow2",
+            "measure -l s1 -O nosuch a.qcow2",
+            "measure -l s1 a.qcow2",
+            "convert -o , -S 3 a.qcow2 n",
+            "convert -S 3 -o , a.qcow2 n",
+            "convert -m 99 -o , a.qcow2 n",
+            "convert -o , -O nosuch nowhere n",
+            "convert -l snapshot.x=1 -o , a.qcow2 n",
+            "convert -o , -l snapshot.x=1 a.qcow2 n",
+            "convert -l snapshot.x=1 -c -C a.qcow2 n",
+        )

@@ -17,6 +17,7 @@ pub mod create;
 pub mod info;
 pub mod map;
 pub mod measure;
+mod names;
 mod nested;
 pub mod open;
 mod option_help;
@@ -42,6 +43,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("measure", measure::run),
     ("check", check::run),
     ("bench", bench::run),
+    ("policy", names::run),
 ];
 
 /// Runs the operation that `params` names. Failures are emitted as the record `error` and give exit status 1.

@@ -11,6 +11,7 @@ mod help;
 mod image_name;
 mod program;
 mod progress;
+mod refusal;
 mod secrets;
 mod sizes;
 mod streams;
@@ -76,6 +77,9 @@ fn run(name: &'static str, arguments: &[OsString], guest: Option<&'static [u8]>)
         secrets: Default::default(),
         guest,
         room: Default::default(),
+        vouched: Default::default(),
+        asked: Default::default(),
+        way_out: Default::default(),
     };
     let global = getopt::parse(before, &standard);
     let named = rest.first().map(|w| w.to_string_lossy().into_owned());

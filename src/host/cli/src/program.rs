@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use instar_abi::record::{self, Value};
+use instar_abi::ring::Status;
 use instar_render::escape;
 use instar_render::version::{QemuVersion, UsageStyle};
 use instar_render::{Bounded, Over, Pieces};
 use instar_vmm::limits::{MESSAGES, RESULTS};
+use instar_vmm::policy::{Asked, No};
 use instar_vmm::target::{self, Cache, Target, Written};
 use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Parts, Policy, locks};
 
@@ -20,6 +22,7 @@ use crate::config::Config;
 use crate::getopt::{Parsed, Wrong};
 use crate::given;
 use crate::image_name::ImageName;
+use crate::refusal;
 use crate::secrets::{self, Secrets};
 use crate::{sizes, streams};
 
@@ -47,6 +50,12 @@ pub struct Program {
     pub room: Cell<Room>,
     /// What runs in the sandbox instead of instar's own guest.
     pub guest: Option<&'static [u8]>,
+    /// Files that the user named, besides the images: images may name them, too.
+    pub vouched: RefCell<Vec<PathBuf>>,
+    /// What images named in the run, and what came of it.
+    pub asked: RefCell<Vec<Asked>>,
+    /// What the user can do about a name that was refused.
+    pub way_out: RefCell<Option<String>>,
 }
 
 /// How much may be shown of what a guest has told, and until when.
@@ -380,9 +389,8 @@ impl Program {
             wall: limits.wall.and_then(|wall| Some((wall, Instant::now().checked_add(wall)?))),
         };
         let isolation = self.config.isolation().map_err(|e| self.fail(&e))?;
-        let no_backing = self.config.flag("backing.none").map_err(|e| self.fail(&e))?;
         let Files { devices, force_share, .. } = files;
-        let policy = Policy { deny_all: no_backing, allowed: self.config.allowed(), force_share };
+        let policy = Policy { force_share, vouched: self.vouched.take(), ..self.policy()? };
         let mut stream = encode(&params);
         let mut kept = self.secrets.borrow_mut().hand_over();
         record::encode(&mut stream, "secrets", &kept);
@@ -421,27 +429,43 @@ impl Program {
                 self.tell(&format!("{}: warning: {}\n", self.name, escape::lines(text)), subject)?;
             }
         }
+        *self.way_out.borrow_mut() = refusal::way_out(&outcome.asked, &self.config);
+        *self.asked.borrow_mut() = outcome.asked;
         if let Some(error) = results.get("error") {
-            self.report(error, no_backing, subject)?;
+            self.report(error, subject)?;
         }
         Ok((outcome.status, results))
     }
 
-    /// Prints an error record. The guest does not know that under `--no-backing` no directory can be allowed.
-    pub fn report(&self, error: &Value, no_backing: bool, subject: &str) -> Result<(), Exit> {
-        const NONE: &[u8] = b"--no-backing (backing.none in the configuration) lets images refer to no other file";
+    /// What the configuration says of names in images.
+    pub fn policy(&self) -> Result<Policy, Exit> {
+        let deny_all = self.config.flag("backing.none").map_err(|e| self.fail(&e))?;
+        Ok(Policy { deny_all, allowed: self.config.allowed(), ..Policy::default() })
+    }
+
+    /// The user named this file: an image of the run may name it, too.
+    pub fn vouch(&self, path: &Path) {
+        self.vouched.borrow_mut().push(path.to_path_buf());
+    }
+
+    /// Prints an error record. The stock tool would not have refused a name, so there is none of its texts to be kept: what
+    /// can be done about that is told under both names.
+    pub fn report(&self, error: &Value, subject: &str) -> Result<(), Exit> {
         if let Some(earlier) = error.bytes("earlier") {
             self.tell(&format!("{}: {}\n", self.name, escape::lines(earlier)), subject)?;
         }
         let text = escape::lines(error.bytes("message").unwrap_or(b"unknown error"));
         let end = if self.version.ends_line(&text) { "\n" } else { "" };
         self.tell(&format!("{}: {text}{end}", self.name), subject)?;
-        let hint = match error.text("kind") {
-            Some("refused") if no_backing => Some(NONE),
-            _ => error.bytes("hint"),
-        };
-        if let (Some(hint), false) = (hint, self.is_stock()) {
-            self.tell(&format!("{}: {}\n", self.name, escape::lines(hint)), subject)?;
+        let way_out = self.way_out.borrow();
+        match (error.bytes("hint"), way_out.as_deref()) {
+            (Some(_), Some(way_out)) if error.text("kind") == Some("refused") => {
+                self.tell(&format!("{}: {way_out}\n", self.name), subject)?;
+            }
+            (Some(hint), _) if !self.is_stock() => {
+                self.tell(&format!("{}: {}\n", self.name, escape::lines(hint)), subject)?;
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -541,6 +565,17 @@ fn is_data(file: &File) -> bool {
 pub fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_string()
+}
+
+/// Why a file that the policy allows was not opened.
+pub fn plain_errno(no: No) -> String {
+    match no.status {
+        Status::Io => plain(&io::Error::from_raw_os_error(no.errno.cast_signed())),
+        Status::Loop => "it is in the chain already".to_string(),
+        Status::Locked => "another program writes to it".to_string(),
+        Status::WrongType => "it is neither a regular file nor a block device".to_string(),
+        other => format!("{other:?}"),
+    }
 }
 
 /// The image's parameter map. What lies below its driver gets devices of its own, numbered far behind the files'.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::policy::Asked;
 use crate::{Device, Limits, Policy};
 
 /// Where the guest runs.
@@ -81,6 +82,8 @@ pub struct Outcome {
     pub landlock: bool,
     /// The devices, those that images named behind the job's own.
     pub devices: Vec<Device>,
+    /// What images named, and what came of it.
+    pub asked: Vec<Asked>,
 }
 
 /// The guest did not finish. Each has a text of its own; the host is unaffected by all of them.

@@ -88,10 +88,11 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     let session = Session::new(&server, &memory, &job.limits);
     let end = session.run(sandbox, &children);
     let message_bytes = server.message_bytes();
+    let asked = server.take_asked();
     let (devices, results) = server.into_parts();
     match end {
         End::Served(Served::Finished(status)) => {
-            Ok(Outcome { status, results, message_bytes, isolation, fallback, landlock, devices })
+            Ok(Outcome { status, results, message_bytes, isolation, fallback, landlock, devices, asked })
         }
         End::Served(Served::Panicked(text)) => Err(Failure::Guest(text)),
         End::Served(Served::Broke(text)) => Err(Failure::Guest(format!("it broke the protocol: {text}"))),

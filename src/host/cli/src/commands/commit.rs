@@ -1,5 +1,7 @@
 //! `commit`
 
+use std::path::Path;
+
 use super::Command;
 use super::options::{FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
 use crate::getopt::{Opt, Parsed};
@@ -45,6 +47,11 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     params.set("image", image_params(&image, 0)).set("drop", parsed.has("drop"));
     if let Some(base) = parsed.last("base") {
         params.set("base", base.as_encoded_bytes());
+        // As a name in the current directory, and as the image above it says it.
+        program.vouch(Path::new(base));
+        if let Some(folder) = image.path.parent() {
+            program.vouch(&folder.join(base));
+        }
     }
     let mut device = program.open_in_place(&image, cache)?;
     device.parts.bases = 1;

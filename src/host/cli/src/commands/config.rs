@@ -4,24 +4,56 @@ use instar_abi::record::Value;
 
 use super::Command;
 use super::options::OUTPUT;
-use crate::getopt::Parsed;
+use crate::config::edit::{self, Change};
+use crate::config::profiles::PROFILES;
+use crate::config::settings::{Kind, SETTINGS, Setting, Stricter, by_key};
+use crate::getopt::{Opt, Parsed};
 use crate::program::{Exit, Program};
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "config",
-    about: "Show every setting in force, and where it comes from.",
-    operands: "",
-    options: &[OUTPUT],
+    about: "Show every setting in force, and where it comes from; explain them; change a configuration file.",
+    operands: "[explain [KEY] | set KEY VALUE | add KEY VALUE... | profile nova|libvirt|proxmox|incus|strict]",
+    options: &[OUTPUT, Opt::flag("system", "change the system's file, /etc/instar/config.toml, instead of your own")],
     stock: false,
     run,
 };
 
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let json = super::info::wants_json(program, parsed)?;
-    if !parsed.operands.is_empty() {
-        return Err(program.usage("config takes no file name"));
-    }
+    let words: Vec<String> = parsed.operands.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let system = parsed.has("system");
+    let changes = match words[..] {
+        [] if system => return Err(program.usage("--system goes with set, add and profile")),
+        [] => return show(program, json),
+        ["explain"] => return explain(program, SETTINGS),
+        ["explain", key] => {
+            let setting = by_key(key).ok_or_else(|| program.fail(&format!("there is no setting '{key}'")))?;
+            return explain(program, std::slice::from_ref(setting));
+        }
+        ["set", key, value] => vec![Change::Set(key.into(), value.into())],
+        ["add", key, _, ..] => words[2..].iter().map(|value| Change::Add(key.into(), (*value).into())).collect(),
+        ["profile", name] => {
+            let profile = PROFILES.iter().find(|profile| profile.name == name);
+            let profile = profile.ok_or_else(|| {
+                let known: Vec<String> = PROFILES.iter().map(|p| format!("{}: {}", p.name, p.about)).collect();
+                program.fail(&format!("there is no profile '{name}'\n{}", known.join("\n")))
+            })?;
+            profile.changes(system)
+        }
+        _ => {
+            return Err(
+                program.usage("config: nothing, explain [KEY], set KEY VALUE, add KEY VALUE..., or profile NAME")
+            );
+        }
+    };
+    edit::file(system).and_then(|path| edit::apply(&path, &changes)).map_err(|e| program.fail(&e))?;
+    Ok(0)
+}
+
+fn show(program: &Program, json: bool) -> Result<u8, Exit> {
     if let Some(text) = &program.misconfigured {
         return Err(program.fail(text));
     }
@@ -36,13 +68,44 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         }
         instar_render::json(&map) + "\n"
     } else {
+        let shown = |values: &[String]| if values.is_empty() { "-".to_string() } else { values.join(":") };
+        let width = rows.iter().map(|(_, values, _)| shown(values).chars().count()).max().unwrap_or(0);
         rows.iter()
-            .map(|(key, values, origin)| {
-                let value = if values.is_empty() { "-".to_string() } else { values.join(":") };
-                format!("{key:<24} {value:<24} {origin}\n")
-            })
+            .map(|(key, values, origin)| format!("{key:<20} {:<width$} {origin}\n", shown(values)))
+            .chain(program.config.looked_for.iter().map(|(path, state)| format!("{}: {state}\n", path.display())))
             .collect()
     };
     program.print(&text)?;
     Ok(0)
+}
+
+/// What each place says of a setting, and by which rule one of them holds. Works as far as the configuration could be read.
+fn explain(program: &Program, settings: &'static [Setting]) -> Result<u8, Exit> {
+    let mut text = String::new();
+    for setting in settings {
+        let list = setting.kind == Kind::Folders;
+        let rule = match (list, setting.stricter) {
+            (true, _) => "all places add up, the directory of the image itself always; pinned: no others",
+            (_, Stricter::None) => "the last of these holds; pinned: as it is",
+            (_, Stricter::Higher) if setting.kind == Kind::Isolation => {
+                "the last of these holds; pinned: kvm is stricter than auto, and that than process"
+            }
+            (_, Stricter::Higher) => "the last of these holds; pinned: true is stricter",
+            (_, Stricter::Lower) => "the last of these holds; pinned: less is stricter",
+        };
+        text += &format!("{}: {}\n  rule: {rule}\n  default: {}\n", setting.key, setting.flag.help, setting.default);
+        for said in program.config.of(setting.key) {
+            let pinned = if said.pinned { " (pinned)" } else { "" };
+            text += &format!("  {}: {}{pinned}\n", said.origin, said.shown());
+        }
+        text += &format!("  also: {} and --{}\n", setting.variable, setting.flag.long);
+    }
+    for (path, state) in &program.config.looked_for {
+        text += &format!("{}: {state}\n", path.display());
+    }
+    program.print(&text)?;
+    match &program.misconfigured {
+        Some(text) => Err(program.fail(text)),
+        None => Ok(0),
+    }
 }

@@ -239,6 +239,7 @@ fn open_backing(
     // Relative to the target, as the target will say it.
     let path: PathBuf = target.parent().map_or_else(|| name.into(), |folder| folder.join(name));
     let image = ImageName::file(path, format.clone());
+    program.vouch(&image.path);
     params.set("backing", name);
     match format {
         Some(format) => {

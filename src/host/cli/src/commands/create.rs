@@ -1,12 +1,14 @@
 //! `create`
 
 use std::ffi::OsStr;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use instar_abi::record::Value;
 use instar_render::escape;
 use instar_vmm::Device;
-use instar_vmm::target::{Cache, Target};
+use instar_vmm::policy;
+use instar_vmm::target::{self, Cache, Target};
 
 use super::Command;
 use super::option_list::{self, asks_for_help, file_option, keeps_data_file};
@@ -14,6 +16,7 @@ use super::options::{OBJECT, QUIET};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::program::{Defaults, Exit, Files, Program, Silent, image_params, plain};
+use crate::refusal;
 use crate::sizes;
 
 /// The command.
@@ -79,6 +82,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
             params.set("name-error", text);
         }
     }
+    let foreseen = foreseen(program, parsed, name)?;
     let subject = name.to_string_lossy();
     // Only the backing chain's size is asked for: another program may write to it meanwhile.
     let files = Files::shared(devices, true);
@@ -96,14 +100,33 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         program.show(&render, &subject)?;
     }
     if let Some(error) = results.get("late-error") {
-        program.report(error, false, &subject)?;
+        program.report(error, &subject)?;
     }
     if status == 0 {
         for made in targets {
             made.publish().map_err(|e| program.fail(&format!("{shown}: Could not create '{shown}': {}", plain(&e))))?;
         }
+        if let Some(text) = foreseen {
+            program.say(&text);
+        }
     }
     Ok(status)
+}
+
+/// The user's own word made the image; reading it, the name is the image's. Whoever is there to see it is told at once that
+/// it will be refused.
+fn foreseen(program: &Program, parsed: &Parsed, name: &OsStr) -> Result<Option<String>, Exit> {
+    let stands_on = parsed.text("backing").or_else(|| file_option(parsed, "backing_file")).filter(|f| !f.is_empty());
+    let (Some(file), Ok(path)) = (stands_on, path_of(name, program)) else { return Ok(None) };
+    if program.is_stock() || parsed.has("quiet") || !std::io::stderr().is_terminal() {
+        return Ok(None);
+    }
+    let refused = policy::would_refuse(program.policy()?, &path, file.as_bytes());
+    Ok(refused.then(|| {
+        let leads_to = policy::leads_to(&target::absolute(&path), file.as_bytes());
+        let way_out = refusal::advice(leads_to.as_deref(), &program.config);
+        format!("warning: '{}' will be refused when this image is read\n{way_out}", escape::terminal(file.as_bytes()))
+    }))
 }
 
 fn as_list(value: &Value) -> &[Value] {
@@ -159,6 +182,7 @@ fn backing(
     };
     match program.try_open(&image, Cache::default(), true) {
         Ok(device) => {
+            program.vouch(&image.path);
             params.set("backing-image", image_params(&image, devices.len() as u64));
             devices.push(device);
         }

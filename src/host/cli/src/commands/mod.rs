@@ -15,6 +15,7 @@ pub mod map;
 pub mod measure;
 pub mod option_list;
 pub mod options;
+pub mod policy;
 pub mod rebase;
 pub mod resize;
 
@@ -51,6 +52,7 @@ pub const COMMANDS: &[&Command] = &[
     &check::COMMAND,
     &compare::COMMAND,
     &bench::COMMAND,
+    &policy::COMMAND,
     &config::COMMAND,
     &doctor::COMMAND,
     &generate::COMMAND,

@@ -113,6 +113,7 @@ fn open_backing(
     let mut backing = ImageName::plain(name, None, program.version).map_err(&not_opened)?.beside(&image.path);
     backing.format = format.or(backing.format);
     let device = program.try_open(&backing, cache, parsed.has("force-share")).map_err(&not_opened)?;
+    program.vouch(&backing.path);
     params.set("new", image_params(&backing, 1));
     Ok(device)
 }

@@ -5,6 +5,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use toml_edit::{DocumentMut, Item, Table, TomlError, Value};
+
 use super::settings::{Kind, Setting, by_key};
 use super::{Origin, Said};
 
@@ -17,10 +19,10 @@ pub const PINNED: &str = "pinned";
 /// In words, with the file's name: it does not parse, names what is no setting, a value that makes no sense.
 pub fn read(path: &Path, text: &str, may_pin: bool) -> Result<Vec<Said>, String> {
     let wrong = |what: String| format!("{}: {what}", path.display());
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string().trim_end().to_string()))?;
+    let document: DocumentMut = text.parse().map_err(|e: TomlError| wrong(e.to_string().trim_end().to_string()))?;
     let mut said = Vec::new();
     let mut pinned = Vec::new();
-    for (key, value) in flatten(&table) {
+    for (key, value) in flatten(document.as_table()) {
         if key == PINNED {
             if !may_pin {
                 return Err(wrong(format!("'{PINNED}' is for the system's file")));
@@ -41,12 +43,12 @@ pub fn read(path: &Path, text: &str, may_pin: bool) -> Result<Vec<Said>, String>
     Ok(said)
 }
 
-fn values(setting: &Setting, value: toml::Value) -> Result<Vec<OsString>, String> {
+fn values(setting: &Setting, item: &Item) -> Result<Vec<OsString>, String> {
     let key = setting.key;
-    if setting.kind != Kind::Folders && value.is_array() {
+    if setting.kind != Kind::Folders && item.is_array() {
         return Err(format!("'{key}' has a value of the wrong type: it takes one, not a list"));
     }
-    let values = strings(key, value)?;
+    let values = strings(key, item)?;
     for value in &values {
         setting.kind.check(value).map_err(|e| format!("{key}: {e}"))?;
         if setting.kind == Kind::Folders {
@@ -56,23 +58,23 @@ fn values(setting: &Setting, value: toml::Value) -> Result<Vec<OsString>, String
     Ok(values)
 }
 
-fn strings(key: &str, value: toml::Value) -> Result<Vec<OsString>, String> {
-    let items = match value {
-        toml::Value::Array(items) => items,
-        other => vec![other],
-    };
-    let text = |item| match item {
-        toml::Value::String(text) => Ok(text.into()),
-        toml::Value::Integer(n) => Ok(n.to_string().into()),
-        toml::Value::Boolean(b) => Ok(b.to_string().into()),
+fn strings(key: &str, item: &Item) -> Result<Vec<OsString>, String> {
+    let text = |value: &Value| match value {
+        Value::String(text) => Ok(text.value().into()),
+        Value::Integer(n) => Ok(n.value().to_string().into()),
+        Value::Boolean(b) => Ok(b.value().to_string().into()),
         _ => Err(format!("'{key}' has a value of the wrong type")),
     };
-    items.into_iter().map(text).collect()
+    match item.as_value() {
+        Some(Value::Array(items)) => items.iter().map(text).collect(),
+        Some(one) => Ok(vec![text(one)?]),
+        None => Err(format!("'{key}' has a value of the wrong type")),
+    }
 }
 
 /// A folder in a file is for every caller, wherever he is.
 pub fn check_folder(folder: &Path) -> Result<(), &'static str> {
-    if folder.starts_with("~") || folder.to_string_lossy().starts_with('~') {
+    if folder.to_string_lossy().starts_with('~') {
         return Err("begins with '~', which only a shell knows");
     }
     if !folder.is_absolute() {
@@ -88,14 +90,12 @@ pub fn check_folder(folder: &Path) -> Result<(), &'static str> {
 }
 
 /// `table.key` for everything in a file of at most two levels.
-fn flatten(table: &toml::Table) -> Vec<(String, toml::Value)> {
+fn flatten(table: &Table) -> Vec<(String, &Item)> {
     let mut flat = Vec::new();
-    for (key, value) in table {
-        match value {
-            toml::Value::Table(inner) => {
-                flat.extend(inner.iter().map(|(k, v)| (format!("{key}.{k}"), v.clone())));
-            }
-            other => flat.push((key.clone(), other.clone())),
+    for (key, item) in table {
+        match item.as_table_like() {
+            Some(inner) => flat.extend(inner.iter().map(|(k, item)| (format!("{key}.{k}"), item))),
+            None => flat.push((key.to_string(), item)),
         }
     }
     flat

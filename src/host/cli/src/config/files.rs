@@ -177,9 +177,10 @@ mod tests {
     fn homes_that_are_empty_or_relative_are_none() {
         let system = (SYSTEM.to_string(), Role::System);
         let user = |path: &str| (path.to_string(), Role::User);
-        assert_eq!(found(&[]), [system.clone()]);
+        let alone = vec![system.clone()];
+        assert_eq!(found(&[]), alone);
         for (xdg, home) in [("", ""), (".", ".."), ("instar", "home/x")] {
-            assert_eq!(found(&[("XDG_CONFIG_HOME", xdg), ("HOME", home)]), [system.clone()]);
+            assert_eq!(found(&[("XDG_CONFIG_HOME", xdg), ("HOME", home)]), alone);
             let kept = found(&[("XDG_CONFIG_HOME", xdg), ("HOME", "/h")]);
             assert_eq!(kept, [system.clone(), user("/h/.config/instar/config.toml")]);
         }
@@ -190,7 +191,7 @@ mod tests {
     #[test]
     fn instar_config_leaves_of_the_system_what_is_pinned() {
         let pins = (SYSTEM.to_string(), Role::Pins);
-        assert_eq!(found(&[("INSTAR_CONFIG", ""), ("HOME", "/h")]), [pins.clone()]);
+        assert_eq!(found(&[("INSTAR_CONFIG", ""), ("HOME", "/h")]), vec![pins.clone()]);
         assert_eq!(found(&[("INSTAR_CONFIG", "f")]), [pins, ("f".to_string(), Role::Named)]);
     }
 }

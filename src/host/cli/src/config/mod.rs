@@ -3,7 +3,9 @@
 //! others, and never looser.
 
 pub mod document;
+pub mod edit;
 pub mod files;
+pub mod profiles;
 pub mod settings;
 
 use std::ffi::{OsStr, OsString};
@@ -74,7 +76,8 @@ impl Said {
         }
     }
 
-    fn shown(&self) -> String {
+    /// The values in a line.
+    pub fn shown(&self) -> String {
         let values: Vec<_> = self.values.iter().map(|value| value.to_string_lossy()).collect();
         if values.is_empty() { "nothing".to_string() } else { values.join(":") }
     }
@@ -98,8 +101,29 @@ impl Config {
     /// # Errors
     /// In words: a file that cannot be read or does not parse, a value that makes no sense or loosens a pinned one.
     pub fn load(&mut self, parsed: &Parsed) -> Result<(), String> {
+        self.read_files(None)?;
+        self.read_variables(|name| std::env::var_os(name));
+        self.read_flags(parsed);
+        self.check()
+    }
+
+    /// Whether all files hold together when the one at `path` has that text.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn check_with(path: &Path, text: &str) -> Result<(), String> {
+        let mut config = Self::default();
+        config.read_files(Some((path, text)))?;
+        config.check()
+    }
+
+    fn read_files(&mut self, instead: Option<(&Path, &str)>) -> Result<(), String> {
         for place in files::places(|name| std::env::var_os(name)) {
-            let state = match place.read()? {
+            let found = match instead.filter(|(path, _)| *path == place.path) {
+                Some((_, text)) => Found::Text(text.to_string()),
+                None => place.read()?,
+            };
+            let state = match found {
                 Found::Absent => "not there",
                 Found::Ignored(why) => why,
                 Found::Text(text) => {
@@ -111,9 +135,7 @@ impl Config {
             };
             self.looked_for.push((place.path, state));
         }
-        self.read_variables(|name| std::env::var_os(name));
-        self.read_flags(parsed);
-        self.check()
+        Ok(())
     }
 
     fn read_variables(&mut self, variable: impl Fn(&str) -> Option<OsString>) {

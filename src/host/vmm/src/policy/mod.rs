@@ -11,8 +11,10 @@
 //! device, each once, regular files only. None is opened so once the guest has read anything but what it may write: an
 //! image that is only read has no say in what is written.
 
+mod asked;
 mod folder;
 mod parts;
+mod vouched;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -28,7 +30,9 @@ use rustix::fs::{Mode as Permissions, OFlags, ResolveFlags};
 use crate::device::{Device, Mode};
 use crate::locks;
 use crate::server::{Holder, Slot};
+pub use asked::{Asked, Log};
 pub use parts::Parts;
+use vouched::Vouched;
 
 /// Deepest chain.
 const CHAIN_MAX: usize = 200;
@@ -42,6 +46,8 @@ pub struct Policy {
     pub allowed: Vec<PathBuf>,
     /// `-U`: take no locks.
     pub force_share: bool,
+    /// Files that the user named: an image that names one of them may have it.
+    pub vouched: Vec<PathBuf>,
 }
 
 /// Why a name was not opened.
@@ -77,6 +83,15 @@ struct Root {
     for_all: bool,
     /// Files in it may be opened for writing.
     writable: bool,
+    /// It stands for one file in it, which the user named.
+    vouched: bool,
+}
+
+impl Root {
+    /// A file that the user named is written as the base of a commit, never as a part of another image.
+    fn writable_as(&self, role: Role) -> bool {
+        self.writable && (!self.vouched || role == Role::Backing)
+    }
 }
 
 /// The policy at work: directories opened before the lock-down.
@@ -84,6 +99,7 @@ struct Root {
 pub struct Gate {
     policy: Policy,
     roots: Vec<Root>,
+    vouched: Vec<Vouched>,
     /// The guest was given something of what it may not write.
     foreign: AtomicBool,
 }
@@ -126,6 +142,25 @@ fn from_here<'p>(path: &'p Path, here: &Path) -> &'p Path {
     }
 }
 
+/// Where a name in the image at `above` leads, by the letters alone; nowhere if it is no plain path.
+#[must_use]
+pub fn leads_to(above: &Path, name: &[u8]) -> Option<PathBuf> {
+    Some(fold(&above.parent()?.join(plain(name)?)))
+}
+
+/// Whether an image at `path` would be refused what it named so. Both are taken as they are before the lock-down.
+#[must_use]
+pub fn would_refuse(policy: Policy, path: &Path, name: &[u8]) -> bool {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(file) = File::open(folder) else { return true };
+    let (path, mode, parts) = (crate::target::absolute(path), Mode::Read, Parts::NONE);
+    let (fresh, direct) = (false, false);
+    let image = Device { file, path, mode, fresh, direct, ignore_flush: false, maker: None, parts, old: None };
+    let gate = Gate::new(Policy { force_share: true, ..policy }, std::slice::from_ref(&image));
+    let chain = [Arc::new(Slot::new(image, None))];
+    gate.open(name, Role::Backing, false, &chain, &|_| Holder::Nobody).is_err_and(|no| no.status == Status::Refused)
+}
+
 impl Gate {
     /// Opens the directories: those of the images that were there, and the allowed ones. One that cannot be opened
     /// allows nothing.
@@ -139,9 +174,14 @@ impl Gate {
             .filter_map(|device| Some((device.path.parent()?, false, has_parts(device))));
         let here = crate::target::absolute(Path::new("."));
         let mut roots: Vec<Root> = Vec::new();
+        let mut vouched = Vec::new();
         if !policy.deny_all {
+            // The base of a commit is written; whatever else the user names is read.
+            let commits = devices.iter().any(|device| device.parts.bases > 0);
+            vouched.extend(policy.vouched.iter().filter_map(|path| Vouched::new(path, commits)));
+            let named = vouched.iter().map(|file: &Vouched| (file.root.path.as_path(), false, false));
             let allowed = policy.allowed.iter().map(|path| (path.as_path(), true, some_written));
-            for (given, for_all, writable) in allowed.chain(own) {
+            for (given, for_all, writable) in allowed.chain(own).chain(named) {
                 let path = fold(given);
                 if let Some(have) = roots.iter_mut().find(|root| root.path == path) {
                     have.writable |= writable;
@@ -151,16 +191,34 @@ impl Gate {
                 if let Ok(fd) = rustix::fs::open(from_here(given, &here), flags, Permissions::empty())
                     && (for_all || !folder::holds_devices(&fd))
                 {
-                    roots.push(Root { path, fd, for_all, writable });
+                    roots.push(Root { path, fd, for_all, writable, vouched: false });
                 }
             }
         }
-        Self { policy, roots, foreign: AtomicBool::new(false) }
+        Self { policy, roots, vouched, foreign: AtomicBool::new(false) }
     }
 
-    /// The directories that may be reached, and whether files in them may be written.
+    /// The directories (and files) that may be reached, and whether what is there may be written.
     pub fn directories(&self) -> impl Iterator<Item = (&OwnedFd, bool)> {
-        self.roots.iter().map(|root| (&root.fd, root.writable))
+        let vouched = self.vouched.iter().map(|vouched| (&vouched.file, vouched.root.writable));
+        self.roots.iter().map(|root| (&root.fd, root.writable)).chain(vouched)
+    }
+
+    /// The folders in which a chain is at home: that of the image that it begins with, and of those that the user named.
+    fn homes(&self, chain: &[Arc<Slot>]) -> Vec<PathBuf> {
+        let named = |slot: &&Arc<Slot>| self.vouched.iter().any(|vouched| vouched.is(slot.identity));
+        let slots = chain.iter().filter(named).chain(chain.last()).filter(|slot| !slot.block);
+        slots.filter_map(|slot| folder(&slot.device)).collect()
+    }
+
+    /// Where a path leads for that chain.
+    fn places(&self, path: &Path, chain: &[Arc<Slot>]) -> Vec<Place<'_>> {
+        if let Some(file) = vouched::find(&self.vouched, path) {
+            return vec![Place { root: &file.root, rest: file.name.clone().into() }];
+        }
+        let homes = self.homes(chain);
+        let own = |root: &&Root| root.for_all || homes.contains(&root.path);
+        self.roots.iter().filter(own).filter_map(|root| Place::below(root, path)).collect()
     }
 
     /// The guest is given something of what is on a device: from then on it may have been taken over by that.
@@ -182,19 +240,19 @@ impl Gate {
     ) -> Result<Opened, No> {
         let above = chain.first().ok_or(Status::BadDevice)?;
         let top = chain.last().ok_or(Status::BadDevice)?;
-        let name = plain(name).ok_or(Status::Refused)?;
-        let path = fold(&above.device.path.parent().ok_or(Status::Refused)?.join(name));
-        let start = folder(&top.device).filter(|_| !top.block);
-        let own = |root: &&Root| root.for_all || Some(&root.path) == start.as_ref();
-        let places = self.roots.iter().filter(own).filter_map(|root| Place::below(root, &path)).collect::<Vec<_>>();
+        let path = leads_to(&above.device.path, name).ok_or(Status::Refused)?;
+        let places = self.places(&path, chain);
         let first = places.first().ok_or(Status::Refused)?;
         if chain.len() >= CHAIN_MAX {
             return Err(Status::TooMany.into());
         }
         // Into what a chain may be committed its top was told; other parts are the image's own.
         let by = if role == Role::Backing { top } else { above };
-        let place =
-            if write { places.iter().find(|place| place.root.writable).ok_or(Status::ReadOnly)? } else { first };
+        let place = if write {
+            places.iter().find(|place| place.root.writable_as(role)).ok_or(Status::ReadOnly)?
+        } else {
+            first
+        };
         if write && (by.device.fresh || by.device.mode == Mode::Read || *by.device.parts.clone().left(role) == 0) {
             return Err(Status::ReadOnly.into());
         }
@@ -231,7 +289,7 @@ impl Gate {
             *left.left(role) -= 1;
         }
         let ignore_flush = above.device.ignore_flush;
-        let direct = false;
+        let (path, direct) = (place.path(), false);
         let device = Device { file, path, mode, fresh: false, direct, ignore_flush, maker: None, parts, old: None };
         Ok(Opened::New(Box::new(device)))
     }
@@ -247,6 +305,10 @@ impl<'r> Place<'r> {
     fn below(root: &'r Root, path: &Path) -> Option<Self> {
         let rest = path.strip_prefix(&root.path).ok().filter(|rest| !rest.as_os_str().is_empty())?;
         Some(Self { root, rest: rest.to_path_buf() })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.root.path.join(&self.rest)
     }
 
     /// What is there, without opening it.

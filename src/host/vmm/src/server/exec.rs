@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::policy::{Opened, Parts};
+use crate::policy::{Asked, Opened, Parts, leads_to};
 use crate::{Device, target};
 use instar_abi::ring::{
     Beside, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Role,
@@ -131,15 +131,14 @@ impl Server<'_> {
         let chain = self.ancestry(request.dev);
         let held = |file| self.table.held(file, request.dev, write);
         let _alone = self.opening.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let device = self
-            .policy
-            .open(&request.buf.to_vec(), role, write, &chain, &held)
-            .map_err(|no| Reply { errno: no.errno, ..refused(no.status) })?;
-        let index = match device {
-            Opened::Again(index) => index,
-            Opened::New(device) => self.table.push(*device, request.dev).ok_or_else(|| refused(Status::TooMany))?,
-        };
-        Ok(value(u64::from(index)))
+        let name = request.buf.to_vec();
+        let answer = self.policy.open(&name, role, write, &chain, &held).and_then(|device| match device {
+            Opened::Again(index) => Ok(index),
+            Opened::New(device) => self.table.push(*device, request.dev).ok_or_else(|| Status::TooMany.into()),
+        });
+        let path = chain.first().and_then(|above| leads_to(&above.device.path, &name));
+        self.asked.add(Asked { device: request.dev, name, path, role, answer });
+        answer.map(|index| value(u64::from(index))).map_err(|no| Reply { errno: no.errno, ..refused(no.status) })
     }
 
     fn create_beside(&self, slot: &Slot, request: &Checked<'_>) -> Outcome {

@@ -51,6 +51,7 @@ pub enum Served {
 pub struct Server<'a> {
     table: Table,
     policy: crate::policy::Gate,
+    asked: crate::policy::Log,
     limits: Limits,
     observer: &'a dyn Observer,
     results: Mutex<Vec<u8>>,
@@ -76,6 +77,7 @@ impl<'a> Server<'a> {
         Self {
             table: Table::new(devices),
             policy: gate,
+            asked: crate::policy::Log::default(),
             limits,
             observer,
             results: Mutex::default(),
@@ -200,6 +202,12 @@ impl<'a> Server<'a> {
     #[must_use]
     pub fn message_bytes(&self) -> u64 {
         self.messages.load(Ordering::Relaxed)
+    }
+
+    /// What images named.
+    #[must_use]
+    pub fn take_asked(&self) -> Vec<crate::policy::Asked> {
+        self.asked.take()
     }
 
     /// The devices, with those that images named, and the results.

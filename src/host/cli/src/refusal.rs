@@ -1,0 +1,81 @@
+//! What to do about a name that the open policy refused.
+
+use std::path::{Path, PathBuf};
+
+use instar_vmm::policy::Asked;
+
+use crate::config::Config;
+use crate::config::settings::ALLOW;
+
+/// The directories that would have to be allowed, by the letters of the names alone: whether anything is there is not
+/// looked at. None for what could not be allowed: names that are no paths, and the root.
+pub fn directories(asked: &[Asked]) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = Vec::new();
+    let refused = asked.iter().filter(|asked| asked.is_refused());
+    for folder in refused.filter_map(|asked| allowable(asked.path.as_deref()?)) {
+        if !all.iter().any(|have| have == folder) {
+            all.push(folder.to_path_buf());
+        }
+    }
+    all
+}
+
+fn allowable(path: &Path) -> Option<&Path> {
+    path.parent().filter(|folder| *folder != Path::new("/"))
+}
+
+/// A line for the user about the last name that was refused.
+pub fn way_out(asked: &[Asked], config: &Config) -> Option<String> {
+    let refused = asked.iter().rev().find(|asked| asked.is_refused())?;
+    Some(advice(refused.path.as_deref(), config))
+}
+
+/// The same about a name that leads to `path`.
+pub fn advice(path: Option<&Path>, config: &Config) -> String {
+    if config.flag("backing.none").is_ok_and(|none| none) {
+        return "--no-backing (backing.none in the configuration) lets images refer to no other file".to_string();
+    }
+    if let Some(pin) = config.of(ALLOW).find(|said| said.pinned) {
+        return format!("the directories that images may refer to are pinned by {}", pin.origin);
+    }
+    let Some(folder) = path.and_then(allowable) else {
+        return "--allow-backing allows directories, and this name lies in none that could be allowed".to_string();
+    };
+    match quoted(folder) {
+        Some(dir) => format!(
+            "if {dir} is to be trusted: --allow-backing {dir}, or INSTAR_ALLOW_BACKING={dir}, or for good: \
+             instar config add {ALLOW} {dir}"
+        ),
+        None => {
+            "--allow-backing DIR (or INSTAR_ALLOW_BACKING, or the configuration file) allows a directory".to_string()
+        }
+    }
+}
+
+/// The path as a shell takes it. The letters are an image's: what a terminal or a shell could take for something else is
+/// not repeated as a thing to be copied.
+pub fn quoted(path: &Path) -> Option<String> {
+    let text = path.to_str().filter(|text| !text.chars().any(char::is_control))?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._+-@%,".contains(c);
+    if text.chars().all(plain) {
+        return Some(text.to_string());
+    }
+    // A colon would be two directories in the variable; quotes within quotes are read wrongly.
+    let safe = |c: char| c != '\'' && c != ':' && (c.is_ascii_graphic() || c == ' ' || c.is_alphanumeric());
+    text.chars().all(safe).then(|| format!("'{text}'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_copied_is_one_word_of_a_shell() {
+        let quoted = |text: &str| quoted(Path::new(text));
+        assert_eq!(quoted("/var/lib/_base").as_deref(), Some("/var/lib/_base"));
+        assert_eq!(quoted("/a b/$(x)").as_deref(), Some("'/a b/$(x)'"));
+        for text in ["/a'b", "/a\nb", "/a\u{202e}b", "/a:b", "/a\u{1b}[m"] {
+            assert_eq!(quoted(text), None, "{text:?}");
+        }
+    }
+}

@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import unittest
 from pathlib import Path
 
-from tests.base import InstarTestBase
+from tests.base import ROOT, InstarTestBase
 
 SYSTEM = "/etc/instar/config.toml"
 # What this suite itself runs under is not to be seen here.
@@ -22,6 +23,8 @@ VARIABLES = {
     "limits.results": ("INSTAR_MAX_RESULTS", "3M"),
     "limits.messages": ("INSTAR_MAX_MESSAGES", "2M"),
     "limits.output-growth": ("INSTAR_MAX_OUTPUT_GROWTH", "7M"),
+    "limits.results": ("INSTAR_MAX_RESULTS", "7M"),
+    "limits.messages": ("INSTAR_MAX_MESSAGES", "7K"),
     "extensions": ("INSTAR_EXTENSIONS", "true"),
 }
 
@@ -184,6 +187,98 @@ class TestLayers(ConfigTest):
             self.assertIn(text, man)
 
 
+class TestChanging(ConfigTest):
+    """`config set`, `add`, `profile` and `explain`."""
+
+    def test_the_users_file_is_made_and_changed(self):
+        self.works("config", "set", "isolation", "process")
+        self.works("config", "set", "limits.seconds", "9")
+        self.works("config", "add", "backing.allow", "/usr", "/etc")
+        self.assertEqual(self.setting("isolation")["value"], ["process"])
+        self.assertEqual(self.setting("limits.seconds"), {"value": ["9"], "from": str(self.user)})
+        self.assertEqual(self.setting("backing.allow")["value"], ["/usr", "/etc"])
+        self.assertEqual(os.listdir(self.user.parent), ["config.toml"])
+
+    def test_comments_mode_and_a_link_stay(self):
+        real = Path(self.path("dotfiles.toml"))
+        real.write_text('# mine\nisolation = "auto" # why\n')
+        os.chmod(real, 0o640)
+        self.user.symlink_to(real)
+        self.works("config", "set", "isolation", "kvm")
+        self.assertEqual(real.read_text(), '# mine\nisolation = "kvm" # why\n')
+        self.assertEqual((self.user.is_symlink(), real.stat().st_mode & 0o777), (True, 0o640))
+
+    def test_nonsense_changes_nothing(self):
+        text = "# mine\n"
+        self.user.write_text(text)
+        for argv in (
+            ("set", "isolation", "moon"),
+            ("set", "moon", "1"),
+            ("set", "backing.none", "perhaps"),
+            ("set", "limits.seconds", "-1"),
+            ("add", "isolation", "kvm"),
+            ("add", "backing.allow", "~/x"),
+            ("add", "backing.allow", "/no/such"),
+            ("set", "isolation"),
+            ("profile", "moon"),
+            ("nosuch",),
+        ):
+            self.refused(argv=("config", *argv))
+            self.assertEqual(self.user.read_text(), text)
+
+    def test_what_is_wrong_can_be_mended_by_it(self):
+        self.user.write_text("[limits]\nseconds = true\n")
+        self.refused(str(self.user))
+        self.works("config", "set", "limits.seconds", "5")
+        self.works()
+
+    def test_profiles(self):
+        for name, key, value in (("incus", "backing.none", "true"), ("strict", "isolation", "kvm")):
+            self.user.unlink(missing_ok=True)
+            self.works("config", "profile", name)
+            self.assertEqual(self.setting(key)["value"], [value])
+        self.user.unlink()
+        for name in ("nova", "libvirt", "proxmox"):
+            _, err, status = self.run_config("config", "profile", name)
+            self.assertTrue(status == 0 or "is not there" in err, err)
+
+    def test_explain_tells_what_each_place_says(self):
+        self.user.write_text('isolation = "process"\n')
+        out = self.works_with("config", "explain", "isolation", env={"INSTAR_ISOLATION": "kvm"})
+        for text in ("default: auto", f"{self.user}: process", "INSTAR_ISOLATION: kvm", "--isolation", f"{self.user}: read"):
+            self.assertIn(text, out)
+        whole = self.works_with("config", "explain")
+        for key in VARIABLES:
+            self.assertIn(f"{key}: ", whole)
+        self.user.write_text("nosuch = 1\n")
+        self.refused_but_shown("config", "explain")
+
+    def works_with(self, *argv, **kwargs):
+        out, err, status = self.run_config(*argv, **kwargs)
+        self.assertEqual((err, status), ("", 0))
+        return out
+
+    def refused_but_shown(self, *argv):
+        out, err, status = self.run_config(*argv)
+        self.assertEqual(status, 1)
+        self.assertIn("isolation: ", out)
+        self.assertIn("nosuch", err)
+
+    def test_the_sample_of_the_documentation_is_a_configuration(self):
+        text = (ROOT / "docs/configuration.md").read_text()
+        samples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+        self.assertTrue(samples)
+        for sample in samples:
+            for folder in re.findall(r'"(/[^"]+)"', sample):
+                here = self.path(folder.strip("/").replace("/", "-"))
+                os.makedirs(here, exist_ok=True)
+                sample = sample.replace(f'"{folder}"', f'"{here}"')
+            self.works("config", env=self.file(sample))
+        for key, (name, _) in VARIABLES.items():
+            self.assertIn(f"`{key}`", text)
+            self.assertIn(f"`{name}`", text)
+
+
 @unittest.skipUnless(os.geteuid() == 0, "a file below /etc needs root")
 class TestPins(ConfigTest):
     """The system's file, in a mount namespace of the test's own."""
@@ -240,6 +335,19 @@ class TestPins(ConfigTest):
         self.refused("pinned", argv=(*argv, "--allow-backing", self.tmp), system=system)
         self.refused("not in a directory", argv=argv, system=system)
         self.works(*argv, system=system.replace("/inner", ""))
+
+    def test_the_systems_file_is_changed(self):
+        """A profile pins what it says there."""
+        script = (
+            f"mount -t tmpfs none /etc && for words in 'set isolation auto' 'profile strict' 'add backing.allow /usr';"
+            f' do "$0" config --system $words || exit 1; done; cat {SYSTEM} && "$0" info --isolation auto over.qcow2'
+        )
+        argv = ["unshare", "--mount", "sh", "-c", script, self.get_instar_binary()]
+        out, err, status = self.run_tool(argv, cwd=self.tmp, env={**BARE, "HOME": str(self.home)})
+        self.assertEqual(status, 1, out)
+        for text in ('isolation = "kvm"', "none = true", 'allow = ["/usr"]', 'pinned = ["backing.none", "isolation"]'):
+            self.assertIn(text, out)
+        self.assertIn("isolation is pinned to kvm", err)
 
 
 if __name__ == "__main__":

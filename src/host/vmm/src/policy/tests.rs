@@ -289,3 +289,70 @@ fn a_file_that_is_written_to_elsewhere_is_locked_but_for_force_share() {
     gate.policy.force_share = true;
     assert_eq!(backing(&gate, "sub/below", &top), Status::Ok);
 }
+
+/// What the user named: `base/base`, by a link.
+fn vouching(place: &Place, parts: Parts) -> (Gate, Vec<Arc<Slot>>) {
+    symlink("base", place.0.join("link")).expect("a link");
+    let mode = Mode::Write { growth_limit_bytes: 1 << 20 };
+    let device = || Device { parts, ..place.device("own/top", mode) };
+    let policy = Policy { vouched: vec![place.0.join("link/base"), place.0.join("nowhere")], ..Policy::default() };
+    (Gate::new(policy, &[device()]), vec![Arc::new(Slot::new(device(), None))])
+}
+
+#[test]
+fn a_file_that_the_user_named_may_be_named_by_an_image_and_no_other() {
+    let place = Place::new("vouched");
+    std::fs::hard_link(place.0.join("base/base"), place.0.join("other/same")).expect("a link");
+    std::fs::write(place.0.join("base/low"), "low").expect("room on the disk");
+    symlink("../base/base", place.0.join("own/out")).expect("a link");
+    let (gate, top) = vouching(&place, Parts::NONE);
+    for name in ["../base/base", "../link/base", "../other/same", "out"] {
+        assert_eq!(backing(&gate, name, &top), Status::Ok, "{name}");
+    }
+    for name in ["../base/low", "../other/secret", "../other/absent", "/etc/passwd", "../base"] {
+        assert_eq!(backing(&gate, name, &top), Status::Refused, "{name}");
+    }
+    // The chain of that file is at home in its folder, as if the user had begun with it.
+    let below = open(&gate, b"../link/base", Role::Backing, false, &top).expect("it is named");
+    assert_eq!(below.path, place.0.join("base/base"));
+    let chain = [Arc::new(Slot::new(below, Some(0))), top[0].clone()];
+    assert_eq!(backing(&gate, "low", &chain), Status::Ok);
+    assert_eq!(backing(&gate, "../other/secret", &chain), Status::Refused);
+}
+
+#[test]
+fn a_file_that_the_user_named_is_written_as_the_base_of_a_commit_only() {
+    let place = Place::new("vouched-write");
+    let write = |gate: &Gate, role, top: &[Arc<Slot>]| status(open(gate, b"../base/base", role, true, top));
+    let (gate, top) = vouching(&place, Parts::ANY);
+    assert_eq!(write(&gate, Role::DataFile, &top), Status::ReadOnly);
+    assert_eq!(write(&gate, Role::Backing, &top), Status::ReadOnly);
+    std::fs::remove_file(place.0.join("link")).expect("made before");
+    let (gate, top) = vouching(&place, Parts { bases: 1, ..Parts::ANY });
+    assert_eq!(write(&gate, Role::Extent, &top), Status::ReadOnly);
+    assert_eq!(write(&gate, Role::Backing, &top), Status::Ok);
+}
+
+#[test]
+fn where_nothing_may_be_named_the_user_vouches_for_nothing() {
+    let place = Place::new("vouched-none");
+    let (mut gate, top) = vouching(&place, Parts::NONE);
+    assert_eq!(backing(&gate, "../base/base", &top), Status::Ok);
+    let policy = Policy { deny_all: true, ..gate.policy.clone() };
+    gate = Gate::new(policy, &[]);
+    assert_eq!(backing(&gate, "../base/base", &top), Status::Refused);
+}
+
+#[test]
+fn what_an_image_will_be_refused_can_be_foreseen() {
+    let place = Place::new("foreseen");
+    let foreseen = |name: &str, allowed: &[&str]| {
+        let allowed = allowed.iter().map(|folder| place.0.join(folder)).collect();
+        would_refuse(Policy { allowed, ..Policy::default() }, &place.0.join("own/new"), name.as_bytes())
+    };
+    assert!(foreseen("../base/base", &[]));
+    assert!(!foreseen("../base/base", &["base"]));
+    assert!(!foreseen("top", &[]));
+    assert!(!foreseen("absent", &[]));
+    assert!(foreseen("nbd:x", &[]));
+}

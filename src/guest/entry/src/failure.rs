@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use instar_abi::ring::{LOCK_SHARED, Reply, Status};
-use instar_image::{Error, Kind, Result};
+use instar_image::{Error, Kind, Result, Scope};
 
 /// The reply, if it says yes.
 pub fn check(reply: Reply) -> Result<Reply> {
@@ -43,6 +43,15 @@ pub fn check_target(reply: Reply) -> Result<Reply> {
     };
     let shared = if lock & LOCK_SHARED != 0 { "shared " } else { "" };
     Err(Error::new(Kind::Io(EAGAIN), format!("Failed to get {shared}\"{permission}\" lock")))
+}
+
+/// The failure of step number `step`, a copy, with what the reply says of it.
+pub fn of_copy(error: Error, reply: Reply, step: usize) -> Error {
+    if reply.status != Status::Io as u32 {
+        return error;
+    }
+    let scope = if reply.value2 == 0 { Scope::Source(step, reply.value) } else { Scope::Target(step, reply.value) };
+    Error { scope: Some(scope), ..error }
 }
 
 /// The errno's text, in the words of the C library.

@@ -159,16 +159,24 @@ impl RingMachine {
     }
 
     fn run_batch(&self, batch: &mut Vec<Request>) -> Result<()> {
+        self.run_steps(batch, &mut Vec::new())
+    }
+
+    /// The same; `steps`: the number of the step that each request is for.
+    fn run_steps(&self, batch: &mut Vec<Request>, steps: &mut Vec<usize>) -> Result<()> {
         let mut result = Ok(());
         if batch.is_empty() {
             return result;
         }
-        self.client().batch(batch, |_, reply| {
+        self.client().batch(batch, |index, reply| {
             if let (Ok(()), Err(error)) = (&result, failure::check(reply)) {
-                result = Err(error);
+                let is_copy = batch.get(index).is_some_and(|request| request.op == Op::Copy as u16);
+                let step = steps.get(index).copied().unwrap_or_default();
+                result = Err(if is_copy { failure::of_copy(error, reply, step) } else { error });
             }
         });
         batch.clear();
+        steps.clear();
         result
     }
 }
@@ -283,7 +291,8 @@ impl Sink for RingMachine {
         let mut batch: Vec<Request> = Vec::with_capacity(steps.len().min(BATCH_MAX));
         // What is not in the heap is copied there, and stays until its batch has been served.
         let mut bounce: Vec<Vec<u8>> = Vec::new();
-        for step in steps {
+        let mut numbers = Vec::new();
+        for (number, step) in steps.iter().enumerate() {
             // Nothing to write needs no place to be written from.
             if matches!(step, Step::Write { data: [], .. }) {
                 continue;
@@ -325,14 +334,15 @@ impl Sink for RingMachine {
             };
             let alone = matches!(step, Step::Barrier { .. } | Step::SetLength { .. });
             if (alone && !batch.is_empty()) || batch.len() == BATCH_MAX {
-                self.run_batch(&mut batch)?;
+                self.run_steps(&mut batch, &mut numbers)?;
             }
             batch.push(next);
+            numbers.push(number);
             if alone {
-                self.run_batch(&mut batch)?;
+                self.run_steps(&mut batch, &mut numbers)?;
             }
         }
-        if batch.is_empty() { Ok(()) } else { self.run_batch(&mut batch) }
+        self.run_steps(&mut batch, &mut numbers)
     }
 }
 

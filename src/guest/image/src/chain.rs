@@ -21,6 +21,13 @@ pub struct Layer<'a> {
     pub name: Vec<u8>,
 }
 
+impl Layer<'_> {
+    /// See [`Image::extent`]. A failure too is about no more than was asked for.
+    fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        self.image.extent(at, max).map_err(|e| e.losing_at_most(max))
+    }
+}
+
 /// An image that is a device for what lies above it.
 #[derive(Clone, Copy)]
 pub struct Node<'a> {
@@ -53,7 +60,7 @@ impl Chain<'_> {
             if at >= size {
                 return Ok((depth, Extent { at, len, place: Place::Zero { at: None } }));
             }
-            last = (depth, layer.image.extent(at, len.min(size - at))?);
+            last = (depth, layer.extent(at, len.min(size - at))?);
             if last.1.place != Place::Unallocated {
                 break;
             }
@@ -77,7 +84,7 @@ impl Chain<'_> {
             if at >= size {
                 break;
             }
-            let extent = layer.image.extent(at, max.min(size - at))?;
+            let extent = layer.extent(at, max.min(size - at))?;
             last = (depth, extent);
             if extent.place != Place::Unallocated {
                 break;

@@ -37,12 +37,25 @@ pub struct Error {
     pub hint: Option<String>,
     /// A line of its own that the stock tool says before: what it found while it looked.
     pub earlier: Option<String>,
+    /// What it is about, where that is known.
+    pub scope: Option<Scope>,
+}
+
+/// What a failure is about, where more went on than one read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// A table does not tell where so many bytes of the disk are, from the one asked for on.
+    Lost(u64),
+    /// The source of a copy: which step of those submitted, and how many of its bytes were copied before.
+    Source(usize, u64),
+    /// The target of a copy, likewise.
+    Target(usize, u64),
 }
 
 impl Error {
     /// An error with that text.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, earlier: None }
+        Self { kind, message: message.into(), hint: None, earlier: None, scope: None }
     }
 
     /// See [`Kind::Malformed`].
@@ -81,6 +94,33 @@ impl Error {
     #[must_use]
     pub fn after(mut self, earlier: impl Into<String>) -> Self {
         self.earlier = Some(earlier.into());
+        self
+    }
+
+    /// The same error, about the place of `len` bytes of the disk.
+    #[must_use]
+    pub fn losing(mut self, len: u64) -> Self {
+        self.scope = Some(Scope::Lost(len));
+        self
+    }
+
+    /// The same error, about no more than `max` bytes of the disk.
+    #[must_use]
+    pub fn losing_at_most(self, max: u64) -> Self {
+        match self.scope {
+            Some(Scope::Lost(len)) if len > max => self.losing(max),
+            _ => self,
+        }
+    }
+
+    /// The same error, where `count` more steps were submitted before.
+    #[must_use]
+    pub fn of_steps_behind(mut self, count: usize) -> Self {
+        self.scope = self.scope.map(|scope| match scope {
+            Scope::Source(step, done) => Scope::Source(count.saturating_add(step), done),
+            Scope::Target(step, done) => Scope::Target(count.saturating_add(step), done),
+            Scope::Lost(len) => Scope::Lost(len),
+        });
         self
     }
 

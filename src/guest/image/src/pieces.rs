@@ -4,6 +4,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use crate::damage::Damage;
 use crate::limits::LACKING_MAX;
 use crate::{DeviceId, Error, Result, Source};
 
@@ -51,23 +52,25 @@ impl Span {
 }
 
 /// Reads tables whose entries are `N` bytes long, and keeps the last piece. What lies past the end of the device is
-/// zeroes.
+/// zeroes; of what cannot be read, only the entries that lie there are lost.
 pub struct Pieces<'a, const N: usize> {
     source: &'a dyn Source,
     device: DeviceId,
     /// Byte offset of what is held.
     at: u64,
     bytes: Vec<u8>,
+    damage: Damage,
 }
 
 impl<'a, const N: usize> Pieces<'a, N> {
     /// Nothing is read yet.
     #[must_use]
     pub const fn new(source: &'a dyn Source, device: DeviceId) -> Self {
-        Self { source, device, at: 0, bytes: Vec::new() }
+        Self { source, device, at: 0, bytes: Vec::new(), damage: Damage::none() }
     }
 
-    /// The entries of `table` from number `first` on, as many as one piece holds: none only behind the table's end.
+    /// The entries of `table` from number `first` on, as many as one piece holds and can be read: none only behind the
+    /// table's end.
     pub fn from(&mut self, table: Span, first: u64) -> Result<&[[u8; N]]> {
         let most = (PIECE / N.max(1)) as u64;
         let start = first - first % most;
@@ -79,15 +82,18 @@ impl<'a, const N: usize> Pieces<'a, N> {
         if self.at != at || self.bytes.len() != count * N {
             self.bytes.clear();
             self.bytes.resize(count * N, 0);
-            let read = self.source.read(self.device, at, &mut self.bytes);
-            if read.is_err() {
-                self.bytes.clear();
-            }
-            read?;
+            let Self { source, device, .. } = *self;
+            let read = |skip, buf: &mut [u8]| source.read(device, at.saturating_add(skip as u64), buf);
+            self.damage = Damage::read(at, &mut self.bytes, read);
             self.at = at;
         }
+        let skip = (first - start) as usize;
         let (entries, _) = self.bytes.as_chunks::<N>();
-        Ok(entries.get((first - start) as usize..).unwrap_or_default())
+        if skip >= entries.len() {
+            return Ok(&[]);
+        }
+        let until = self.damage.good_until(skip * N, N)? / N.max(1);
+        Ok(entries.get(skip..until.min(entries.len())).unwrap_or_default())
     }
 
     /// Entry `index` of `table`; `None` behind its end.

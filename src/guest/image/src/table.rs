@@ -3,6 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::damage::Damage;
 use crate::{DeviceId, Result, Source};
 
 /// Bytes that are held of a table.
@@ -27,7 +28,7 @@ impl Bytes for OnDevice<'_> {
 pub type Table<'a, const N: usize> = TableOver<OnDevice<'a>, N>;
 
 /// A table of entries of `N` bytes. One piece is held, so a walk from front to back crosses to the host once for each
-/// piece, and memory does not grow with the image.
+/// piece, and memory does not grow with the image. Of what cannot be read, only the entries that lie there are lost.
 pub struct TableOver<B, const N: usize> {
     bytes: B,
     /// Byte offset of the table.
@@ -36,6 +37,7 @@ pub struct TableOver<B, const N: usize> {
     /// First entry that is held.
     first: u64,
     held: Vec<u8>,
+    damage: Damage,
 }
 
 impl<'a, const N: usize> Table<'a, N> {
@@ -50,7 +52,7 @@ impl<B, const N: usize> TableOver<B, N> {
     /// A table in `bytes`. Nothing is read yet.
     #[must_use]
     pub const fn over(bytes: B, offset: u64, entries: u64) -> Self {
-        Self { bytes, offset, entries, first: 0, held: Vec::new() }
+        Self { bytes, offset, entries, first: 0, held: Vec::new(), damage: Damage::none() }
     }
 }
 
@@ -66,28 +68,27 @@ impl<B: Bytes, const N: usize> TableOver<B, N> {
         if index >= self.entries {
             return Ok(None);
         }
-        let mut found = self.held_entry(index);
-        if found.is_none() {
-            self.fetch(index)?;
-            found = self.held_entry(index);
+        if self.held_entry(index).is_none() {
+            self.fetch(index);
         }
-        Ok(found)
+        let Some((skip, entry)) = self.held_entry(index) else { return Ok(None) };
+        self.damage.good_until(skip, N)?;
+        Ok(Some(entry))
     }
 
-    fn held_entry(&self, index: u64) -> Option<[u8; N]> {
+    /// The entry, and where it begins in what is held.
+    fn held_entry(&self, index: u64) -> Option<(usize, [u8; N])> {
         let skip = usize::try_from(index.checked_sub(self.first)?).ok()?.checked_mul(N)?;
-        self.held.get(skip..)?.first_chunk::<N>().copied()
+        Some((skip, self.held.get(skip..)?.first_chunk::<N>().copied()?))
     }
 
-    fn fetch(&mut self, index: u64) -> Result<()> {
+    fn fetch(&mut self, index: u64) {
         let piece = PIECE / N as u64;
         let first = index - index % piece;
         let count = self.entries.saturating_sub(first).min(piece);
         let mut held = vec![0; usize::try_from(count.saturating_mul(N as u64)).unwrap_or_default()];
         let at = self.offset.saturating_add(first.saturating_mul(N as u64));
-        self.held.clear();
-        self.bytes.read_at(at, &mut held)?;
+        self.damage = Damage::read(at, &mut held, |skip, buf| self.bytes.read_at(at.saturating_add(skip as u64), buf));
         (self.first, self.held) = (first, held);
-        Ok(())
     }
 }

@@ -25,7 +25,9 @@ impl<'a> Map<'a> {
             return Err(Error::usage("read past the end of the disk"));
         }
         let mut pieces = self.pieces.lock();
-        let mut entries = pieces.from(header.map, at / header.cluster)?.iter().map(|e| u32::from_le_bytes(*e));
+        let of_cluster = |e: Error| e.losing(header.cluster - at % header.cluster);
+        let mut entries =
+            pieces.from(header.map, at / header.cluster).map_err(of_cluster)?.iter().map(|e| u32::from_le_bytes(*e));
         let Some(entry) = entries.next() else {
             // The map is too short for the disk.
             return Ok(Extent { at, len: left, place: Place::Unallocated });

@@ -26,8 +26,10 @@ impl<'a> Map<'a> {
             return Err(Error::usage("read past the end of the disk"));
         }
         let (l1, l2) = &mut *self.tables.lock();
+        // What is wrong with a table costs what the table is for, an entry only its cluster.
+        let of_table = |e: Error| e.losing(header.reach() - at % header.reach());
         let index = at / header.reach();
-        let mut tables = l1.from(header.l1, index)?.iter().map(|e| u64::from_be_bytes(*e));
+        let mut tables = l1.from(header.l1, index).map_err(of_table)?.iter().map(|e| u64::from_be_bytes(*e));
         let table = tables.next().unwrap_or(0);
         if table == 0 {
             let empty = tables.take_while(|t| *t == 0).count() as u64 + 1;
@@ -35,8 +37,10 @@ impl<'a> Map<'a> {
             return Ok(Extent { at, len: end.saturating_sub(at).min(left), place: Place::Unallocated });
         }
         let cluster = header.cluster();
+        let of_cluster = |e: Error| e.losing(cluster - at % cluster);
         let first = (at % header.reach()) / cluster;
-        let mut entries = l2.from(header.table_at(table), first)?.iter().map(|e| u64::from_be_bytes(*e));
+        let mut entries =
+            l2.from(header.table_at(table), first).map_err(of_cluster)?.iter().map(|e| u64::from_be_bytes(*e));
         let entry = entries.next().unwrap_or(0);
         let skip = at % cluster;
         let mut len = cluster - skip;

@@ -1,5 +1,6 @@
 //! What an entry of an L2 table means.
 
+use instar_image::damage::Damage;
 use instar_image::reader::{Reader, is_zero};
 use instar_image::{DeviceId, Error, Result};
 
@@ -117,6 +118,8 @@ impl Content {
 pub struct Entries<'t> {
     /// The entries' bytes.
     pub reader: Reader<'t>,
+    /// Which of them could not be read: zeroes stand there.
+    pub damage: &'t Damage,
     /// The cluster that the first entry is of.
     pub first: u64,
     /// Where the table is in the file; for messages.
@@ -131,6 +134,7 @@ impl Entries<'_> {
         let g = self.geometry;
         let inside = usize::try_from(spot.cluster.saturating_sub(self.first) << g.entry_bits).unwrap_or(usize::MAX);
         let entry = self.reader.be64(inside)?;
+        self.damage.good_until(inside, 1 << g.entry_bits)?;
         let rest = g.units().saturating_sub(spot.unit);
         if entry & OFLAG_COMPRESSED != 0 {
             if g.external {
@@ -176,7 +180,8 @@ impl Entries<'_> {
         let left = (1u64 << g.table_bits()).saturating_sub(g.index_in_table(cluster));
         let from = usize::try_from(cluster.saturating_sub(self.first) << g.entry_bits).unwrap_or(usize::MAX);
         let most = usize::try_from(left << g.entry_bits).unwrap_or(usize::MAX);
-        let rest = self.reader.len().saturating_sub(from).min(most);
+        let rest =
+            self.damage.good_until(from, 0).unwrap_or(from).min(self.reader.len()).saturating_sub(from).min(most);
         let bytes = self.reader.bytes(from, rest).unwrap_or_default();
         let blocks = bytes.chunks(AT_ONCE).take_while(|block| is_zero(block)).count();
         let skipped = blocks.saturating_mul(AT_ONCE).min(bytes.len());
@@ -248,7 +253,13 @@ mod tests {
                 if let Some(last) = bytes.get_mut(((used + 1) << entry_bits) - 1) {
                     *last = 1;
                 }
-                let entries = Entries { reader: Reader::new(&bytes), first: 4096, table: 0, geometry: &geometry };
+                let entries = Entries {
+                    reader: Reader::new(&bytes),
+                    damage: &Damage::none(),
+                    first: 4096,
+                    table: 0,
+                    geometry: &geometry,
+                };
                 for cluster in [0, 1, 6, 62, 64, 510, 511, 512, 513, 1022] {
                     let end = (cluster / 512 + 1) * 512;
                     let expected = if (cluster..end).contains(&used) { used } else { end } - cluster;

@@ -7,6 +7,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use instar_image::damage::Damage;
 use instar_image::reader::Reader;
 use instar_image::{DeviceId, Error, Extent, Packed, Place, Read, Result, Source};
 use spin::Mutex;
@@ -56,6 +57,7 @@ struct Tables {
 struct L1Piece {
     first: u64,
     entries: Vec<u64>,
+    damage: Damage,
 }
 
 /// L2 entries of the clusters from number `first` on. A table that the L1 does not have is zeroes here: both
@@ -66,6 +68,7 @@ struct L2Piece {
     /// Clusters; 0: nothing is held.
     count: u64,
     bytes: Vec<u8>,
+    damage: Damage,
 }
 
 impl L2Piece {
@@ -78,6 +81,11 @@ impl L2Piece {
         }
         let doubled = self.count.saturating_mul(2).min(PIECE_MAX >> entry_bits);
         if cluster.is_multiple_of(doubled) { doubled } else { self.count }
+    }
+
+    fn entries<'t>(&'t self, table: u64, geometry: &'t Geometry) -> Entries<'t> {
+        let Self { first, bytes, damage, .. } = self;
+        Entries { reader: Reader::new(bytes), damage, first: *first, table, geometry }
     }
 
     const fn holds(&self, cluster: u64) -> bool {
@@ -106,16 +114,22 @@ impl<'a> Map<'a> {
         let mut tables = self.tables.lock();
         let cluster = at >> self.geometry.cluster_bits;
         let index = cluster >> self.geometry.table_bits();
-        let table = self.l1_entry(&mut tables.l1, index)? & L1_OFFSET_MASK;
+        // What is wrong with a table costs what the table is for, an entry only its cluster.
+        let reach = 1u64.unbounded_shl(self.geometry.cluster_bits.saturating_add(self.geometry.table_bits()));
+        let of_table = |e: Error| e.losing(reach.saturating_sub(at & reach.wrapping_sub(1)));
+        let unit = self.geometry.unit_size();
+        let of_unit = |e: Error| e.losing(unit.saturating_sub(at & unit.wrapping_sub(1)));
+        let table = self.l1_entry(&mut tables.l1, index).map_err(of_table)? & L1_OFFSET_MASK;
         if table == 0 {
             let end = self.hole_end(&mut tables.l1, index, at.saturating_add(left))?;
             return Ok(Extent { at, len: end.saturating_sub(at), place: Place::Unallocated });
         }
         if !table.is_multiple_of(self.geometry.cluster_size()) {
-            return Err(corrupt(format_args!("L2 table offset {table:#x} unaligned (L1 index: {})", Hex(index))));
+            let what = format_args!("L2 table offset {table:#x} unaligned (L1 index: {})", Hex(index));
+            return Err(of_table(corrupt(what)));
         }
         let piece = self.l2_piece(&mut tables, cluster)?;
-        self.merged(piece, table, at, left)
+        self.merged(piece, table, at, left).map_err(of_unit)
     }
 
     /// The room that the unallocated byte `at` has in a cluster, if any.
@@ -128,7 +142,7 @@ impl<'a> Map<'a> {
             return Ok(None);
         }
         let piece = self.l2_piece(&mut tables, cluster)?;
-        let entries = Entries { reader: Reader::new(&piece.bytes), first: piece.first, table, geometry: g };
+        let entries = piece.entries(table, g);
         Ok(match entries.content(Spot::of(g, at))?.0 {
             Content::Reserved(offset) => Some(offset.saturating_add(at & g.unit_size().wrapping_sub(1))),
             _ => None,
@@ -142,14 +156,18 @@ impl<'a> Map<'a> {
             let count = self.l1.size.saturating_sub(first).min(L1_PIECE);
             let mut bytes = vec![0; usize::try_from(count.saturating_mul(L1_ENTRY)).unwrap_or_default()];
             let offset = self.l1.offset.saturating_add(first.saturating_mul(L1_ENTRY));
-            if count > 0 {
-                self.source.read(self.device, offset, &mut bytes)?;
-            }
+            piece.damage = Damage::read(offset, &mut bytes, |skip, buf| {
+                self.source.read(self.device, offset.saturating_add(skip as u64), buf)
+            });
             piece.entries = bytes.as_chunks::<8>().0.iter().map(|e| u64::from_be_bytes(*e)).collect();
             piece.first = first;
         }
         let inside = usize::try_from(index.saturating_sub(first)).unwrap_or(usize::MAX);
-        Ok(piece.entries.get(inside).copied().unwrap_or(0))
+        let entry = piece.entries.get(inside).copied();
+        if entry.is_some() {
+            piece.damage.good_until(inside * L1_ENTRY as usize, L1_ENTRY as usize)?;
+        }
+        Ok(entry.unwrap_or(0))
     }
 
     /// The byte of the virtual disk at which the run of absent L2 tables ends that `index` is in; at most `end`.
@@ -157,7 +175,8 @@ impl<'a> Map<'a> {
         let bits = self.geometry.cluster_bits.saturating_add(self.geometry.table_bits());
         let mut next = index.saturating_add(1);
         while next < self.l1.size && next << bits < end {
-            if self.l1_entry(piece, next)? & L1_OFFSET_MASK != 0 {
+            // What cannot be read is found out when it is its turn.
+            if self.l1_entry(piece, next).map_or(true, |entry| entry & L1_OFFSET_MASK != 0) {
                 return Ok((next << bits).min(end));
             }
             next = next.saturating_add(1);
@@ -194,17 +213,32 @@ impl<'a> Map<'a> {
         // A piece is a part of one table, or several whole ones.
         let run = wanted.min(1 << g.table_bits());
         let run_bytes = usize::try_from(run << g.entry_bits).unwrap_or(usize::MAX).max(1);
-        let mut reads = Vec::new();
-        let mut at = first;
-        for buf in piece.bytes.chunks_mut(run_bytes) {
-            let table = self.l1_entry(l1, at >> g.table_bits())? & L1_OFFSET_MASK;
-            if table != 0 && table.is_multiple_of(g.cluster_size()) {
-                let offset = table.saturating_add(g.index_in_table(at) << g.entry_bits);
-                reads.push(Read { device: self.device, offset, buf });
-            }
-            at = at.saturating_add(run);
+        let mut places: Vec<Result<Option<u64>>> = Vec::new();
+        for at in (first..first.saturating_add(count)).step_by(usize::try_from(run).unwrap_or(usize::MAX)) {
+            let table = self.l1_entry(l1, at >> g.table_bits()).map(|entry| entry & L1_OFFSET_MASK);
+            let offset = |table: u64| table.saturating_add(g.index_in_table(at) << g.entry_bits);
+            let is_table = |table: &u64| *table != 0 && table.is_multiple_of(g.cluster_size());
+            places.push(table.map(|table| Some(table).filter(is_table).map(offset)));
         }
-        self.source.read_many(&mut reads)?;
+        let device = self.device;
+        let runs = piece.bytes.chunks_mut(run_bytes).zip(&places);
+        let read = |(buf, place): (_, &Result<Option<u64>>)| match *place {
+            Ok(Some(offset)) => Some(Read { device, offset, buf }),
+            _ => None,
+        };
+        let whole = self.source.read_many(&mut runs.filter_map(read).collect::<Vec<_>>()).is_ok();
+        piece.damage = Damage::none();
+        for (i, (buf, place)) in piece.bytes.chunks_mut(run_bytes).zip(&places).enumerate() {
+            let start = i * run_bytes;
+            match place {
+                Err(error) => piece.damage.add(start..start + buf.len(), error),
+                Ok(Some(offset)) if !whole => {
+                    let read = |skip, buf: &mut [u8]| self.source.read(device, offset.saturating_add(skip as u64), buf);
+                    piece.damage.append(start, &Damage::read(*offset, buf, read));
+                }
+                Ok(_) => {}
+            }
+        }
         piece.first = first;
         piece.count = count;
         Ok(())
@@ -213,7 +247,7 @@ impl<'a> Map<'a> {
     /// The longest run from `at` on that lies in one place, as far as this piece and this table go.
     fn merged(&self, piece: &L2Piece, table: u64, at: u64, left: u64) -> Result<Extent> {
         let g = &self.geometry;
-        let entries = Entries { reader: Reader::new(&piece.bytes), first: piece.first, table, geometry: g };
+        let entries = piece.entries(table, g);
         let mut spot = Spot::of(g, at);
         let (first, mut units) = entries.content(spot)?;
         let skip = at & g.unit_size().wrapping_sub(1);

@@ -26,8 +26,11 @@ impl<'a> Map<'a> {
             return Err(Error::usage("read past the end of the disk"));
         }
         let (l1, l2) = &mut *self.tables.lock();
+        // What is wrong with a table costs what the table is for, an entry only its cluster.
+        let of_table = |e: Error| e.losing(header.reach() - at % header.reach());
         let index = at / header.reach();
-        let mut found = l1.from(header.table_at(header.l1), index)?.iter().map(|e| u64::from_le_bytes(*e));
+        let mut found =
+            l1.from(header.table_at(header.l1), index).map_err(of_table)?.iter().map(|e| u64::from_le_bytes(*e));
         let table = found.next().unwrap_or(UNALLOCATED);
         if table == UNALLOCATED {
             let tables = found.take_while(|t| *t == UNALLOCATED).count() as u64 + 1;
@@ -35,15 +38,17 @@ impl<'a> Map<'a> {
             return Ok(Extent { at, len: end.saturating_sub(at).min(left), place: Place::Unallocated });
         }
         if !header.is_table(table) {
-            return Err(invalid());
+            return Err(of_table(invalid()));
         }
+        let of_cluster = |e: Error| e.losing(header.cluster - at % header.cluster);
         let cluster = (at % header.reach()) / header.cluster;
-        let mut entries = l2.from(header.table_at(table), cluster)?.iter().map(|e| u64::from_le_bytes(*e));
+        let mut entries =
+            l2.from(header.table_at(table), cluster).map_err(of_cluster)?.iter().map(|e| u64::from_le_bytes(*e));
         let entry = entries.next().unwrap_or(UNALLOCATED);
         let skip = at % header.cluster;
         let step = match entry {
             UNALLOCATED | ZERO => 0,
-            _ if !header.is_cluster(entry) => return Err(invalid()),
+            _ if !header.is_cluster(entry) => return Err(of_cluster(invalid())),
             _ => header.cluster,
         };
         let mut next = entry;

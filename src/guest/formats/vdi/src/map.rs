@@ -26,7 +26,8 @@ impl<'a> Map<'a> {
             return Err(Error::usage("read past the end of the disk"));
         }
         let mut pieces = self.pieces.lock();
-        let mut entries = pieces.from(header.map, at / BLOCK)?.iter().map(|e| u32::from_le_bytes(*e));
+        let of_block = |e: Error| e.losing(BLOCK - at % BLOCK);
+        let mut entries = pieces.from(header.map, at / BLOCK).map_err(of_block)?.iter().map(|e| u32::from_le_bytes(*e));
         let entry = entries.next().unwrap_or(UNALLOCATED);
         let skip = at % BLOCK;
         let mut len = BLOCK - skip;

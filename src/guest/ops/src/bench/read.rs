@@ -20,7 +20,7 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub fn new(machine: &'a dyn Machine, chain: &'a Chain<'a>, requests: &'a Requests) -> Self {
-        let filler = Filler::new(core::slice::from_ref(chain), machine.source(), false);
+        let filler = Filler::new(core::slice::from_ref(chain), machine.source(), None);
         Self { chain, requests, filler, room: Vec::new() }
     }
 

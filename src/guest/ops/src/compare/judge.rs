@@ -26,7 +26,7 @@ pub struct Judge<'a> {
 impl<'a> Judge<'a> {
     /// Nothing is allocated yet.
     pub fn new(machine: &'a dyn Machine, chains: &'a [Chain<'a>], walk: &'a Walk<'a>) -> Self {
-        let filler = Filler::new(chains, machine.source(), false);
+        let filler = Filler::new(chains, machine.source(), None);
         Self { machine, chains, walk, filler, bufs: [Vec::new(), Vec::new()] }
     }
 

@@ -78,6 +78,9 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let planner = planner.encrypting(writer.encrypter().is_some());
     let progress = Progress::new(machine, size);
     let copied = copy::run(machine, &chains, writer.as_ref(), &planner, settings, &progress);
+    if let Some(losses) = planner.losses() {
+        losses.tell(machine, &params.program, params.quiet)?;
+    }
     copied.map_err(|error| if params.section.is_some() { section::words(error) } else { error })?;
     let finished = writer.finish();
     finished.map_err(|e| e.context("error while writing the image's metadata"))?;

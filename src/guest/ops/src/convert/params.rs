@@ -38,6 +38,10 @@ pub struct Params {
     pub bitmaps: Option<bool>,
     /// `-S`, `--target-is-zero`, `--salvage`, `-c`
     pub settings: Settings,
+    /// The name that the program was called by.
+    pub program: String,
+    /// `-q`
+    pub quiet: bool,
 }
 
 impl Params {
@@ -77,6 +81,8 @@ impl Params {
                 compress: params.flag("compress"),
                 as_is: false,
             },
+            program: params.text("program").unwrap_or_default().to_string(),
+            quiet: params.flag("quiet"),
         })
     }
 

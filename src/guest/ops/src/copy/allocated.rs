@@ -73,9 +73,9 @@ pub fn run(
     machine.broadcast(&|_| {
         let mut worker = Worker {
             shared: &shared,
-            filler: Filler::new(chains, machine.source(), settings.salvage),
+            filler: Filler::new(chains, machine.source(), planner.losses()),
             packer: if settings.compress { writer.packer() } else { None },
-            other: shared.against.map(|chain| Filler::new(slice::from_ref(chain), machine.source(), false)),
+            other: shared.against.map(|chain| Filler::new(slice::from_ref(chain), machine.source(), None)),
             buf: Vec::new(),
             seen: Vec::new(),
             fates: Vec::new(),

@@ -7,13 +7,14 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
+use instar_image::damage::Damage;
 use instar_image::{Error, Kind, Packed, Place, Read, Result, Source, Unpacker};
 
+use super::losses::{Cause, Losses};
 use super::plan::Part;
 
-/// Bytes that are given up together when a source cannot be read (`--salvage`).
-const SALVAGE_UNIT: usize = 4096;
 const EIO: u32 = 5;
+
 /// Bytes to be filled.
 pub struct Area<'b> {
     /// What they consist of; gaps stay as they are.
@@ -31,21 +32,50 @@ pub struct Filler<'a> {
     unpackers: Vec<Vec<Option<Box<dyn Unpacker + 'a>>>>,
     stored: Vec<u8>,
     unit: Vec<u8>,
-    salvage: bool,
+    /// Where what cannot be read is remembered; `None`: it is an error.
+    losses: Option<&'a Losses>,
+    /// What could not be read of the areas at hand.
+    gaps: Gaps,
+}
+
+/// What could not be read of the parts of some areas, counted through all areas.
+#[derive(Default)]
+struct Gaps {
+    /// Of plain and encrypted parts.
+    plain: Vec<(usize, Damage)>,
+    /// Of the stored bytes of compressed parts: how many there are before the first that is lost.
+    stored: Vec<(usize, usize)>,
+}
+
+impl Gaps {
+    fn stored(&self, part: usize) -> usize {
+        self.stored.iter().find(|(number, _)| *number == part).map_or(usize::MAX, |(_, len)| *len)
+    }
+}
+
+/// What is said of bytes that cannot be had: whatever is wrong with compressed data, qemu-img calls it an input/output
+/// error.
+fn as_io(error: &Error) -> Error {
+    if matches!(error.kind, Kind::Io(_)) { error.clone() } else { Error::new(Kind::Io(EIO), "Input/output error") }
 }
 
 /// What is said of the bytes from `at` on.
 pub fn unreadable(at: u64, error: &Error) -> Error {
-    // Whatever is wrong with compressed data, qemu-img calls it an input/output error.
-    let text = if matches!(error.kind, Kind::Io(_)) { error.message.as_str() } else { "Input/output error" };
-    Error::new(Kind::Io(EIO), format!("error while reading at byte {at}: {text}"))
+    as_io(error).context(format!("error while reading at byte {at}"))
+}
+
+/// The same without saying where.
+pub fn reason(error: &Error) -> Error {
+    let error = as_io(error);
+    let message = error.message.rsplit(": ").next().unwrap_or_default().into();
+    Error { message, scope: None, ..error }
 }
 
 impl<'a> Filler<'a> {
     /// Nothing is allocated yet.
-    pub fn new(chains: &'a [Chain<'a>], source: &'a dyn Source, salvage: bool) -> Self {
+    pub fn new(chains: &'a [Chain<'a>], source: &'a dyn Source, losses: Option<&'a Losses>) -> Self {
         let unpackers = chains.iter().map(|c| c.layers.iter().map(|_| None).collect()).collect();
-        Self { chains, source, unpackers, stored: Vec::new(), unit: Vec::new(), salvage }
+        Self { chains, source, unpackers, stored: Vec::new(), unit: Vec::new(), losses, gaps: Gaps::default() }
     }
 
     /// Fills `buf`, which stands for the target's bytes from `base` on, from `parts`.
@@ -59,18 +89,20 @@ impl<'a> Filler<'a> {
         if self.stored.len() < stored_len {
             self.stored.resize(stored_len, 0);
         }
-        let result = self.read(areas);
-        if let Err(error) = result {
-            if !self.salvage {
+        self.gaps = Gaps::default();
+        if let Err(error) = self.read(areas) {
+            if self.losses.is_none() {
                 let first = areas.iter().find_map(|a| a.parts.first()).map_or(0, |p| p.at);
                 return Err(unreadable(first, &error));
             }
             self.read_what_can_be(areas);
         }
-        let mut stored = 0;
+        let (mut stored, mut number) = (0, 0);
         for area in areas {
-            stored = self.unpack(area, stored)?;
+            stored = self.unpack(area, stored, number)?;
             self.decrypt(area)?;
+            self.leave_gaps(area, number)?;
+            number += area.parts.len();
         }
         Ok(())
     }
@@ -107,30 +139,59 @@ impl<'a> Filler<'a> {
         if reads.is_empty() { Ok(()) } else { self.source.read_many(&mut reads) }
     }
 
-    /// `--salvage`: a little at a time, zeroes where nothing comes.
+    /// `--salvage`: each part by itself, those that are broken sector by sector.
     fn read_what_can_be(&mut self, areas: &mut [Area<'_>]) {
-        for area in &mut *areas {
+        let source = self.source;
+        let read = |device, offset: u64| {
+            move |skip: usize, buf: &mut [u8]| source.read(device, offset.saturating_add(skip as u64), buf)
+        };
+        let (mut number, mut stored) = (0, 0);
+        for area in areas {
             for part in area.parts {
-                let (Place::Data { device, offset } | Place::Encrypted { device, offset }) = part.extent.place else {
-                    continue;
-                };
-                let start = (part.at - area.base) as usize;
-                let here = area.buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
-                for (i, piece) in here.chunks_mut(SALVAGE_UNIT).enumerate() {
-                    if self.source.read(device, offset + (i * SALVAGE_UNIT) as u64, piece).is_err() {
-                        piece.fill(0);
+                match part.extent.place {
+                    Place::Data { device, offset } | Place::Encrypted { device, offset } => {
+                        let start = (part.at - area.base) as usize;
+                        let here = area.buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
+                        let damage = Damage::read(part.extent.at, here, read(device, offset));
+                        if !damage.lost().is_empty() {
+                            self.gaps.plain.push((number, damage));
+                        }
                     }
+                    Place::Packed(unit) => {
+                        let bytes = self.stored.get_mut(stored..stored + unit.len as usize).unwrap_or_default();
+                        stored += unit.len as usize;
+                        let damage = Damage::read(unit.offset, bytes, read(unit.device, unit.offset));
+                        if let Some(lost) = damage.lost().first() {
+                            self.gaps.stored.push((number, lost.start));
+                        }
+                    }
+                    Place::Zero { .. } | Place::Unallocated => {}
                 }
+                number += 1;
             }
         }
-        let mut at = 0;
-        for (_, unit) in areas.iter().flat_map(|a| packed(a.parts)) {
-            let bytes = self.stored.get_mut(at..at + unit.len as usize).unwrap_or_default();
-            if self.source.read(unit.device, unit.offset, bytes).is_err() {
-                bytes.fill(0);
+    }
+
+    /// Zeroes for what could not be read in place, where it is encrypted for all that is encrypted with it. `number`: of
+    /// the area's first part.
+    fn leave_gaps(&mut self, area: &mut Area<'_>, number: usize) -> Result<()> {
+        let Some(losses) = self.losses else { return Ok(()) };
+        for (number, damage) in self.gaps.plain.iter().map(|(at, damage)| (at.wrapping_sub(number), damage)) {
+            let (Some(part), Some(error)) = (area.parts.get(number), damage.error()) else { continue };
+            let start = (part.at - area.base) as usize;
+            let here = area.buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
+            let unit = match part.extent.place {
+                Place::Encrypted { .. } => unpacker(self.chains, &mut self.unpackers, part)?.unit() as usize,
+                _ => 1,
+            };
+            for lost in damage.lost() {
+                let end = lost.end.next_multiple_of(unit).min(here.len());
+                let start = lost.start / unit * unit;
+                here.get_mut(start..end).unwrap_or_default().fill(0);
+                losses.add(part.source, part.extent.at + start as u64, (end - start) as u64, Cause::Bytes, error);
             }
-            at += unit.len as usize;
         }
+        Ok(())
     }
 
     /// Decrypts what was read in place, and reads what is not whole units.
@@ -157,20 +218,21 @@ impl<'a> Filler<'a> {
                 here.copy_from_slice(self.unit.get(from..from + here.len()).unwrap_or_default());
                 done
             };
-            match result {
-                Err(error) if !self.salvage => return Err(unreadable(part.at, &error)),
-                Err(_) => here.fill(0),
-                Ok(()) => {}
+            if let Err(error) = result {
+                give_up(self.losses, part, &error, here)?;
             }
         }
         Ok(())
     }
 
-    /// `at`: where its stored bytes begin. Returns where the next area's do.
-    fn unpack(&mut self, area: &mut Area<'_>, mut at: usize) -> Result<usize> {
+    /// `at`: where its stored bytes begin; `number`: of its first part. Returns where the next area's bytes do.
+    fn unpack(&mut self, area: &mut Area<'_>, mut at: usize, number: usize) -> Result<usize> {
         let Area { parts, base, buf } = area;
-        for (part, unit) in packed(parts) {
+        for (index, part) in parts.iter().enumerate() {
+            let Place::Packed(unit) = part.extent.place else { continue };
+            // What could be read may be enough: how much is needed is known only once it is unpacked.
             let stored = self.stored.get(at..at + unit.len as usize).unwrap_or_default();
+            let stored = stored.get(..self.gaps.stored(number + index)).unwrap_or(stored);
             at += unit.len as usize;
             let start = (part.at - *base) as usize;
             let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
@@ -186,14 +248,20 @@ impl<'a> Filler<'a> {
                     here.copy_from_slice(self.unit.get(from..from + here.len()).unwrap_or_default());
                 })
             };
-            match result {
-                Err(error) if !self.salvage => return Err(unreadable(part.at, &error)),
-                Err(_) => here.fill(0),
-                Ok(()) => {}
+            if let Err(error) = result {
+                give_up(self.losses, part, &error, here)?;
             }
         }
         Ok(at)
     }
+}
+
+/// A part whose bytes cannot be had: an error, or zeroes.
+fn give_up(losses: Option<&Losses>, part: &Part, error: &Error, here: &mut [u8]) -> Result<()> {
+    let Some(losses) = losses else { return Err(unreadable(part.at, error)) };
+    here.fill(0);
+    losses.add(part.source, part.extent.at, part.extent.len, Cause::Bytes, &as_io(error));
+    Ok(())
 }
 
 /// The unpacker of the image that the part is of, made when it is first needed.
@@ -228,7 +296,7 @@ pub fn read_at(source: &dyn Source, chain: &Chain<'_>, depth: usize, at: u64, bu
         parts.push(Part { source: 0, depth, at: at + done, extent, work: true });
         done += extent.len;
     }
-    Filler::new(core::slice::from_ref(chain), source, false).fill(&parts, at, buf)
+    Filler::new(core::slice::from_ref(chain), source, None).fill(&parts, at, buf)
 }
 
 /// The compressed parts with their units.

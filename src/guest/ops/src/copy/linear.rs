@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use instar_image::chain::Chain;
 use instar_image::reader::is_zero;
 use instar_image::write::{Encrypter, Piece, Target, Writer};
-use instar_image::{DeviceId, Error, Kind, Machine, Place, Result, Step};
+use instar_image::{DeviceId, Error, Machine, Place, Result, Scope, Step};
 
 use super::Settings;
 use super::fill::Filler;
@@ -16,6 +16,8 @@ use super::progress::Progress;
 
 /// Bytes that are decompressed before they are written.
 const BUFFER: u64 = 2 << 20;
+/// Bytes that the stock tool copies at once.
+const PIECE: u64 = 2 << 20;
 /// Bytes that are encrypted as one.
 const SECTOR: usize = 512;
 /// Smallest and largest unit in which the host looks for zeroes.
@@ -46,23 +48,50 @@ impl Output<'_> {
     }
 
     /// Adds what puts `piece` at byte `at` of the disk.
-    fn put<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Step<'p>>) -> Result<()> {
+    fn put<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Steps<'p>) -> Result<()> {
         let len = piece.disk_len().unwrap_or(0);
         let mut done = 0;
         while done < len {
             let (device, offset, room) = self.place(at + done)?;
             let part = room.min(len - done);
-            steps.extend(piece.step(done, part, device, offset).map(|step| match step {
-                Step::Copy { from, from_offset, to, to_offset, len, .. } => {
-                    let skip_zero = if self.sparse { self.unit as u32 } else { 0 };
-                    Step::Copy { from, from_offset, to, to_offset, len, skip_zero }
-                }
-                Step::Zero { device, offset, len, .. } => Step::Zero { device, offset, len, unmap: self.unmap },
-                other => other,
-            }));
+            steps.add(
+                at + done,
+                piece.step(done, part, device, offset).map(|step| match step {
+                    Step::Copy { from, from_offset, to, to_offset, len, .. } => {
+                        let skip_zero = if self.sparse { self.unit as u32 } else { 0 };
+                        Step::Copy { from, from_offset, to, to_offset, len, skip_zero }
+                    }
+                    Step::Zero { device, offset, len, .. } => Step::Zero { device, offset, len, unmap: self.unmap },
+                    other => other,
+                }),
+            );
             done += part;
         }
         Ok(())
+    }
+}
+
+/// What is to be done, and for which byte of the disk each.
+#[derive(Default)]
+struct Steps<'p> {
+    steps: Vec<Step<'p>>,
+    at: Vec<u64>,
+}
+
+impl<'p> Steps<'p> {
+    fn add(&mut self, at: u64, step: Option<Step<'p>>) {
+        self.at.extend(step.iter().map(|_| at));
+        self.steps.extend(step);
+    }
+
+    /// Says of a failure where it was and on which side, if that is known. Counted, as by the stock tool, in pieces.
+    fn locate(&self, error: Error, first: u64) -> Error {
+        let at = |step: usize, done: u64| self.at.get(step).map_or(first, |at| at + (done - done % PIECE));
+        match error.scope {
+            Some(Scope::Source(step, done)) => super::fill::unreadable(at(step, done), &error),
+            Some(Scope::Target(step, done)) => unwritable(at(step, done), error),
+            _ => unwritable(first, error),
+        }
     }
 }
 
@@ -91,7 +120,8 @@ pub fn run(
             machine,
             output,
             encrypter: writer.encrypter(),
-            filler: Filler::new(chains, machine.source(), settings.salvage),
+            filler: Filler::new(chains, machine.source(), planner.losses()),
+            salvage: planner.losses().is_some(),
             buf: Vec::new(),
         };
         loop {
@@ -115,6 +145,8 @@ struct Worker<'a> {
     output: Output<'a>,
     encrypter: Option<&'a dyn Encrypter>,
     filler: Filler<'a>,
+    /// What the host cannot copy is read here, as far as it can be.
+    salvage: bool,
     buf: Vec<u8>,
 }
 
@@ -124,18 +156,27 @@ impl Worker<'_> {
         if let Some(encrypter) = self.encrypter {
             return jobs.iter().try_for_each(|job| self.write_encrypted(job, encrypter));
         }
-        let mut steps = Vec::new();
+        let mut steps = Steps::default();
         for job in jobs {
-            self.write(job, &mut steps)?;
+            self.write(job, true, &mut steps)?;
         }
-        if steps.is_empty() {
+        let result = self.submit(&steps, first);
+        match result {
+            Err(Error { scope: Some(Scope::Source(..)), .. }) if self.salvage => {}
+            other => return other,
+        }
+        jobs.iter().try_for_each(|job| {
+            let mut steps = Steps::default();
+            self.write(job, false, &mut steps)?;
+            self.submit(&steps, job.at)
+        })
+    }
+
+    fn submit(&self, steps: &Steps<'_>, first: u64) -> Result<()> {
+        if steps.steps.is_empty() {
             return Ok(());
         }
-        self.machine.submit(&steps).map_err(|e| match e.kind {
-            // A copy does not say which side failed; what fills up or goes over a limit is the target.
-            Kind::Io(5) => e.context(format!("error while reading at byte {first}")),
-            _ => unwritable(first, e),
-        })
+        self.machine.submit(&steps.steps).map_err(|error| steps.locate(error, first))
     }
 
     /// All of it passes through the guest, zeroes too.
@@ -153,18 +194,20 @@ impl Worker<'_> {
         self.machine.submit(&[Step::Write { device, offset, data: buf }]).map_err(|e| unwritable(job.at, e))
     }
 
-    /// Writes what has to pass through the guest; the rest becomes steps.
-    fn write(&mut self, job: &Job, steps: &mut Vec<Step<'_>>) -> Result<()> {
+    /// Writes what has to pass through the guest; the rest becomes steps. `copies`: so does what is plain.
+    fn write(&mut self, job: &Job, copies: bool, steps: &mut Steps<'_>) -> Result<()> {
         let output = self.output;
         let mut from = 0;
         while let Some(part) = job.parts.get(from) {
             let len = part.extent.len;
             match part.extent.place {
-                Place::Data { device, offset } => output.put(part.at, Piece::Copy(device, offset, len), steps)?,
+                Place::Data { device, offset } if copies => {
+                    output.put(part.at, Piece::Copy(device, offset, len), steps)?;
+                }
                 Place::Zero { .. } | Place::Unallocated if output.sparse => {}
                 Place::Zero { .. } | Place::Unallocated => output.put(part.at, Piece::Zero(len), steps)?,
                 // Of an encrypted image, all is one part.
-                Place::Encrypted { .. } if len > BUFFER => {
+                Place::Data { .. } | Place::Encrypted { .. } if len > BUFFER => {
                     let mut done = 0;
                     while done < len {
                         let extent = part.extent.slice(part.extent.at + done, BUFFER);
@@ -172,7 +215,7 @@ impl Worker<'_> {
                         done += extent.len;
                     }
                 }
-                Place::Packed(_) | Place::Encrypted { .. } => {
+                Place::Data { .. } | Place::Packed(_) | Place::Encrypted { .. } => {
                     let run = packed_run(job.parts.get(from..).unwrap_or_default());
                     self.unpack(run)?;
                     from += run.len();
@@ -194,11 +237,11 @@ impl Worker<'_> {
         }
         let buf = self.buf.get_mut(..len).unwrap_or_default();
         self.filler.fill(parts, first.at, buf)?;
-        let mut steps = Vec::new();
+        let mut steps = Steps::default();
         for (offset, data) in runs(buf, first.at, if sparse { unit } else { len.max(1) }, sparse) {
             self.output.put(first.at + offset as u64, Piece::Data(data), &mut steps)?;
         }
-        self.machine.submit(&steps).map_err(|e| unwritable(first.at, e))
+        self.machine.submit(&steps.steps).map_err(|e| unwritable(first.at, e))
     }
 }
 
@@ -251,7 +294,7 @@ mod tests {
         let devices = [7, 8, 9].map(DeviceId);
         let split = Some((100, &devices[..]));
         let output = Output { device: devices[0], base: 0, split, sparse: true, unit: 512, unmap: true };
-        let mut steps = Vec::new();
+        let mut steps = Steps::default();
         output.put(50, Piece::Copy(DeviceId(1), 5000, 200), &mut steps).expect("it lies in the files");
         let copy = |from_offset, to, to_offset, len| Step::Copy {
             from: DeviceId(1),
@@ -261,13 +304,14 @@ mod tests {
             len,
             skip_zero: 512,
         };
-        assert_eq!(steps, [copy(5000, 7, 50, 50), copy(5050, 8, 0, 100), copy(5150, 9, 0, 50)]);
+        assert_eq!(steps.at, [50, 100, 200]);
+        assert_eq!(steps.steps, [copy(5000, 7, 50, 50), copy(5050, 8, 0, 100), copy(5150, 9, 0, 50)]);
         let data = [1; 20];
-        steps.clear();
+        let mut steps = Steps::default();
         output.put(190, Piece::Data(&data), &mut steps).expect("it lies in the files");
         let write = |device, offset, data| Step::Write { device: DeviceId(device), offset, data };
-        assert_eq!(steps, [write(8, 90, &data[..10]), write(9, 0, &data[..10])]);
-        assert!(output.put(290, Piece::Zero(20), &mut Vec::new()).is_err(), "there is no fourth file");
+        assert_eq!(steps.steps, [write(8, 90, &data[..10]), write(9, 0, &data[..10])]);
+        assert!(output.put(290, Piece::Zero(20), &mut Steps::default()).is_err(), "there is no fourth file");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod allocated;
 pub mod files;
 pub mod fill;
 mod linear;
+pub mod losses;
 pub mod plan;
 pub mod progress;
 

@@ -4,11 +4,13 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use instar_image::chain::Chain;
+use instar_image::damage::SECTOR;
 use instar_image::write::Target;
-use instar_image::{Error, Extent, Place, Result, Source};
+use instar_image::{Error, Extent, Place, Result, Scope, Source};
 use spin::Mutex;
 
 use super::files::Files;
+use super::losses::{Cause, Losses};
 use super::{Selection, Settings};
 
 /// Bytes of a job whose data passes through the guest.
@@ -18,7 +20,6 @@ const COPY_JOB_BYTES: u64 = 16 << 20;
 /// A disk is at least so many jobs, if it is not very small: progress is told after each.
 const PARTS_MIN: u64 = 4;
 /// Bytes that are encrypted as one.
-const SECTOR: u64 = 512;
 /// Most jobs that are handed out together.
 const JOBS_MAX: usize = 64;
 /// Most extents of a job.
@@ -74,7 +75,8 @@ pub struct Planner<'a> {
     job_bytes: u64,
     /// Holes need no work: the target reads as zeroes.
     skip_holes: bool,
-    salvage: bool,
+    /// What cannot be read, if the rest is to be saved.
+    losses: Option<Losses>,
     selection: Selection<'a>,
     files: Files<'a>,
     position: Mutex<Position>,
@@ -116,7 +118,7 @@ impl<'a> Planner<'a> {
             unit,
             job_bytes,
             skip_holes: zeroed && settings.sparse != 0,
-            salvage: settings.salvage,
+            losses: settings.salvage.then(Losses::default),
             selection,
             files: Files::new(source),
             position: Mutex::new(Position { next: 0, ticket: 0, reported: 0 }),
@@ -153,6 +155,11 @@ impl<'a> Planner<'a> {
         self.failure.lock().take().map_or(Ok(()), Err)
     }
 
+    /// What cannot be read is remembered there; `None`: it is an error.
+    pub const fn losses(&self) -> Option<&Losses> {
+        self.losses.as_ref()
+    }
+
     /// Which parts of the sources are work.
     pub const fn selection(&self) -> Selection<'a> {
         self.selection
@@ -174,11 +181,13 @@ impl<'a> Planner<'a> {
                     Selection::Layers(count) if part.at >= self.rest_at => count,
                     _ => 0,
                 };
-                let (depth, extent) = chain.extent_below(below, at, part.extent.len - done)?;
+                let left = part.extent.len - done;
+                let found = self.or_lost(part.source, at, left, chain.extent_below(below, at, left));
+                let (depth, extent) = found.map_err(|e| no_place(part.at + done, e))?;
                 if extent.len == 0 {
                     return Err(Error::corrupt("an extent without a byte"));
                 }
-                let extent = self.readable(chain, depth, extent, part.at + done)?;
+                let extent = self.readable(part.source, depth, extent, part.at + done)?;
                 resolved.push(Part { depth, at: part.at + done, extent, ..*part });
                 done += extent.len;
             }
@@ -220,18 +229,18 @@ impl<'a> Planner<'a> {
             _ => max.min(chain.virtual_size().saturating_sub(inside)),
         };
         let max = if is_rest { max } else { max.min(self.rest_at - at) };
-        let error = |e: Error| e.context(alloc::format!("error while reading block status at offset {at}"));
-        let (depth, extent) = match self.selection {
+        let found = match self.selection {
             // Behind the sources' end is what the target shows by itself.
-            Selection::Layers(count) if is_rest => chain.extent_below(count, inside, max).map_err(error)?,
+            Selection::Layers(count) if is_rest => chain.extent_below(count, inside, max),
             // Only what the upper images themselves hold is copied.
-            Selection::Layers(count) => chain.extent_above(count, inside, max).map_err(error)?,
-            Selection::All | Selection::Differing(_) => chain.extent(inside, max).map_err(error)?,
+            Selection::Layers(count) => chain.extent_above(count, inside, max),
+            Selection::All | Selection::Differing(_) => chain.extent(inside, max),
         };
+        let (depth, extent) = self.or_lost(source, inside, max, found).map_err(|e| no_place(at, e))?;
         if extent.len == 0 {
             return Err(Error::corrupt("an extent without a byte"));
         }
-        let extent = self.readable(chain, depth, extent, at)?;
+        let extent = self.readable(source, depth, extent, at)?;
         let part = Part { source, depth, at, extent, work: true };
         if let Selection::Differing(other) = self.selection {
             return self.differing(part, other);
@@ -245,11 +254,29 @@ impl<'a> Planner<'a> {
         Ok(Part { work, ..part })
     }
 
-    /// What layer `depth` holds for byte `at` of the target, if it can be had: zeroes instead for `--salvage`.
-    fn readable(&self, chain: &Chain<'_>, depth: usize, extent: Extent, at: u64) -> Result<Extent> {
-        match chain.readable(depth, extent) {
-            Err(_) if self.salvage => Ok(Extent { place: Place::Zero { at: None }, ..extent }),
-            other => other.map_err(|error| super::fill::unreadable(at, &error)),
+    /// What was found at byte `at` of a source. Where its place cannot be had, as much is lost as whoever looked for it
+    /// says, else a sector: zeroes, for `--salvage`.
+    fn or_lost(&self, source: usize, at: u64, max: u64, found: Result<(usize, Extent)>) -> Result<(usize, Extent)> {
+        let (Err(error), Some(losses)) = (&found, &self.losses) else { return found };
+        let len = match error.scope {
+            Some(Scope::Lost(len)) => len,
+            _ => SECTOR - at % SECTOR,
+        };
+        let len = len.clamp(1, max.max(1));
+        losses.add(source, at, len, Cause::Place, error);
+        Ok((0, Extent { at, len, place: Place::Zero { at: None } }))
+    }
+
+    /// What layer `depth` of a source holds for byte `at` of the target, if it can be had: zeroes instead for
+    /// `--salvage`.
+    fn readable(&self, source: usize, depth: usize, extent: Extent, at: u64) -> Result<Extent> {
+        let Some(chain) = self.chains.get(source) else { return Ok(extent) };
+        match (chain.readable(depth, extent), &self.losses) {
+            (Err(error), Some(losses)) => {
+                losses.add(source, extent.at, extent.len, Cause::Bytes, &error);
+                Ok(Extent { place: Place::Zero { at: None }, ..extent })
+            }
+            (found, _) => found.map_err(|error| super::fill::unreadable(at, &error)),
         }
     }
 
@@ -347,4 +374,9 @@ impl<'a> Planner<'a> {
         }
         end
     }
+}
+
+/// Where byte `at` of the target comes from cannot be told.
+fn no_place(at: u64, error: Error) -> Error {
+    error.context(alloc::format!("error while reading block status at offset {at}"))
 }

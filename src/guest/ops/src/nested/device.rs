@@ -6,10 +6,10 @@ use alloc::vec::Vec;
 use instar_image::chain::{Chain, Node};
 use instar_image::reader::is_zero;
 use instar_image::{
-    Beside, DeviceId, Error, Machine, Place, RangePair, Read, Result, Role, Run, Sink, Source, Stat, Step, Value,
+    Beside, DeviceId, Error, Machine, Place, RangePair, Read, Result, Role, Run, Scope, Sink, Source, Stat, Step, Value,
 };
 
-use crate::copy::fill::read_at;
+use crate::copy::fill::{read_at, reason};
 
 /// Bytes that are read through the image at a time.
 const PIECE: usize = 256 << 10;
@@ -34,27 +34,29 @@ impl Nested<'_> {
     fn read_image(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let mut at = offset;
         for piece in buf.chunks_mut(PIECE) {
-            read_at(self.below.source(), &self.chain, 0, at, piece)?;
+            read_at(self.below.source(), &self.chain, 0, at, piece).map_err(|e| reason(&e))?;
             at = at.saturating_add(piece.len() as u64);
         }
         Ok(())
     }
 
-    /// A copy out of the image: read, and written.
-    fn copy(&self, from: u64, to: (DeviceId, u64), len: u64, skip_zero: u32) -> Result<()> {
+    /// A copy out of the image: read, and written. `number`: of the step that it is.
+    fn copy(&self, number: usize, from: u64, to: (DeviceId, u64), len: u64, skip_zero: u32) -> Result<()> {
         let unit = if skip_zero == 0 { PIECE } else { (skip_zero as usize).clamp(1, PIECE) };
         let mut buf = vec![0; PIECE - PIECE % unit];
         let mut done = 0;
         while done < len {
             let piece = (len - done).min(buf.len() as u64);
             let buf = buf.get_mut(..piece as usize).unwrap_or_default();
-            self.read_image(from.saturating_add(done), buf)?;
+            let read = self.read_image(from.saturating_add(done), buf);
+            read.map_err(|e| Error { scope: Some(Scope::Source(number, done)), ..e })?;
             let mut steps = Vec::new();
             for (i, data) in buf.chunks(unit).enumerate().filter(|(_, data)| skip_zero == 0 || !is_zero(data)) {
                 let offset = to.1.saturating_add(done + (i * unit) as u64);
                 steps.push(Step::Write { device: to.0, offset, data });
             }
-            self.below.submit(&steps)?;
+            let written = self.below.submit(&steps);
+            written.map_err(|e| Error { scope: Some(Scope::Target(number, done)), ..e })?;
             done += piece;
         }
         Ok(())
@@ -111,7 +113,11 @@ impl Source for Nested<'_> {
             if at >= end {
                 break;
             }
-            let (_, extent) = self.chain.extent(at, end - at)?;
+            let extent = match self.chain.extent(at, end - at) {
+                // It is an error when it is asked for by itself.
+                Err(_) if at > offset => break,
+                other => other?.1,
+            };
             if extent.len == 0 {
                 return Err(Error::corrupt("an extent without a byte"));
             }
@@ -199,13 +205,15 @@ impl Sink for Nested<'_> {
             return Err(Error::unsupported("instar cannot write through one driver into another"));
         }
         let through = |step: &Step<'_>| matches!(*step, Step::Copy { from, .. } if from == self.id);
+        let mut first = 0;
         for run in steps.chunk_by(|a, b| !through(a) && !through(b)) {
             match *run {
                 [Step::Copy { from, from_offset, to, to_offset, len, skip_zero }] if from == self.id => {
-                    self.copy(from_offset, (to, to_offset), len, skip_zero)?;
+                    self.copy(first, from_offset, (to, to_offset), len, skip_zero)?;
                 }
-                _ => self.below.submit(run)?,
+                _ => self.below.submit(run).map_err(|e| e.of_steps_behind(first))?,
             }
+            first += run.len();
         }
         Ok(())
     }

@@ -83,6 +83,16 @@ fn go_on(over: &AtomicBool) -> io::Result<()> {
     if over.load(Ordering::Relaxed) { Err(io::Error::from_raw_os_error(libc::ECANCELED)) } else { Ok(()) }
 }
 
+/// A copy that went wrong: whoever asked for it has to know on which side, and where.
+#[derive(Debug)]
+pub struct Broken {
+    pub error: io::Error,
+    /// In the target; else in the source.
+    pub in_target: bool,
+    /// Bytes that were copied before.
+    pub done: u64,
+}
+
 /// Copies; returns how many bytes were written. `skip_zero`: units of so many bytes that are all zeroes are not.
 pub fn copy(
     buffer: &mut Buffer,
@@ -91,7 +101,7 @@ pub fn copy(
     len: u64,
     skip_zero: Option<usize>,
     over: &AtomicBool,
-) -> io::Result<u64> {
+) -> Result<u64, Broken> {
     let source_len = from.0.len.load(Ordering::Acquire);
     let mut written = 0;
     let mut done = 0;
@@ -99,7 +109,8 @@ pub fn copy(
         return Ok(len);
     }
     while done < len {
-        go_on(over)?;
+        let broken = |in_target| move |error| Broken { error, in_target, done };
+        go_on(over).map_err(broken(false))?;
         let at = from.1 + done;
         let mut piece = len - done;
         if skip_zero.is_some() {
@@ -119,8 +130,8 @@ pub fn copy(
         let chunk = buffer.pair().0;
         let chunk_len = (piece.min(CHUNK as u64)) as usize;
         let chunk = &mut chunk[..chunk_len];
-        fill(from.0, chunk, at)?;
-        written += write_sparse(to, done, chunk, skip_zero)?;
+        fill(from.0, chunk, at).map_err(broken(false))?;
+        written += write_sparse(to, done, chunk, skip_zero).map_err(broken(true))?;
         done += chunk_len as u64;
     }
     Ok(written)

@@ -61,7 +61,7 @@ impl Server<'_> {
                 let (from, to) = ((slot, request.offset), (to, request.offset2));
                 super::bulk::copy(&mut self.buffer(worker), from, to, request.len, skip_zero, &self.aborted)
                     .map(value)
-                    .map_err(|e| failed(&e))
+                    .map_err(|b| Reply { value: b.done, value2: u64::from(b.in_target), ..failed(&b.error) })
             }
             Op::WriteZeroes => write_zeroes(slot, request, &self.aborted).map(value).map_err(|e| failed(&e)),
             Op::Discard => {

@@ -19,7 +19,6 @@ const JOB_BYTES: u64 = 2 << 20;
 const COPY_JOB_BYTES: u64 = 16 << 20;
 /// A disk is at least so many jobs, if it is not very small: progress is told after each.
 const PARTS_MIN: u64 = 4;
-/// Bytes that are encrypted as one.
 /// Most jobs that are handed out together.
 const JOBS_MAX: usize = 64;
 /// Most extents of a job.

@@ -29,12 +29,13 @@ class TestLockDown(InstarTestBase):
         )
         self.assertEqual(status, 0, err)
         lines = open(log, encoding="utf-8", errors="replace").read().splitlines()
-        locked = [i for i, line in enumerate(lines) if "landlock_restrict_self" in line]
+        # The process that serves is the first one; its children lock themselves down, too.
+        first = lines[0].split()[0]
+        locked = [i for i, line in enumerate(lines) if line.startswith(first) and "landlock_restrict_self" in line]
         self.assertTrue(locked, "the host half was never locked down")
-        first = lines[locked[0]].split()[0]
-        # From the filter on: the first seccomp call of the thread that restricts itself.
+        # From the filter on: its first seccomp call after the last of its restrictions.
         start = next(
-            i for i in range(locked[0], len(lines)) if lines[i].startswith(first) and " seccomp(" in lines[i]
+            i for i in range(locked[-1], len(lines)) if lines[i].startswith(first) and " seccomp(" in lines[i]
         )
         names = [re.match(r"\d+ +(?:<\.\.\. )?(\w+)", line) for line in lines[start + 1 :]]
         return [m.group(1) for m in names if m]

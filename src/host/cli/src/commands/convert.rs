@@ -125,7 +125,7 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
             return Err(program.fail(&format!("Failed in parsing snapshot param '{text}'")));
         }
     }
-    super::info::check_objects(program, parsed)?;
+    super::info::check_objects(program)?;
     option_list::check(program, parsed)?;
     Ok(Request {
         sparse,

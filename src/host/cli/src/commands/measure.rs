@@ -34,7 +34,7 @@ pub const COMMAND: Command = Command {
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let json = super::info::wants_json(program, parsed)?;
     let size = parsed.text("size").map(|text| program.size(&text, "image size", 0..=i64::MAX as u64)).transpose()?;
-    super::info::check_objects(program, parsed)?;
+    super::info::check_objects(program)?;
     let of_file = parsed.has("image-opts") || parsed.has("format") || parsed.has("snapshot");
     let wrong = [
         (parsed.operands.len() > 1, "At most one filename argument is allowed."),

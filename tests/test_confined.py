@@ -1,6 +1,7 @@
 """What is left of the host half in its sandbox processes, and the program in services that deny it much."""
 
 import errno
+import json
 import os
 import shutil
 import time
@@ -166,6 +167,25 @@ class TestHostHalf(Confined):
         out, err, status = self.run_tool(argv, cwd=self.tmp, before=become_nobody)
         self.assertEqual((out, err, status), ("", "", 0))
         self.assertEqual(os.path.getsize(self.path("own.raw")), 64 << 20)
+
+    def test_a_secret_is_nowhere_but_in_the_guest(self):
+        """Not in the arguments, not in what was allocated, not in the process that publishes."""
+        needle = b"seventeen-dark-horses"
+        images.random_disk(self.path("disk.raw"), 8 << 20, 1)
+        given = ["--object", f"secret,id=s,data={needle.decode()}"]
+        self.make(
+            "qemu-img", "convert", *given, "-O", "luks", "-o", "key-secret=s,iter-time=10", "disk.raw", "a.luks"
+        )
+        image = ["--image-opts", "driver=luks,key-secret=s,file.filename=a.luks", "-O", "raw", "slow.raw"]
+        as_json = json.dumps({"qom-type": "secret", "id": "s", "data": needle.decode()})
+        with open(self.path("key"), "wb") as file:
+            file.write(needle)
+        for words in (given, ["--object", as_json], ["--object", "secret,id=s,file=key"]):
+            argv = [self.get_instar_binary(), "convert", "-r", "1M", *words, *image]
+            with processes.at_work(argv, lambda process: self.reads(process.pid), cwd=self.tmp) as main:
+                for pid in [main.pid, *processes.children(main.pid)]:
+                    if not processes.runs_a_guest(pid):
+                        self.assertEqual(set(processes.holds(pid, needle)) - {"the guest's memory"}, set(), words)
 
     def test_all_end_with_the_one_that_serves(self):
         with self.slow() as main:

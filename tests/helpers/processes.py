@@ -33,16 +33,20 @@ def runs_a_guest(pid):
 
 
 def holds(pid, needle):
-    """Where in its memory these bytes lie: the names of the mappings."""
+    """Where in its memory these bytes lie: the names of the mappings. A virtual machine's memory has none, but is the only
+    large one; its beginning, where the pages are small, is a mapping of its own."""
+    large = 48 << 20
     found = []
+    all_of_them = list(maps(pid))
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-        for start, end, rights, name in maps(pid):
+        for (start, end, rights, name), after in zip(all_of_them, [*all_of_them[1:], (0, 0, "", "")], strict=True):
             if "r" not in rights or name in ("[vvar]", "[vvar_vclock]", "[vsyscall]"):
                 continue
             with contextlib.suppress(OSError):
                 memory.seek(start)
                 if needle in memory.read(end - start):
-                    found.append(name or f"{start:x}")
+                    machine = not name and (end - start >= large or (after[0] == end and after[1] - end >= large))
+                    found.append("the guest's memory" if machine or "instar-guest" in name else name or f"{start:x}")
     return found
 
 

@@ -98,6 +98,11 @@ impl Parsed {
         self.options.iter().map(|(k, v)| (k.as_str(), v.as_os_str()))
     }
 
+    /// All arguments given for it, in order, which are then no longer here.
+    pub fn take(&mut self, key: &str) -> Vec<OsString> {
+        self.options.extract_if(.., |(k, _)| k == key).map(|(_, v)| v).collect()
+    }
+
     /// All arguments given for it, in order.
     pub fn all(&self, key: &str) -> impl Iterator<Item = &OsStr> {
         self.options.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_os_str())

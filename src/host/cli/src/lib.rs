@@ -16,6 +16,7 @@ mod secrets;
 mod sizes;
 mod streams;
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,6 +25,10 @@ use commands::{COMMANDS, Command, MISSING};
 use config::Config;
 use getopt::{Opt, Parsed};
 use program::{Exit, Program};
+use secrets::Secrets;
+
+#[global_allocator]
+static ALLOCATOR: instar_vmm::Wiping = instar_vmm::Wiping;
 
 /// The program as it was called. `guest`: what runs in the sandbox; `None` is instar's own.
 #[must_use]
@@ -36,7 +41,7 @@ pub fn start(guest: Option<&'static [u8]>) -> ExitCode {
         _ => "instar",
     };
     let arguments: Vec<OsString> = arguments.collect();
-    let Exit(status) = run(name, &arguments, guest).map_or_else(|exit| exit, Exit);
+    let Exit(status) = run(name, arguments, guest).map_or_else(|exit| exit, Exit);
     ExitCode::from(if status == 0 && streams::failed() { 1 } else { status })
 }
 
@@ -66,10 +71,10 @@ fn command_at(arguments: &[OsString], options: &[&Opt]) -> usize {
     at.min(arguments.len())
 }
 
-fn run(name: &'static str, arguments: &[OsString], guest: Option<&'static [u8]>) -> Result<u8, Exit> {
+fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]>) -> Result<u8, Exit> {
     let settings = config::SETTINGS.iter().map(|s| &s.flag);
     let standard: Vec<&Opt> = STANDARD.iter().chain(&commands::COMMON[1..]).chain(settings.clone()).collect();
-    let (before, rest) = arguments.split_at(command_at(arguments, &standard));
+    let (before, rest) = arguments.split_at(command_at(&arguments, &standard));
     let mut program = Program {
         name,
         command: "",
@@ -118,6 +123,8 @@ fn run(name: &'static str, arguments: &[OsString], guest: Option<&'static [u8]>)
         program.print(&help::version(&program))?;
         return Ok(0);
     }
+    // There may be secrets among them: what is kept of those is kept by `Program`.
+    drop(arguments);
     match (command, named) {
         (Some(command), _) => perform(program, command, parsed),
         (None, None) => Err(program.usage("Not enough arguments")),
@@ -130,7 +137,9 @@ fn run(name: &'static str, arguments: &[OsString], guest: Option<&'static [u8]>)
 
 fn perform(mut program: Program, command: &'static Command, parsed: Result<Parsed, getopt::Wrong>) -> Result<u8, Exit> {
     program.command = command.name;
-    let parsed = parsed.map_err(|wrong| program.wrong(&wrong))?;
+    let mut parsed = parsed.map_err(|wrong| program.wrong(&wrong))?;
+    let objects = parsed.take(commands::options::OBJECT.long);
+    program.secrets = RefCell::new(Secrets::given(objects).map_err(|text| program.fail(&text))?);
     program.verbose = parsed.has("verbose");
     if parsed.has("help") {
         program.print(&help::command(&program, command))?;

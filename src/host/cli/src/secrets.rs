@@ -1,14 +1,19 @@
 //! `--object secret,..`: what the user's secrets are, read before the host half locks itself down.
 //!
-//! The bytes go to the guest as a parameter and are wiped here as soon as they are handed over.
+//! The bytes go to the guest as a parameter and are wiped here as soon as they are handed over. Until then no other process
+//! has them, not even one that this one makes.
 
-use std::ffi::OsStr;
-use std::io::ErrorKind;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 
 use aes::Aes256Dec;
 use aes::cipher::{Array, BlockCipherDecrypt, KeyInit};
 use instar_abi::record::Value;
 use instar_render::QemuVersion;
+use instar_vmm::Secret;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::program::plain;
@@ -22,15 +27,43 @@ const BLOCK: usize = 16;
 /// The secrets, by name.
 #[derive(Debug, Default)]
 pub struct Secrets {
-    entries: Vec<(String, Zeroizing<Vec<u8>>)>,
+    /// Arguments that nobody has looked at yet.
+    given: Vec<Secret>,
+    entries: Vec<(String, Secret)>,
+}
+
+fn secret(bytes: &[u8]) -> Result<Secret, String> {
+    Secret::new(bytes).map_err(|error| format!("cannot keep a secret: {}", plain(&error)))
 }
 
 impl Secrets {
+    /// What `--object` was given, each time.
+    ///
+    /// # Errors
+    /// The kernel's, in words.
+    pub fn given(objects: Vec<OsString>) -> Result<Self, String> {
+        for object in &objects {
+            // Best effort: without /proc nobody looks there, either.
+            let _ = hide(object.as_bytes());
+        }
+        let given = objects.iter().map(|object| secret(object.as_bytes())).collect::<Result<_, _>>()?;
+        Ok(Self { given, entries: Vec::new() })
+    }
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// In qemu-img's words.
+    pub fn read(&mut self, version: QemuVersion) -> Result<(), String> {
+        let given = std::mem::take(&mut self.given);
+        given.iter().try_for_each(|object| self.add(OsStr::from_bytes(object), version))
+    }
+
     /// Reads the argument of one `--object`.
     ///
     /// # Errors
     /// In qemu-img's words.
-    pub fn add(&mut self, object: &OsStr, version: QemuVersion) -> Result<(), String> {
+    fn add(&mut self, object: &OsStr, version: QemuVersion) -> Result<(), String> {
         let mut object = Object::parse(&object.to_string_lossy(), version)?;
         let kind = object.take("qom-type").ok_or("Parameter 'qom-type' is missing")?;
         let known = kind == "secret" || kind == "secret_keyring" || IDLE.contains(&kind.as_str());
@@ -66,12 +99,12 @@ impl Secrets {
             return Err(version.duplicate_object(&id));
         }
         let data = self.content(&mut object, base64)?;
-        self.entries.push((id, data));
+        self.entries.push((id, secret(&data)?));
         Ok(())
     }
 
     fn get(&self, id: &str) -> Option<&[u8]> {
-        self.entries.iter().find(|(name, _)| name == id).map(|(_, data)| data.as_slice())
+        self.entries.iter().find(|(name, _)| name == id).map(|(_, data)| &**data)
     }
 
     fn content(&self, object: &mut Object, base64: bool) -> Result<Zeroizing<Vec<u8>>, String> {
@@ -103,13 +136,35 @@ impl Secrets {
 
     /// As a parameter of the guest; what is here is wiped.
     pub fn hand_over(&mut self) -> Value {
-        let entry = |(id, mut data): (String, Zeroizing<Vec<u8>>)| {
+        let entry = |(id, data): (String, Secret)| {
             let mut map = Value::map();
-            map.set("id", id.as_str()).set("data", std::mem::take(&mut *data));
+            map.set("id", id.as_str()).set("data", data.to_vec());
             map
         };
         Value::List(self.entries.drain(..).map(entry).collect())
     }
+}
+
+/// The kernel shows a program's arguments to everybody (`ps`): from here on not the secret in them.
+fn hide(object: &[u8]) -> io::Result<()> {
+    const DATA: &[u8] = b"data=";
+    /// Where they begin: behind the name in brackets, with the field behind it counted from 0.
+    const ARG_START: usize = 45;
+    let find = |text: &[u8], what: &[u8]| text.windows(what.len()).position(|part| part == what);
+    let visible = match find(object, DATA) {
+        Some(at) => at + DATA.len(),
+        None if object.starts_with(b"{") => 1,
+        None => return Ok(()),
+    };
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let start = fields.split_ascii_whitespace().nth(ARG_START).and_then(|field| field.parse::<u64>().ok());
+    let arguments = std::fs::read("/proc/self/cmdline")?;
+    if let (Some(start), Some(at)) = (start, find(&arguments, object)) {
+        let memory = File::options().write(true).open("/proc/self/mem")?;
+        memory.write_all_at(&vec![b'x'; object.len() - visible], start + (at + visible) as u64)?;
+    }
+    Ok(())
 }
 
 /// Wipes the secrets in a parameter that [`Secrets::hand_over`] made.

@@ -54,7 +54,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     if parsed.has("image-opts") && parsed.has("format") {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));
     }
-    super::info::check_objects(program, parsed)?;
+    super::info::check_objects(program)?;
     let cache = program.cache(parsed, "cache", "source cache", "writeback")?;
     if parsed.has("repair") {
         return Err(program.fail("--repair (-r) is not supported yet: instar does not repair images"));

@@ -38,7 +38,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let [one, other] = &parsed.operands[..] else {
         return Err(program.usage("Expecting two image file names"));
     };
-    super::info::check_objects(program, parsed)?;
+    super::info::check_objects(program)?;
     let named = parsed.has("a-format") || parsed.has("b-format");
     if parsed.has("image-opts") && named {
         program.say("--image-opts and --format are mutually exclusive");

@@ -119,7 +119,7 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
     if let Some((_, text)) = rules.iter().find(|(broken, _)| *broken) {
         return Err(program.fail(text));
     }
-    super::info::check_objects(program, parsed)?;
+    super::info::check_objects(program)?;
     Ok(Request {
         sparse,
         source_cache: program.cache(parsed, "source-cache", "source cache", "writeback")?,

@@ -56,7 +56,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
             (name, Some(size))
         }
     };
-    super::info::check_objects(program, parsed)?;
+    super::info::check_objects(program)?;
     let mut params = program.params("create");
     params
         .set("filename", name.as_encoded_bytes())

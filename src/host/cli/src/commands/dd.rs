@@ -83,7 +83,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));
     }
     let asked = operands(program, parsed)?;
-    super::info::check_objects(program, parsed)?;
+    super::info::check_objects(program)?;
     let share = parsed.has("force-share");
     let source = if parsed.has("image-opts") {
         ImageName::from_options(&asked.input, program.version)

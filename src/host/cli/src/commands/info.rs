@@ -69,11 +69,8 @@ pub fn named(program: &Program, operand: &std::ffi::OsStr, parsed: &Parsed) -> R
 }
 
 /// Reads the secrets that `--object` gives.
-pub fn check_objects(program: &Program, parsed: &Parsed) -> Result<(), Exit> {
-    for object in parsed.all("object") {
-        program.secrets.borrow_mut().add(object, program.version).map_err(|text| program.fail(&text))?;
-    }
-    Ok(())
+pub fn check_objects(program: &Program) -> Result<(), Exit> {
+    program.secrets.borrow_mut().read(program.version).map_err(|text| program.fail(&text))
 }
 
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
@@ -83,7 +80,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         }
     }
     let json = wants_json(program, parsed)?;
-    check_objects(program, parsed)?;
+    check_objects(program)?;
     let [operand] = &parsed.operands[..] else { return Err(program.usage("Expecting one image file name")) };
     if parsed.has("image-opts") && parsed.has("format") {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));

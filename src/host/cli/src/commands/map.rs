@@ -117,7 +117,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     if parsed.has("image-opts") && parsed.has("format") {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));
     }
-    super::info::check_objects(program, parsed)?;
+    super::info::check_objects(program)?;
     let image = super::info::named(program, operand, parsed)?;
     let cache = program.cache(parsed, "cache", "cache", "writeback")?;
     let device = program.open_source(&image, cache, parsed.has("force-share"))?;

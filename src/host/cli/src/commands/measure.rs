@@ -43,7 +43,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
             _ => {}
         }
     }
-    super::info::check_objects(program, parsed)?;
+    super::info::check_objects(program)?;
     let of_file = parsed.has("image-opts") || parsed.has("format") || parsed.has("snapshot");
     let wrong = [
         (parsed.operands.len() > 1, "At most one filename argument is allowed."),

@@ -31,7 +31,7 @@ const REFUSED: u8 = 2;
 
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let json = super::info::wants_json(program, parsed)?;
-    super::info::check_objects(program, parsed)?;
+    super::info::check_objects(program)?;
     let [operand] = &parsed.operands[..] else { return Err(program.usage("Expecting one image file name")) };
     if parsed.has("image-opts") && parsed.has("format") {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));

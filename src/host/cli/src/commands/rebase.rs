@@ -42,7 +42,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     if parsed.has("image-opts") && parsed.has("format") {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));
     }
-    super::info::check_objects(program, parsed)?;
+    super::info::check_objects(program)?;
     let progress = Progress::new(parsed.has("progress") && !parsed.has("quiet"), 0);
     progress.show(0.0);
     let cache = program.cache(parsed, "cache", "cache", "writeback")?;

@@ -45,7 +45,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     if parsed.has("image-opts") && parsed.has("format") {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));
     }
-    super::info::check_objects(program, parsed)?;
+    super::info::check_objects(program)?;
     let (sign, number) = match size.split_at_checked(1) {
         Some((sign @ ("+" | "-"), number)) => (sign, number),
         _ => ("", &*size),

@@ -9,6 +9,7 @@ mod getopt;
 mod given;
 mod help;
 mod image_name;
+mod image_params;
 mod program;
 mod progress;
 mod refusal;

@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use instar_abi::record::{self, Value};
-use instar_abi::ring::Status;
 use instar_render::escape;
 use instar_render::version::{QemuVersion, UsageStyle};
 use instar_render::{Bounded, Over, Pieces};
 use instar_vmm::limits::{MESSAGES, RESULTS};
-use instar_vmm::policy::{Asked, No};
+use instar_vmm::policy::Asked;
 use instar_vmm::target::{self, Cache, Target, Written};
 use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Parts, Policy, locks};
 
@@ -22,6 +21,7 @@ use crate::config::Config;
 use crate::getopt::{Parsed, Wrong};
 use crate::given;
 use crate::image_name::ImageName;
+pub use crate::image_params::image_params;
 use crate::refusal;
 use crate::secrets::{self, Secrets};
 use crate::{sizes, streams};
@@ -573,55 +573,6 @@ fn is_data(file: &File) -> bool {
 pub fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_string()
-}
-
-/// Why a file that the policy allows was not opened.
-pub fn plain_errno(no: No) -> String {
-    match no.status {
-        Status::Io => plain(&io::Error::from_raw_os_error(no.errno.cast_signed())),
-        Status::Loop => "it is in the chain already".to_string(),
-        Status::Locked => "another program writes to it".to_string(),
-        Status::WrongType => "it is neither a regular file nor a block device".to_string(),
-        other => format!("{other:?}"),
-    }
-}
-
-/// The image's parameter map. What lies below its driver gets devices of its own, numbered far behind the files'.
-pub fn image_params(image: &ImageName, device: u64) -> Value {
-    const FIRST: u64 = 1 << 16;
-    let on = |place: usize| if place == 0 { device } else { place as u64 * FIRST + device };
-    let mut below = Vec::new();
-    for (place, node) in image.below.iter().enumerate() {
-        let mut map = Value::map();
-        map.set("id", on(place + 1)).set("device", on(place)).set("shown", image.below_name(place));
-        map.set("filename", image.path.as_os_str().as_encoded_bytes());
-        map.set("format", node.format.as_str()).set("options", pairs(&node.options));
-        below.push(map);
-    }
-    let mut map = Value::map();
-    map.set("device", on(image.below.len()))
-        .set("filename", image.path.as_os_str().as_encoded_bytes())
-        .set("written", image.written.as_encoded_bytes());
-    if let Some(format) = &image.format {
-        map.set("format", format.as_str());
-    }
-    let mut given = Vec::new();
-    for (place, path) in &image.given {
-        let mut map = Value::map();
-        map.set("place", *place as u64).set("filename", path.as_os_str().as_encoded_bytes());
-        given.push(map);
-    }
-    map.set("options", pairs(&image.options)).set("below", below).set("given", given);
-    map
-}
-
-fn pairs(options: &[(String, String)]) -> Vec<Value> {
-    let pair = |(key, value): &(String, String)| {
-        let mut pair = Value::map();
-        pair.set("key", key.as_str()).set("value", value.as_str());
-        pair
-    };
-    options.iter().map(pair).collect()
 }
 
 /// Nobody is told.

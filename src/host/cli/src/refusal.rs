@@ -1,11 +1,14 @@
 //! What to do about a name that the open policy refused.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use instar_vmm::policy::Asked;
+use instar_abi::ring::Status;
+use instar_vmm::policy::{Asked, No};
 
 use crate::config::Config;
 use crate::config::settings::ALLOW;
+use crate::program::plain;
 
 /// The directories that would have to be allowed, by the letters of the names alone: whether anything is there is not
 /// looked at. None for what could not be allowed: names that are no paths, and the root.
@@ -49,6 +52,17 @@ pub fn advice(path: Option<&Path>, config: &Config) -> String {
         None => {
             "--allow-backing DIR (or INSTAR_ALLOW_BACKING, or the configuration file) allows a directory".to_string()
         }
+    }
+}
+
+/// Why a file that the policy allows was not opened.
+pub fn not_opened(no: No) -> String {
+    match no.status {
+        Status::Io => plain(&io::Error::from_raw_os_error(no.errno.cast_signed())),
+        Status::Loop => "it is in the chain already".to_string(),
+        Status::Locked => "another program writes to it".to_string(),
+        Status::WrongType => "it is neither a regular file nor a block device".to_string(),
+        other => format!("{other:?}"),
     }
 }
 

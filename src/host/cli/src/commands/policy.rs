@@ -13,8 +13,8 @@ use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::config::settings::ALLOW;
 use crate::config::{Config, Said};
 use crate::getopt::Parsed;
-use crate::program::{Defaults, Exit, Files, Program, Silent, image_params, plain_errno};
-use crate::refusal::{directories, quoted};
+use crate::program::{Defaults, Exit, Files, Program, Silent, image_params};
+use crate::refusal::{directories, not_opened, quoted};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -147,7 +147,7 @@ impl<'a> Name<'a> {
             (_, Err(_)) if asked.is_refused() && places.none => Rule::None,
             (None, _) => Rule::NoPath,
             (_, Err(_)) if asked.is_refused() => Rule::Outside,
-            (_, Err(no)) => Rule::Failed(plain_errno(*no)),
+            (_, Err(no)) => Rule::Failed(not_opened(*no)),
             (Some(path), Ok(_)) => places.allowing(path),
         };
         Self { asked, above, rule }

@@ -37,7 +37,9 @@ impl<'a> Map<'a> {
             return Err(Error::usage("read past the end of the disk"));
         }
         let Held { catalog, bitmap_at, bitmap } = &mut *self.held.lock();
-        let mut entries = catalog.from(header.catalog, at / header.extent)?.iter().map(|e| u32::from_le_bytes(*e));
+        let of_extent = |e: Error| e.losing(header.extent - at % header.extent);
+        let mut entries =
+            catalog.from(header.catalog, at / header.extent).map_err(of_extent)?.iter().map(|e| u32::from_le_bytes(*e));
         let entry = entries.next().unwrap_or(EMPTY);
         let skip = at % header.extent;
         let rest = header.extent - skip;
@@ -55,7 +57,7 @@ impl<'a> Map<'a> {
         if *bitmap_at != Some(offset) {
             *bitmap_at = None;
             bitmap.resize(header.bitmap_bytes(), 0);
-            self.source.read(self.device, offset, bitmap)?;
+            self.source.read(self.device, offset, bitmap).map_err(of_extent)?;
             *bitmap_at = Some(offset);
         }
         let first = skip / SECTOR;

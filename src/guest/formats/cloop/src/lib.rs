@@ -81,7 +81,8 @@ impl Image for CloopImage<'_> {
         let (index, skip) = (at / self.header.block, at % self.header.block);
         let mut table = self.table.lock();
         let mut entry = |i| Ok(table.entry(self.header.table, i)?.map_or(0, u64::from_be_bytes));
-        let (offset, end) = (entry(index)?, entry(index + 1)?);
+        let of_block = |e: Error| e.losing(self.header.block - skip);
+        let (offset, end) = (entry(index).map_err(of_block)?, entry(index + 1).map_err(of_block)?);
         let len = end.saturating_sub(offset).min(self.stored_max);
         // What cannot become a block takes no memory of one.
         let hopeless = self.header.block > len.saturating_mul(DEFLATE_RATIO);

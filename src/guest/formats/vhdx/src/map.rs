@@ -62,18 +62,21 @@ impl<'a> Map<'a> {
         let state = &mut *self.state.lock();
         let mut block = at / self.geometry.block;
         let inside = at % self.geometry.block;
-        let run = self.run(state, block)?;
+        let of_block = |e: Error| e.losing(self.geometry.block - inside);
+        let run = self.run(state, block).map_err(of_block)?;
         let mut len = (self.geometry.block - inside).min(left);
         if let Run::Partial(offset) = run {
-            return self.sectors(state, block, inside, offset, Extent { at, len, place: Place::Unallocated });
+            let extent = Extent { at, len, place: Place::Unallocated };
+            return self.sectors(state, block, inside, offset, extent).map_err(of_block);
         }
         let until = block.saturating_add(ENTRIES_AT_ONCE);
         while len < left && block < until {
             block += 1;
-            let next = self.run(state, block)?;
-            let joins = match (run, next) {
-                (Run::Data(first), Run::Data(next)) => first.checked_add(inside + len) == Some(next),
-                (run, next) => run == next,
+            // A bad entry is reported when it is its turn.
+            let joins = match (run, self.run(state, block)) {
+                (_, Err(_)) => false,
+                (Run::Data(first), Ok(Run::Data(next))) => first.checked_add(inside + len) == Some(next),
+                (run, Ok(next)) => run == next,
             };
             if !joins {
                 break;

@@ -335,9 +335,10 @@ impl<'a> Tables<'a> {
         let mut count = 1u64;
         while len < left {
             let Some(entry) = next() else { break };
-            let goes_on = match (&here, Self::grain(grains.entries, grains.grain, entry)?) {
-                (Grain::None, Grain::None) | (Grain::Zero, Grain::Zero) => true,
-                (Grain::At(a), Grain::At(b)) => a.saturating_add(count.saturating_mul(grains.grain)) == b,
+            // A bad entry is reported when it is its turn.
+            let goes_on = match (&here, Self::grain(grains.entries, grains.grain, entry)) {
+                (Grain::None, Ok(Grain::None)) | (Grain::Zero, Ok(Grain::Zero)) => true,
+                (Grain::At(a), Ok(Grain::At(b))) => a.saturating_add(count.saturating_mul(grains.grain)) == b,
                 _ => false,
             };
             if !goes_on {

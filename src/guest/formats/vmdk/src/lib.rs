@@ -190,7 +190,7 @@ fn open_extents(cx: &OpenContext<'_, '_>, descriptor: &Descriptor<'_>) -> Result
         let opener = cx.opener.ok_or_else(|| Error::unsupported("the image's extents cannot be opened here"))?;
         let device = opener
             .open_named(cx.device, &without_protocol(&line.name), Role::Extent, cx.write && !read_only)
-            .map_err(|e| e.context(format!("Could not open '{}'", display_name(&line.name))))?;
+            .map_err(|e| e.context(format!("Could not open '{}'", display_name(&beside(cx.name, &line.name)))))?;
         let part = Part::open(cx.source, device, &line.name, line.kind, len)?;
         extents.push(Named { part, name: line.name, kind, read_only });
     }
@@ -210,7 +210,12 @@ impl Image for VmdkImage<'_> {
             *tables = Tables::new(self.source, part.device, self.source.stat(part.device)?.len);
             *held = index;
         }
-        let extent = tables.extent(&part, at - part.start, max)?;
+        let inside = at - part.start;
+        let extent = tables.extent(&part, inside, max).map_err(|e| match part.content {
+            // What is wrong with a table is told grain by grain.
+            Content::Grains(grains) => e.losing(grains.grain - inside % grains.grain),
+            Content::Flat(_) => e,
+        })?;
         Ok(Extent { at, ..extent })
     }
 

@@ -72,20 +72,22 @@ impl<'a> Blocks<'a> {
         let mut block = at / self.block;
         let inside = at % self.block;
         let in_block = (self.block - inside).min(left);
-        if let Some(offset) = place_of(&mut state.table, block)? {
+        let of_block = |e: Error| e.losing(self.block - inside);
+        if let Some(offset) = place_of(&mut state.table, block).map_err(of_block)? {
             let data = offset.saturating_add(bitmap_len(self.block)).saturating_add(inside);
             let here = Place::Data { device: self.device, offset: data };
             if !self.differencing {
                 return Ok(Extent { at, len: in_block, place: here });
             }
-            let (own, len) = self.sectors(state, offset, inside)?;
+            let (own, len) = self.sectors(state, offset, inside).map_err(of_block)?;
             let place = if own { here } else { Place::Unallocated };
             return Ok(Extent { at, len: len.min(in_block), place });
         }
         let mut len = in_block;
         while len < left {
             block = block.saturating_add(1);
-            if place_of(&mut state.table, block)?.is_some() {
+            // A bad entry is reported when it is its turn.
+            if !matches!(place_of(&mut state.table, block), Ok(None)) {
                 break;
             }
             len = len.saturating_add(self.block).min(left);

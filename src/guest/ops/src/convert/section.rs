@@ -38,7 +38,8 @@ impl Section {
 pub fn words(error: Error) -> Error {
     let Kind::Io(_) = error.kind else { return error };
     let why = error.message.rsplit(": ").next().unwrap_or_default();
-    let what = if error.message.starts_with("error while reading at byte") {
+    let reading = ["error while reading at byte", "error while reading block status at offset"];
+    let what = if reading.iter().any(|text| error.message.starts_with(text)) {
         "reading from input image file"
     } else if error.message.starts_with("error while writing at byte") {
         "writing to output image file"

@@ -54,8 +54,12 @@ pub fn run(
     settings: Settings,
     progress: &Progress<'_>,
 ) -> Result<()> {
-    match writer.target() {
+    let result = match writer.target() {
         Target::Linear { .. } => linear::run(machine, chains, writer, planner, settings, progress),
         Target::Allocated { .. } => allocated::run(machine, chains, writer, planner, settings, progress),
-    }
+    };
+    result.map_err(|mut error| match error.earlier.take().map(|line| machine.say(&alloc::format!("{line}\n"))) {
+        Some(Err(other)) => other,
+        _ => error,
+    })
 }

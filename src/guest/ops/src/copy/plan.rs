@@ -6,11 +6,11 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use instar_image::chain::Chain;
 use instar_image::damage::SECTOR;
 use instar_image::write::Target;
-use instar_image::{Error, Extent, Place, Result, Scope, Source};
+use instar_image::{Error, Extent, Kind, Place, Result, Scope, Source};
 use spin::Mutex;
 
 use super::files::Files;
-use super::losses::{Cause, Losses};
+use super::losses::{Cause, Losses, words};
 use super::{Selection, Settings};
 
 /// Bytes of a job whose data passes through the guest.
@@ -19,6 +19,7 @@ const JOB_BYTES: u64 = 2 << 20;
 const COPY_JOB_BYTES: u64 = 16 << 20;
 /// A disk is at least so many jobs, if it is not very small: progress is told after each.
 const PARTS_MIN: u64 = 4;
+const EIO: u32 = 5;
 /// Most jobs that are handed out together.
 const JOBS_MAX: usize = 64;
 /// Most extents of a job.
@@ -182,7 +183,7 @@ impl<'a> Planner<'a> {
                 };
                 let left = part.extent.len - done;
                 let found = self.or_lost(part.source, at, left, chain.extent_below(below, at, left));
-                let (depth, extent) = found.map_err(|e| no_place(part.at + done, e))?;
+                let (depth, extent) = found.map_err(|e| no_place(at, e))?;
                 if extent.len == 0 {
                     return Err(Error::corrupt("an extent without a byte"));
                 }
@@ -235,7 +236,7 @@ impl<'a> Planner<'a> {
             Selection::Layers(count) => chain.extent_above(count, inside, max),
             Selection::All | Selection::Differing(_) => chain.extent(inside, max),
         };
-        let (depth, extent) = self.or_lost(source, inside, max, found).map_err(|e| no_place(at, e))?;
+        let (depth, extent) = self.or_lost(source, inside, max, found).map_err(|e| no_place(inside, e))?;
         if extent.len == 0 {
             return Err(Error::corrupt("an extent without a byte"));
         }
@@ -375,7 +376,11 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Where byte `at` of the target comes from cannot be told.
+/// Where byte `at` of a source is cannot be told. What is wrong with its tables stands on a line of its own.
 fn no_place(at: u64, error: Error) -> Error {
-    error.context(alloc::format!("error while reading block status at offset {at}"))
+    let what = alloc::format!("error while reading block status at offset {at}");
+    if matches!(error.kind, Kind::Corrupt) {
+        return Error::new(Kind::Io(EIO), words(&error)).context(what).after(error.message);
+    }
+    error.context(what)
 }

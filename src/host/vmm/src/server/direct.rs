@@ -9,13 +9,15 @@ use crate::memory::HeapSlice;
 
 /// What `O_DIRECT` needs everywhere, in bytes.
 pub const ALIGNMENT: usize = 4096;
+/// What it needs on many devices: a broken medium is read by it, where the device takes it.
+const SECTOR: usize = 512;
 /// Most bytes that one call moves through a buffer.
 const PIECE: usize = 512 * 1024;
 
-/// The whole blocks around `len` bytes at `offset`: where they begin, and their length.
-fn around(offset: u64, len: usize) -> (u64, usize) {
-    let start = offset / ALIGNMENT as u64 * ALIGNMENT as u64;
-    (start, (offset - start + len as u64).next_multiple_of(ALIGNMENT as u64) as usize)
+/// The whole blocks of `block` bytes around `len` bytes at `offset`: where they begin, and their length.
+fn around(offset: u64, len: usize, block: u64) -> (u64, usize) {
+    let start = offset / block * block;
+    (start, (offset - start + len as u64).next_multiple_of(block) as usize)
 }
 
 fn is_aligned(bytes: &[u8], offset: u64) -> bool {
@@ -34,9 +36,17 @@ fn aligned(len: usize) -> (Vec<u8>, usize) {
 /// Reads up to `want` bytes at any alignment and hands them to `take`; returns how many there were.
 fn read_around(slot: &Slot, offset: u64, want: usize, take: impl FnOnce(&[u8])) -> io::Result<usize> {
     let want = want.min(PIECE);
-    let (start, len) = around(offset, want);
+    let (mut start, len) = around(offset, want, ALIGNMENT as u64);
     let (mut bytes, at) = aligned(len);
-    let got = slot.device.file.read_at(&mut bytes[at..at + len], start)?;
+    let mut got = slot.device.file.read_at(&mut bytes[at..at + len], start);
+    if got.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EIO)) {
+        // What lies around it may be what is broken.
+        let (closer, len) = around(offset, want, SECTOR as u64);
+        if let Ok(n) = slot.device.file.read_at(&mut bytes[at..at + len], closer) {
+            (start, got) = (closer, Ok(n));
+        }
+    }
+    let got = got?;
     let skip = (offset - start) as usize;
     let n = got.saturating_sub(skip).min(want);
     take(&bytes[at + skip..at + skip + n]);
@@ -73,7 +83,7 @@ pub fn write(slot: &Slot, offset: u64, from: &[u8]) -> io::Result<()> {
 }
 
 fn write_piece(slot: &Slot, offset: u64, from: &[u8]) -> io::Result<()> {
-    let (start, len) = around(offset, from.len());
+    let (start, len) = around(offset, from.len(), ALIGNMENT as u64);
     let (mut bytes, at) = aligned(len);
     let bytes = &mut bytes[at..at + len];
     if start == offset && len == from.len() {

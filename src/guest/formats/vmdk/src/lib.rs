@@ -214,7 +214,7 @@ impl Image for VmdkImage<'_> {
         let extent = tables.extent(&part, inside, max).map_err(|e| match part.content {
             // What is wrong with a table is told grain by grain.
             Content::Grains(grains) => e.losing(grains.grain - inside % grains.grain),
-            Content::Flat(_) => e,
+            Content::Flat(_) | Content::Zero => e,
         })?;
         Ok(Extent { at, ..extent })
     }

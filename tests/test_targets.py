@@ -4,103 +4,14 @@ that fails before it writes leaves it as it was."""
 import contextlib
 import os
 import random
-import shutil
-import struct
 import subprocess
 import tempfile
 import unittest
 from pathlib import Path
 
-from tests.base import ISOLATION, InstarTestBase
+from tests.base import ISOLATION
 from tests.helpers import filesystems
-
-KIB, MIB = 1 << 10, 1 << 20
-OLD = random.Random(1).randbytes(200 * KIB)
-NEW = random.Random(2).randbytes(MIB)
-NOBODY = 65534
-ROOT_ONLY = unittest.skipUnless(os.geteuid() == 0, "mounts, owners and other users need root")
-
-
-def access_list(user):
-    """A POSIX ACL that lets that user read and write: version, then tag, rights and number of each entry."""
-    no_id = 0xFFFFFFFF
-    entries = ((1, 6, no_id), (2, 6, user), (4, 4, no_id), (0x10, 6, no_id), (0x20, 0, no_id))
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
-
-
-def flags(path):
-    """What `chattr` has set."""
-    return {letter for letter in filesystems.run("lsattr", "-d", path).split()[0] if letter in "acdijACDS"}
-
-
-def state(path):
-    """All that a file has besides its content and its time of change."""
-    seen = os.stat(path)
-    extended = {name: os.getxattr(path, name) for name in os.listxattr(path)}
-    return {"mode": seen.st_mode, "owner": (seen.st_uid, seen.st_gid), "links": seen.st_nlink, "extended": extended}
-
-
-class TargetTest(InstarTestBase):
-    """Each kind of target is made twice, once for each tool: a function that makes it gives its name and what shows its
-    content by other ways."""
-
-    def setUp(self):
-        super().setUp()
-        os.chmod(self.tmp, 0o755)
-        for name, content in (("source.raw", NEW), ("garbage.qcow2", b"garbage" * 1000)):
-            Path(self.tmp, name).write_bytes(content)
-
-    def tools(self):
-        """The folder that each tool works in, and how it is called."""
-        for name, run in (("stock", self.run_qemu_img), ("ours", self.run_instar)):
-            folder = Path(self.tmp, name)
-            folder.mkdir(exist_ok=True)
-            yield folder, run
-
-    def convert(self, run, target, source="source.raw", fmt="raw", **more):
-        return run("convert", "-f", fmt, "-O", "raw", self.path(source), target, **more)
-
-    def same(self, make, more=lambda path: None):
-        """Makes the target, converts onto it with both tools, and compares what is there afterwards by every way."""
-        results = []
-        for folder, run in self.tools():
-            with contextlib.ExitStack() as stack:
-                target, ways = make(folder, stack)
-                outcome = self.convert(run, target)
-                self.assertEqual(outcome, ("", "", 0))
-                seen = [way() for way in ways]
-                self.assertEqual([len(content) for content in seen], [MIB] * len(seen))
-                self.assertTrue(all(content == NEW for content in seen))
-                results.append((state(target), more(target)) if not str(target).startswith("/proc") else None)
-        self.assertEqual(results[0], results[1])
-
-    def kept(self, make, content=OLD):
-        """A conversion that fails before it writes: by every way, all is as it was."""
-        folder, run = list(self.tools())[1]
-        with contextlib.ExitStack() as stack:
-            target, ways = make(folder, stack)
-            before = state(target)
-            for source, fmt in (("garbage.qcow2", "qcow2"), ("none.raw", "raw")):
-                _, err, status = self.convert(run, target, source, fmt)
-                self.assertEqual((status, bool(err)), (1, True))
-                self.assertEqual([way() for way in ways], [content] * len(ways))
-                self.assertEqual(state(target), before)
-            self.assertEqual([name for name in os.listdir(folder) if "instar" in name], [])
-
-    def both(self, make, content=OLD, more=lambda path: None):
-        """What every kind must show; `make` is done for each run anew."""
-        self.same(make, more)
-        for folder, _ in self.tools():
-            shutil.rmtree(folder)
-        self.kept(make, content)
-
-
-def plain(folder, stack, content=OLD):
-    """An ordinary file."""
-    del stack
-    path = folder / "target.raw"
-    path.write_bytes(content)
-    return path, [path.read_bytes]
+from tests.helpers.targets import MIB, NEW, NOBODY, OLD, ROOT_ONLY, TargetTest, access_list, flags, plain, state
 
 
 class TestKinds(TargetTest):
@@ -284,6 +195,62 @@ class TestWithRights(TargetTest):
         env = {"HOME": "/nonexistent", "INSTAR_ISOLATION": "process" if ISOLATION != "kvm" else "auto"}
         return run(*words, before=demote, env=env, **more)
 
+    def test_held_where_no_lease_is_to_be_had(self):
+        """As in a container: root without the right, over a file of somebody else."""
+        path, _ = plain(Path(self.tmp), None)
+        words = ["setpriv", "--bounding-set=-lease", self.get_instar_binary(), "convert", "-f", "raw", "-O", "raw"]
+        env = {"INSTAR_QEMU_VERSION": self.qemu_version}
+
+        def convert(**more):
+            path.write_bytes(OLD + bytes(MIB - len(OLD)))
+            os.chown(path, NOBODY, NOBODY)
+            before = os.stat(path).st_ino
+            self.assertEqual(self.run_tool([*words, self.path("source.raw"), path], env=env, **more), ("", "", 0))
+            return os.stat(path).st_ino != before
+
+        self.assertTrue(convert(), "nobody has it")
+        with open(path, "rb"):
+            self.assertFalse(convert())
+        with filesystems.loop_device(path) as device:
+            self.assertFalse(convert())
+            filesystems.run("blockdev", "--flushbufs", device)
+            self.assertEqual(Path(device).read_bytes(), NEW)
+
+    def test_unreachable_in_other_ways(self):
+        """A folder over whose parent something is mounted, one with too long a path, and one that is removed: chains are
+        read there, and targets made, as far as there is a folder."""
+        def chain(folder):
+            self.make("qemu-img", "create", "-q", "-f", "qcow2", "base.qcow2", "1M", cwd=folder)
+            self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2", cwd=folder)
+
+        tool = str(self.get_instar_binary())
+        run = f"'{tool}' convert -O raw top.qcow2 new.raw && echo old > old.raw && '{tool}' convert -O raw top.qcow2 old.raw"
+        covered = Path(self.tmp, "covered", "work")
+        covered.mkdir(parents=True)
+        chain(covered)
+        mount = f"mount -t tmpfs tmpfs '{covered.parent}' && {run}; status=$?; umount '{covered.parent}'; exit $status"
+        self.assertEqual(self.run_tool(["sh", "-c", mount], cwd=covered), ("", "", 0))
+        self.assertEqual((covered / "new.raw").read_bytes(), bytes(MIB))
+        self.assertEqual((covered / "old.raw").read_bytes(), bytes(MIB))
+
+        long = "d" * 250
+        made = "qemu-img create -q -f qcow2 base.qcow2 1M && qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2"
+        deep = f"for i in $(seq 20); do mkdir {long} && cd -P {long} || exit; done; {made} && {run} && stat -c %s new.raw old.raw"
+        self.assertEqual(self.run_tool(["bash", "-c", deep], cwd=self.tmp), (f"{MIB}\n{MIB}\n", "", 0))
+
+        gone = Path(self.tmp, "parent", "gone")
+        gone.mkdir(parents=True)
+        chain(gone.parent)
+        removed = f"rmdir '{gone}' && '{tool}' info --backing-chain ../top.qcow2 >/dev/null && '{tool}' convert -O raw '{gone.parent}/top.qcow2' ../new.raw"
+        self.assertEqual(self.run_tool(["sh", "-c", removed], cwd=gone), ("", "", 0))
+        # Its folder is the only one that is allowed, as ever: not what would be left of its name.
+        self.make("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", "thief.qcow2", "1M", cwd=gone.parent)
+        gone.mkdir()
+        thief = f"rmdir '{gone}' && '{tool}' convert -O raw ../thief.qcow2 ../stolen.raw"
+        _, err, status = self.run_tool(["sh", "-c", thief], cwd=gone)
+        self.assertEqual((status, os.path.exists(gone.parent / "stolen.raw")), (1, False))
+        self.assertIn("not in a directory that images may refer to", err)
+
     def test_bind_mounted(self):
         def make(folder, stack):
             path, _ = plain(folder, stack)
@@ -465,143 +432,6 @@ class TestWithRights(TargetTest):
             outcome = self.as_nobody(self.run_instar, "convert", "-O", "raw", "top.qcow2", target, cwd=work)
             self.assertEqual(outcome, ("", "", 0))
             self.assertEqual((work / target).read_bytes(), bytes(MIB))
-
-
-@ROOT_ONLY
-class TestDevices(TargetTest):
-    """Block devices: written where they are."""
-
-    def device(self, size=5 * MIB, *options):
-        """A loop device with an old image on it, and its file."""
-        back = Path(tempfile.mkdtemp(dir=self.tmp), "back")
-        back.write_bytes(bytes(size))
-        self.make("qemu-img", "create", "-q", "-f", "qcow2", back, "1M")
-        with open(back, "r+b") as file:
-            file.truncate(size)
-        stack = contextlib.ExitStack()
-        self.addCleanup(stack.close)
-        return stack.enter_context(filesystems.loop_device(back, *options)), back
-
-    def content(self, device):
-        filesystems.run("blockdev", "--flushbufs", device)
-        return Path(device).read_bytes()
-
-    def test_no_old_header_over_new_bytes(self):
-        """What does not fit: afterwards the device says neither what it was nor what it was to be."""
-        Path(self.path("big.raw")).write_bytes(random.Random(5).randbytes(8 * MIB))
-        for fmt in ("raw", "qcow2", "qcow", "qed", "vmdk", "vpc", "vhdx", "vdi", "parallels", "luks"):
-            for cache in ((), ("-t", "none")):
-                with self.subTest(fmt, cache=cache):
-                    device, _ = self.device()
-                    before = self.content(device)
-                    more = ["--object", "secret,id=k,data=k", "-o", "key-secret=k"] if fmt == "luks" else []
-                    words = ["convert", *cache, *more, "-f", "raw", "-O", fmt, self.path("big.raw"), device]
-                    self.assertEqual(self.run_instar(*words)[2], 1)
-                    after = self.content(device)
-                    if after != before:
-                        self.assertEqual(after[:4096], bytes(4096))
-
-    def test_untouched_by_what_fails_before(self):
-        device, _ = self.device()
-        before = self.content(device)
-        self.assertEqual(self.convert(self.run_instar, device, "garbage.qcow2", "qcow2")[2], 1)
-        self.assertEqual(self.content(device), before)
-
-    def test_whole(self):
-        """The image is there, its header too, and behind it is what was there before."""
-        for fmt in ("raw", "qcow2", "vmdk", "vdi"):
-            for cache in ((), ("-t", "none"), ("-t", "writeback")):
-                with self.subTest(fmt, cache=cache):
-                    device, back = self.device(64 * MIB)
-                    with open(back, "r+b") as file:
-                        file.seek(60 * MIB)
-                        file.write(OLD)
-                    filesystems.run("blockdev", "--flushbufs", device)
-                    words = ["convert", *cache, "-f", "raw", "-O", fmt, self.path("source.raw"), device]
-                    self.assertEqual(self.run_instar(*words), ("", "", 0))
-                    self.assertEqual(self.content(device)[60 * MIB :][: len(OLD)], OLD)
-                    if fmt == "raw":
-                        self.assertEqual(self.content(device)[:MIB], NEW)
-                    else:
-                        self.assert_same_disk(device, self.path("source.raw"), "-f", fmt, "-F", "raw")
-
-    def test_short_raw_leaves_the_rest(self):
-        """Of the first block, too."""
-        Path(self.path("short.raw")).write_bytes(NEW[:512])
-        device, _ = self.device()
-        before = self.content(device)
-        self.assertEqual(self.convert(self.run_instar, device, "short.raw"), ("", "", 0))
-        self.assertEqual(self.content(device), NEW[:512] + before[512:])
-
-    def test_read_only(self):
-        """In the stock tool's words, whatever is to be done to it."""
-        device, _ = self.device(5 * MIB, "-r")
-        for words in (
-            ("convert", "-f", "raw", "-O", "raw", "source.raw", device),
-            ("convert", "-f", "raw", "-O", "qcow2", "source.raw", device),
-            ("convert", "-n", "-f", "raw", "-O", "raw", "source.raw", device),
-            ("create", "-q", "-f", "raw", device, "1M"),
-            ("create", "-q", "-f", "qcow2", device, "1M"),
-            ("dd", "-f", "raw", "bs=1M", "if=source.raw", f"of={device}"),
-            ("resize", "-f", "qcow2", device, "2M"),
-            ("rebase", "-f", "qcow2", "-u", "-b", "", device),
-            ("commit", "-f", "qcow2", device),
-            ("bench", "-w", "-c", "1", "-f", "raw", device),
-        ):
-            with self.subTest(words):
-                theirs = self.run_qemu_img(*words, cwd=self.tmp)
-                ours = self.run_as_qemu_img(*words, cwd=self.tmp)
-                self.assert_same_outcome(ours, theirs)
-                self.assertIn("The device is not writable: Permission denied", ours[1])
-
-
-class TestBeside(TargetTest):
-    """The further files of an image that has several: nothing in them changes unless the command succeeds."""
-
-    def image(self, folder, name="disk"):
-        """A vmdk of two files, whose second has another name as well."""
-        self.make("qemu-img", "create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", f"{name}.vmdk", "64k", cwd=folder)
-        (folder / f"{name}-flat.vmdk").write_bytes(OLD)
-        os.link(folder / f"{name}-flat.vmdk", folder / "other")
-
-    def onto(self, folder, source, **more):
-        words = ["convert", "-f", "qcow2", "-O", "vmdk", "-o", "subformat=monolithicFlat", self.path(source), "disk.vmdk"]
-        return self.run_instar(*words, cwd=folder, **more)
-
-    def test_hard_linked(self):
-        self.make("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "source.raw", "whole.qcow2")
-        # Compressed clusters, of which the later ones do not unpack: writing has begun when that is found out.
-        Path(self.path("digits.raw")).write_bytes(b"".join(b"%d" % number for number in range(200_000)))
-        self.make("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "digits.raw", "damaged.qcow2")
-        image = Path(self.path("damaged.qcow2"))
-        content = image.read_bytes()
-        image.write_bytes(content[: len(content) * 3 // 4] + b"\xff" * (len(content) // 4))
-        folder = Path(self.tmp, "work")
-        folder.mkdir()
-        self.image(folder)
-        descriptor = (folder / "disk.vmdk").read_bytes()
-        for source in ("garbage.qcow2", "damaged.qcow2"):
-            self.assertEqual(self.onto(folder, source)[2], 1)
-            self.assertEqual((folder / "other").read_bytes(), OLD)
-            self.assertEqual((folder / "disk.vmdk").read_bytes(), descriptor)
-        self.assertEqual(sorted(os.listdir(folder)), ["disk-flat.vmdk", "disk.vmdk", "other"])
-        self.assertEqual(self.onto(folder, "whole.qcow2"), ("", "", 0))
-        self.assertEqual((folder / "other").read_bytes(), NEW)
-        self.assert_same_disk(folder / "disk.vmdk", self.path("source.raw"), "-f", "vmdk", "-F", "raw")
-        self.assertEqual(sorted(os.listdir(folder)), ["disk-flat.vmdk", "disk.vmdk", "other"])
-
-    @ROOT_ONLY
-    def test_no_room_for_the_copy(self):
-        """What could not be copied is not begun."""
-        self.make("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "source.raw", "whole.qcow2")
-        Path(self.path("big.raw")).write_bytes(random.Random(6).randbytes(8 * MIB))
-        self.make("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "big.raw", "big.qcow2")
-        with filesystems.mounted("tmpfs", self.tmp, 12 * MIB) as folder:
-            self.image(folder)
-            self.assertEqual(self.onto(folder, "big.qcow2")[2], 1)
-            self.assertEqual((folder / "other").read_bytes(), OLD)
-            self.assertEqual(self.onto(folder, "whole.qcow2"), ("", "", 0))
-            self.assertEqual((folder / "other").read_bytes(), NEW)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 //! Whether an existing file is replaced by a new one, or written where it is because something would be lost otherwise.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
 
+use super::held::is_held;
 use super::place::Place;
 
 /// Why a file is written where it is.
@@ -45,28 +45,6 @@ fn is_mounted(file: &File, place: &Place) -> bool {
     }
     let device = |stat: rustix::fs::Stat| stat.st_dev;
     rustix::fs::fstat(file).ok().map(device) != rustix::fs::fstat(&place.folder).ok().map(device)
-}
-
-/// Whether somebody else has it open: a program, a loop device, or who started this program. A lease is given only where
-/// the kernel knows of nobody.
-fn is_held(file: &File) -> bool {
-    let lease = |kind: libc::c_int| {
-        // SAFETY: the descriptor is open, and the call takes a number.
-        match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) } {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    };
-    // Who opens the file in between has a signal sent.
-    // SAFETY: ignoring a signal needs no handler.
-    let before = unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
-    let taken = lease(libc::F_WRLCK);
-    if taken.is_ok() {
-        let _ = lease(libc::F_UNLCK);
-    }
-    // SAFETY: it becomes again what it was.
-    unsafe { libc::signal(libc::SIGIO, before) };
-    taken.is_err_and(|error| error.raw_os_error() == Some(libc::EAGAIN))
 }
 
 /// There is no room for a second file, and there would be some if this one went first.

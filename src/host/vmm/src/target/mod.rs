@@ -13,6 +13,7 @@
 
 mod attributes;
 mod copied;
+mod held;
 mod keep;
 mod made;
 mod old;

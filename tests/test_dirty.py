@@ -156,3 +156,7 @@ class DirtyTest(InstarTestBase):
     def test_vdi(self):
         for seed in range(COUNT):
             self.one("vdi", seed)
+
+    def test_parallels(self):
+        for seed in range(COUNT):
+            self.one("parallels", seed)

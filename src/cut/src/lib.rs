@@ -47,6 +47,12 @@ impl Folder {
         assert!(done.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
+    /// Runs a stock tool that gives up without closing anything (`-c abort`).
+    pub fn abort(&self, program: &str, arguments: &[&str]) {
+        let done = self.try_stock(program, arguments);
+        assert!(!done.status.success(), "{program} {arguments:?} has closed its files");
+    }
+
     fn try_stock(&self, program: &str, arguments: &[&str]) -> Output {
         Command::new(program).args(arguments).current_dir(&self.0).output().expect("qemu-utils is installed")
     }
@@ -142,6 +148,9 @@ pub struct Scenario {
     pub head: Option<u64>,
     /// The stock tool does not know such images (children of a VHD or VHDX): our own reading and check judge.
     pub own: bool,
+    /// The images were not closed: they are judged as the stock tool has them once it has opened them for writing, which repairs
+    /// those that still say so, and no others.
+    pub unclosed: bool,
     /// The driver option by which the first image, an encrypted one, is given [`SECRET`].
     pub key: Option<&'static str>,
 }
@@ -160,6 +169,7 @@ impl Scenario {
             subsets: 2,
             head: None,
             own: false,
+            unclosed: false,
             key: None,
         }
     }
@@ -175,6 +185,7 @@ impl Scenario {
         let described: Vec<Value> =
             self.images.iter().zip(&devices).map(|(image, device)| self.described(image, *device)).collect();
         (self.arrange)(&mut params, &described);
+        self.reopen(&self.folder);
         let before = self.contents(&self.folder);
         machine.record();
         let status = instar_ops::run(&machine, &params);
@@ -189,9 +200,17 @@ impl Scenario {
         journal.cuts(self.subsets, 1, |when, disks| {
             states += 1;
             self.write(&place, &devices, disks);
+            self.reopen(&place);
             self.judge(&place, when, &before, &after, false);
         });
         states
+    }
+
+    /// See [`Scenario::unclosed`].
+    fn reopen(&self, folder: &Folder) {
+        for image in self.images.iter().filter(|image| self.unclosed && image.watch != Watch::Read) {
+            folder.stock("qemu-io", &["-f", image.format, "-c", "flush", image.name]);
+        }
     }
 
     fn key_of(&self, image: &Image) -> Option<&'static str> {

@@ -136,6 +136,13 @@ impl Machine {
         }
     }
 
+    /// What is discarded is lost: here all of it is zeroes at once.
+    fn as_worst<'s>(&self, step: Step<'s>) -> Step<'s> {
+        let Step::Discard { device, offset, len } = step else { return step };
+        let held = self.with(device, |d| Ok(d.disk.len())).unwrap_or(0);
+        Step::Zero { device, offset, len: len.min(held.saturating_sub(offset)), unmap: true }
+    }
+
     fn with<T>(&self, device: DeviceId, act: impl FnOnce(&mut Device) -> Result<T>) -> Result<T> {
         match lock(&self.devices).get_mut(device.0 as usize) {
             Some(device) => act(device),
@@ -258,6 +265,7 @@ impl Source for Machine {
 impl Sink for Machine {
     fn submit(&self, steps: &[Step<'_>]) -> Result<()> {
         for step in steps {
+            let step = &self.as_worst(*step);
             self.log_step(step);
             match *step {
                 Step::Write { device, offset, data } => self.change(device, |d| d.write(offset, data))?,

@@ -1,5 +1,7 @@
 //! What checking an image's metadata finds.
 
+use alloc::string::String;
+
 use crate::{Machine, Result};
 
 /// Takes the lines that a check prints while it works, one at a time, in order: a damaged image has millions.
@@ -21,6 +23,23 @@ impl Findings for Quiet {
 
     fn error(&mut self, _text: &str) -> Result<()> {
         Ok(())
+    }
+}
+
+/// Keeps the first line: for who gives up because of it.
+#[derive(Default)]
+pub struct First(pub String);
+
+impl Findings for First {
+    fn line(&mut self, text: &str) -> Result<()> {
+        if self.0.is_empty() {
+            self.0.push_str(text);
+        }
+        Ok(())
+    }
+
+    fn error(&mut self, text: &str) -> Result<()> {
+        self.line(text)
     }
 }
 

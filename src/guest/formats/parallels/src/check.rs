@@ -6,7 +6,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::pieces::Pieces;
-use instar_image::{CheckContext, CheckReport, DeviceId, Error, Findings, Result, Source};
+use instar_image::{CheckContext, CheckReport, DeviceId, Error, Findings, Machine, Result, Source};
 
 use crate::header::Header;
 use crate::layout::SECTOR;
@@ -110,6 +110,13 @@ impl Check<'_> {
         }
         Ok(())
     }
+}
+
+/// The first sector of the clusters, where the header does not have it right.
+pub fn right_data_start(header: &Header, device: DeviceId, machine: &dyn Machine) -> Result<Option<u64>> {
+    let len = machine.stat(device)?.len.next_multiple_of(SECTOR);
+    let (sector, right) = Check { header, source: machine.source(), device, len }.data_start();
+    Ok((!right).then_some(sector))
 }
 
 /// Checks the image.

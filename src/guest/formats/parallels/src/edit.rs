@@ -19,6 +19,10 @@ use crate::{DRIVER_OPTIONS, check, extension};
 pub struct ParallelsEditing;
 
 impl Editing for ParallelsEditing {
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
+        crate::recover::recover(machine, cx)
+    }
+
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
         check_driver_options("parallels", cx.options, DRIVER_OPTIONS)?;
         let EditContext { machine, device, .. } = cx;

@@ -13,6 +13,7 @@ mod extension;
 mod header;
 pub mod layout;
 mod map;
+mod recover;
 mod resize;
 mod write;
 

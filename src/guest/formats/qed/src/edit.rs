@@ -30,6 +30,10 @@ impl Editing for QedEditing {
         format == "raw"
     }
 
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
+        crate::recover::recover(machine, cx)
+    }
+
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
         check_driver_options("qed", cx.options, &[])?;
         let (machine, device) = (cx.machine, cx.device);
@@ -69,13 +73,14 @@ fn writable(cx: &EditContext<'_, '_>) -> Result<Header> {
 }
 
 /// The header's bytes: they lie in one sector, so that they change at once.
-struct Head {
+pub struct Head {
     device: DeviceId,
     bytes: [u8; HEADER_LEN],
 }
 
 impl Head {
-    fn read(machine: &dyn Machine, device: DeviceId) -> Result<Self> {
+    /// As they are.
+    pub fn read(machine: &dyn Machine, device: DeviceId) -> Result<Self> {
         let mut bytes = [0; HEADER_LEN];
         machine.read(device, 0, &mut bytes)?;
         let mut head = Self { device, bytes };
@@ -96,12 +101,13 @@ impl Head {
     }
 
     /// Sets and clears bits of the features.
-    fn set_features(&mut self, set: u64, clear: u64) {
+    pub fn set_features(&mut self, set: u64, clear: u64) {
         let features = self.features() & !clear | set;
         self.put(field::FEATURES, &features.to_le_bytes());
     }
 
-    fn write(&self, machine: &dyn Machine) -> Result<()> {
+    /// Writes them, once what is before is stable.
+    pub fn write(&self, machine: &dyn Machine) -> Result<()> {
         let device = self.device;
         let write = Step::Write { device, offset: 0, data: &self.bytes };
         machine.submit(&[Step::Barrier { device }, write, Step::Barrier { device }])

@@ -12,6 +12,7 @@ mod edit;
 mod header;
 pub mod layout;
 mod map;
+mod recover;
 mod write;
 
 use alloc::boxed::Box;

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use instar_image::blocks::{BlockWriter, Blocks};
 use instar_image::options::check_driver_options;
 use instar_image::write::{Piece, Placed, Target, Writer};
-use instar_image::{EditContext, Editing, Editor, Machine, OpenContext, Result};
+use instar_image::{EditContext, Editing, Editor, Machine, OpenContext, Result, Step};
 
 use crate::header::Header;
 use crate::layout::{BLOCK, field, is_absent};
@@ -17,6 +17,26 @@ use crate::layout::{BLOCK, field, is_absent};
 pub struct VdiEditing;
 
 impl Editing for VdiEditing {
+    /// The format has no mark of an open image. Whoever was killed may have counted a block in the header that the map does not
+    /// refer to yet: it is counted no more.
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
+        // What is wrong with a header is said by whoever opens the image.
+        let Ok(header) = Header::read(cx) else { return Ok(()) };
+        let (mut count, mut behind) = (0u64, 0u64);
+        header.blocks(cx.device).each(machine, |_, entry| {
+            if !is_absent(entry) {
+                (count, behind) = (count + 1, behind.max(u64::from(entry) + 1));
+            }
+            Ok(())
+        })?;
+        if count != behind || count >= u64::from(header.allocated) {
+            return Ok(());
+        }
+        let (device, data) = (cx.device, (count as u32).to_le_bytes());
+        let write = Step::Write { device, offset: field::ALLOCATED as u64, data: &data };
+        machine.submit(&[write, Step::Barrier { device }])
+    }
+
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
         check_driver_options("vdi", cx.options, &[])?;
         let EditContext { machine, device, .. } = cx;

@@ -3,8 +3,8 @@
 //! First the L1 table is zeroed, and that is stable; only then is given up what it referred to. Between the two there
 //! are leaks.
 
+use instar_image::Result;
 use instar_image::reader::Reader;
-use instar_image::{Result, Step};
 
 use super::{Qcow2Editor, State};
 use crate::layout::{L2_OFFSET_MASK, OFLAG_COMPRESSED};
@@ -20,14 +20,7 @@ impl<'a> Qcow2Editor<'a> {
         state.tables.write_references(&mut steps);
         self.submit(&mut steps)?;
         self.settle_old(state)?;
-        self.cut_off(state)
-    }
-
-    /// Cuts off the clusters at the end of the file that nobody uses any more.
-    pub(super) fn cut_off(&self, state: &mut State<'a>) -> Result<()> {
-        let end = state.counts.end(self.machine.stat(self.device)?.len)?;
-        self.machine.submit(&[Step::SetLength { device: self.device, len: end }])?;
-        self.barrier()
+        self.give_back(state)
     }
 
     /// Gives up L2 table `index` and all that it refers to. The caller takes it out of the L1 table.

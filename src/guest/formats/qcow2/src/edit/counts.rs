@@ -4,7 +4,7 @@
 //! Clusters that are handed out are counted at once, in memory; those that are given up only by
 //! [`Counts::apply_releases`], once nothing stable refers to them. Until then they are not handed out again.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -22,6 +22,10 @@ use crate::window::Window;
 const KEPT: usize = 16;
 /// Offsets of blocks in a table.
 const TABLE_ENTRY: u64 = 8;
+/// Bytes that file systems give back as one.
+const GIVEN_BACK: u64 = 4096;
+/// Clusters among which a place near to the file's beginning is looked for.
+const LOOKED_AT: u64 = 1 << 16;
 /// The lower bits of an entry of the table are reserved.
 const BLOCK_OFFSET_MASK: u64 = !0x1ff;
 
@@ -29,6 +33,14 @@ const BLOCK_OFFSET_MASK: u64 = !0x1ff;
 pub fn widen(range: &mut Range<usize>, by: Range<usize>) {
     let empty = range.start >= range.end;
     *range = if empty { by } else { range.start.min(by.start)..range.end.max(by.end) };
+}
+
+/// Adds clusters to runs of such: to the last one if they follow it.
+fn add_run(runs: &mut Vec<(u64, u64)>, first: u64, count: u64) {
+    match runs.last_mut() {
+        Some((start, len)) if *start + *len == first => *len += count,
+        _ => runs.push((first, count)),
+    }
 }
 
 struct Block {
@@ -56,6 +68,10 @@ pub struct Counts<'a> {
     next: u64,
     /// Runs of clusters to be given up: first, count.
     released: Vec<(u64, u64)>,
+    /// Runs of clusters that lost their last reference: first, count.
+    freed: Vec<(u64, u64)>,
+    /// Blocks that count fewer clusters than before.
+    thinned: BTreeSet<u64>,
     /// Clusters that can never be free, whatever the counts say.
     taken: Vec<Range<u64>>,
 }
@@ -99,6 +115,8 @@ impl<'a> Counts<'a> {
             blocks: BTreeMap::new(),
             next: 0,
             released: Vec::new(),
+            freed: Vec::new(),
+            thinned: BTreeSet::new(),
             taken,
         })
     }
@@ -116,7 +134,7 @@ impl<'a> Counts<'a> {
     /// Bytes that wait in memory.
     pub fn waiting(&self) -> usize {
         let blocks = self.blocks.values().filter(|b| b.changed).count() << self.cluster_bits;
-        blocks.saturating_add(self.released.len().saturating_mul(16))
+        blocks.saturating_add((self.released.len() + self.freed.len()).saturating_mul(16))
     }
 
     /// The block of that number, if there is one.
@@ -286,10 +304,7 @@ impl<'a> Counts<'a> {
 
     /// Gives clusters up, later.
     pub fn release(&mut self, first: u64, count: u64) {
-        match self.released.last_mut() {
-            Some((start, len)) if *start + *len == first => *len += count,
-            _ => self.released.push((first, count)),
-        }
+        add_run(&mut self.released, first, count);
     }
 
     /// Gives up what `len` compressed bytes at byte `offset` refer to.
@@ -301,6 +316,11 @@ impl<'a> Counts<'a> {
     /// Whether anything is to be given up.
     pub fn has_releases(&self) -> bool {
         !self.released.is_empty()
+    }
+
+    /// Whether clusters lost their last reference.
+    pub fn has_thinned(&self) -> bool {
+        !self.thinned.is_empty()
     }
 
     /// Takes one reference from all that is given up. Nothing stable refers to it any more.
@@ -319,7 +339,7 @@ impl<'a> Counts<'a> {
     fn decrement(&mut self, at: u64, end: u64) -> Result<u64> {
         let (order, reach) = (self.order, self.reach());
         let end = (at / reach + 1).saturating_mul(reach).min(end);
-        let mut free = u64::MAX;
+        let mut free: Vec<(u64, u64)> = Vec::new();
         let mut block = self.block(at / reach)?;
         for cluster in at..end {
             let index = (cluster % reach) as usize;
@@ -331,11 +351,103 @@ impl<'a> Counts<'a> {
             refblock::set(&mut block.bytes, order, index, count - 1);
             block.changed = true;
             if count == 1 {
-                free = free.min(cluster);
+                add_run(&mut free, cluster, 1);
             }
         }
-        self.next = self.next.min(free);
+        for (first, count) in free {
+            self.free(first, count);
+            self.thinned.insert(at / reach);
+        }
         Ok(end)
+    }
+
+    /// Nothing counts these clusters any more.
+    fn free(&mut self, first: u64, count: u64) {
+        self.next = self.next.min(first);
+        add_run(&mut self.freed, first, count);
+    }
+
+    /// The runs of clusters that lost their last reference since, and that were not handed out again; with free ones beside
+    /// them, up to what a file system gives back as one.
+    pub fn take_freed(&mut self) -> Result<Vec<(u64, u64)>> {
+        let mut freed = core::mem::take(&mut self.freed);
+        freed.sort_unstable();
+        let unit = (GIVEN_BACK >> self.cluster_bits).max(1);
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        let mut at = 0;
+        for (first, count) in freed {
+            let start = (first / unit * unit).max(at);
+            let end = first.saturating_add(count).next_multiple_of(unit);
+            for cluster in start..end {
+                if self.get(cluster)? == 0 {
+                    add_run(&mut runs, cluster, 1);
+                }
+            }
+            at = at.max(end);
+        }
+        Ok(runs)
+    }
+
+    /// Takes `count` adjacent clusters that are free and lie before cluster `below`, if they are soon found.
+    pub fn take_low(&mut self, count: u64, below: u64) -> Result<Option<u64>> {
+        let (mut first, mut end) = (0, 0);
+        while end - first < count && end < below.min(LOOKED_AT) {
+            let is_free = self.get(end)? == 0 && !self.taken.iter().any(|range| range.contains(&end));
+            end += 1;
+            if !is_free {
+                first = end;
+            }
+        }
+        if end - first < count || !self.has_block(first, count) {
+            return Ok(None);
+        }
+        self.set_run(first, count, 1)?;
+        Ok(Some(first))
+    }
+
+    /// Whether there are blocks for those clusters.
+    fn has_block(&self, first: u64, count: u64) -> bool {
+        let numbers = first / self.reach()..=(first + count - 1) / self.reach();
+        numbers.into_iter().all(|n| usize::try_from(n).ok().and_then(|n| self.table.get(n)).is_some_and(|o| *o != 0))
+    }
+
+    /// Gives the table a place nearer to the file's beginning, as short as it can be; false: there is none. As if it had
+    /// outgrown its place: to be written and published.
+    pub fn sink_table(&mut self) -> Result<bool> {
+        let used = self.table.iter().rposition(|offset| *offset != 0).map_or(0, |last| last + 1);
+        let clusters = (used as u64 * TABLE_ENTRY).div_ceil(1 << self.cluster_bits).max(1);
+        let Some(first) = self.take_low(clusters, self.place.0 >> self.cluster_bits)? else { return Ok(false) };
+        self.table.resize(((clusters << self.cluster_bits) / TABLE_ENTRY) as usize, 0);
+        (self.outgrown, self.new_place) = (true, Some(first << self.cluster_bits));
+        Ok(true)
+    }
+
+    /// Takes those blocks out of the table that have come to count nothing but themselves; false: there were none.
+    /// [`Counts::publish`] makes that known; then they are to be given up, like all that was released.
+    pub fn drop_empty_blocks(&mut self) -> Result<bool> {
+        let mut any = false;
+        for number in core::mem::take(&mut self.thinned) {
+            let (cluster_bits, order, reach) = (self.cluster_bits, self.order, self.reach());
+            let index = usize::try_from(number).unwrap_or(usize::MAX);
+            let cluster = self.table.get(index).copied().unwrap_or(0) >> cluster_bits;
+            let Some(block) = self.block(number)? else { continue };
+            let own = (cluster / reach == number).then_some((cluster % reach) as usize);
+            let others = (0..reach as usize).filter(|i| Some(*i) != own);
+            if others.into_iter().any(|i| refblock::get(&block.bytes, order, i) != 0) {
+                continue;
+            }
+            self.blocks.remove(&number);
+            if let Some(entry) = self.table.get_mut(index) {
+                *entry = 0;
+            }
+            widen(&mut self.changed, index..index + 1);
+            match own {
+                Some(_) => self.free(cluster, 1),
+                None => self.release(cluster, 1),
+            }
+            any = true;
+        }
+        Ok(any)
     }
 
     /// The steps that write the blocks that changed, and a table that has to move.

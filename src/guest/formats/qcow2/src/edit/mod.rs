@@ -1,12 +1,12 @@
 //! Changing an image in place: `convert -n`, rebase, commit, resize.
 //!
 //! [`counts`] hands out clusters, [`tables`] holds the tables that change, [`entries`] decides what becomes of a
-//! cluster, [`head`] rewrites the first cluster, [`clear`] empties the disk, [`resize`] changes its size, [`tail`] clears
+//! cluster, [`space`] gives the host back what is free, [`head`] rewrites the first cluster, [`clear`] empties the disk, [`resize`] changes its size, [`tail`] clears
 //! what lay behind its end, [`tracker`] keeps persistent bitmaps up, [`added`] brings new ones.
 //!
 //! Nothing that is stable refers to a new place before [`Qcow2Editor::settle`], which writes in this order, with a
-//! barrier after each: counts and new tables; the refcount table; entries; and last the counts of what was given up.
-//! Cut anywhere, there are leaks at worst.
+//! barrier after each: counts and new tables; the refcount table; entries; the counts of what was given up; and last the
+//! host is told what of that is free. Cut anywhere, there are leaks at worst.
 
 mod added;
 mod clear;
@@ -14,6 +14,7 @@ mod counts;
 mod entries;
 mod head;
 mod resize;
+mod space;
 mod tables;
 mod tail;
 mod tracker;
@@ -263,7 +264,7 @@ impl<'a> Qcow2Editor<'a> {
             self.submit(&mut steps)?;
             state.counts.publish()?;
         }
-        Ok(())
+        self.discard(state)
     }
 }
 
@@ -307,7 +308,8 @@ impl Writer for Qcow2Editor<'_> {
         state.bitmaps.write_back(&mut state.counts)?;
         self.settle_new(state)?;
         state.bitmaps.end()?;
-        self.settle_old(state)
+        self.settle_old(state)?;
+        self.give_back(state)
     }
 }
 
@@ -320,7 +322,8 @@ impl Editor for Qcow2Editor<'_> {
         self.settle()?;
         let head = Head::read(self.machine, self.device, &self.header)?.with_backing(backing)?.encode()?;
         self.machine.submit(&[Step::Write { device: self.device, offset: 0, data: &head }])?;
-        self.barrier()
+        self.barrier()?;
+        self.give_back(&mut self.state.lock())
     }
 
     fn keeps_bitmaps(&self) -> bool {

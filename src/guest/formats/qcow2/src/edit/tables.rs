@@ -163,6 +163,17 @@ impl<'a> Tables<'a> {
         Ok((self.l1_offset, old))
     }
 
+    /// Where the L1 table is: first cluster, clusters.
+    pub fn place(&self) -> (u64, u64) {
+        (self.l1_offset >> self.cluster_bits, (self.l1.len() as u64 * L1_ENTRY).div_ceil(1 << self.cluster_bits))
+    }
+
+    /// Puts the L1 table to another byte offset, which nothing refers to yet.
+    pub fn move_to(&mut self, offset: u64) {
+        self.l1_offset = offset;
+        self.l1_changed = 0..self.l1.len();
+    }
+
     /// Forgets L2 table `index`, which nothing refers to any more.
     pub fn remove(&mut self, index: usize) {
         self.tables.remove(&index);

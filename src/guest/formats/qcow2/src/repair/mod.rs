@@ -10,8 +10,6 @@
 mod flags;
 mod survey;
 
-use alloc::borrow::ToOwned;
-use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -243,21 +241,4 @@ fn offset_of(stored: &Stored<'_>, number: u64) -> u64 {
 /// The numbers of the blocks that count those clusters.
 fn counted_by(stored: &Stored<'_>, clusters: core::ops::Range<u64>) -> core::ops::Range<u64> {
     (clusters.start >> stored.block_bits())..clusters.end.div_ceil(1 << stored.block_bits())
-}
-
-/// Keeps the first line of what is found.
-#[derive(Default)]
-struct First(String);
-
-impl instar_image::Findings for First {
-    fn line(&mut self, text: &str) -> Result<()> {
-        if self.0.is_empty() {
-            text.clone_into(&mut self.0);
-        }
-        Ok(())
-    }
-
-    fn error(&mut self, text: &str) -> Result<()> {
-        self.line(text)
-    }
 }

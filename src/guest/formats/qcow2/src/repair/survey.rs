@@ -5,9 +5,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
+use instar_image::check::First;
 use instar_image::{CheckContext, Error, Result};
 
-use super::{First, Repair, TABLE_ENTRY, counted_by, offset_of};
+use super::{Repair, TABLE_ENTRY, counted_by, offset_of};
 use crate::check::Walk;
 use crate::check::sheet::Sheet;
 use crate::check::stored::Stored;

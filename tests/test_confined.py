@@ -107,13 +107,13 @@ class TestHostHalf(Confined):
     """What the process that serves the guest and the one that publishes may do, while they work."""
 
     def test_the_process_that_publishes_has_few_rights(self):
-        chown, dac_override, dac_read_search, fowner = (1 << n for n in range(4))
+        chown, dac_override, dac_read_search, fowner, fsetid = (1 << n for n in range(5))
         with self.slow() as main:
             [publisher] = [pid for pid in processes.children(main.pid) if not processes.runs_a_guest(pid)]
             status = processes.status(publisher)
             self.assertEqual((status["Seccomp"], status["NoNewPrivs"]), ("2", "1"))
             for kind in ("CapPrm", "CapEff"):
-                self.assertEqual(int(status[kind], 16), chown | dac_override | dac_read_search | fowner)
+                self.assertEqual(int(status[kind], 16), chown | dac_override | dac_read_search | fowner | fsetid)
             self.assertEqual((int(status["CapInh"], 16), int(status["CapAmb"], 16)), (0, 0))
 
     def test_no_thread_of_the_one_that_serves_has_any(self):

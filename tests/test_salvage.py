@@ -124,6 +124,31 @@ class TestEntries(Salvage):
         self.assertLess(len(err), MIB)
         self.assertIn("and what follows, 68717379584 bytes", err.splitlines()[-1])
 
+    def test_words_without_it(self):
+        """The damage stands on a line of its own; places are counted in each source."""
+        _, _, l2 = self.qcow2()
+        self.put(l2 + 8 * 3, 1 << 63 | 0x1234267)
+        self.make("qemu-img", "create", "-q", "-f", "raw", "before.raw", "1M")
+        for words in (
+            ("convert", "-O", "raw", "disk.qcow2", "x"),
+            ("convert", "-O", "qcow2", "before.raw", "disk.qcow2", "x"),
+            ("dd", "if=disk.qcow2", "of=x", "bs=64k"),
+        ):
+            with self.subTest(words):
+                expected = self.run_qemu_img(*words, cwd=self.tmp)
+                self.assertEqual(expected[2], 1)
+                self.assertEqual(self.run_as_qemu_img(*words, cwd=self.tmp), expected)
+
+    def test_missing_extent(self):
+        """It is named with its folder."""
+        os.mkdir(self.path("folder"))
+        split = ("-f", "vmdk", "-o", "subformat=twoGbMaxExtentSparse")
+        self.make("qemu-img", "create", "-q", *split, "folder/disk.vmdk", "5G")
+        os.remove(self.path("folder/disk-s002.vmdk"))
+        expected = self.run_qemu_img("info", "folder/disk.vmdk", cwd=self.tmp)
+        self.assertIn("'folder/disk-s002.vmdk'", expected[1])
+        self.assertEqual(self.run_as_qemu_img("info", "folder/disk.vmdk", cwd=self.tmp), expected)
+
 
 @unittest.skipUnless(os.geteuid() == 0, "only root can make loop devices")
 class TestDevice(Salvage):

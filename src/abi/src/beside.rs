@@ -35,11 +35,12 @@ impl Beside {
     }
 }
 
-/// Bytes of a path up to the file's own name. QEMU looks for the end of a protocol's name where there is no slash.
+/// Bytes of a path up to the file's own name. Another colon than that of `file:` is a part of it.
 #[must_use]
 pub fn folder_len(path: &[u8]) -> usize {
-    let last = |wanted: u8| path.iter().rposition(|b| *b == wanted);
-    last(b'/').or_else(|| last(b':')).map_or(0, |at| at + 1)
+    const FILE: &[u8] = b"file:";
+    let start = if path.starts_with(FILE) { FILE.len() } else { 0 };
+    path.iter().rposition(|b| *b == b'/').map_or(start, |at| at + 1)
 }
 
 #[cfg(test)]
@@ -58,6 +59,8 @@ mod tests {
             ("dir.x/foo", "dir.x/foo-flat"),
             ("/a/./x.vmdk", "/a/./x-flat.vmdk"),
             ("./c:d.vmdk", "./c:d-flat.vmdk"),
+            ("file:c:d.vmdk", "file:c:d-flat.vmdk"),
+            ("file:a.b:c", "file:a-flat.b:c"),
             ("x\\y.vmdk", "x\\y-flat.vmdk"),
         ] {
             assert_eq!(flat(image), name.as_bytes(), "{image}");

@@ -130,8 +130,8 @@ numbered! {
         /// `value` the new device index.
         OpenNamed = 12,
         /// `dev`: `value` = length in bytes, `value2` = allocated bytes, `value3` = bits `STAT_*`, from
-        /// bit [`STAT_SAME_FILE_SHIFT`] on the first device that is the same file, and the required alignment in its
-        /// upper half.
+        /// bit [`STAT_SAME_FILE_SHIFT`] on the first device that is the same file, from [`STAT_HINT_SHIFT`] on the
+        /// file's extent size hint, and from [`STAT_ALIGNMENT_SHIFT`] on the required alignment.
         Stat = 13,
         /// `offset len`: `offset` of `len` units of work are done.
         Progress = 14,
@@ -189,6 +189,10 @@ pub const STAT_WRITABLE: u64 = 2;
 pub const STAT_FRESH: u64 = 4;
 /// [`Op::Stat`]: a device index of 24 bits begins here.
 pub const STAT_SAME_FILE_SHIFT: u32 = 8;
+/// [`Op::Stat`]: a number of sectors of 512 bytes, in 24 bits, begins here.
+pub const STAT_HINT_SHIFT: u32 = 32;
+/// [`Op::Stat`]: the logarithm to base 2 of a number of bytes begins here.
+pub const STAT_ALIGNMENT_SHIFT: u32 = 56;
 
 numbered! {
     /// Why an image names a file: the policy and the messages differ.

@@ -203,6 +203,7 @@ impl Source for Machine {
                 writable: d.writable,
                 fresh: d.fresh,
                 same_file: device,
+                extent_size_hint: 0,
                 alignment: 1,
             })
         })

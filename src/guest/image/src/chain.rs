@@ -68,6 +68,13 @@ impl Chain<'_> {
         Ok(last)
     }
 
+    /// What the first layer alone holds at `at`, at most `max` bytes. Of one that stands on nothing, all is its own.
+    pub fn extent_own(&self, at: u64, max: u64) -> Result<Extent> {
+        let (_, extent) = self.extent_above(1, at, max)?;
+        let is_empty = extent.place == Place::Unallocated && self.layers.len() == 1;
+        Ok(if is_empty { Extent { place: Place::Zero { at: None }, ..extent } } else { extent })
+    }
+
     /// The extent that begins at `at`, at most `max` bytes, and the depth of the layer that it lies in.
     /// Unallocated in every layer, or past the end of a shorter backing file, is [`Place::Unallocated`] at
     /// the depth of the last layer asked.

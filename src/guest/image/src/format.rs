@@ -243,6 +243,11 @@ pub trait Format: Sync {
         Err(Error::unsupported(alloc::format!("instar cannot read the {} format", self.name())))
     }
 
+    /// A colon in the name of a backing file is a part of it, `file:` in front excepted.
+    fn names_files(&self) -> bool {
+        false
+    }
+
     /// Its images are in several files, which are opened whatever the command wants of them.
     fn opens_extents(&self) -> bool {
         false

@@ -3,6 +3,8 @@
 
 /// Deepest backing chain, in images (instar; qemu-img has none and overflows its stack).
 pub const CHAIN_DEPTH_MAX: usize = 200;
+/// Most images that `info` shows of a chain, one at a time (instar).
+pub const CHAIN_SHOWN_MAX: usize = 4096;
 /// Most devices open at once: images, data files, extents, targets (instar).
 pub const DEVICES_MAX: usize = 1 << 14;
 /// Longest backing file name in bytes (QEMU and spec for qcow2: 1023).

@@ -28,6 +28,8 @@ pub struct Stat {
     pub fresh: bool,
     /// The first device that is the same file: itself, unless the file was opened by two names.
     pub same_file: DeviceId,
+    /// The file system is asked to allocate so many bytes of the file at once; 0: nothing is asked.
+    pub extent_size_hint: u64,
     /// Alignment in bytes that requests must have (1 unless opened with `O_DIRECT`; the host aligns by itself,
     /// this only tells what is efficient).
     pub alignment: u32,

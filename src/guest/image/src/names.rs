@@ -31,6 +31,12 @@ pub fn without_protocol(name: &[u8]) -> Vec<u8> {
     if has_protocol(name) { [b"./", name].concat() } else { name.to_vec() }
 }
 
+/// What comes after `file:` is a file's name, whatever stands in it: that name, as one without a protocol.
+#[must_use]
+pub fn without_file(name: &[u8]) -> Vec<u8> {
+    name.strip_prefix(b"file:").map_or_else(|| name.to_vec(), without_protocol)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +56,8 @@ mod tests {
         assert_eq!(beside(b"a.vmdk", b"/b:c"), b"/b:c");
         assert_eq!(without_protocol(b"b:c"), b"./b:c");
         assert_eq!(without_protocol(b"b/c:d"), b"b/c:d");
+        assert_eq!(without_file(b"file:b:c"), b"./b:c");
+        assert_eq!(without_file(b"file:/b:c"), b"/b:c");
+        assert_eq!(without_file(b"b:c"), b"b:c");
     }
 }

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::machine::display_name;
-use instar_image::names::combine;
+use instar_image::names::{combine, without_file};
 use instar_image::write::{Target, Writer};
 use instar_image::{EditContext, Editor, Error, Kind, Machine, Preallocation, ResizeContext, Result, Value, Version};
 
@@ -27,7 +27,7 @@ const SPARSE: u64 = 4096;
 pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
     let image = params.get("image").ok_or_else(|| Error::usage("commit without an image"))?;
     let image = ImageSpec::from_value(image)?;
-    let base = params.bytes("base").map(|name| fold(&combine(&image.name, name)));
+    let base = params.bytes("base").map(|name| fold(&without_file(&combine(&image.name, name))));
     let is_base = |depth: usize, name: &[u8]| match &base {
         Some(base) => fold(name) == *base,
         None => depth == 1,

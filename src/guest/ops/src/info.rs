@@ -7,12 +7,12 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Node;
 use instar_image::machine::display_name;
-use instar_image::names::combine;
+use instar_image::names::{combine, without_file};
 use instar_image::{
     Description, DeviceId, Error, Format, Image, Kind, Machine, Result, Snapshot, Source, Value, Version,
 };
 
-use crate::open::{ImageSpec, Opening, open_backing};
+use crate::open::{ImageSpec, Opening, open_backing, stored_name};
 
 const SECTOR: u64 = 512;
 
@@ -42,19 +42,22 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
             }
             images.push(info);
             warnings.extend(image.warnings().into_iter().map(Value::from));
-            image.backing().filter(|_| follow)
+            let backing = image.backing().filter(|_| follow);
+            backing.map(|backing| (stored_name(format, &backing), backing.format))
         };
-        let Some(backing) = below else { break };
-        if images.len() >= instar_image::limits::CHAIN_DEPTH_MAX {
+        let Some((stored, format)) = below else { break };
+        if images.len() >= instar_image::limits::CHAIN_SHOWN_MAX {
             return Err(Error::limit(alloc::format!("the backing chain has more than {} images", images.len())));
         }
         let (device, name) =
-            open_backing(machine, spec.device, &spec.name, &backing.name).map_err(|error| match error.kind {
-                Kind::Io(_) => error
-                    .context(alloc::format!("Could not open '{}'", display_name(&combine(&spec.name, &backing.name)))),
+            open_backing(machine, spec.device, &spec.name, &stored).map_err(|error| match error.kind {
+                Kind::Io(_) => {
+                    let shown = display_name(&without_file(&combine(&spec.name, &stored)));
+                    error.context(alloc::format!("Could not open '{shown}'"))
+                }
                 _ => error,
             })?;
-        spec = ImageSpec::opened(device, name.clone(), name, backing.format);
+        spec = ImageSpec::opened(device, name.clone(), name, format);
     }
     if !warnings.is_empty() {
         machine.emit("warnings", &Value::List(warnings))?;
@@ -64,6 +67,9 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
 }
 
 fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec: &ImageSpec) -> Result<Value> {
+    if instar_registry::is_protocol(format.name()) {
+        return protocol_info(source, spec.device, &spec.name, format.name());
+    }
     let Description { cluster_size, clusters_of_file, encrypted, dirty, tells_nothing, snapshots, specific, children } =
         image.describe()?;
     let mut child_list = Vec::new();
@@ -76,7 +82,7 @@ fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec:
         let file = file.map_or(&spec.name, |(_, name)| name);
         let below = match source.node(device) {
             Some(node) => node_info(source, node)?,
-            None => protocol_info(source, device, file)?,
+            None => protocol_info(source, device, file, protocol(source, device)?)?,
         };
         let mut child = Value::map();
         child.set("name", name).set("info", below);
@@ -98,7 +104,7 @@ fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec:
         info.set("dirty-flag", dirty);
     }
     if let Some(backing) = image.backing() {
-        info.set("full-backing-filename", combine(&spec.name, &backing.name));
+        info.set("full-backing-filename", combine(&spec.name, &stored_name(format, &backing)));
         info.set("backing-filename", backing.name);
         if let Some(format) = backing.format {
             info.set("backing-filename-format", format);
@@ -170,13 +176,21 @@ fn node_info(source: &dyn Source, Node { layer, name }: Node<'_>) -> Result<Valu
     Ok(info)
 }
 
-/// The child node: the file that an image is in, as QEMU's protocol layer sees it (its length in sectors).
-fn protocol_info(source: &dyn Source, device: DeviceId, name: &[u8]) -> Result<Value> {
+/// What QEMU opens such a file with.
+fn protocol(source: &dyn Source, device: DeviceId) -> Result<&'static str> {
+    Ok(if source.stat(device)?.block_device { "host_device" } else { "file" })
+}
+
+/// A file, as QEMU's protocol layer sees it (its length in sectors): what an image is in, or an image by itself.
+fn protocol_info(source: &dyn Source, device: DeviceId, name: &[u8], protocol: &str) -> Result<Value> {
     let stat = source.stat(device)?;
     let len = stat.len.checked_next_multiple_of(SECTOR).ok_or_else(|| Error::limit("File too large"))?;
-    let protocol = if stat.block_device { "host_device" } else { "file" };
     let mut specific = Value::map();
-    specific.set("type", "file").set("data", Value::map());
+    let mut data = Value::map();
+    if stat.extent_size_hint > 0 {
+        data.set("extent-size-hint", stat.extent_size_hint);
+    }
+    specific.set("type", "file").set("data", data);
     let mut info = Value::map();
     info.set("children", Value::List(Vec::new()))
         .set("virtual-size", len)

@@ -10,9 +10,10 @@ use instar_image::chain::{Chain, Layer};
 use instar_image::format::SnapshotSelector;
 use instar_image::limits::{CHAIN_DEPTH_MAX, PROBE_HEAD};
 use instar_image::machine::display_name;
-use instar_image::names::combine;
+use instar_image::names::{combine, without_file, without_protocol};
 use instar_image::{
-    Creator, DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Result, Role, Source, Value, Version,
+    Backing, Creator, DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Result, Role, Source, Value,
+    Version,
 };
 
 /// An image as a parameter names it.
@@ -257,14 +258,15 @@ impl<'a> Opening<'a> {
         let driver = driver.last().map(|(_, name)| name.as_str());
         let backing = layer.image.backing();
         let format = driver.or(backing.as_ref().and_then(|backing| backing.format.as_deref()));
-        if depth >= CHAIN_DEPTH_MAX {
+        if depth >= CHAIN_DEPTH_MAX && (given.is_some() || backing.is_some()) {
             return Err(Error::limit(format!("the backing chain has more than {CHAIN_DEPTH_MAX} images")));
         }
         let (device, name, write) = match (given, &backing) {
             (Some(file), _) => (file.device, file.name.clone(), writes(depth, &file.name)),
             (None, Some(backing)) => {
-                let write = writes(depth, &combine(&layer.name, &backing.name));
-                let (device, name) = open_named(self.machine, layer.device, &layer.name, &backing.name, write)?;
+                let stored = stored_name(layer.format, backing);
+                let write = writes(depth, &without_file(&combine(&layer.name, &stored)));
+                let (device, name) = open_named(self.machine, layer.device, &layer.name, &stored, write)?;
                 (device, name, write)
             }
             (None, None) if !is_told => return Ok(None),
@@ -331,6 +333,12 @@ pub fn emit_warnings(machine: &dyn Machine, chains: &[Chain<'_>]) -> Result<()> 
 
 const EAGAIN: u32 = 11;
 
+/// The name that an image of that format has for its backing file, as one that QEMU would take so.
+pub fn stored_name(format: &dyn Format, backing: &Backing) -> Vec<u8> {
+    let is_file = format.names_files() && !backing.name.starts_with(b"file:");
+    if is_file { without_protocol(&backing.name) } else { backing.name.clone() }
+}
+
 /// Opens the backing file `stored` of the image called `above`; returns its device and its full name.
 pub fn open_backing(
     machine: &dyn Machine,
@@ -348,7 +356,7 @@ fn open_named(
     stored: &[u8],
     write: bool,
 ) -> Result<(DeviceId, Vec<u8>)> {
-    let name = combine(above, stored);
+    let name = without_file(&combine(above, stored));
     match machine.open_named(device, stored, Role::Backing, write) {
         Ok(device) => Ok((device, name)),
         Err(error) if error.kind == Kind::Loop => {

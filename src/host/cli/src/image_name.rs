@@ -67,12 +67,15 @@ impl ImageName {
             image.format = image.format.or(format);
             return Ok(image);
         }
-        let path = bytes.strip_prefix(b"file:").unwrap_or(bytes);
-        let protocol = path.iter().position(|b| matches!(b, b':' | b'/')).filter(|at| path[*at] == b':');
-        if let Some(at) = protocol {
-            return Err(format!("Unknown protocol '{}'", String::from_utf8_lossy(&path[..at])));
-        }
-        Ok(Self { written: name.to_os_string(), ..Self::file(OsStr::from_bytes(path).into(), format) })
+        let path = match (bytes.strip_prefix(b"file:"), protocol(bytes)) {
+            (Some(b""), _) => return Err("The 'file' block driver requires a file name".to_string()),
+            // What follows is the name of a file, whatever stands in it.
+            (Some(path), _) if protocol(path).is_some() => Path::new(".").join(OsStr::from_bytes(path)),
+            (Some(path), _) => OsStr::from_bytes(path).into(),
+            (None, Some(word)) => return Err(format!("Unknown protocol '{}'", String::from_utf8_lossy(word))),
+            (None, None) => name.into(),
+        };
+        Ok(Self { written: name.to_os_string(), ..Self::file(path, format) })
     }
 
     /// The same named as a backing file by the image `above`: a plain name is relative to that image's folder.
@@ -101,6 +104,12 @@ impl ImageName {
         let empty_backing = pairs.iter().any(|(key, value)| is_backing(key) && value.is_empty());
         Ok(Self { empty_backing, ..from_pairs(text, pairs)? })
     }
+}
+
+/// What stands before a colon that comes before any slash.
+fn protocol(name: &[u8]) -> Option<&[u8]> {
+    let at = name.iter().position(|b| matches!(b, b':' | b'/'))?;
+    (name[at] == b':').then(|| &name[..at])
 }
 
 /// Options that change what an image holds: one opened with them is not the file alone, and is shown so.
@@ -172,7 +181,7 @@ fn split(text: &str) -> Vec<(String, Option<String>)> {
 }
 
 fn from_json(name: &OsStr, text: &str, version: QemuVersion) -> Result<ImageName, String> {
-    let value: serde_json::Value = serde_json::from_str(text).map_err(|e| {
+    let value: serde_json::Value = serde_json::from_str(&double_quoted(text)).map_err(|e| {
         let what = version.json_error(e.is_eof(), e.line(), e.column() + 1);
         format!("Could not parse the JSON options: {what}")
     })?;
@@ -183,6 +192,32 @@ fn from_json(name: &OsStr, text: &str, version: QemuVersion) -> Result<ImageName
     said.flatten("", &value);
     let Said { pairs, empty_backing, numbers } = said;
     Ok(ImageName { empty_backing, numbers, ..from_pairs(name, pairs)? })
+}
+
+/// The text with all strings in double quotes: QEMU takes both kinds, and in each what is escaped of the other.
+fn double_quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let (mut inside, mut escaped) = (None, false);
+    for c in text.chars() {
+        match (inside, c) {
+            (Some(_), '\'') if escaped => {
+                out.pop();
+                out.push(c);
+            }
+            (Some('\''), '"') if !escaped => out.push_str("\\\""),
+            (None, '\'' | '"') => {
+                inside = Some(c);
+                out.push('"');
+            }
+            (Some(quote), _) if c == quote && !escaped => {
+                inside = None;
+                out.push('"');
+            }
+            _ => out.push(c),
+        }
+        escaped = inside.is_some() && c == '\\' && !escaped;
+    }
+    out
 }
 
 /// The option that says "no backing file", by null or by an empty word.
@@ -254,7 +289,6 @@ fn from_pairs(written: &OsStr, pairs: Vec<(String, String)>) -> Result<ImageName
     }
     for (key, value) in here {
         match key.as_str() {
-            "driver" if PROTOCOLS.contains(&value.as_str()) => {}
             "driver" => image.format = Some(value),
             _ if is_idle(&key) => {}
             _ => image.options.push((key, value)),
@@ -265,7 +299,7 @@ fn from_pairs(written: &OsStr, pairs: Vec<(String, String)>) -> Result<ImageName
 }
 
 /// Drivers of files, and those of what can lie in one.
-const PROTOCOLS: [&str; 2] = ["file", "host_device"];
+const PROTOCOLS: [&str; 3] = ["file", "host_device", "host_cdrom"];
 const FORMATS: [&str; 13] =
     ["raw", "qcow2", "qcow", "vmdk", "vpc", "vhdx", "vdi", "parallels", "qed", "dmg", "bochs", "cloop", "luks"];
 
@@ -325,6 +359,35 @@ mod tests {
         let b = ImageName::plain(OsStr::new(json), None, QemuVersion::default()).expect("valid");
         assert_eq!((&a.path, &a.format, &a.options), (&b.path, &b.format, &b.options));
         assert_eq!(a.path, PathBuf::from("a,b"));
+    }
+
+    #[test]
+    fn json_in_either_kind_of_quotes() {
+        for (text, path) in [
+            ("{'driver':'raw','file':{'filename':'a'}}", "a"),
+            ("{\"driver\":'raw','file.filename':'a\"b'}", "a\"b"),
+            ("{'driver':'raw','file.filename':\"a'b\"}", "a'b"),
+            (r"{'driver':'raw','file.filename':'a\'b\u0041\\'}", "a'bA\\"),
+            (r#"{'driver':'raw','file.filename':"a\'\"b"}"#, "a'\"b"),
+        ] {
+            let image = ImageName::plain(OsStr::new(&format!("json:{text}")), None, QemuVersion::default());
+            assert_eq!(image.map(|image| image.path), Ok(PathBuf::from(path)), "{text}");
+        }
+        let open = ImageName::plain(OsStr::new("json:{'driver':'raw"), None, QemuVersion::default());
+        assert!(open.is_err());
+    }
+
+    #[test]
+    fn a_file_may_have_a_colon_in_its_name() {
+        let path = |name: &str| {
+            let image = ImageName::plain(OsStr::new(name), None, QemuVersion::default());
+            image.map(|image| image.path.into_os_string().into_string().expect("it is text"))
+        };
+        for (name, plain) in [("file:a", "a"), ("file:a:b", "./a:b"), ("file:/a:b", "/a:b"), ("./a:b", "./a:b")] {
+            assert_eq!(path(name).as_deref(), Ok(plain));
+        }
+        assert_eq!(path("a:b"), Err("Unknown protocol 'a'".to_string()));
+        assert!(path("file:").is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -124,6 +125,9 @@ impl Defaults {
 const OF_SEVERAL_FILES: [&str; 1] = ["vmdk"];
 
 const READ_ONLY: &str = "The device is not writable: Permission denied";
+/// Drivers of devices, which make none.
+const OF_DEVICES: [&str; 2] = ["host_device", "host_cdrom"];
+
 const GUEST_MEMORY: u64 = 64 << 20;
 const RESULT_BYTES: u64 = 8 << 20;
 const MESSAGE_BYTES: u64 = 1 << 20;
@@ -292,6 +296,9 @@ impl Program {
         let mode = self.may_write()?;
         Ok(match Target::create(path, cache, need) {
             Ok((target, Written { file, fresh, old })) => {
+                if let (true, Err(error)) = (fresh, cache.hints.apply(&file)) {
+                    self.say(&format!("warning: Failed to set extent size hint: {}", plain(&error)));
+                }
                 Ok((target, Device { fresh, old, ignore_flush: cache.ignore_flush, ..device(file, path, mode) }))
             }
             Err(target::Error::Io(e)) => Err(format!("Could not create '{shown}': {}", plain(&e))),
@@ -312,6 +319,9 @@ impl Program {
         format: &str,
         need: u64,
     ) -> Result<Result<(Target, Device), String>, Exit> {
+        if OF_DEVICES.contains(&format) && !path.metadata().is_ok_and(|meta| meta.file_type().is_block_device()) {
+            return Ok(Err(no_device(path, format)));
+        }
         let mut made = self.new_file(path, cache, need)?;
         if let (Ok((target, device)), true) = (&mut made, OF_SEVERAL_FILES.contains(&format)) {
             device.maker = target.maker();
@@ -563,9 +573,21 @@ pub fn allocated(devices: &[Device]) -> u64 {
     devices.iter().filter_map(|device| device.file.metadata().ok()).map(|meta| meta.blocks() * SECTOR).sum()
 }
 
+/// Why there can be no target of a driver of devices.
+fn no_device(path: &Path, format: &str) -> String {
+    let shown = escape::terminal(path.as_os_str().as_encoded_bytes());
+    let why = match path.metadata() {
+        Ok(_) => format!("'{format}' driver requires '{shown}' to be either a character or block device"),
+        Err(error) => format!("Could not open '{shown}': {}", plain(&error)),
+    };
+    format!(
+        "Protocol driver '{format}' does not support creating new images, so an existing image must be selected as the \
+         target; however, opening the given target as an existing image failed: {why}"
+    )
+}
+
 /// A regular file or a block device.
 fn is_data(file: &File) -> bool {
-    use std::os::unix::fs::FileTypeExt;
     file.metadata().is_ok_and(|meta| meta.is_file() || meta.file_type().is_block_device())
 }
 

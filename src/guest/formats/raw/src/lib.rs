@@ -9,6 +9,7 @@ extern crate alloc;
 
 pub mod content;
 mod part;
+mod protocol;
 mod write;
 
 use alloc::boxed::Box;
@@ -21,6 +22,7 @@ use instar_image::{
 };
 
 use crate::part::Part;
+pub use crate::protocol::{FILE, HOST_CDROM, HOST_DEVICE, Protocol};
 
 /// QEMU counts files in sectors of this many bytes: a shorter last one is filled up with zeroes.
 const SECTOR: u64 = 512;

@@ -24,16 +24,26 @@ static FORMATS: &[&dyn Format] = &[
     &instar_format_cloop::Cloop,
 ];
 
+/// Drivers of files, each an image as it is. No file is found out to be of one: they are named or not there.
+static PROTOCOLS: &[&dyn Format] =
+    &[&instar_format_raw::FILE, &instar_format_raw::HOST_DEVICE, &instar_format_raw::HOST_CDROM];
+
 /// All formats.
 #[must_use]
 pub fn formats() -> &'static [&'static dyn Format] {
     FORMATS
 }
 
-/// The format called `name`.
+/// The format, or driver of files, called `name`.
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static dyn Format> {
-    formats().iter().copied().find(|f| f.name() == name)
+    formats().iter().chain(PROTOCOLS).copied().find(|f| f.name() == name)
+}
+
+/// That one is a driver of files.
+#[must_use]
+pub fn is_protocol(name: &str) -> bool {
+    PROTOCOLS.iter().any(|f| f.name() == name)
 }
 
 /// The format of whatever is of no other.
@@ -70,7 +80,10 @@ mod tests {
             assert!(by_name(format.name()).is_some());
             assert!(!format.safety().is_empty(), "{} leaves its safety checks open", format.name());
         }
-        assert!(by_name("nosuch").is_none());
+        assert!(by_name("nosuch").is_none() && !is_protocol("raw"));
+        for name in ["file", "host_device", "host_cdrom"] {
+            assert!(by_name(name).is_some_and(|f| f.name() == name) && is_protocol(name));
+        }
     }
 
     #[test]

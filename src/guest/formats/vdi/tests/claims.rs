@@ -27,11 +27,16 @@ fn opens(bytes: Vec<u8>) -> bool {
 }
 
 fn opens_disk(disk: Disk) -> bool {
+    opens_to(disk, true)
+}
+
+/// `data`: what it holds is going to be read.
+fn opens_to(disk: Disk, data: bool) -> bool {
     let machine = Machine::new();
     let device = machine.add_disk(disk);
     let cx = OpenContext {
         source: &machine,
-        opener: None,
+        opener: data.then_some(&machine),
         device,
         name: b"disk.img",
         version: Version::default(),
@@ -50,6 +55,11 @@ fn a_file_that_was_cut_lacks_some_of_its_map() {
 fn a_map_that_is_only_claimed_is_refused() {
     // It was read as zeroes: `check` told of half a billion blocks at one place, for minutes.
     assert!(!opens(image(0x1fff_ff80, 0)) && !opens(image((1 << 14) + 1, 1 << 13)));
+}
+
+#[test]
+fn what_it_claims_is_shown_to_who_reads_none_of_it() {
+    assert!(opens_to(Disk::from_bytes(&image(0x1fff_ff80, 0)), false));
 }
 
 #[test]

@@ -59,6 +59,10 @@ impl Format for Vmdk {
         true
     }
 
+    fn names_files(&self) -> bool {
+        true
+    }
+
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         Ok(Box::new(VmdkImage::open(&cx)?))
     }

@@ -62,9 +62,9 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         None => None,
     };
     let (writer, backed) = writer(machine, &params, format, size, version, named)?;
-    // Writers in place keep to whole units: the last one's rest stays what it is.
+    // Writers in place keep to whole units: what is not copied of one stays what it is.
     let rest = match writer.target() {
-        Target::Allocated { unit, .. } if params.existing && !size.is_multiple_of(unit) => {
+        Target::Allocated { unit, .. } if params.existing && (backed || !size.is_multiple_of(unit)) => {
             let target = opening.chain(&params.target)?;
             let end = size.next_multiple_of(unit).min(target.virtual_size());
             chains.push(target);
@@ -75,7 +75,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     machine.seal()?;
     let compress = params.settings.compress || writer.always_compresses();
     let (target, settings) = (writer.target(), Settings { compress, ..params.settings });
-    let selection = if backed { Selection::Layers(1) } else { Selection::All };
+    let selection = if backed { Selection::Own } else { Selection::All };
     let planner = Planner::new(machine.source(), &chains, target, settings, selection, (size, rest)).skipping(skip);
     let planner = planner.encrypting(writer.encrypter().is_some());
     let progress = Progress::new(machine, size);
@@ -94,7 +94,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     Ok(0)
 }
 
-/// The target, and whether it is a new one over a backing file.
+/// The target, and whether it stands on a backing file that the sources share.
 fn writer<'a>(
     machine: &'a dyn Machine,
     params: &'a Params,
@@ -104,7 +104,11 @@ fn writer<'a>(
     named: Option<Error>,
 ) -> Result<(Box<dyn Writer + 'a>, bool)> {
     if params.existing {
-        return Ok((existing(machine, params, format, size, version, named)?, false));
+        let shares = params.shares_backing();
+        if shares && params.settings.zeroed {
+            return Err(Error::usage("Cannot use --target-is-zero when the destination image has a backing file"));
+        }
+        return Ok((existing(machine, params, format, size, version, named)?, shares));
     }
     let name = format.name();
     let creator = option_help::creator_of(format)?;

@@ -86,6 +86,11 @@ impl Params {
         })
     }
 
+    /// `-B` says that the target stands on what the sources stand on.
+    pub const fn shares_backing(&self) -> bool {
+        self.backing.is_some()
+    }
+
     /// The backing file that the target is to name.
     pub fn backing(&self, options: &Options) -> Option<Backing> {
         let name = self.backing.clone().or_else(|| options.get("backing_file").map(|n| n.as_bytes().to_vec()))?;

@@ -53,20 +53,22 @@ pub fn run(
     let Target::Allocated { unit, zero_unit, zeroed } = writer.target() else {
         return Err(Error::corrupt("a target with an order"));
     };
+    // What is compressed is compressed by units: none that is zero is stored.
+    let runs = if settings.compress { 0 } else { settings.sparse.next_power_of_two().min(1 << 21) };
     let shared = Shared {
         machine,
         writer,
         planner,
         turn: AtomicU64::new(0),
         unit: unit as usize,
-        zero_unit: zero_unit.max(settings.sparse.next_power_of_two().min(1 << 21)) as usize,
+        zero_unit: zero_unit.max(runs) as usize,
         zeroed: zeroed || settings.zeroed,
         sparse: settings.sparse != 0,
         // What the host copies is not encrypted on the way.
         as_is: settings.as_is && writer.encrypter().is_none(),
         against: match planner.selection() {
             Selection::Differing(chain) => Some(chain),
-            Selection::All | Selection::Layers(_) => None,
+            Selection::All | Selection::Own | Selection::Layers(_) => None,
         },
         writing: AtomicU64::new(0),
     };
@@ -204,7 +206,7 @@ impl Worker<'_> {
             area.get_mut(task.job.len as usize..).unwrap_or_default().fill(0);
         }
         let parts = |task: &Task<'_>| match planner.selection() {
-            Selection::Layers(_) => planner.resolve(&task.job.parts),
+            Selection::Own | Selection::Layers(_) => planner.resolve(&task.job.parts),
             Selection::All | Selection::Differing(_) => Ok(task.job.parts.clone()),
         };
         let parts: Vec<Vec<Part>> = tasks.iter().map(parts).collect::<Result<_>>()?;

@@ -39,6 +39,8 @@ pub struct Settings {
 pub enum Selection<'a> {
     /// Everything.
     All,
+    /// What the top image holds; what it leaves to its backing file stays with what the target shows there already.
+    Own,
     /// What the first so many layers hold; the rest stays with what the target shows there already.
     Layers(usize),
     /// What the top image leaves to its backing file, where it reads otherwise through this chain.

@@ -71,6 +71,8 @@ pub struct Planner<'a> {
     rest_at: u64,
     /// Bytes of the first source that stand before the target's first.
     skip: u64,
+    /// Layers of the last chain that lie above what the target shows already.
+    above: usize,
     unit: u64,
     job_bytes: u64,
     /// Holes need no work: the target reads as zeroes.
@@ -115,6 +117,7 @@ impl<'a> Planner<'a> {
             total: size + rest,
             rest_at: if rest > 0 { size } else { u64::MAX },
             skip: 0,
+            above: if let Selection::Layers(count) = selection { count } else { 0 },
             unit,
             job_bytes,
             skip_holes: zeroed && settings.sparse != 0,
@@ -165,30 +168,26 @@ impl<'a> Planner<'a> {
         self.selection
     }
 
-    /// The parts with what the upper images leave to others resolved through the whole chain: for units that are
-    /// held only partly.
+    /// The parts with what the upper images leave to others resolved through the last chain, which shows what the target
+    /// does: for units that are held only partly.
     pub fn resolve(&self, parts: &[Part]) -> Result<Vec<Part>> {
         let mut resolved = Vec::with_capacity(parts.len());
+        let source = self.chains.len().saturating_sub(1);
         for part in parts {
-            let Some(chain) = self.chains.get(part.source).filter(|_| part.extent.place == Place::Unallocated) else {
+            let Some(chain) = self.chains.get(source).filter(|_| part.extent.place == Place::Unallocated) else {
                 resolved.push(*part);
                 continue;
             };
             let mut done = 0;
             while done < part.extent.len {
-                let at = part.extent.at + done;
-                let below = match self.selection {
-                    Selection::Layers(count) if part.at >= self.rest_at => count,
-                    _ => 0,
-                };
-                let left = part.extent.len - done;
-                let found = self.or_lost(part.source, at, left, chain.extent_below(below, at, left));
+                let (at, left) = (part.at + done, part.extent.len - done);
+                let found = self.or_lost(source, at, left, chain.extent_below(self.above, at, left));
                 let (depth, extent) = found.map_err(|e| no_place(at, e))?;
                 if extent.len == 0 {
                     return Err(Error::corrupt("an extent without a byte"));
                 }
-                let extent = self.readable(part.source, depth, extent, part.at + done)?;
-                resolved.push(Part { depth, at: part.at + done, extent, ..*part });
+                let extent = self.readable(source, depth, extent, at)?;
+                resolved.push(Part { source, depth, at, extent, ..*part });
                 done += extent.len;
             }
         }
@@ -231,9 +230,10 @@ impl<'a> Planner<'a> {
         let max = if is_rest { max } else { max.min(self.rest_at - at) };
         let found = match self.selection {
             // Behind the sources' end is what the target shows by itself.
-            Selection::Layers(count) if is_rest => chain.extent_below(count, inside, max),
+            _ if is_rest => chain.extent_below(self.above, inside, max),
             // Only what the upper images themselves hold is copied.
             Selection::Layers(count) => chain.extent_above(count, inside, max),
+            Selection::Own => chain.extent_own(inside, max).map(|extent| (0, extent)),
             Selection::All | Selection::Differing(_) => chain.extent(inside, max),
         };
         let (depth, extent) = self.or_lost(source, inside, max, found).map_err(|e| no_place(inside, e))?;

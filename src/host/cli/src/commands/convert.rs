@@ -1,7 +1,7 @@
 //! `convert`
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use instar_abi::record::Value;
 use instar_render::escape::terminal;
@@ -67,10 +67,11 @@ struct Request {
     source_cache: Cache,
     format: String,
     rate: u64,
+    workers: u32,
 }
 
 fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
-    let (mut sparse, mut rate) = (SPARSE_DEFAULT, 0);
+    let (mut sparse, mut rate, mut most) = (SPARSE_DEFAULT, 0, workers());
     // What is wrong with an argument is told in the order in which they were given, and before all else.
     for (key, value) in parsed.each() {
         let text = value.to_string_lossy();
@@ -81,6 +82,8 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
             "rate-limit" => rate = program.size(&text, "rate limit", 0..=i64::MAX as u64)?,
             "parallel" => {
                 let number: Option<i64> = text.parse().ok();
+                // Each does one thing at a time.
+                most = number.and_then(|n| u32::try_from(n).ok()).map_or(most, |n| n.min(workers()));
                 if !number.is_some_and(|n| (1..=16).contains(&n)) {
                     return Err(program.fail(&program.version.bad_parallel(&text, number.is_some())));
                 }
@@ -126,6 +129,7 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
         target_cache: program.cache(parsed, "target-cache", "cache", "unsafe")?,
         format: parsed.text("target-format").unwrap_or_else(|| "raw".to_string()),
         rate,
+        workers: most,
     })
 }
 
@@ -173,7 +177,10 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let target = target_name(program, parsed, last)?;
     program.check_writable(&target)?;
-    if let Some(name) = parsed.text("backing").or_else(|| file_option(parsed, "backing_file")) {
+    if let (Some(name), true) = (parsed.text("backing"), parsed.has("no-create")) {
+        // What an existing target stands on, it says itself; this says only that the sources share it.
+        params.set("backing", name);
+    } else if let Some(name) = parsed.text("backing").or_else(|| file_option(parsed, "backing_file")) {
         open_backing(program, parsed, &target.path, &name, &request, &mut params, &mut devices)?;
     }
     let need = allocated(&devices);
@@ -188,7 +195,11 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         if keeps_data_file(parsed) && (program.version.major, program.version.minor) >= (11, 1) {
             return Err(program.fail("keep_data_file=on is only supported by create: convert makes a new data file"));
         }
-        make(program, parsed, Path::new(&name), "raw", &request, &mut outputs)?;
+        let path = ImageName::plain(OsStr::new(&name), None, program.version).map(|image| image.path);
+        let shown = terminal(target.path.as_os_str().as_encoded_bytes());
+        let path =
+            path.map_err(|text| program.fail(&format!("{shown}: error while converting {}: {text}", request.format)))?;
+        make(program, parsed, &path, "raw", &request, &mut outputs)?;
         map.set("data-device", first);
     }
     let format = target.format.as_deref().unwrap_or(&request.format);
@@ -204,7 +215,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
 
     let subject = sources.iter().map(|s| s.to_string_lossy()).collect::<Vec<_>>().join(", ");
     let files = Files::shared(devices, parsed.has("force-share"));
-    let (status, _) = program.run(&params, files, workers(), &Defaults::DATA, &subject, &progress)?;
+    let (status, _) = program.run(&params, files, request.workers, &Defaults::DATA, &subject, &progress)?;
     if status != 0 {
         return Ok(status);
     }
@@ -240,9 +251,13 @@ fn open_backing(
     devices: &mut Vec<Device>,
 ) -> Result<(), Exit> {
     let format = parsed.text("backing-format").or_else(|| file_option(parsed, "backing_fmt"));
+    let not_opened = |text: String| {
+        let shown = terminal(target.as_os_str().as_encoded_bytes());
+        program.fail(&format!("Could not open '{shown}': Could not open backing file: {text}"))
+    };
     // Relative to the target, as the target will say it.
-    let path: PathBuf = target.parent().map_or_else(|| name.into(), |folder| folder.join(name));
-    let image = ImageName::file(path, format.clone());
+    let image = ImageName::plain(OsStr::new(name), format.clone(), program.version);
+    let image = image.map_err(&not_opened)?.beside(target);
     program.vouch(&image.path);
     params.set("backing", name);
     match format {
@@ -257,10 +272,7 @@ fn open_backing(
     params.set("backing-device", devices.len() as u64);
     params.set("backing-path", image.path.as_os_str().as_encoded_bytes());
     let opened = program.try_open(&image, request.source_cache, parsed.has("force-share"));
-    devices.push(opened.map_err(|text| {
-        let shown = terminal(target.as_os_str().as_encoded_bytes());
-        program.fail(&format!("Could not open '{shown}': Could not open backing file: {text}"))
-    })?);
+    devices.push(opened.map_err(not_opened)?);
     Ok(())
 }
 
@@ -275,7 +287,11 @@ fn make(
 ) -> Result<(), Exit> {
     let shown = terminal(path.as_os_str().as_encoded_bytes());
     if !parsed.has("no-create") {
-        let made = program.new_image(path, request.target_cache, format, outputs.need)?;
+        let hints = option_list::hints(parsed);
+        let made = match hints.map(|hints| Cache { hints, ..request.target_cache }) {
+            Ok(cache) => program.new_image(path, cache, format, outputs.need)?,
+            Err(text) => Err(text),
+        };
         let (kept, made) =
             made.map_err(|text| program.fail(&format!("{shown}: error while converting {}: {text}", request.format)))?;
         outputs.devices.push(made);

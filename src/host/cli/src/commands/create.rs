@@ -150,7 +150,7 @@ fn image_size(program: &Program, text: &str) -> Result<u64, Exit> {
 
 /// The file that is to be made. An empty name is left to the kernel to refuse.
 fn path_of(name: &OsStr, program: &Program) -> Result<PathBuf, String> {
-    if name.is_empty() {
+    if name.is_empty() || name == "file:" {
         return Ok(PathBuf::new());
     }
     if name.as_encoded_bytes().starts_with(b"json:") {
@@ -205,13 +205,19 @@ fn make(
 ) -> Result<(), Exit> {
     let data = file_option(parsed, "data_file");
     let kept = keeps_data_file(parsed);
-    let files = data.iter().map(|name| ("data-device", Path::new(name))).chain([("device", path)]);
-    for (key, path) in files {
-        let made = if kept && key == "data-device" {
-            program.existing_file(path, Cache::default())?.map(|device| (None, device))
-        } else {
-            let format = if key == "device" { format } else { "raw" };
-            program.new_image(path, Cache::default(), format, 0)?.map(|(target, device)| (Some(target), device))
+    let hints = option_list::hints(parsed);
+    let cache = Cache { hints: hints.clone().unwrap_or_default(), ..Cache::default() };
+    let data = data.iter().map(|name| ("data-device", path_of(OsStr::new(name), program)));
+    for (key, path) in data.chain([("device", Ok(path.to_path_buf()))]) {
+        let made = match path.and_then(|path| hints.clone().map(|_| path)) {
+            Err(text) => Err(text),
+            Ok(path) if kept && key == "data-device" => {
+                program.existing_file(&path, cache)?.map(|device| (None, device))
+            }
+            Ok(path) => {
+                let format = if key == "device" { format } else { "raw" };
+                program.new_image(&path, cache, format, 0)?.map(|(target, device)| (Some(target), device))
+            }
         };
         match made {
             Ok((target, device)) => {

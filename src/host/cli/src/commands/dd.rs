@@ -1,7 +1,5 @@
 //! `dd`
 
-use std::path::Path;
-
 use instar_abi::record::Value;
 use instar_render::escape::terminal;
 use instar_vmm::target::Cache;
@@ -94,13 +92,15 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let source = source.map_err(|e| program.fail(&format!("Could not open '{shown_input}': {e}")))?;
     let cache = Cache::default();
     let mut devices = vec![program.open_source(&source, cache, share)?];
-    let path = Path::new(&asked.output);
     let shown = terminal(asked.output.as_encoded_bytes());
     let failed = |text: &str| program.fail(&format!("{shown}: error while creating output image: {text}"));
     if asked.output.is_empty() {
         return Err(failed("Could not create '': No such file or directory"));
     }
-    let (target, device) = program.new_file(path, cache, allocated(&devices))?.map_err(|text| failed(&text))?;
+    let output = ImageName::plain(&asked.output, None, program.version).map_err(|text| failed(&text))?;
+    let format = parsed.text("output-format").unwrap_or_else(|| "raw".to_string());
+    let made = program.new_image(&output.path, cache, &format, allocated(&devices))?;
+    let (target, device) = made.map_err(|text| failed(&text))?;
     devices.push(device);
 
     let mut section = Value::map();
@@ -110,7 +110,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let mut map = Value::map();
     map.set("device", 1u64).set("filename", asked.output.as_encoded_bytes());
-    map.set("format", parsed.text("output-format").unwrap_or_else(|| "raw".to_string()));
+    map.set("format", format);
     let mut params = program.params("dd");
     params.set("sources", vec![image_params(&source, 0)]).set("target", map).set("section", section);
     let progress = Progress::new(false, 0);

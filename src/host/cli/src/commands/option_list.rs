@@ -6,9 +6,11 @@ use std::os::unix::fs::FileTypeExt;
 
 use instar_abi::record::Value;
 use instar_render::escape::terminal;
+use instar_vmm::target::Hints;
 
 use crate::getopt::Parsed;
 use crate::program::{Defaults, Exit, Program, Silent};
+use crate::sizes;
 
 /// All words of one list; `,,` in them is one comma.
 fn split(list: &str) -> Vec<String> {
@@ -62,9 +64,23 @@ pub fn file_option(parsed: &Parsed, name: &str) -> Option<String> {
     words(parsed).iter().rev().find_map(|word| word.strip_prefix(&prefix)).map(ToString::to_string)
 }
 
+/// How the file system is to hold what is made. A value that makes no sense is the guest's to refuse.
+///
+/// # Errors
+/// In qemu-img's words.
+pub fn hints(parsed: &Parsed) -> Result<Hints, String> {
+    let hint = file_option(parsed, "extent_size_hint").and_then(|text| sizes::parse(&text));
+    let hint = hint.map(|hint| u32::try_from(hint).map_err(|_| "Extent size hint is too large".to_string()));
+    Ok(Hints { no_cow: is_on(parsed, "nocow"), extent_size_hint: hint.transpose()? })
+}
+
+fn is_on(parsed: &Parsed, name: &str) -> bool {
+    file_option(parsed, name).is_some_and(|text| matches!(text.as_str(), "on" | "yes" | "true" | "y"))
+}
+
 /// The data file that is to be used is there, and is not to be made.
 pub fn keeps_data_file(parsed: &Parsed) -> bool {
-    file_option(parsed, "keep_data_file").is_some_and(|text| matches!(text.as_str(), "on" | "yes" | "true" | "y"))
+    is_on(parsed, "keep_data_file")
 }
 
 /// The lists, as parameters of an operation.

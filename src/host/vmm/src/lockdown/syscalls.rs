@@ -24,6 +24,8 @@ enum When {
 
 const KVM_RUN: u64 = 0xae80;
 const FICLONERANGE: u64 = 0x4020_940d;
+const FS_IOC_FSGETXATTR: u64 = 0x801c_581f;
+const IOCTL: &[u64] = &[KVM_RUN, FICLONERANGE, FS_IOC_FSGETXATTR];
 const FCNTL: &[u64] = &[libc::F_GETFL as u64, libc::F_GETFD as u64, libc::F_OFD_GETLK as u64, libc::F_OFD_SETLK as u64];
 const PRCTL: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_SET_NO_NEW_PRIVS as u64, libc::PR_CAP_AMBIENT as u64];
 /// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS`, `FS_IOC_FSGETXATTR`, `FS_IOC_FSSETXATTR`.
@@ -49,7 +51,7 @@ const TABLE: &[(i64, When, &str)] = &[
     (libc::SYS_statx, When::Always, "the same, as the Rust library asks it"),
     (libc::SYS_fstatfs, When::Always, "no /proc and /sys in a chain"),
     (libc::SYS_fcntl, When::OneOf(1, FCNTL), "locks of QEMU's kind"),
-    (libc::SYS_ioctl, When::OneOf(1, &[KVM_RUN, FICLONERANGE]), "the processor runs; reflinks"),
+    (libc::SYS_ioctl, When::OneOf(1, IOCTL), "the processor runs; reflinks; the hint of a file on XFS"),
     (libc::SYS_close, When::Always, "files are closed at the end"),
     (libc::SYS_mmap, When::Masked(2, EXECUTE, 0), "the allocator, stacks of threads; never executable"),
     (libc::SYS_mprotect, When::Masked(2, EXECUTE, 0), "the same"),

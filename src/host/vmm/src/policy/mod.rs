@@ -35,7 +35,7 @@ pub use parts::Parts;
 use vouched::Vouched;
 
 /// Deepest chain.
-const CHAIN_MAX: usize = 200;
+const CHAIN_MAX: usize = 4096;
 
 /// The open policy for names that come from images. Names given on the command line never pass here.
 #[derive(Clone, Debug, Default)]
@@ -122,8 +122,10 @@ pub fn fold(path: &Path) -> PathBuf {
 
 /// The path that a stored name means, or `None` for a name that is no plain path.
 fn plain(name: &[u8]) -> Option<&Path> {
-    let name = name.strip_prefix(b"file:").unwrap_or(name);
-    let protocol = name.iter().find(|b| matches!(b, b':' | b'/')) == Some(&b':');
+    let file = name.strip_prefix(b"file:");
+    // Behind `file:` a colon is a part of the name.
+    let protocol = file.is_none() && name.iter().find(|b| matches!(b, b':' | b'/')) == Some(&b':');
+    let name = file.unwrap_or(name);
     (!name.is_empty() && !name.contains(&0) && !protocol).then(|| Path::new(std::ffi::OsStr::from_bytes(name)))
 }
 

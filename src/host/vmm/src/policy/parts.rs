@@ -1,5 +1,6 @@
 //! How many further files may be written for an image, and of what kind. The command says it, before the guest runs.
 
+use instar_abi::beside::NUMBER_MAX;
 use instar_abi::ring::Role;
 
 /// Files that the image on a device may name to have them written, each at most once.
@@ -19,7 +20,7 @@ impl Parts {
     /// It may have a data file.
     pub const DATA_FILE: Self = Self { data_files: 1, ..Self::NONE };
     /// It may have extents: as many as a new image may have of one kind.
-    pub const EXTENTS: Self = Self { extents: 1000, ..Self::NONE };
+    pub const EXTENTS: Self = Self { extents: NUMBER_MAX as u32, ..Self::NONE };
     /// What it is has to be found out.
     pub const ANY: Self = Self { data_files: Self::DATA_FILE.data_files, ..Self::EXTENTS };
 

@@ -8,7 +8,7 @@ use crate::policy::{Asked, Opened, Parts, leads_to};
 use crate::{Device, target};
 use instar_abi::ring::{
     Beside, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Role,
-    STAT_BLOCK_DEVICE, STAT_FRESH, STAT_SAME_FILE_SHIFT, STAT_WRITABLE, Status,
+    STAT_ALIGNMENT_SHIFT, STAT_BLOCK_DEVICE, STAT_FRESH, STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT, STAT_WRITABLE, Status,
 };
 use rustix::fs::{FallocateFlags, SeekFrom};
 use zerocopy::IntoBytes;
@@ -197,7 +197,10 @@ fn stat(slot: &Slot, same_file: u32) -> Reply {
     Reply {
         value: slot.len.load(Ordering::Relaxed),
         value2: allocated,
-        value3: bits | u64::from(same_file) << STAT_SAME_FILE_SHIFT | alignment << 32,
+        value3: bits
+            | u64::from(same_file) << STAT_SAME_FILE_SHIFT
+            | u64::from(slot.extent_size_hint) / SECTOR << STAT_HINT_SHIFT
+            | u64::from(alignment.trailing_zeros()) << STAT_ALIGNMENT_SHIFT,
         ..Reply::default()
     }
 }

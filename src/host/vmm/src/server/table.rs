@@ -32,6 +32,8 @@ pub struct Slot {
     pub parent: Option<u32>,
     /// The file lies where a copy inside the kernel moves fewer bytes than a read and a write: with another machine.
     pub remote: bool,
+    /// The file system is asked to allocate so many bytes of the file at once; 0: nothing is asked.
+    pub extent_size_hint: u32,
     /// Sharing blocks with another file was refused once: it is not tried again.
     pub no_clone: AtomicBool,
     /// Further files that may still be opened for writing for its image.
@@ -62,8 +64,22 @@ impl Slot {
         let remote = rustix::fs::fstatfs(&device.file).is_ok_and(|fs| REMOTE.contains(&fs.f_type));
         let (no_clone, resizing, edges) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
         let (left, granted) = (Mutex::new(device.parts), AtomicU64::new(len));
+        let extent_size_hint = if block { 0 } else { crate::target::extent_size_hint(&device.file) };
         let len = AtomicU64::new(len);
-        Self { device, len, block, identity, parent, remote, no_clone, left, granted, resizing, edges }
+        Self {
+            device,
+            len,
+            block,
+            identity,
+            parent,
+            remote,
+            extent_size_hint,
+            no_clone,
+            left,
+            granted,
+            resizing,
+            edges,
+        }
     }
 
     /// The device may be written, and grow by so many bytes at most.

@@ -14,6 +14,7 @@
 mod attributes;
 mod copied;
 mod held;
+mod hints;
 mod keep;
 mod made;
 mod old;
@@ -29,13 +30,14 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::locks::{self, Locked};
+pub use hints::{Hints, extent_size_hint};
 use made::Made;
 pub use old::Old;
 use place::Place;
 pub use publisher::Maker;
 use publisher::Publisher;
 
-/// How a target's writes reach the disk (`-t`).
+/// How a target's writes reach the disk (`-t`), and how the file system is to hold it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cache {
     /// `none`, `directsync`: past the page cache.
@@ -44,6 +46,8 @@ pub struct Cache {
     pub sync: bool,
     /// `unsafe`: flushes do nothing.
     pub ignore_flush: bool,
+    /// What a new file is to be like.
+    pub hints: Hints,
 }
 
 impl Cache {
@@ -58,7 +62,7 @@ impl Cache {
             "directsync" => (true, true, false),
             _ => return None,
         };
-        Some(Self { direct, sync, ignore_flush })
+        Some(Self { direct, sync, ignore_flush, hints: Hints::default() })
     }
 
     fn flags(self) -> OFlags {

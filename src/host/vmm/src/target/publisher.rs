@@ -261,6 +261,8 @@ impl Process<'_> {
         match Made::beside(&name(self.path, kind, number), self.cache) {
             Err(Error::WrongType | Error::ReadOnlyDevice) => self.answer(word(WRONG_TYPE, 0, question), None),
             Ok(made) => {
+                // What the user was told of the target need not be told again.
+                let _ = self.cache.hints.apply(made.file());
                 self.files.push(made);
                 let file = self.files.last().map(|made| made.file().as_fd());
                 self.answer(word(DONE, 0, question), file)

@@ -100,7 +100,7 @@ pub fn encode(spec: &Spec, tables: Tables) -> Result<Vec<u8>> {
         add_extension(&mut bytes, extension::BACKING_FORMAT, format.as_bytes());
     }
     if let Some(name) = &spec.data_file {
-        add_extension(&mut bytes, extension::DATA_FILE, name.as_bytes());
+        add_extension(&mut bytes, extension::DATA_FILE, name);
     }
     if spec.luks_len > 0 {
         let pointer = [tables.luks.to_be_bytes(), spec.luks_len.to_be_bytes()];

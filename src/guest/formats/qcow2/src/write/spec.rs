@@ -1,11 +1,12 @@
 //! What the options ask for, checked.
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_crypto::luks::Request;
 use instar_crypto::qcow::{Method, PREFIX};
+use instar_image::names::without_file;
 use instar_image::options::Options;
 use instar_image::{CreateContext, Error, Result, Version};
 
@@ -53,7 +54,7 @@ pub struct Spec {
     /// See [`Preallocation`].
     pub preallocation: Preallocation,
     /// Name of the external data file.
-    pub data_file: Option<String>,
+    pub data_file: Option<Vec<u8>>,
     /// It is a raw image by itself.
     pub data_file_raw: bool,
     /// It is there already, and keeps what it holds.
@@ -96,7 +97,7 @@ impl Spec {
                 return Err(no_value(cx.version, "compression-type", other));
             }
         };
-        let data_file = options.get("data_file").map(ToString::to_string);
+        let data_file = options.get("data_file").map(|name| without_file(name.as_bytes()));
         let mut preallocation = match options.get("preallocation") {
             None | Some("off") => Preallocation::Off,
             Some("metadata") => Preallocation::Metadata,

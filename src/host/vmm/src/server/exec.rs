@@ -199,7 +199,7 @@ fn stat(slot: &Slot, same_file: u32) -> Reply {
         value2: allocated,
         value3: bits
             | u64::from(same_file) << STAT_SAME_FILE_SHIFT
-            | u64::from(slot.extent_size_hint) / SECTOR << STAT_HINT_SHIFT
+            | (u64::from(slot.extent_size_hint) / SECTOR) << STAT_HINT_SHIFT
             | u64::from(alignment.trailing_zeros()) << STAT_ALIGNMENT_SHIFT,
         ..Reply::default()
     }

@@ -99,7 +99,7 @@ class SpaceTest(InstarTestBase):
             drop = ["-d"] if rng.random() < 0.3 else []
             argv = ["commit", "-q", *drop, "-f", "qcow2", "top"]
             known = {"seed": seed, "below": below, "options": options, "size": size}
-            self.compare(argv, ["top"], cluster, **known)
+            self.compare(argv, ["top", "base"], max(cluster, base_cluster), **known)
 
     def test_rebase(self):
         for seed in range(CASES):

@@ -214,7 +214,7 @@ impl<'a> Qcow2Editor<'a> {
         if empty && slot.bitmap == 0 && self.unbacked && !g.external {
             return Ok(());
         }
-        if g.external || self.header.version < 3 {
+        if g.external || (self.header.version < 3 && !self.unbacked) {
             // Version 2 has no zero clusters, and a data file may have to be good as a raw image.
             let mut pool = (0, 0);
             let offset = self.place_for(state, at, len, 1, &mut pool, steps)?;
@@ -232,14 +232,16 @@ impl<'a> Qcow2Editor<'a> {
             if compressed {
                 self.give_up_entry(state, slot.entry);
             }
-            return self.set(state, slot, entry, old & !wanted | wanted << SUBCLUSTERS);
+            let bitmap = old & !wanted | wanted << SUBCLUSTERS;
+            if bitmap & u64::from(u32::MAX) == 0 {
+                self.give_up_entry(state, entry);
+                return self.set(state, slot, 0, bitmap);
+            }
+            return self.set(state, slot, entry, bitmap);
         }
-        // A place of its own is kept, another is given up.
-        let entry = if slot.is_own() { slot.host() | OFLAG_COPIED | OFLAG_ZERO } else { OFLAG_ZERO };
-        if !slot.is_own() {
-            self.give_up_entry(state, slot.entry);
-        }
-        self.set(state, slot, entry, 0)
+        // Its place is given up, to the file system at last.
+        self.give_up_entry(state, slot.entry);
+        self.set(state, slot, if self.unbacked { 0 } else { OFLAG_ZERO }, 0)
     }
 
     fn put_packed<'p>(

@@ -110,6 +110,15 @@ class TestWhatIsRefused(PartsBase):
         argv = ["convert", "-n", "-O", "qcow2", "absent.raw", "target.qcow2"]
         self.assert_same_outcome(self.run_as_qemu_img(*argv, cwd=self.tmp), self.run_qemu_img(*argv, cwd=self.tmp))
 
+    def test_a_data_file_that_is_in_use_is_told(self):
+        self.with_data_file("target.qcow2")
+        before = self.sha256(self.path("target.qcow2.data"))
+        with self.held("target.qcow2.data", "raw"):
+            _, err, status = self.run_instar("convert", "-n", "-O", "qcow2", "disk.raw", "target.qcow2", cwd=self.tmp)
+        self.assertEqual(status, 1)
+        self.assertIn("lock", err)
+        self.assertEqual(self.sha256(self.path("target.qcow2.data")), before)
+
     def test_the_source_is_no_part_of_the_target(self):
         self.with_data_file("target.qcow2")
         os.replace(self.path("disk.raw"), self.path("target.qcow2.data"))
@@ -189,6 +198,18 @@ class TestDevices(PartsBase):
             volume = self.on_device(stack, victim)
             self.ok("convert", "--allow-backing", "/dev", "-O", "raw", volume, "copy.raw")
             self.assert_bytes_identical(self.path("copy.raw"), self.path("disk.raw"))
+
+    def test_commit_writes_a_device_below_an_allowed_folder_only(self):
+        with self.loop("disk.raw") as base:
+            self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", "top.qcow2", "2M")
+            self.make("qemu-io", "-f", "qcow2", "-c", "write -P 8 0 64k", "top.qcow2")
+            before = self.sha256(self.path("disk.raw"))
+            _, err, status = self.run_instar("commit", "top.qcow2", cwd=self.tmp)
+            self.assertEqual(status, 1)
+            self.assertIn("--allow-backing", err)
+            self.assertEqual(self.sha256(self.path("disk.raw")), before)
+            self.ok("commit", "-q", "--allow-backing", "/dev", "top.qcow2")
+            self.make("qemu-io", "-f", "raw", "-r", "-c", "read -P 8 0 64k", base)
 
     def test_a_file_among_devices_names_none_of_them(self):
         name = f"/dev/instar-test-{os.getpid()}.qcow2"

@@ -11,12 +11,14 @@ use alloc::vec::Vec;
 use instar_image::chain::Chain;
 use instar_image::options::Options;
 use instar_image::write::{Target, Writer};
-use instar_image::{Backing, CreateContext, EditContext, Error, Format, Machine, OpenContext, Result, Value, Version};
+use instar_image::{
+    Backing, CreateContext, EditContext, Error, Format, Kind, Machine, OpenContext, Result, Value, Version,
+};
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
 use crate::copy::{self, Selection, Settings};
-use crate::open::{Opening, emit_warnings, select_snapshot};
+use crate::open::{ImageSpec, Opening, emit_warnings, select_snapshot};
 use crate::option_help;
 use bitmaps::Wanted;
 use params::Params;
@@ -25,6 +27,8 @@ pub use params::selector;
 
 /// Disks are whole sectors of so many bytes.
 const SECTOR: u64 = 512;
+/// The error number of a device that may not be written.
+const EBADF: u32 = 9;
 
 /// Converts; exit status 0.
 pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
@@ -33,9 +37,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         return option_help::run(machine, params.target.format.as_deref().unwrap_or("raw"), version);
     }
     let opening = Opening { machine, version, data: true };
-    // What belongs to an existing target is opened for writing before a source has been looked at: the host allows no
-    // more after that. What is wrong with the target is told in its turn.
-    let named = if params.existing { opening.image_for(&params.target, true).err() } else { None };
+    let named = if params.existing { open_parts(opening, &params.target).err() } else { None };
     let mut chains = Vec::new();
     for source in &params.sources {
         let mut chain = opening.chain(source)?;
@@ -171,6 +173,14 @@ fn writer<'a>(
     Ok((writer, backed))
 }
 
+/// Opens what belongs to an existing target for writing, before a source has been looked at: the host allows no more after
+/// that. Without keys, which would take their time; what is wrong with the target is told in its turn.
+fn open_parts(opening: Opening<'_>, target: &ImageSpec) -> Result<()> {
+    let mut options = target.options_at(0);
+    options.retain(|(key, _)| !key.ends_with("key-secret"));
+    opening.image_for(&ImageSpec { options, ..target.clone() }, true).map(|_| ())
+}
+
 /// `-n`; `named`: why the target's files could not be opened.
 fn existing<'a>(
     machine: &'a dyn Machine,
@@ -199,9 +209,10 @@ fn existing<'a>(
         compressed: params.settings.compress,
         options: &target.options_at(0),
     };
+    // Of what could not be had in time the host only says that it is too late.
+    let why = |error: Error| if error.kind == Kind::Io(EBADF) { named.unwrap_or(error) } else { error };
     let recovered = editing.recover(machine, &OpenContext::of_edit(&cx));
-    let editor = recovered.and_then(|()| editing.edit(cx));
-    let editor = editor.map_err(|e| target.could_not_open(named.unwrap_or(e)))?;
+    let editor = recovered.and_then(|()| editing.edit(cx)).map_err(|e| target.could_not_open(why(e)))?;
     if editor.virtual_size() < size {
         return Err(Error::usage("output file is smaller than input file"));
     }

@@ -63,7 +63,9 @@ pub fn write(machine: &RingMachine, boot: &BootInfo) -> u8 {
         }
         // What may be read is read: it may not be written after that either.
         if round == 0 {
-            (0..own).for_each(|dev| { machine.raw_call(good(Op::Read, dev, boot)); });
+            (0..own).for_each(|dev| {
+                machine.raw_call(good(Op::Read, dev, boot));
+            });
         }
     }
     let written = got.iter().filter(|dev| overwrite(machine, **dev as u32)).count() as u32;

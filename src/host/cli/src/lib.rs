@@ -13,6 +13,7 @@ mod image_params;
 mod program;
 mod progress;
 mod refusal;
+mod room;
 mod secrets;
 mod sizes;
 mod streams;

@@ -1,19 +1,16 @@
 //! What every command shares: the name it was called by, the messages, running the guest.
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use instar_abi::record::{self, Value};
 use instar_render::escape;
 use instar_render::version::{QemuVersion, UsageStyle};
-use instar_render::{Bounded, Over, Pieces};
-use instar_vmm::limits::{MESSAGES, RESULTS};
 use instar_vmm::policy::Asked;
 use instar_vmm::target::{self, Cache, Target, Written};
 use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Parts, Policy, locks};
@@ -24,6 +21,7 @@ use crate::given;
 use crate::image_name::ImageName;
 pub use crate::image_params::image_params;
 use crate::refusal;
+use crate::room::Room;
 use crate::secrets::{self, Secrets};
 use crate::{sizes, streams};
 
@@ -57,16 +55,6 @@ pub struct Program {
     pub asked: RefCell<Vec<Asked>>,
     /// What the user can do about a name that was refused.
     pub way_out: RefCell<Option<String>>,
-}
-
-/// How much may be shown of what a guest has told, and until when.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Room {
-    shown: u64,
-    messages: u64,
-    /// All of `messages`, for the text about it.
-    message_limit: u64,
-    wall: Option<(Duration, Instant)>,
 }
 
 /// The files of a command, and what it may do with further ones: all that the host goes by.
@@ -207,56 +195,6 @@ impl Program {
             return Exit(1);
         }
         self.fail(&format!("cannot write to standard output: {}", plain(error)))
-    }
-
-    /// Standard output, for what a guest has told: within the limits, and none of it where it is not. `render` writes the
-    /// same each time.
-    pub fn show(&self, render: &dyn Fn(&mut dyn fmt::Write) -> fmt::Result, subject: &str) -> Result<(), Exit> {
-        let room = self.room.get();
-        let mut measured = Bounded::new(room.shown, room.wall.map(|(_, until)| until));
-        let written = render(&mut measured);
-        let whole = measured.finish().map_err(|over| {
-            let ((name, flag), value) = match over {
-                Over::Long => (RESULTS, format!("{} bytes", room.shown)),
-                Over::Late => {
-                    (("wall-clock time", "--max-seconds"), seconds(room.wall.map_or(Duration::ZERO, |(wall, _)| wall)))
-                }
-            };
-            self.failed(&Failure::Limit { name, flag, value }, subject)
-        })?;
-        match (written, whole) {
-            (Ok(()), Some(text)) => self.print(&text),
-            _ => {
-                let mut error = None;
-                let mut pieces = Pieces::new(|piece| streams::show(piece).map_err(|e| error = Some(e)).is_ok());
-                let _ = render(&mut pieces).and_then(|()| pieces.finish());
-                error.map_or(Ok(()), |error| Err(self.not_shown(&error)))
-            }
-        }
-    }
-
-    /// A text of the guest's, fit to be shown: if there is room for it at all, which is cheaper to find out first.
-    fn fit(&self, text: &[u8], escape: fn(&[u8]) -> String, subject: &str) -> Result<String, Exit> {
-        match text.len() as u64 > self.room.get().messages {
-            true => Err(self.too_many_messages(subject)),
-            false => Ok(escape(text)),
-        }
-    }
-
-    fn too_many_messages(&self, subject: &str) -> Exit {
-        let (name, flag) = MESSAGES;
-        let value = format!("{} bytes", self.room.get().message_limit);
-        self.failed(&Failure::Limit { name, flag, value }, subject)
-    }
-
-    /// Standard error, for what a guest has told: lines with their ends.
-    fn tell(&self, text: &str, subject: &str) -> Result<(), Exit> {
-        let mut room = self.room.get();
-        let left = room.messages.checked_sub(text.len() as u64);
-        room.messages = left.ok_or_else(|| self.too_many_messages(subject))?;
-        self.room.set(room);
-        streams::tell(text);
-        Ok(())
     }
 
     /// Opens an image to be read.
@@ -400,12 +338,7 @@ impl Program {
         let (mut params, mut files) = (params.clone(), files.into());
         given::open(self, &mut params, &mut files)?;
         let limits = self.limits(defaults).map_err(|e| self.fail(&e))?;
-        let mut room = Room {
-            shown: limits.shown_bytes,
-            messages: limits.message_bytes,
-            message_limit: limits.message_bytes,
-            wall: limits.wall.and_then(|wall| Some((wall, Instant::now().checked_add(wall)?))),
-        };
+        self.room.set(Room::new(&limits));
         let isolation = self.config.isolation().map_err(|e| self.fail(&e))?;
         let Files { devices, force_share, .. } = files;
         let policy = Policy { force_share, vouched: self.vouched.take(), ..self.policy()? };
@@ -431,8 +364,7 @@ impl Program {
         let results = record::decode(&outcome.results)
             .map_err(|_| self.failed(&Failure::Guest("its results do not decode".into()), subject))?;
         drop(outcome.results);
-        room.messages = room.messages.saturating_sub(outcome.message_bytes);
-        self.room.set(room);
+        self.room.set(self.room.get().after_messages(outcome.message_bytes));
         if let Some(name) = results.bytes("guessed-raw") {
             let name = self.fit(name, escape::terminal, subject)?;
             let text = format!(
@@ -488,7 +420,8 @@ impl Program {
         Ok(())
     }
 
-    fn failed(&self, failure: &Failure, subject: &str) -> Exit {
+    /// The guest did not finish, or has told too much.
+    pub fn failed(&self, failure: &Failure, subject: &str) -> Exit {
         let subject = escape::terminal(subject.as_bytes());
         self.fail(&match failure {
             Failure::NoKvm(why) => format!("no virtual machine, but --isolation kvm asks for one: {why}"),
@@ -527,10 +460,6 @@ impl Program {
             .set("version-minor", u64::from(self.version.minor));
         params
     }
-}
-
-fn seconds(time: Duration) -> String {
-    format!("{} seconds", time.as_secs_f64())
 }
 
 /// Parameters as the guest reads them.

@@ -99,6 +99,7 @@ impl Drop for Folder {
 }
 
 /// Exit status and the largest resident memory of the program, in bytes.
+#[allow(clippy::zombie_processes, reason = "wait4 waits for it, and tells more")]
 fn run(command: &mut Command) -> (ExitStatus, u64) {
     let child = command.spawn().expect("the program starts");
     let pid = libc::pid_t::try_from(child.id()).expect("a process id");

@@ -20,8 +20,6 @@ VARIABLES = {
     "limits.seconds": ("INSTAR_MAX_SECONDS", "7"),
     "limits.guest-memory": ("INSTAR_MAX_GUEST_MEMORY", "32M"),
     "limits.requests": ("INSTAR_MAX_REQUESTS", "7"),
-    "limits.results": ("INSTAR_MAX_RESULTS", "3M"),
-    "limits.messages": ("INSTAR_MAX_MESSAGES", "2M"),
     "limits.output-growth": ("INSTAR_MAX_OUTPUT_GROWTH", "7M"),
     "limits.results": ("INSTAR_MAX_RESULTS", "7M"),
     "limits.messages": ("INSTAR_MAX_MESSAGES", "7K"),

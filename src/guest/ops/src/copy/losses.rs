@@ -157,7 +157,11 @@ mod tests {
     fn told(losses: &Losses) -> Vec<String> {
         let mut lines = Vec::new();
         let found = losses.found.lock();
-        found.tell(&mut |line| Ok(lines.push(line.to_string()))).expect("nobody objects");
+        let mut keep = |line: &str| {
+            lines.push(line.to_string());
+            Ok(())
+        };
+        found.tell(&mut keep).expect("nobody objects");
         lines
     }
 

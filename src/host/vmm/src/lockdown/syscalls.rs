@@ -28,8 +28,8 @@ const FS_IOC_FSGETXATTR: u64 = 0x801c_581f;
 const IOCTL: &[u64] = &[KVM_RUN, FICLONERANGE, FS_IOC_FSGETXATTR];
 const FCNTL: &[u64] = &[libc::F_GETFL as u64, libc::F_GETFD as u64, libc::F_OFD_GETLK as u64, libc::F_OFD_SETLK as u64];
 const PRCTL: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_SET_NO_NEW_PRIVS as u64, libc::PR_CAP_AMBIENT as u64];
-/// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS`, `FS_IOC_FSGETXATTR`, `FS_IOC_FSSETXATTR`.
-const FLAGS: &[u64] = &[0x8008_6601, 0x4008_6602, 0x801c_581f, 0x401c_5820];
+/// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS`, `FS_IOC_FSGETXATTR`, `FS_IOC_FSSETXATTR`, `BLKROGET`.
+const FLAGS: &[u64] = &[0x8008_6601, 0x4008_6602, 0x801c_581f, 0x401c_5820, 0x125e];
 const EXECUTE: u64 = libc::PROT_EXEC as u64;
 const THREAD: u64 = libc::CLONE_THREAD as u64;
 
@@ -134,6 +134,7 @@ const PUBLISHER: &[(i64, When, &str)] = &[
     (libc::SYS_unlinkat, When::Always, "the same"),
     (libc::SYS_geteuid, When::Always, "whose files these are"),
     (libc::SYS_getegid, When::Always, "the same"),
+    (libc::SYS_umask, When::Always, "the rights of a new file"),
     (libc::SYS_getpid, When::Always, "hidden names"),
     (libc::SYS_getrandom, When::Always, "hidden names"),
     (libc::SYS_clock_gettime, When::Always, "times of files"),

@@ -10,7 +10,7 @@ use super::tests::{Bench, Nobody, limits, request};
 use super::*;
 use crate::Mode;
 use crate::policy::Parts;
-use crate::target::{Cache, Target};
+use crate::target::{Cache, Target, Written};
 
 /// Requests that one tree of files has to bear.
 const ROUND: u64 = 500;
@@ -147,14 +147,14 @@ fn devices(root: &Path, parts: Parts, fresh: bool) -> (Vec<Device>, Option<Targe
         let path = root.join(name);
         let file = fs::File::options().read(true).write(mode != Mode::Read).open(&path).expect("it is there");
         let (fresh, direct, ignore_flush) = (false, false, false);
-        Device { file, path, mode, fresh, direct, ignore_flush, maker: None, parts: Parts::NONE }
+        Device { file, path, mode, fresh, direct, ignore_flush, maker: None, parts: Parts::NONE, old: None }
     };
     let mut devices = vec![Device { parts, ..open("own/target", mode) }, open("own/image", Mode::Read)];
     let target = fresh.then(|| {
         let path = root.join("own/new.x");
-        let (target, file, fresh) = Target::create(&path, Cache::default()).expect("a new file");
+        let (target, Written { file, fresh, old }) = Target::create(&path, Cache::default(), 0).expect("a new file");
         let (direct, ignore_flush, maker) = (false, false, target.maker());
-        devices.push(Device { file, path, mode, fresh, direct, ignore_flush, maker, parts: Parts::ANY });
+        devices.push(Device { file, path, mode, fresh, direct, ignore_flush, maker, parts: Parts::ANY, old });
         target
     });
     (devices, target)

@@ -355,9 +355,9 @@ fn over(name: &str, content: &[u8], old: impl Fn(File) -> Old) -> (Bench, PathBu
     let open = || File::options().read(true).write(true).open(&path).expect("it is there");
     let (file, old) = (open(), Arc::new(old(open())));
     let mode = Mode::Write { growth_limit_bytes: GROWTH };
-    let (direct, ignore_flush, maker) = (false, false, None);
-    let kept = Some(Arc::clone(&old));
-    let device = Device { file, path: path.clone(), mode, fresh: true, direct, ignore_flush, maker, old: kept };
+    let (direct, ignore_flush, maker, parts) = (false, false, None, Parts::NONE);
+    let (at, kept) = (path.clone(), Some(Arc::clone(&old)));
+    let device = Device { file, path: at, mode, fresh: true, direct, ignore_flush, maker, parts, old: kept };
     bench.server = Server::new(vec![device], Policy::default(), limits(), &Nobody, 2);
     (bench, path, old)
 }

@@ -103,13 +103,13 @@ fn extended(file: &File) -> io::Result<BTreeMap<CString, Vec<u8>>> {
     Ok(all)
 }
 
-/// All that a call fills a buffer with.
+/// All that a call fills a buffer with: it tells first how much that is, mostly nothing.
 fn whole(call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
-    // The kernel's own limit on a value and on a list.
-    const MOST: usize = 64 << 10;
-    let mut bytes = vec![0; MOST];
-    let len = call(&mut bytes)?;
-    bytes.truncate(len);
+    let mut bytes = vec![0; call(&mut [])?];
+    if !bytes.is_empty() {
+        let len = call(&mut bytes)?;
+        bytes.truncate(len);
+    }
     Ok(bytes)
 }
 

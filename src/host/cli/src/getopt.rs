@@ -17,19 +17,27 @@ pub struct Opt {
     pub argument: Option<&'static str>,
     /// What it does.
     pub help: &'static str,
+    /// Only under the own name: the stock tool does not know it.
+    pub own: bool,
 }
 
 impl Opt {
     /// A switch.
     #[must_use]
     pub const fn flag(long: &'static str, help: &'static str) -> Self {
-        Self { long, also: &[], short: None, argument: None, help }
+        Self { long, also: &[], short: None, argument: None, help, own: false }
+    }
+
+    /// Not known to the stock tool.
+    #[must_use]
+    pub const fn own(self) -> Self {
+        Self { own: true, ..self }
     }
 
     /// One with an argument.
     #[must_use]
     pub const fn value(long: &'static str, argument: &'static str, help: &'static str) -> Self {
-        Self { long, also: &[], short: None, argument: Some(argument), help }
+        Self { long, also: &[], short: None, argument: Some(argument), help, own: false }
     }
 
     /// With a letter.

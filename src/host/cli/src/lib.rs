@@ -95,7 +95,10 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
     let named = rest.first().map(|w| w.to_string_lossy().into_owned());
     let command = COMMANDS.iter().copied().find(|c| Some(c.name) == named.as_deref() && (c.stock || name == "instar"));
     let options: Vec<&Opt> = match command {
-        Some(command) => commands::generate::options_of(command),
+        Some(command) => {
+            let all = commands::generate::options_of(command).into_iter();
+            all.filter(|option| !option.own || name == "instar").collect()
+        }
         None => standard.clone(),
     };
     let parsed = match (command, &global) {

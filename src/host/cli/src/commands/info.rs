@@ -24,7 +24,7 @@ pub const COMMAND: Command = Command {
         Opt::value("cache", "MODE", "how the file is opened").letter('t'),
         OUTPUT,
         OBJECT,
-        Opt::flag("extra-detail", "show partition tables and the like, too"),
+        Opt::flag("extra-detail", "show partition tables and the like, too").own(),
     ],
     stock: true,
     run,

@@ -27,7 +27,7 @@ pub const COMMAND: Command = Command {
         QUIET,
         FORCE_SHARE,
         OBJECT,
-        Opt::flag("dry-run", "change nothing; say what would be copied (instar only)"),
+        Opt::flag("dry-run", "change nothing; say what would be copied (instar only)").own(),
     ],
     stock: true,
     run,
@@ -50,7 +50,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let image = super::info::named(program, operand, parsed)?;
     let mut params = program.params("rebase");
     params.set("image", image_params(&image, 0));
-    let dry_run = parsed.has("dry-run") && !program.is_stock();
+    let dry_run = parsed.has("dry-run");
     let mut devices = vec![program.open_in_place(&image, cache)?];
     let name = parsed.last("backing").unwrap_or_default();
     let format = parsed.text("backing-format");

@@ -16,9 +16,10 @@ mod folder;
 mod parts;
 mod vouched;
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,7 +78,10 @@ pub enum Opened {
 /// A directory below which files may be opened.
 #[derive(Debug)]
 struct Root {
+    /// Where it is, without any link.
     path: PathBuf,
+    /// As the user named it, if a link was on the way: images may name it so, too.
+    alias: Option<PathBuf>,
     fd: OwnedFd,
     /// The user allowed it for every image; else it is only for chains that begin in it.
     for_all: bool,
@@ -134,6 +138,29 @@ fn folder(device: &Device) -> Option<PathBuf> {
     device.path.parent().map(fold)
 }
 
+/// Where an open directory is, without any link; where nobody can tell, what its name says.
+fn whereabouts(directory: &OwnedFd, given: &Path) -> PathBuf {
+    let known = rustix::fs::readlink(format!("/proc/self/fd/{}", directory.as_raw_fd()), Vec::new());
+    let path = known.ok().map(|path| PathBuf::from(OsString::from_vec(path.into_bytes())));
+    path.filter(|path| path.is_absolute()).unwrap_or_else(|| fold(given))
+}
+
+/// What images name is relative to where they are: the same paths with folders without any link.
+pub fn locate(devices: &mut [Device]) {
+    let here = crate::target::absolute(Path::new("."));
+    for device in devices {
+        if let (Some(folder), Some(name)) = (device.path.parent(), device.path.file_name())
+            && let Ok(fd) = open_directory(from_here(folder, &here))
+        {
+            device.path = whereabouts(&fd, folder).join(name);
+        }
+    }
+}
+
+fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Permissions::empty())
+}
+
 /// How a directory is opened: from the current one, if its name was made from that one's. That need not be reachable by its
 /// own name.
 fn from_here<'p>(path: &'p Path, here: &Path) -> &'p Path {
@@ -147,7 +174,40 @@ fn from_here<'p>(path: &'p Path, here: &Path) -> &'p Path {
 /// Where a name in the image at `above` leads, by the letters alone; nowhere if it is no plain path.
 #[must_use]
 pub fn leads_to(above: &Path, name: &[u8]) -> Option<PathBuf> {
-    Some(fold(&above.parent()?.join(plain(name)?)))
+    joined(above, name).map(|path| fold(&path))
+}
+
+fn joined(above: &Path, name: &[u8]) -> Option<PathBuf> {
+    Some(above.parent()?.join(plain(name)?))
+}
+
+/// Whether folding by the letters leads where the kernel would go: what a `..` leaves is a directory and no link to one.
+/// Only what lies in the directories is looked at; of what lies outside nobody gets to know anything.
+fn is_straight(path: &Path, roots: &[&Root]) -> bool {
+    let is_directory = |at: &Path| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        roots.iter().any(|root| {
+            let below = || {
+                rustix::fs::openat2(&root.fd, at.strip_prefix(&root.path).ok()?, flags, Permissions::empty(), resolve)
+                    .ok()
+            };
+            root.path.starts_with(at) || below().is_some()
+        })
+    };
+    let mut at = PathBuf::from("/");
+    path.components().all(|component| match component {
+        Component::Normal(name) => {
+            at.push(name);
+            true
+        }
+        Component::ParentDir => {
+            let leaves = at.parent().is_none() || is_directory(&at);
+            at.pop();
+            leaves
+        }
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => true,
+    })
 }
 
 /// Whether an image at `path` would be refused what it named so. Both are taken as they are before the lock-down.
@@ -157,9 +217,10 @@ pub fn would_refuse(policy: Policy, path: &Path, name: &[u8]) -> bool {
     let Ok(file) = File::open(folder) else { return true };
     let (path, parts) = (crate::target::absolute(path), Parts::NONE);
     let (mode, direct, ignore_flush) = (Mode::Read, false, false);
-    let image = Device { file, path, mode, fresh: false, direct, ignore_flush, maker: None, parts, old: None };
-    let gate = Gate::new(Policy { force_share: true, ..policy }, std::slice::from_ref(&image));
-    let chain = [Arc::new(Slot::new(image, None))];
+    let mut image = [Device { file, path, mode, fresh: false, direct, ignore_flush, maker: None, parts, old: None }];
+    locate(&mut image);
+    let gate = Gate::new(Policy { force_share: true, ..policy }, &image);
+    let chain = image.map(|image| Arc::new(Slot::new(image, None)));
     gate.open(name, Role::Backing, false, &chain, &|_| Holder::Nobody).is_err_and(|no| no.status == Status::Refused)
 }
 
@@ -184,16 +245,17 @@ impl Gate {
             let named = vouched.iter().map(|file| (file.root.path.as_path(), false, false));
             let allowed = policy.allowed.iter().map(|path| (path.as_path(), true, some_written));
             for (given, for_all, writable) in allowed.chain(own).chain(named) {
-                let path = fold(given);
-                if let Some(have) = roots.iter_mut().find(|root| root.path == path) {
+                let Ok(fd) = open_directory(from_here(given, &here)) else { continue };
+                let path = whereabouts(&fd, given);
+                // A name that goes back up means what it says only where no link is on the way.
+                let is_plain = !given.components().any(|component| component == Component::ParentDir);
+                let alias = Some(fold(given)).filter(|alias| is_plain && *alias != path);
+                if let Some(have) = roots.iter_mut().find(|root| root.path == path && root.alias == alias) {
                     have.writable |= writable;
                     continue;
                 }
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                if let Ok(fd) = rustix::fs::open(from_here(given, &here), flags, Permissions::empty())
-                    && (for_all || !folder::holds_devices(&fd))
-                {
-                    roots.push(Root { path, fd, for_all, writable, vouched: false });
+                if for_all || !folder::holds_devices(&fd) {
+                    roots.push(Root { path, alias, fd, for_all, writable, vouched: false });
                 }
             }
         }
@@ -215,12 +277,14 @@ impl Gate {
 
     /// Where a path leads for that chain.
     fn places(&self, path: &Path, chain: &[Arc<Slot>]) -> Vec<Place<'_>> {
-        if let Some(file) = vouched::find(&self.vouched, path) {
+        let homes = self.homes(chain);
+        let own: Vec<&Root> = self.roots.iter().filter(|root| root.for_all || homes.contains(&root.path)).collect();
+        let straight = is_straight(path, &own);
+        if let Some(file) = vouched::find(&self.vouched, path, straight) {
             return vec![Place { root: &file.root, rest: file.name.clone().into() }];
         }
-        let homes = self.homes(chain);
-        let own = |root: &&Root| root.for_all || homes.contains(&root.path);
-        self.roots.iter().filter(own).filter_map(|root| Place::below(root, path)).collect()
+        let folded = fold(path);
+        own.into_iter().filter(|_| straight).filter_map(|root| Place::below(root, &folded)).collect()
     }
 
     /// The guest is given something of what is on a device: from then on it may have been taken over by that.
@@ -242,7 +306,7 @@ impl Gate {
     ) -> Result<Opened, No> {
         let above = chain.first().ok_or(Status::BadDevice)?;
         let top = chain.last().ok_or(Status::BadDevice)?;
-        let path = leads_to(&above.device.path, name).ok_or(Status::Refused)?;
+        let path = joined(&above.device.path, name).ok_or(Status::Refused)?;
         let places = self.places(&path, chain);
         let first = places.first().ok_or(Status::Refused)?;
         if chain.len() >= CHAIN_MAX {
@@ -305,7 +369,8 @@ struct Place<'r> {
 
 impl<'r> Place<'r> {
     fn below(root: &'r Root, path: &Path) -> Option<Self> {
-        let rest = path.strip_prefix(&root.path).ok().filter(|rest| !rest.as_os_str().is_empty())?;
+        let alias = root.alias.as_ref().and_then(|alias| path.strip_prefix(alias).ok());
+        let rest = path.strip_prefix(&root.path).ok().or(alias).filter(|rest| !rest.as_os_str().is_empty())?;
         Some(Self { root, rest: rest.to_path_buf() })
     }
 

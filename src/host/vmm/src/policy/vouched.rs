@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode as Permissions, OFlags, ResolveFlags};
 
-use super::{Root, examine};
+use super::{Root, examine, fold};
 
 /// One of them. It is opened anew where an image names it, below its own folder like any other.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Vouched {
         let fd = rustix::fs::open(&folder, flags | OFlags::DIRECTORY, Permissions::empty()).ok()?;
         let file = File::from(rustix::fs::openat(&fd, &name, flags | OFlags::NOFOLLOW, Permissions::empty()).ok()?);
         let identity = examine(&file).ok()?;
-        let root = Root { path: folder, fd, for_all: true, writable, vouched: true };
+        let root = Root { path: folder, alias: None, fd, for_all: true, writable, vouched: true };
         Some(Self { root, name, file: file.into(), identity })
     }
 
@@ -40,15 +40,16 @@ impl Vouched {
     }
 }
 
-/// The one to which `path` leads. It is looked at and not opened, so nothing happens to what else it may be; whoever asked
+/// The one to which `path` leads; `straight`: its letters alone say where. It is looked at and not opened, so nothing happens to what else it may be; whoever asked
 /// is told the same about all else.
-pub fn find<'v>(vouched: &'v [Vouched], path: &Path) -> Option<&'v Vouched> {
+pub fn find<'v>(vouched: &'v [Vouched], path: &Path, straight: bool) -> Option<&'v Vouched> {
     if vouched.is_empty() {
         return None;
     }
+    let folded = fold(path);
     let same =
-        |vouched: &&Vouched| path.strip_prefix(&vouched.root.path).is_ok_and(|rest| rest.as_os_str() == vouched.name);
-    if let Some(same) = vouched.iter().find(same) {
+        |vouched: &&Vouched| folded.strip_prefix(&vouched.root.path).is_ok_and(|rest| rest.as_os_str() == vouched.name);
+    if let Some(same) = vouched.iter().find(same).filter(|_| straight) {
         return Some(same);
     }
     let flags = OFlags::PATH | OFlags::CLOEXEC;

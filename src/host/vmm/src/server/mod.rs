@@ -72,7 +72,14 @@ pub struct Server<'a> {
 impl<'a> Server<'a> {
     /// A server for these devices.
     #[must_use]
-    pub fn new(devices: Vec<Device>, policy: Policy, limits: Limits, observer: &'a dyn Observer, workers: u32) -> Self {
+    pub fn new(
+        mut devices: Vec<Device>,
+        policy: Policy,
+        limits: Limits,
+        observer: &'a dyn Observer,
+        workers: u32,
+    ) -> Self {
+        crate::policy::locate(&mut devices);
         let gate = crate::policy::Gate::new(policy, &devices);
         Self {
             table: Table::new(devices),

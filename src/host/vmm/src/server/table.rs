@@ -96,7 +96,8 @@ impl Slot {
     /// together: `grown` is how much of that is taken.
     #[must_use]
     pub fn grant(&self, end: u64, grown: &AtomicU64) -> bool {
-        if end <= self.granted.load(Ordering::Acquire) {
+        // A device does not grow: what lies behind its end the kernel refuses.
+        if self.block || end <= self.granted.load(Ordering::Acquire) {
             return true;
         }
         let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -115,14 +115,17 @@ impl Made {
 /// Publishes all of them or none; the first one, by which the others are found, comes last.
 pub fn publish(files: &mut [Made]) -> Result<(), Errno> {
     let several = files.len() > 1;
+    if several {
+        // What can fail fails while nothing has been replaced yet, and nothing copied into what cannot be.
+        for draft in files.iter_mut().filter_map(Made::as_draft) {
+            draft.replaces()?;
+            draft.hide()?;
+        }
+    }
     for copied in files.iter().filter_map(Made::as_copied) {
         copied.publish()?;
     }
     let mut drafts: Vec<&mut Draft> = files.iter_mut().rev().filter_map(Made::as_draft).collect();
-    if several {
-        // What can fail for lack of room fails while nothing has been replaced yet.
-        drafts.iter_mut().try_for_each(|draft| draft.hide())?;
-    }
     let count = drafts.len();
     for (index, draft) in drafts.iter_mut().enumerate() {
         draft.show(index + 1 == count)?;
@@ -203,12 +206,15 @@ impl Draft {
 
     /// Puts it under its final name. `for_good`: nothing that could fail comes after it.
     fn show(&mut self, for_good: bool) -> Result<(), Errno> {
+        let replaces = self.replaces()?;
+        if let Some(replaced) = self.replaced.as_ref().filter(|_| replaces) {
+            // What somebody changed meanwhile, to close the file to others for example, holds.
+            let given = Attributes::of(replaced).and_then(|now| now.give(&self.file).map(|()| now.rights()));
+            self.rights = Some(given.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?);
+            self.keep_read_time();
+        }
         if let Some(rights) = self.rights {
             rustix::fs::fchmod(&self.file, rights)?;
-        }
-        let replaces = self.replaces()?;
-        if replaces {
-            self.keep_read_time();
         }
         if self.hidden.is_none() && !replaces {
             self.link(&self.place.name)?;
@@ -224,7 +230,11 @@ impl Draft {
             return Ok(());
         }
         // For good, or a file system that cannot exchange names, or the earlier file is gone meanwhile.
-        rustix::fs::renameat(folder, hidden, folder, name)?;
+        let anew = || rustix::fs::renameat_with(folder, hidden, folder, name, RenameFlags::NOREPLACE);
+        match if replaces { Err(Errno::INVAL) } else { anew() } {
+            Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(folder, hidden, folder, name)?,
+            other => other?,
+        }
         self.shown = Shown::Yes;
         self.hidden = None;
         Ok(())
@@ -257,7 +267,13 @@ impl Draft {
             // The hidden one is the earlier file.
             return;
         }
-        self.remove(if self.shown == Shown::Yes { Some(name) } else { self.hidden.as_ref() });
+        if self.shown == Shown::Yes {
+            // Unless somebody else has put another one there.
+            let own = rustix::fs::fstat(&self.file).ok().map(|stat| identity(&stat));
+            self.remove(Some(name).filter(|_| self.place.there().is_ok_and(|there| there == own)));
+        } else {
+            self.remove(self.hidden.as_ref());
+        }
     }
 
     fn remove(&self, name: Option<&CString>) {

@@ -211,7 +211,18 @@ struct Process<'p> {
 impl Process<'_> {
     fn run(mut self) -> ! {
         // What the terminal sends is for the one that works; this one ends when that one does.
-        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE, libc::SIGUSR1] {
+        const IGNORED: [libc::c_int; 9] = [
+            libc::SIGINT,
+            libc::SIGTERM,
+            libc::SIGHUP,
+            libc::SIGQUIT,
+            libc::SIGPIPE,
+            libc::SIGALRM,
+            libc::SIGUSR1,
+            libc::SIGUSR2,
+            libc::SIGIO,
+        ];
+        for signal in IGNORED {
             // SAFETY: ignoring a signal needs no handler.
             unsafe { libc::signal(signal, libc::SIG_IGN) };
         }

@@ -218,8 +218,8 @@ pub fn would_refuse(policy: Policy, path: &Path, name: &[u8]) -> bool {
     let (path, parts) = (crate::target::absolute(path), Parts::NONE);
     let (mode, direct, ignore_flush) = (Mode::Read, false, false);
     let mut image = [Device { file, path, mode, fresh: false, direct, ignore_flush, maker: None, parts, old: None }];
-    locate(&mut image);
     let gate = Gate::new(Policy { force_share: true, ..policy }, &image);
+    locate(&mut image);
     let chain = image.map(|image| Arc::new(Slot::new(image, None)));
     gate.open(name, Role::Backing, false, &chain, &|_| Holder::Nobody).is_err_and(|no| no.status == Status::Refused)
 }

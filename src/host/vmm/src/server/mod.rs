@@ -79,8 +79,8 @@ impl<'a> Server<'a> {
         observer: &'a dyn Observer,
         workers: u32,
     ) -> Self {
-        crate::policy::locate(&mut devices);
         let gate = crate::policy::Gate::new(policy, &devices);
+        crate::policy::locate(&mut devices);
         Self {
             table: Table::new(devices),
             policy: gate,

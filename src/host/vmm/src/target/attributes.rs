@@ -58,16 +58,30 @@ impl Attributes {
         if Self::of(file)? == *self { Ok(()) } else { Err(Errno::NOTSUP.into()) }
     }
 
+    /// Gives those again that say who may do what with the file, after it was written.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn renew(&self, file: &File) -> io::Result<()> {
+        let has = Self::of(file)?;
+        let same = (self.owner, self.mode, &self.extended) == (has.owner, has.mode, &has.extended);
+        if same { Ok(()) } else { self.change_rights(file, &has) }
+    }
+
     fn change(&self, file: &File, has: &Self) -> io::Result<()> {
-        if self.owner != has.owner {
-            std::os::unix::fs::fchown(file, Some(self.owner.0), Some(self.owner.1))?;
-        }
         if let (Some(wanted), true) = (self.flags, self.flags != has.flags) {
             let others = rustix::fs::ioctl_getflags(file)? - FLAGS;
             rustix::fs::ioctl_setflags(file, others | wanted)?;
         }
         if let (Some(wanted), true) = (&self.project, self.project != has.project) {
             wanted.give(file)?;
+        }
+        self.change_rights(file, has)
+    }
+
+    fn change_rights(&self, file: &File, has: &Self) -> io::Result<()> {
+        if self.owner != has.owner {
+            std::os::unix::fs::fchown(file, Some(self.owner.0), Some(self.owner.1))?;
         }
         for name in has.extended.keys().filter(|name| !self.extended.contains_key(*name)) {
             rustix::fs::fremovexattr(file, name.as_c_str())?;
@@ -87,29 +101,30 @@ impl Attributes {
 }
 
 fn extended(file: &File) -> io::Result<BTreeMap<CString, Vec<u8>>> {
-    let names = match whole(|buf| rustix::fs::flistxattr(file, buf)) {
-        Err(Errno::NOTSUP) => return Ok(BTreeMap::new()),
-        names => names?,
+    // Their length is asked for first: mostly there are none.
+    let len = match rustix::fs::flistxattr_query(file) {
+        Ok(0) | Err(Errno::NOTSUP) => return Ok(BTreeMap::new()),
+        len => len?,
     };
+    let names = filled(len, |buffer| rustix::fs::flistxattr(file, buffer))?;
     let mut all = BTreeMap::new();
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let name = CString::new(name)?;
         if name.as_c_str() == OF_THE_OLD_CONTENT {
             continue;
         }
-        let value = whole(|buf| rustix::fs::fgetxattr(file, name.as_c_str(), buf))?;
+        let len = rustix::fs::fgetxattr_query(file, name.as_c_str())?;
+        let value = filled(len, |buffer| rustix::fs::fgetxattr(file, name.as_c_str(), buffer))?;
         all.insert(name, value);
     }
     Ok(all)
 }
 
-/// All that a call fills a buffer with: it tells first how much that is, mostly nothing.
-fn whole(call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
-    let mut bytes = vec![0; call(&mut [])?];
-    if !bytes.is_empty() {
-        let len = call(&mut bytes)?;
-        bytes.truncate(len);
-    }
+/// What a call fills a buffer of that length with.
+fn filled(len: usize, call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; len];
+    let len = if bytes.is_empty() { 0 } else { call(&mut bytes)? };
+    bytes.truncate(len);
     Ok(bytes)
 }
 

@@ -209,7 +209,7 @@ impl Draft {
         let replaces = self.replaces()?;
         if let Some(replaced) = self.replaced.as_ref().filter(|_| replaces) {
             // What somebody changed meanwhile, to close the file to others for example, holds.
-            let given = Attributes::of(replaced).and_then(|now| now.give(&self.file).map(|()| now.rights()));
+            let given = Attributes::of(replaced).and_then(|now| now.renew(&self.file).map(|()| now.rights()));
             self.rights = Some(given.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?);
             self.keep_read_time();
         }

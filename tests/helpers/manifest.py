@@ -6,9 +6,11 @@ tool reads it. What has neither (new keys each time, and a header damaged on pur
 `scripts/manifest --update` writes it.
 """
 
+import concurrent.futures
 import functools
 import hashlib
 import json
+import multiprocessing
 import os
 import subprocess
 import tempfile
@@ -106,27 +108,30 @@ def drift(variant, folder, name):
     return f"{cells.key(variant)}: {entry['maker']} makes something else: {', '.join(wrong)}" if wrong else None
 
 
-def entry(variant):
-    """A new entry: the maker is run twice."""
-    digests, disk, compressed = [], None, False
-    for _ in range(2):
-        with tempfile.TemporaryDirectory(prefix="instar-manifest-") as folder:
-            name = variant.make(Maker(folder, cells.key(variant)), folder)
-            digests.append(files_digest(folder))
-            disk, compressed = disk_digest(variant, folder, name), _is_compressed(variant, folder, name)
+def _make(identity):
+    """Name and digests of a new image, and whether it is compressed."""
+    variant = next(v for v in variants(identity.split("/")[0]) if cells.key(v) == identity)
+    with tempfile.TemporaryDirectory(prefix="instar-manifest-") as folder:
+        name = variant.make(Maker(folder, identity), folder)
+        compressed = _is_compressed(variant, folder, name)
+        return name, None if compressed else files_digest(folder), disk_digest(variant, folder, name)
+
+
+def entry(variant, pool):
+    """A new entry: the maker is run twice, in new processes: some keep what they have made once."""
+    (name, files, disk), again = pool.map(_make, [cells.key(variant)] * 2)
     made = {
         "id": cells.key(variant),
         "format": variant.format,
         "maker": f"tests/helpers/variants/{variant.format}.py",
         "path": name,
     }
-    if digests[0] == digests[1] and not compressed:
-        made["sha256"] = digests[0]
-    if disk:
-        made["disk_sha256"] = disk
-    return made
+    found = {"sha256": (files, again[1]), "disk_sha256": (disk, again[2])}
+    return made | {key: first for key, (first, second) in found.items() if first and first == second}
 
 
 def whole():
     """The manifest of the makers as they are."""
-    return {"made_with": qemu_img_version(), "images": [entry(variant) for variant in variants()]}
+    anew = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, anew, max_tasks_per_child=1) as pool:
+        return {"made_with": qemu_img_version(), "images": [entry(variant, pool) for variant in variants()]}

@@ -255,13 +255,17 @@ impl Process<'_> {
         unsafe { libc::_exit(0) }
     }
 
-    /// Where it makes files: the target's folder, as the user named it and where links led.
+    /// Where it makes files: the target's folder, as the user named it and where links led; where the target is written in
+    /// place, perhaps because nothing can be made there, that for temporary files, too.
     fn folders(&self) -> Vec<OwnedFd> {
         let named = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let named = rustix::fs::open(named, flags, Permissions::empty()).ok();
         let real = self.files.iter().filter_map(Made::folder).filter_map(|folder| folder.try_clone_to_owned().ok());
-        named.into_iter().chain(real).collect()
+        let real: Vec<OwnedFd> = real.collect();
+        let temporary = || rustix::fs::open(std::env::temp_dir(), flags, Permissions::empty()).ok();
+        let elsewhere = if real.is_empty() { temporary() } else { None };
+        named.into_iter().chain(real).chain(elsewhere).collect()
     }
 
     fn make(&mut self, kind: u32, number: u32, question: u32) -> io::Result<()> {

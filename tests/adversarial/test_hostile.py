@@ -23,7 +23,8 @@ CPU_MAX = 2.0
 MEMORY_MAX = 64 * MIB
 RESULTS = Path(__file__).resolve().parents[2] / ".results" / "adversarial"
 STATUSES = {0, 1, 2, 3, 63}
-OUTPUT_MAX = MIB
+# 10,000 extents of a vmdk, which may be as many, are shown one by one.
+OUTPUT_MAX = 4 * MIB
 KEY = ("--object", "secret,id=s0,data=password")
 CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
 # Where a program may look besides the image's own folder: what it is made of and runs on.

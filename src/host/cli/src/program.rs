@@ -482,17 +482,7 @@ pub fn workers() -> u32 {
 /// A device for a file opened by the name `path`.
 pub fn device(file: File, path: &Path, mode: Mode) -> Device {
     let direct = target::is_direct(&file);
-    Device {
-        file,
-        path: target::absolute(path),
-        mode,
-        fresh: false,
-        direct,
-        ignore_flush: false,
-        maker: None,
-        parts: Parts::NONE,
-        old: None,
-    }
+    Device { direct, ..Device::new(file, target::absolute(path), mode) }
 }
 
 /// Bytes that the devices' files take on disk.

@@ -48,17 +48,7 @@ fn arguments() -> Option<Arguments> {
 }
 
 fn device(file: File, path: &Path, mode: Mode) -> Device {
-    Device {
-        file,
-        path: path.to_path_buf(),
-        mode,
-        fresh: false,
-        direct: false,
-        ignore_flush: false,
-        maker: None,
-        parts: Parts::NONE,
-        old: None,
-    }
+    Device::new(file, path.to_path_buf(), mode)
 }
 
 fn devices(folder: &Path) -> std::io::Result<(Target, Vec<Device>)> {

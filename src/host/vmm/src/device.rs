@@ -43,6 +43,22 @@ pub struct Device {
 }
 
 impl Device {
+    /// One that nothing more is said of: it was there, has no parts, and is buffered unless it says otherwise.
+    #[must_use]
+    pub const fn new(file: File, path: PathBuf, mode: Mode) -> Self {
+        Self {
+            file,
+            path,
+            mode,
+            fresh: false,
+            direct: false,
+            ignore_flush: false,
+            maker: None,
+            parts: Parts::NONE,
+            old: None,
+        }
+    }
+
     /// It is a block device.
     #[must_use]
     pub fn is_block(&self) -> bool {

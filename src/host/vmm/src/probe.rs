@@ -3,7 +3,7 @@
 use std::io::{Read, Write, pipe};
 use std::time::{Duration, Instant};
 
-use crate::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Parts, Policy};
+use crate::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Policy};
 
 /// The findings.
 #[derive(Clone, Debug)]
@@ -110,17 +110,7 @@ fn run(isolation: Isolation, params: Vec<u8>) -> Trial {
         Ok(file) => file.into(),
         Err(error) => return Trial::Fails(format!("no file in memory: {}", plain(&error))),
     };
-    let device = Device {
-        file,
-        path: "/".into(),
-        mode: Mode::Read,
-        fresh: false,
-        direct: false,
-        ignore_flush: false,
-        maker: None,
-        old: None,
-        parts: Parts::default(),
-    };
+    let device = Device::new(file, "/".into(), Mode::Read);
     let seconds = Some(Duration::from_secs(10));
     let outcome = crate::run(Job {
         guest: None,

@@ -24,17 +24,7 @@ impl Place {
         let path = self.0.join(name);
         let write = mode != Mode::Read;
         let file = File::options().read(true).write(write).open(&path).expect("the test's own file");
-        Device {
-            file,
-            path,
-            mode,
-            fresh: false,
-            direct: false,
-            ignore_flush: false,
-            maker: None,
-            parts: Parts::NONE,
-            old: None,
-        }
+        Device::new(file, path, mode)
     }
 
     fn top(&self) -> Vec<Arc<Slot>> {

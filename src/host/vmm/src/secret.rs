@@ -61,6 +61,10 @@ impl Drop for Secret {
     }
 }
 
+/// What is larger is no secret (the kernel takes no longer argument than 128 KiB) but a buffer for what images hold: to write
+/// over it takes longer than a short command has.
+const WIPED_MAX: usize = 1 << 20;
+
 /// The system's allocator, which wipes what is given back: of a secret that went through a buffer that grew, a text that was
 /// taken apart or an argument that was copied, nothing is left.
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,7 +86,9 @@ unsafe impl GlobalAlloc for Wiping {
         // SAFETY: the caller's promise: so many bytes are there. The empty instruction makes the compiler believe that
         // somebody looks at them.
         unsafe {
-            std::ptr::write_bytes(at, 0, layout.size());
+            if layout.size() <= WIPED_MAX {
+                std::ptr::write_bytes(at, 0, layout.size());
+            }
             core::arch::asm!("/* {} */", in(reg) at, options(nostack, preserves_flags));
             System.dealloc(at, layout);
         }

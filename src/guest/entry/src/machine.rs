@@ -388,11 +388,12 @@ impl Machine for RingMachine {
         if others == 0 {
             return body(0);
         }
-        self.workers.publish(body, others, || {
-            let wakes: Vec<Request> = (1..=others).map(|w| Request { arg: w as u32, ..request(Op::Wake) }).collect();
-            self.client().batch(&wakes, |_, _| {});
-        });
+        self.workers.publish(body);
+        let wakes: Vec<Request> = (1..=others).map(|w| Request { arg: w as u32, ..request(Op::Wake) }).collect();
+        self.client().batch(&wakes, |_, _| {});
         body(0);
+        // What there is to do is done, or others are at the rest: a short command waits for nobody who has not begun.
+        self.workers.withdraw();
         let mut spins = 0;
         while !self.workers.all_done() {
             self.relax(&mut spins);

@@ -1,6 +1,4 @@
-//! Fork and join: one body, run by every worker at once.
-
-use core::sync::atomic::{AtomicUsize, Ordering};
+//! Fork and join: one body, run by every worker that comes in time.
 
 use spin::Mutex;
 
@@ -8,43 +6,55 @@ use spin::Mutex;
 #[derive(Clone, Copy)]
 struct Body(&'static (dyn Fn(usize) + Sync));
 
-/// The body that is being run, and who is still at it.
+/// The body that is being run, and how many others are at it.
+struct State {
+    body: Option<Body>,
+    busy: usize,
+}
+
+/// What is being run.
 pub struct Workers {
-    body: Mutex<Option<Body>>,
-    busy: AtomicUsize,
+    state: Mutex<State>,
 }
 
 impl Workers {
     /// Nothing to do.
     #[must_use]
     pub const fn new() -> Self {
-        Self { body: Mutex::new(None), busy: AtomicUsize::new(0) }
+        Self { state: Mutex::new(State { body: None, busy: 0 }) }
     }
 
-    /// Hands `body` to `others` workers and wakes them. The caller does not return to its own caller before
-    /// [`Workers::all_done`] says true.
-    pub fn publish(&self, body: &(dyn Fn(usize) + Sync), others: usize, wake: impl FnOnce()) {
-        // SAFETY: only the lifetime changes. The one caller, `broadcast`, keeps the borrow alive until all
-        // workers are done, and a panic ends the whole guest without unwinding.
+    /// Offers `body` to the other workers. The caller does not return to its own caller before [`Workers::all_done`] says
+    /// true.
+    pub fn publish(&self, body: &(dyn Fn(usize) + Sync)) {
+        // SAFETY: only the lifetime changes. The one caller, `broadcast`, keeps the borrow alive until the offer is
+        // withdrawn and all workers are done, and a panic ends the whole guest without unwinding.
         let body: &'static (dyn Fn(usize) + Sync) = unsafe { core::mem::transmute(body) };
-        *self.body.lock() = Some(Body(body));
-        self.busy.store(others, Ordering::Release);
-        wake();
+        self.state.lock().body = Some(Body(body));
+    }
+
+    /// Nobody begins any more: who wakes too late finds nothing.
+    pub fn withdraw(&self) {
+        self.state.lock().body = None;
     }
 
     /// A woken worker does its part.
     pub fn take_part(&self, worker: usize) {
-        let body = *self.body.lock();
+        let body = {
+            let mut state = self.state.lock();
+            state.busy += usize::from(state.body.is_some());
+            state.body
+        };
         if let Some(Body(body)) = body {
             body(worker);
-            self.busy.fetch_sub(1, Ordering::AcqRel);
+            self.state.lock().busy -= 1;
         }
     }
 
-    /// Every worker is done.
+    /// Every worker that began is done.
     #[must_use]
     pub fn all_done(&self) -> bool {
-        self.busy.load(Ordering::Acquire) == 0
+        self.state.lock().busy == 0
     }
 }
 

@@ -7,6 +7,8 @@ use instar_abi::ring::{Op, Request};
 use instar_entry::RingMachine;
 use instar_image::{Machine, Value};
 
+use crate::together;
+
 fn request(op: Op) -> Request {
     Request { op: op as u16, ..Request::default() }
 }
@@ -83,7 +85,7 @@ pub fn flood(machine: &RingMachine, boot: &BootInfo) -> u8 {
 
 /// The second worker never comes back; the first one's end ends both.
 pub fn worker_loop(machine: &RingMachine, _: &BootInfo) -> u8 {
-    machine.broadcast(&|worker| {
+    together(machine, &|worker| {
         if worker == 0 {
             machine.finish(7);
         }
@@ -96,7 +98,7 @@ pub fn worker_loop(machine: &RingMachine, _: &BootInfo) -> u8 {
 
 /// The second worker faults while the first one sleeps.
 pub fn worker_fault(machine: &RingMachine, boot: &BootInfo) -> u8 {
-    machine.broadcast(&|worker| {
+    together(machine, &|worker| {
         if worker == 0 {
             sleep(machine, boot);
         }

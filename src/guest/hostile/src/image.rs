@@ -11,6 +11,7 @@ use instar_entry::RingMachine;
 use instar_image::{Machine, Value};
 
 use crate::parts::ask;
+use crate::together;
 use crate::wire::{good, request};
 
 /// Exit status of a guest that got nothing.
@@ -77,7 +78,7 @@ pub fn write_race(machine: &RingMachine, boot: &BootInfo) -> u8 {
     let line = first_line(machine, boot);
     let names: Vec<&str> = words(&line).collect();
     let got = AtomicU32::new(0);
-    machine.broadcast(&|worker| {
+    together(machine, &|worker| {
         let Some(name) = names.get(worker) else { return };
         for _ in 0..50 {
             for role in ROLES {

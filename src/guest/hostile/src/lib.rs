@@ -17,11 +17,27 @@ mod wire;
 
 pub use image::{case_of, first_line};
 
+use core::sync::atomic::{AtomicUsize, Ordering};
+
 use instar_abi::boot::BootInfo;
 use instar_entry::RingMachine;
+use instar_image::Machine;
 
 /// What a case is: its exit status, where it comes to an end of its own.
 pub type Case = fn(&RingMachine, &BootInfo) -> u8;
+
+/// Runs `body(worker)` on all workers, none before all are there.
+fn together(machine: &RingMachine, body: &(dyn Fn(usize) + Sync)) {
+    let there = AtomicUsize::new(0);
+    machine.broadcast(&|worker| {
+        there.fetch_add(1, Ordering::AcqRel);
+        let mut spins = 0;
+        while there.load(Ordering::Acquire) < machine.workers() {
+            machine.relax(&mut spins);
+        }
+        body(worker);
+    });
+}
 
 /// Every case by name.
 pub const CASES: &[(&str, Case)] = &[

@@ -8,6 +8,7 @@ use instar_abi::ring::{FLAG_WRITE, Op, Reply, Request, Role, Status};
 use instar_entry::RingMachine;
 use instar_image::Machine;
 
+use crate::together;
 use crate::wire::{GROWTH_LIMIT, LENGTH, READ_ONLY, TARGET, WRITABLE, good, good_beside, request, tell};
 
 /// Asks for a file to be opened for writing.
@@ -116,7 +117,7 @@ pub fn sealed(machine: &RingMachine, boot: &BootInfo) -> u8 {
 /// All workers at once ask for different files: one of them gets one.
 pub fn race(machine: &RingMachine, _: &BootInfo) -> u8 {
     let opened = AtomicU32::new(0);
-    machine.broadcast(&|worker| {
+    together(machine, &|worker| {
         for _ in 0..200 {
             let name: &[u8] = if worker == 0 { b"part" } else { b"part-too" };
             if open(machine, WRITABLE, Role::DataFile, name).status == Status::Ok as u32 {
@@ -152,7 +153,7 @@ pub fn growth_beside(machine: &RingMachine, _: &BootInfo) -> u8 {
 /// Two workers make two files longer at once, by a page at a time: all pages together are no more than the limit.
 pub fn growth_race(machine: &RingMachine, _: &BootInfo) -> u8 {
     let pages = AtomicU32::new(0);
-    machine.broadcast(&|worker| {
+    together(machine, &|worker| {
         let (dev, start) = if worker == 0 { (WRITABLE, LENGTH) } else { (TARGET, 0) };
         let longer = (1..=256u64).map(|page| Request { dev, len: start + page * 4096, ..request(Op::SetLength) });
         for one in longer.collect::<Vec<_>>() {

@@ -7,6 +7,8 @@ use instar_abi::ring::{Beside, FLAG_SKIP_ZERO, Op, Request, Role, Status};
 use instar_entry::RingMachine;
 use instar_image::Machine;
 
+use crate::together;
+
 /// The trial's devices: 0 may be read, 1 may be written, 2 is a new target. Together they grow by so much at most.
 pub const READ_ONLY: u32 = 0;
 pub const WRITABLE: u32 = 1;
@@ -225,7 +227,7 @@ pub fn race(machine: &RingMachine, boot: &BootInfo) -> u8 {
         Request { op: Op::SetLength as u16, len: 1 << 40, offset: 0, buf: 0, ..fair },
     ];
     let slots = boot.rings as usize + core::mem::offset_of!(instar_abi::ring::Ring, requests);
-    machine.broadcast(&|worker| {
+    together(machine, &|worker| {
         if worker == 0 {
             for _ in 0..ROUNDS {
                 machine.raw_batch(&[fair; BATCH]);

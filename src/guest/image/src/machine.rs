@@ -146,9 +146,10 @@ pub trait Machine: Sink {
     /// No name will be opened any more, and no file be made.
     fn seal(&self) -> Result<()>;
 
-    /// How many workers run [`Machine::broadcast`]'s body.
+    /// How many workers may run [`Machine::broadcast`]'s body.
     fn workers(&self) -> usize;
-    /// Runs `body(worker)` on every worker at the same time (this one is number 0), returns when all are done.
+    /// Runs `body(worker)` on every worker at the same time (this one is number 0), returns when all are done. A worker that
+    /// comes after this one is done does not begin: the body takes its work from what all share.
     fn broadcast(&self, body: &(dyn Fn(usize) + Sync));
     /// Called again and again by a worker that waits for another; `spins` starts at 0. Spins first, then
     /// gives the processor away.

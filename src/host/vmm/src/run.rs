@@ -56,9 +56,6 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
         .ok_or_else(|| limit("guest memory", "--max-guest-memory", job.limits.guest_memory_bytes, "bytes"))?;
 
     let lock_down = job.lock_down || cfg!(not(debug_assertions));
-    if lock_down {
-        crate::lockdown::begin().map_err(Failure::Host)?;
-    }
     let mut fallback = None;
     let machine = match job.isolation {
         Isolation::Process => None,
@@ -73,7 +70,12 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     };
     let (sandbox, memory) = match machine {
         Some((machine, memory)) => (Sandbox::Kvm(machine), memory),
-        None => build_process(&program, &layout, &job).map_err(|e| Failure::Host(no_process(&e)))?,
+        None => {
+            if lock_down {
+                crate::lockdown::begin().map_err(Failure::Host)?;
+            }
+            build_process(&program, &layout, &job).map_err(|e| Failure::Host(no_process(&e)))?
+        }
     };
     // The guest has them; there may be secrets among them.
     job.params.zeroize();
@@ -259,11 +261,13 @@ impl<'a> Session<'a> {
                 let stop = body();
                 self.stopped(stop);
             };
-            for (body, thread) in work {
+            for (worker, (body, thread)) in (1..).zip(work) {
                 let watchdog = watchdog.clone();
                 let body = move || {
                     crate::lockdown::drop_rest();
-                    attend(body, thread, watchdog);
+                    self.server.wait_for_first(worker);
+                    let begins = self.ticked();
+                    attend(if begins { body } else { Box::new(|| Stop::Ended) }, thread, watchdog);
                 };
                 if let Err(error) = self::thread().spawn_scoped(scope, body) {
                     self.finish(no_thread(&error));

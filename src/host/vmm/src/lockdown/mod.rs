@@ -29,13 +29,13 @@ pub fn hide() {
 }
 
 /// What holds for this process and for the sandbox processes that it makes from here on: no new rights, and no signal to
-/// any other.
+/// any other. Without such processes [`apply`] is enough.
 ///
 /// # Errors
 /// In words.
 pub fn begin() -> Result<(), String> {
     no_new_privileges()?;
-    let scope = || ruleset().scope(Scope::AbstractUnixSocket | Scope::Signal)?.create()?.restrict_self().map(|_| ());
+    let scope = || ruleset().scope(scopes())?.create()?.restrict_self().map(|_| ());
     scope().map_err(|e: RulesetError| format!("Landlock: {e}"))
 }
 
@@ -60,7 +60,9 @@ pub fn apply<'a>(
         let access = if *writable { read | AccessFs::WriteFile | AccessFs::Truncate } else { read.into() };
         (*directory, access)
     });
-    restrict_paths(below)?;
+    // Processes that were made before would be out of reach.
+    let others = if children.is_empty() { scopes() } else { BitFlags::EMPTY };
+    restrict(below, others)?;
     syscalls::install(!directories.is_empty(), receives, children)
 }
 
@@ -79,7 +81,7 @@ pub fn publisher(folders: &[OwnedFd]) -> Result<(), String> {
         | AccessFs::MakeReg
         | AccessFs::RemoveFile
         | AccessFs::Refer;
-    restrict_paths(folders.iter().map(|folder| (folder, access)))?;
+    restrict(folders.iter().map(|folder| (folder, access)), scopes())?;
     syscalls::install_for_publisher()
 }
 
@@ -97,12 +99,22 @@ fn ruleset() -> Ruleset {
     Ruleset::default().set_compatibility(CompatLevel::BestEffort)
 }
 
-fn restrict_paths<'a>(below: impl Iterator<Item = (&'a OwnedFd, BitFlags<AccessFs>)>) -> Result<(), String> {
+/// Processes outside that cannot be reached.
+fn scopes() -> BitFlags<Scope> {
+    Scope::AbstractUnixSocket | Scope::Signal
+}
+
+fn restrict<'a>(
+    below: impl Iterator<Item = (&'a OwnedFd, BitFlags<AccessFs>)>,
+    scopes: BitFlags<Scope>,
+) -> Result<(), String> {
     let restrict = || {
-        let mut ruleset = ruleset()
-            .handle_access(AccessFs::from_all(NEWEST))?
-            .handle_access(AccessNet::from_all(NEWEST))?
-            .create()?;
+        let mut ruleset =
+            ruleset().handle_access(AccessFs::from_all(NEWEST))?.handle_access(AccessNet::from_all(NEWEST))?;
+        if !scopes.is_empty() {
+            ruleset = ruleset.scope(scopes)?;
+        }
+        let mut ruleset = ruleset.create()?;
         for (directory, access) in below {
             ruleset = ruleset.add_rule(PathBeneath::new(directory, access))?;
         }

@@ -104,6 +104,8 @@ pub struct Gate {
     policy: Policy,
     roots: Vec<Root>,
     vouched: Vec<Vouched>,
+    /// Folders as they were named, and where they are.
+    known: Vec<(PathBuf, PathBuf)>,
     /// The guest was given something of what it may not write.
     foreign: AtomicBool,
 }
@@ -143,18 +145,6 @@ fn whereabouts(directory: &OwnedFd, given: &Path) -> PathBuf {
     let known = rustix::fs::readlink(format!("/proc/self/fd/{}", directory.as_raw_fd()), Vec::new());
     let path = known.ok().map(|path| PathBuf::from(OsString::from_vec(path.into_bytes())));
     path.filter(|path| path.is_absolute()).unwrap_or_else(|| fold(given))
-}
-
-/// What images name is relative to where they are: the same paths with folders without any link.
-pub fn locate(devices: &mut [Device]) {
-    let here = crate::target::absolute(Path::new("."));
-    for device in devices {
-        if let (Some(folder), Some(name)) = (device.path.parent(), device.path.file_name())
-            && let Ok(fd) = open_directory(from_here(folder, &here))
-        {
-            device.path = whereabouts(&fd, folder).join(name);
-        }
-    }
 }
 
 fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
@@ -218,26 +208,40 @@ pub fn would_refuse(policy: Policy, path: &Path, name: &[u8]) -> bool {
     let (path, parts) = (crate::target::absolute(path), Parts::NONE);
     let (mode, direct, ignore_flush) = (Mode::Read, false, false);
     let mut image = [Device { file, path, mode, fresh: false, direct, ignore_flush, maker: None, parts, old: None }];
-    let gate = Gate::new(Policy { force_share: true, ..policy }, &image);
-    locate(&mut image);
+    let gate = Gate::new(Policy { force_share: true, ..policy }, &mut image);
     let chain = image.map(|image| Arc::new(Slot::new(image, None)));
     gate.open(name, Role::Backing, false, &chain, &|_| Holder::Nobody).is_err_and(|no| no.status == Status::Refused)
 }
 
 impl Gate {
+    /// The gate for these devices. What images name is relative to where they are: the devices get paths with folders without
+    /// any link.
+    #[must_use]
+    pub fn new(policy: Policy, devices: &mut [Device]) -> Self {
+        let here = crate::target::absolute(Path::new("."));
+        let gate = Self::with_directories(policy, devices, &here);
+        for device in devices {
+            let (Some(folder), Some(name)) = (device.path.parent(), device.path.file_name()) else { continue };
+            let known = gate.known.iter().find(|(given, _)| given == folder).map(|(_, at)| at.clone());
+            let look = || Some(whereabouts(&open_directory(from_here(folder, &here)).ok()?, folder));
+            if let Some(at) = known.or_else(look) {
+                device.path = at.join(name);
+            }
+        }
+        gate
+    }
+
     /// Opens the directories: those of the images that were there, and the allowed ones. One that cannot be opened
     /// allows nothing.
-    #[must_use]
-    pub fn new(policy: Policy, devices: &[Device]) -> Self {
+    fn with_directories(policy: Policy, devices: &[Device], here: &Path) -> Self {
         let has_parts = |d: &Device| !d.fresh && d.mode != Mode::Read && d.parts != Parts::NONE;
         let some_written = devices.iter().any(has_parts);
         let own = devices
             .iter()
             .filter(|device| !device.fresh && !device.is_block())
             .filter_map(|device| Some((device.path.parent()?, false, has_parts(device))));
-        let here = crate::target::absolute(Path::new("."));
         let mut roots: Vec<Root> = Vec::new();
-        let mut vouched = Vec::new();
+        let (mut vouched, mut known) = (Vec::new(), Vec::new());
         if !policy.deny_all {
             // The base of a commit is written; whatever else the user names is read.
             let commits = devices.iter().any(|device| device.parts.bases > 0);
@@ -245,8 +249,9 @@ impl Gate {
             let named = vouched.iter().map(|file| (file.root.path.as_path(), false, false));
             let allowed = policy.allowed.iter().map(|path| (path.as_path(), true, some_written));
             for (given, for_all, writable) in allowed.chain(own).chain(named) {
-                let Ok(fd) = open_directory(from_here(given, &here)) else { continue };
+                let Ok(fd) = open_directory(from_here(given, here)) else { continue };
                 let path = whereabouts(&fd, given);
+                known.push((given.to_path_buf(), path.clone()));
                 // A name that goes back up means what it says only where no link is on the way.
                 let is_plain = !given.components().any(|component| component == Component::ParentDir);
                 let alias = Some(fold(given)).filter(|alias| is_plain && *alias != path);
@@ -259,7 +264,7 @@ impl Gate {
                 }
             }
         }
-        Self { policy, roots, vouched, foreign: AtomicBool::new(false) }
+        Self { policy, roots, vouched, known, foreign: AtomicBool::new(false) }
     }
 
     /// The directories (and files) that may be reached, and whether what is there may be written.

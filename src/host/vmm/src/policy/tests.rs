@@ -33,7 +33,7 @@ impl Place {
 
     fn gate(&self, allowed: &[&str]) -> Gate {
         let allowed = allowed.iter().map(|name| self.0.join(name)).collect();
-        Gate::new(Policy { allowed, ..Policy::default() }, &[self.device("own/top", Mode::Read)])
+        Gate::new(Policy { allowed, ..Policy::default() }, &mut [self.device("own/top", Mode::Read)])
     }
 }
 
@@ -121,15 +121,15 @@ fn an_allowed_folder_is_for_every_image_and_nothing_else_is() {
     std::fs::create_dir(place.0.join("base2")).expect("a folder");
     std::fs::write(place.0.join("base2/x"), "x").expect("room on the disk");
     assert_eq!(backing(&place.gate(&["base"]), "../base2/x", &top), Status::Refused);
-    let none = Gate::new(Policy { deny_all: true, ..Policy::default() }, &[place.device("own/top", Mode::Read)]);
+    let none = Gate::new(Policy { deny_all: true, ..Policy::default() }, &mut [place.device("own/top", Mode::Read)]);
     assert_eq!(backing(&none, "sub/below", &top), Status::Refused);
 }
 
 #[test]
 fn one_sources_folder_is_not_for_anothers_chain() {
     let place = Place::new("two");
-    let devices = [place.device("own/top", Mode::Read), place.device("base/base", Mode::Read)];
-    let gate = Gate::new(Policy::default(), &devices);
+    let mut devices = [place.device("own/top", Mode::Read), place.device("base/base", Mode::Read)];
+    let gate = Gate::new(Policy::default(), &mut devices);
     assert_eq!(backing(&gate, "../base/base", &place.top()), Status::Refused);
 }
 
@@ -179,7 +179,7 @@ fn an_image_that_is_only_read_has_nothing_written() {
 fn written(place: &Place, parts: Parts) -> (Gate, Vec<Arc<Slot>>) {
     let mode = Mode::Write { growth_limit_bytes: 1 << 20 };
     let top = || Device { parts, ..place.device("own/top", mode) };
-    let gate = Gate::new(Policy::default(), &[top(), place.device("base/base", Mode::Read)]);
+    let gate = Gate::new(Policy::default(), &mut [top(), place.device("base/base", Mode::Read)]);
     (gate, vec![Arc::new(Slot::new(top(), None))])
 }
 
@@ -232,7 +232,7 @@ fn a_fresh_target_vouches_for_nothing() {
     let parts = Parts { bases: 1, ..Parts::ANY };
     let fresh = || Device { fresh: true, parts, ..place.device("own/top", mode) };
     // The folder is a root because of another image in it.
-    let gate = Gate::new(Policy::default(), &[fresh(), place.device("own/a:b", Mode::Read)]);
+    let gate = Gate::new(Policy::default(), &mut [fresh(), place.device("own/a:b", Mode::Read)]);
     let top = [Arc::new(Slot::new(fresh(), None))];
     for role in [Role::DataFile, Role::Extent, Role::Backing] {
         assert_eq!(status(open(&gate, b"sub/below", role, true, &top)), Status::ReadOnly, "{role:?}");
@@ -286,7 +286,7 @@ fn vouching(place: &Place, parts: Parts) -> (Gate, Vec<Arc<Slot>>) {
     let mode = Mode::Write { growth_limit_bytes: 1 << 20 };
     let device = || Device { parts, ..place.device("own/top", mode) };
     let policy = Policy { vouched: vec![place.0.join("link/base"), place.0.join("nowhere")], ..Policy::default() };
-    (Gate::new(policy, &[device()]), vec![Arc::new(Slot::new(device(), None))])
+    (Gate::new(policy, &mut [device()]), vec![Arc::new(Slot::new(device(), None))])
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn where_nothing_may_be_named_the_user_vouches_for_nothing() {
     let (mut gate, top) = vouching(&place, Parts::NONE);
     assert_eq!(backing(&gate, "../base/base", &top), Status::Ok);
     let policy = Policy { deny_all: true, ..gate.policy.clone() };
-    gate = Gate::new(policy, &[]);
+    gate = Gate::new(policy, &mut []);
     assert_eq!(backing(&gate, "../base/base", &top), Status::Refused);
 }
 

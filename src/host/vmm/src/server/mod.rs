@@ -79,8 +79,7 @@ impl<'a> Server<'a> {
         observer: &'a dyn Observer,
         workers: u32,
     ) -> Self {
-        let gate = crate::policy::Gate::new(policy, &devices);
-        crate::policy::locate(&mut devices);
+        let gate = crate::policy::Gate::new(policy, &mut devices);
         Self {
             table: Table::new(devices),
             policy: gate,
@@ -109,6 +108,12 @@ impl<'a> Server<'a> {
     #[must_use]
     pub fn makes_files(&self) -> bool {
         self.table.any(|device| device.maker.is_some())
+    }
+
+    /// Until another worker wakes this one for the first time, or the run is over: a short command needs one worker, and to
+    /// begin takes longer than all that it does.
+    pub fn wait_for_first(&self, worker: u32) {
+        drop(self.sleepers[worker as usize].until_woken(None, &self.aborted));
     }
 
     /// Serves worker `worker`'s batch.

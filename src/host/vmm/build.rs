@@ -15,13 +15,18 @@ fn main() {
     }
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
     // target/<profile>/build/<crate>/out: one guest build serves every profile.
-    let target = out.ancestors().nth(4).expect("cargo's layout").join("guest");
+    let target = &out.ancestors().nth(4).expect("cargo's layout").join("guest");
     println!("cargo:rerun-if-env-changed={QUICK}");
     let quick = env::var_os(QUICK).is_some();
-    for level in ["v2", "v3"] {
-        let level_built = if quick { "v2" } else { level };
-        let elf = build(root, &target.join(if quick { "quick" } else { level }), level_built, quick);
-        println!("cargo:rustc-env=INSTAR_GUEST_{}={}", level.to_uppercase(), elf.display());
+    let programs: &[(&str, &str)] = if quick { &[("quick", "v2")] } else { &[("v2", "v2"), ("v3", "v3")] };
+    // Each is linked by one thread: side by side they take half of the time.
+    let elves: Vec<PathBuf> = std::thread::scope(|scope| {
+        let start = |(folder, level)| scope.spawn(move || build(root, &target.join(folder), level, quick));
+        let started: Vec<_> = programs.iter().copied().map(start).collect();
+        started.into_iter().map(|built| built.join().expect("it was built")).collect()
+    });
+    for (level, elf) in ["V2", "V3"].into_iter().zip(elves.iter().cycle()) {
+        println!("cargo:rustc-env=INSTAR_GUEST_{level}={}", elf.display());
     }
 }
 

@@ -98,6 +98,12 @@ class TestFailsClosed(ConfigTest):
         self.user.symlink_to(self.path("nowhere"))
         self.refused(str(self.user), "No such file")
         self.user.unlink()
+        folder = self.user.parent
+        folder.rmdir()
+        folder.symlink_to(self.path("nowhere"))
+        self.refused(str(self.user), "No such file")
+        folder.unlink()
+        folder.mkdir()
         os.mkfifo(self.user)
         self.refused(str(self.user), "not a regular file")
 

@@ -156,7 +156,7 @@ class TestKinds(TargetTest):
                 path = folder / "target.raw"
                 if existed:
                     path.write_bytes(OLD)
-                argv = [self.get_instar_binary(), "convert", "-r", "300k", "-f", "raw", "-O", "raw", self.path("source.raw"), path]
+                argv = [self.get_instar_binary(), "convert", "-r", "600k", "-f", "raw", "-O", "raw", self.path("source.raw"), path]
                 with subprocess.Popen([str(a) for a in argv], stderr=subprocess.PIPE) as running:
                     # At that rate it takes seconds; that it has begun is seen by its open files.
                     self.wait_for(running.pid, folder)

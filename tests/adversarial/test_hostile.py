@@ -120,7 +120,10 @@ class TestOpened(TestHostile):
 
     def test_nothing_else(self):
         naming = {"backing", "chain", "vmdk", "vpc"}
-        for name, (kind, make) in hostile().items():
+        for number, (name, (kind, make)) in enumerate(hostile().items()):
+            # What names nothing leads to the same calls, whatever else is in it: every third.
+            if kind not in naming and number % 3:
+                continue
             path, image, fmt = self.folder(make)
             for command in ("info", "convert") if kind in naming else ("convert",):
                 with self.subTest(image=name, command=command):

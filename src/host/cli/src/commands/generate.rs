@@ -60,6 +60,13 @@ What the system's file lists as \\fBpinned = [\"KEY\", ...]\\fR at its top is lo
 \\fBbacking.none\\fR be set, \\fBisolation\\fR go from process to auto to kvm; whatever is looser ends the command.\n\
 A file that is there and cannot be read, does not parse or has an unknown key ends it, too.\n";
 
+const EXIT_STATUS: &str = "0 for success, 1 for failure, also where what was to be printed could not be.\n\
+.PP\n\\fBcheck\\fR: 1 the check was not completed, 2 the image is corrupt, 3 it has leaked clusters and is not corrupt,\n\
+63 there is no check for its format.\n\
+.PP\n\\fBcompare\\fR: 1 the images differ, 2 one cannot be opened or the run was stopped, 3 the areas in use cannot be\n\
+told, 4 data cannot be read.\n\
+.PP\n\\fBpolicy\\fR: 2 a file that the image names is refused.\n";
+
 fn man() -> String {
     let quote = |text: &str| text.replace('\\', "\\e").replace('-', "\\-");
     let list = |options: &[&Opt]| -> String {
@@ -90,7 +97,7 @@ fn man() -> String {
          .SH OPTIONS OF EVERY COMMAND\n{}\
          .SH ENVIRONMENT\n{environment}\
          .SH FILES\n{FILES}\
-         .SH EXIT STATUS\n0 for success, 1 for failure.\n\
+         .SH EXIT STATUS\n{EXIT_STATUS}\
          .SH SEE ALSO\nqemu\\-img(1)\n",
         env!("CARGO_PKG_VERSION"),
         list(&common),

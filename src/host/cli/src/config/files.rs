@@ -94,8 +94,11 @@ impl Place {
     fn is_absent(&self, error: &io::Error) -> bool {
         match error.kind() {
             _ if self.role == Role::Named => false,
-            // A link that leads nowhere is a file that somebody wanted there.
-            ErrorKind::NotFound => self.path.symlink_metadata().is_err(),
+            // A link that leads nowhere is a file, or a folder, that somebody wanted there.
+            ErrorKind::NotFound => {
+                let there = self.path.ancestors().find(|at| at.symlink_metadata().is_ok());
+                there.is_none_or(|at| at.metadata().is_ok())
+            }
             ErrorKind::NotADirectory => true,
             _ => false,
         }

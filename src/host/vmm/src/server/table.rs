@@ -195,6 +195,8 @@ pub enum Holder {
 #[derive(Debug)]
 pub struct Table {
     slots: RwLock<Vec<Arc<Slot>>>,
+    /// Devices at most.
+    pub most: usize,
     /// Bytes that the files have grown by, all together.
     grown: AtomicU64,
 }
@@ -204,7 +206,7 @@ impl Table {
     #[must_use]
     pub fn new(devices: Vec<Device>) -> Self {
         let slots = devices.into_iter().map(|d| Arc::new(Slot::new(d, None))).collect();
-        Self { slots: RwLock::new(slots), grown: AtomicU64::new(0) }
+        Self { slots: RwLock::new(slots), most: DEVICES_MAX, grown: AtomicU64::new(0) }
     }
 
     /// See [`Slot::grant`].
@@ -247,14 +249,14 @@ impl Table {
     /// There is no room for another.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.slots.read().unwrap_or_else(PoisonError::into_inner).len() >= DEVICES_MAX
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).len() >= self.most
     }
 
     /// Adds one; `None` if there are too many.
     #[must_use]
     pub fn push(&self, device: Device, parent: u32) -> Option<u32> {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        if slots.len() >= DEVICES_MAX {
+        if slots.len() >= self.most {
             return None;
         }
         slots.push(Arc::new(Slot::new(device, Some(parent))));

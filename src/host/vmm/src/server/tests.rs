@@ -347,6 +347,32 @@ fn names_open_devices_until_the_chain_is_sealed() {
     assert_eq!(bench.refused(open), Status::Sealed);
 }
 
+#[test]
+fn a_full_table_takes_no_more() {
+    let mut bench = Bench::new("full", &[(0, b"abc")], 3);
+    bench.server.table.most = 5;
+    bench.memory.fill(bench.heap(), b"below");
+    let open = Request { arg: Role::Backing as u32, buf: bench.heap(), buf_len: 6, ..request(Op::OpenNamed) };
+    for number in b'0'..b'9' {
+        std::fs::write(bench.folder.join(format!("below{}", char::from(number))), b"below").expect("room on the disk");
+        bench.memory.fill(bench.heap() + 5, &[number]);
+        if number < b'2' {
+            assert_eq!(bench.ok(open).value, u64::from(number - b'0' + 3));
+        } else {
+            assert_eq!(bench.refused(open), Status::TooMany);
+        }
+    }
+    let open_files = std::fs::read_dir("/proc/self/fd").expect("/proc").filter_map(Result::ok);
+    let named = |fd: &std::fs::DirEntry| std::fs::read_link(fd.path()).is_ok_and(|at| at.starts_with(&bench.folder));
+    assert_eq!(
+        open_files
+            .filter(named)
+            .filter(|fd| { std::fs::read_link(fd.path()).is_ok_and(|at| at.to_string_lossy().contains("below")) })
+            .count(),
+        2
+    );
+}
+
 /// A bench whose device 0 may be written and held `content`.
 fn over(name: &str, content: &[u8], old: impl Fn(File) -> Old) -> (Bench, PathBuf, Arc<Old>) {
     let mut bench = Bench::new(name, &[(0, b"abc")], 3);

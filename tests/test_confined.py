@@ -126,10 +126,13 @@ class TestHostHalf(Confined):
             tasks = [task for task in os.listdir(f"/proc/{main.pid}/task") if not self.is_the_kernels(main.pid, task)]
             self.assertGreater(len(tasks), 1)
             for task in tasks:
-                status = processes.status(main.pid, task)
-                self.assertEqual((status["Seccomp"], status["NoNewPrivs"]), ("2", "1"))
-                for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
-                    self.assertEqual(int(status[kind], 16), 0, (task, kind))
+                # It gives them up before anything else, which a busy machine may not have let it do yet.
+                end = time.monotonic() + 10
+                held = {"?"}
+                while held and time.monotonic() < end:
+                    status = processes.status(main.pid, task)
+                    held = {k for k in ("CapInh", "CapPrm", "CapEff", "CapAmb") if int(status[k], 16)}
+                self.assertEqual((status["Seccomp"], status["NoNewPrivs"], held), ("2", "1", set()), task)
 
     @staticmethod
     def is_the_kernels(pid, task):

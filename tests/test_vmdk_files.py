@@ -27,7 +27,7 @@ OPTIONS = (
     "adapter_type=legacyESX,toolsversion=10304",
     "compat6=on",
     "compat6=off,hwversion=9,toolsversion=0",
-    "preallocation=falloc,nocow=off,extent_size_hint=1M",
+    "preallocation=falloc,nocow=off,extent_size_hint=0",
     "zeroed_grain=off",
 )
 

@@ -91,7 +91,7 @@ fn look(format: &'static dyn Format, machine: &Machine, device: DeviceId, option
     if let Ok(image) = format.open(cx) {
         walk(machine, image.as_ref());
     }
-    if let Ok(image) = format.open_to_check(cx) {
+    if let Ok(image) = format.open_damaged(cx, instar_image::format::Wanted::Damage) {
         let _ = image.check(CheckContext { machine, findings: &mut Quiet });
     }
     let mut image = Value::map();

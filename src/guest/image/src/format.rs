@@ -53,6 +53,15 @@ pub struct OpenContext<'a, 'n> {
     pub options: &'n [(String, String)],
 }
 
+/// Why an image is opened in spite of its damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// `check` tells of it.
+    Damage,
+    /// `--salvage`: whatever is left.
+    Rest,
+}
+
 /// A backing file as the image names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backing {
@@ -253,8 +262,8 @@ pub trait Format: Sync {
         false
     }
 
-    /// The same for `check`, which wants to see damage that keeps an image from being opened else.
-    fn open_to_check<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+    /// The same in spite of damage that keeps an image from being opened else.
+    fn open_damaged<'a>(&self, cx: OpenContext<'a, '_>, _wanted: Wanted) -> Result<Box<dyn Image + 'a>> {
         self.open(cx)
     }
 

@@ -7,7 +7,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::chain::{Chain, Layer};
-use instar_image::format::SnapshotSelector;
+use instar_image::damage::{Damage, SECTOR};
+use instar_image::format::{SnapshotSelector, Wanted};
 use instar_image::limits::{CHAIN_DEPTH_MAX, PROBE_HEAD};
 use instar_image::machine::display_name;
 use instar_image::names::{combine, without_file, without_protocol};
@@ -96,12 +97,31 @@ pub fn probe(source: &dyn Source, device: DeviceId, name: &[u8]) -> Result<&'sta
     let len = source.stat(device)?.len;
     // A file never has more bytes than its length: no need to bound further.
     let mut head = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(PROBE_HEAD)];
-    source.read(device, 0, &mut head)?;
+    // The stock tool looks at one sector: what else cannot be read is no reason to stop here.
+    let damage = Damage::read(0, &mut head, |skip, buf| source.read(device, skip as u64, buf));
+    let unread = |e: Error| e.context("Could not read image for determining its format");
+    damage.good_until(0, SECTOR as usize).map_err(unread)?;
     Ok(instar_registry::probe(&Probe { head: &head, len, name }))
 }
 
 /// An open image and its format.
 pub type Opened<'a> = (Box<dyn Image + 'a>, &'static dyn Format);
+
+/// What an image is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Read,
+    /// It is going to be changed.
+    Write,
+    /// To look at what it has, whatever is wrong with it.
+    Damaged(Wanted),
+}
+
+impl Purpose {
+    const fn of(write: bool) -> Self {
+        if write { Self::Write } else { Self::Read }
+    }
+}
 
 /// How far an open goes.
 #[derive(Clone, Copy)]
@@ -122,7 +142,7 @@ impl<'a> Opening<'a> {
 
     /// The same of an image that is going to be changed.
     pub fn image_for(self, spec: &ImageSpec, write: bool) -> Result<Opened<'a>> {
-        self.image_at(spec.device, &spec.name, spec.format.as_deref(), &spec.options, write)
+        self.image_at(spec.device, &spec.name, spec.format.as_deref(), &spec.options, Purpose::of(write))
     }
 
     fn image_at(
@@ -131,19 +151,7 @@ impl<'a> Opening<'a> {
         name: &[u8],
         format: Option<&str>,
         options: &[(String, String)],
-        write: bool,
-    ) -> Result<Opened<'a>> {
-        self.open_with(device, name, format, options, write, false)
-    }
-
-    fn open_with(
-        self,
-        device: DeviceId,
-        name: &[u8],
-        format: Option<&str>,
-        options: &[(String, String)],
-        write: bool,
-        check: bool,
+        purpose: Purpose,
     ) -> Result<Opened<'a>> {
         let source = self.machine.source();
         let format = match format {
@@ -152,11 +160,15 @@ impl<'a> Opening<'a> {
         };
         let opener = (self.data || format.opens_extents()).then_some(self.machine);
         let options: DriverOptions = options.iter().filter(|(key, value)| !is_alone(key, value)).cloned().collect();
+        let write = purpose == Purpose::Write;
         let cx = OpenContext { source, opener, device, name, version: self.version, write, options: &options };
         if write && let Some(editing) = format.editing() {
             editing.recover(self.machine, &cx)?;
         }
-        let image = if check { format.open_to_check(cx)? } else { format.open(cx)? };
+        let image = match purpose {
+            Purpose::Damaged(wanted) => format.open_damaged(cx, wanted)?,
+            Purpose::Read | Purpose::Write => format.open(cx)?,
+        };
         Ok((image, format))
     }
 
@@ -167,41 +179,44 @@ impl<'a> Opening<'a> {
 
     /// The same; the first image is opened to be checked.
     pub fn chain_to_check(self, spec: &ImageSpec) -> Result<Chain<'a>> {
-        let own = apart(&spec.options).own;
-        let opened = self.open_with(spec.device, &spec.name, spec.format.as_deref(), &own, false, true);
-        opened.and_then(|opened| self.layers_from(opened, spec, &|_, _| false)).map_err(|e| spec.could_not_open(e))
+        let purpose = |depth, _: &[u8]| if depth == 0 { Purpose::Damaged(Wanted::Damage) } else { Purpose::Read };
+        self.layers_for(spec, &purpose).map_err(|e| spec.could_not_open(e))
+    }
+
+    /// The same; of every image, what is left is wanted.
+    pub fn chain_to_salvage(self, spec: &ImageSpec) -> Result<Chain<'a>> {
+        self.layers_for(spec, &|_, _| Purpose::Damaged(Wanted::Rest)).map_err(|e| spec.could_not_open(e))
     }
 
     /// The same; `writes` tells of each image, by its number in the chain and its full name, whether it is going to be
     /// changed.
     pub fn chain_for(self, spec: &ImageSpec, writes: &dyn Fn(usize, &[u8]) -> bool) -> Result<Chain<'a>> {
-        self.layers_for(spec, writes).map_err(|e| spec.could_not_open(e))
+        self.layers_for(spec, &|depth, name| Purpose::of(writes(depth, name))).map_err(|e| spec.could_not_open(e))
     }
 
     /// As `chain`; the error has no `Could not open`.
     pub fn layers(self, spec: &ImageSpec) -> Result<Chain<'a>> {
-        self.layers_for(spec, &|_, _| false)
+        self.layers_for(spec, &|_, _| Purpose::Read)
     }
 
-    fn layers_for(self, spec: &ImageSpec, writes: &dyn Fn(usize, &[u8]) -> bool) -> Result<Chain<'a>> {
+    fn layers_for(self, spec: &ImageSpec, purpose: &dyn Fn(usize, &[u8]) -> Purpose) -> Result<Chain<'a>> {
         let own = apart(&spec.options).own;
-        let write = writes(0, &spec.name);
-        let opened = self.image_at(spec.device, &spec.name, spec.format.as_deref(), &own, write)?;
-        self.layers_from(opened, spec, writes)
+        let opened = self.image_at(spec.device, &spec.name, spec.format.as_deref(), &own, purpose(0, &spec.name))?;
+        self.layers_from(opened, spec, purpose)
     }
 
     fn layers_from(
         self,
         (image, format): Opened<'a>,
         spec: &ImageSpec,
-        writes: &dyn Fn(usize, &[u8]) -> bool,
+        purpose: &dyn Fn(usize, &[u8]) -> Purpose,
     ) -> Result<Chain<'a>> {
         let mut layers = vec![Layer { image, format, device: spec.device, name: spec.name.clone() }];
         let mut above = apart(&spec.options);
         loop {
             let below = apart(&above.below);
             let next =
-                self.next_layer(&layers, &above, &below.own, &spec.given, writes).map_err(|(error, depth)| {
+                self.next_layer(&layers, &above, &below.own, &spec.given, purpose).map_err(|(error, depth)| {
                     // Of a chain that is too long, two hundred times the same would say no more.
                     let above = if error.kind == Kind::Limit { 0 } else { depth };
                     (0..above).fold(error, |e, _| e.context("Could not open backing file"))
@@ -220,7 +235,7 @@ impl<'a> Opening<'a> {
         said: &Apart,
         options: &[(String, String)],
         given: &[Given],
-        writes: &dyn Fn(usize, &[u8]) -> bool,
+        purpose: &dyn Fn(usize, &[u8]) -> Purpose,
     ) -> core::result::Result<Option<Layer<'a>>, (Error, usize)> {
         let depth = layers.len();
         let Some(layer) = layers.last() else { return Ok(None) };
@@ -241,7 +256,7 @@ impl<'a> Opening<'a> {
             return Err((Error::usage("Driver doesn't support backing files"), depth.saturating_sub(1)));
         }
         let given = given.iter().find(|file| file.place == depth);
-        self.backing_of(layer, options, is_told, given, depth, writes).map_err(|error| (error, depth))
+        self.backing_of(layer, options, is_told, given, depth, purpose).map_err(|error| (error, depth))
     }
 
     fn backing_of(
@@ -251,7 +266,7 @@ impl<'a> Opening<'a> {
         is_told: bool,
         given: Option<&Given>,
         depth: usize,
-        writes: &dyn Fn(usize, &[u8]) -> bool,
+        purpose: &dyn Fn(usize, &[u8]) -> Purpose,
     ) -> Result<Option<Layer<'a>>> {
         let (driver, mut own): (Vec<_>, Vec<_>) = options.iter().cloned().partition(|(key, _)| key == "driver");
         own.retain(|(key, _)| key != FILE);
@@ -261,19 +276,20 @@ impl<'a> Opening<'a> {
         if depth >= CHAIN_DEPTH_MAX && (given.is_some() || backing.is_some()) {
             return Err(Error::limit(format!("the backing chain has more than {CHAIN_DEPTH_MAX} images")));
         }
-        let (device, name, write) = match (given, &backing) {
-            (Some(file), _) => (file.device, file.name.clone(), writes(depth, &file.name)),
+        let (device, name, purpose) = match (given, &backing) {
+            (Some(file), _) => (file.device, file.name.clone(), purpose(depth, &file.name)),
             (None, Some(backing)) => {
                 let stored = stored_name(layer.format, backing);
-                let write = writes(depth, &without_file(&combine(&layer.name, &stored)));
+                let purpose = purpose(depth, &without_file(&combine(&layer.name, &stored)));
+                let write = purpose == Purpose::Write;
                 let (device, name) = open_named(self.machine, layer.device, &layer.name, &stored, write)?;
-                (device, name, write)
+                (device, name, purpose)
             }
             (None, None) if !is_told => return Ok(None),
             (None, None) if driver.is_none() => return Err(Error::usage("Must specify either driver or file")),
             (None, None) => return Err(Error::usage("A block device must be specified for \"file\"")),
         };
-        let (image, format) = self.image_at(device, &name, format, &own, write)?;
+        let (image, format) = self.image_at(device, &name, format, &own, purpose)?;
         Ok(Some(Layer { image, format, device, name }))
     }
 }

@@ -20,7 +20,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads and checks it, in the order in which the stock tool does.
+    /// Reads and checks it, in the order in which the stock tool does; the table comes after it.
     pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
         let mut head = [0; HEADER_LEN];
         cx.source.read(cx.device, HEADER_AT, &mut head)?;
@@ -48,9 +48,7 @@ impl Header {
             return Err(Error::limit("image requires too many offsets, try increasing block size"));
         }
         let table = Span { offset: HEADER_AT + HEADER_LEN as u64, count: u64::from(blocks) + 1 };
-        let header = Self { block: u64::from(block), blocks: u64::from(blocks), table };
-        header.check_table(cx)?;
-        Ok(header)
+        Ok(Self { block: u64::from(block), blocks: u64::from(blocks), table })
     }
 
     /// Virtual size in bytes.
@@ -58,7 +56,8 @@ impl Header {
         self.block * self.blocks
     }
 
-    fn check_table(&self, cx: &OpenContext<'_, '_>) -> Result<()> {
+    /// Fails where blocks are not one behind another, or longer than a block can be.
+    pub fn check_table(&self, cx: &OpenContext<'_, '_>) -> Result<()> {
         let mut pieces = Pieces::<8>::new(cx.source, cx.device);
         let len = cx.source.stat(cx.device)?.len;
         // Behind the end of the file all entries are zero: the first of them tells.

@@ -13,6 +13,7 @@ mod packed;
 
 use alloc::boxed::Box;
 
+use instar_image::format::Wanted;
 use instar_image::options::check_driver_options;
 use instar_image::pieces::Pieces;
 use instar_image::{
@@ -41,14 +42,16 @@ impl Format for Cloop {
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
-        check_driver_options(self.name(), cx.options, &[])?;
-        if cx.write {
-            return Err(Error::unsupported("Image is read-only"));
+        let image = open(&cx)?;
+        image.header.check_table(&cx)?;
+        Ok(Box::new(image))
+    }
+
+    fn open_damaged<'a>(&self, cx: OpenContext<'a, '_>, wanted: Wanted) -> Result<Box<dyn Image + 'a>> {
+        match wanted {
+            Wanted::Damage => self.open(cx),
+            Wanted::Rest => Ok(Box::new(open(&cx)?)),
         }
-        let header = Header::read(&cx)?;
-        let stored_max = (header.block * 2 + 4096).min(cx.source.stat(cx.device)?.len);
-        let table = Mutex::new(Pieces::new(cx.source, cx.device));
-        Ok(Box::new(CloopImage { header, device: cx.device, stored_max, table }))
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
@@ -57,6 +60,17 @@ impl Format for Cloop {
             SafetyCheck::Checked("blocks are bounded, stored and unpacked; the table is read in pieces"),
         ]
     }
+}
+
+fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<CloopImage<'a>> {
+    check_driver_options("cloop", cx.options, &[])?;
+    if cx.write {
+        return Err(Error::unsupported("Image is read-only"));
+    }
+    let header = Header::read(cx)?;
+    let stored_max = (header.block * 2 + 4096).min(cx.source.stat(cx.device)?.len);
+    let table = Mutex::new(Pieces::new(cx.source, cx.device));
+    Ok(CloopImage { header, device: cx.device, stored_max, table })
 }
 
 /// An open image.

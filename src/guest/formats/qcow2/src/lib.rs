@@ -32,7 +32,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use instar_image::format::SnapshotSelector;
+use instar_image::format::{SnapshotSelector, Wanted};
 use instar_image::machine::display_name;
 use instar_image::names::combine;
 use instar_image::options::OptionSpec;
@@ -43,7 +43,7 @@ use instar_image::{
     Mapping, OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Version, limits,
 };
 
-use crate::bitmaps::Bitmap;
+use crate::bitmaps::{Bitmap, Directory};
 use crate::encrypted::Encrypted;
 use crate::entry::Geometry;
 use crate::extensions::{Extensions, text};
@@ -88,11 +88,11 @@ impl Format for Qcow2 {
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
-        Ok(Box::new(open(cx, false)?))
+        Ok(Box::new(open(cx, None)?))
     }
 
-    fn open_to_check<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
-        Ok(Box::new(open(cx, true)?))
+    fn open_damaged<'a>(&self, cx: OpenContext<'a, '_>, wanted: Wanted) -> Result<Box<dyn Image + 'a>> {
+        Ok(Box::new(open(cx, Some(wanted))?))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -129,22 +129,30 @@ impl Format for Qcow2 {
     }
 }
 
-/// Opens an image; `check`: to be checked, so that what the check tells of itself is no error here.
-fn open<'a>(cx: OpenContext<'a, '_>, check: bool) -> Result<Qcow2Image<'a>> {
+/// Opens an image; `wanted`: in spite of damage, so that what a check tells of itself is no error here.
+fn open<'a>(cx: OpenContext<'a, '_>, wanted: Option<Wanted>) -> Result<Qcow2Image<'a>> {
     check_driver_options("qcow2", cx.options, DRIVER_OPTIONS)?;
     let mut window = Window::new(cx.source, cx.device);
+    let check = wanted.is_some();
     let header =
         if check { Header::parse_to_check(&mut window, cx.version)? } else { Header::parse(&mut window, cx.version)? };
     let extensions = Extensions::read(&mut window, &header)?;
     let data = data_device(&cx, &header, &extensions)?;
     let encryption = encrypted::read(&cx, &header, &extensions)?;
     let backing = backing(&mut window, &header, &extensions)?;
-    let snapshots = if check { Vec::new() } else { snapshots::read(&mut window, &header)? };
-    let bitmaps = match extensions.bitmaps {
-        Some(directory) => bitmaps::read(&mut window, directory, &header)?,
-        None => Vec::new(),
+    let snapshots = match wanted {
+        None => snapshots::read(&mut window, &header)?,
+        Some(Wanted::Damage) => Vec::new(),
+        // Without them, the disk as it is now can still be read.
+        Some(Wanted::Rest) => {
+            let sound = header.check_snapshots("Snapshot table");
+            sound.and_then(|()| snapshots::read(&mut window, &header)).unwrap_or_default()
+        }
     };
-    bitmaps::load(&bitmaps, cx.source, cx.device, &header)?;
+    let bitmaps = match extensions.bitmaps.map(|directory| bitmaps(&mut window, directory, &cx, &header)) {
+        Some(Err(_)) if wanted == Some(Wanted::Rest) => Vec::new(),
+        found => found.transpose()?.unwrap_or_default(),
+    };
     header.check_size()?;
     let geometry = Geometry {
         cluster_bits: header.cluster_bits,
@@ -174,6 +182,17 @@ fn open<'a>(cx: OpenContext<'a, '_>, check: bool) -> Result<Qcow2Image<'a>> {
         data_name,
         map,
     })
+}
+
+fn bitmaps(
+    window: &mut Window<'_>,
+    directory: Directory,
+    cx: &OpenContext<'_, '_>,
+    header: &Header,
+) -> Result<Vec<Bitmap>> {
+    let bitmaps = bitmaps::read(window, directory, header)?;
+    bitmaps::load(&bitmaps, cx.source, cx.device, header)?;
+    Ok(bitmaps)
 }
 
 /// The device that the clusters are on. Where no data is wanted, a data file is not opened, as with

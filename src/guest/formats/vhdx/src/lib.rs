@@ -26,6 +26,7 @@ mod write;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
+use instar_image::format::Wanted;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
     Backing, CheckContext, CheckReport, Creator, Description, Editing, Extent, Format, Image, OpenContext, Probe,
@@ -54,13 +55,13 @@ impl Format for Vhdx {
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
-        let image = open(&cx)?;
+        let image = open(&cx, false)?;
         verify(&image.view, &image.geometry, &image.regions, &mut |text| Err(invalid(&cx).after(text)))?;
         Ok(Box::new(image))
     }
 
-    fn open_to_check<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
-        open(&cx).map(|image| Box::new(image) as Box<dyn Image>)
+    fn open_damaged<'a>(&self, cx: OpenContext<'a, '_>, _wanted: Wanted) -> Result<Box<dyn Image + 'a>> {
+        open(&cx, true).map(|image| Box::new(image) as Box<dyn Image>)
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -93,7 +94,7 @@ impl Format for Vhdx {
     }
 }
 
-fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VhdxImage<'a>> {
+fn open<'a>(cx: &OpenContext<'a, '_>, damaged: bool) -> Result<VhdxImage<'a>> {
     check_driver_options("vhdx", cx.options, &[])?;
     let header = Header::read(cx)?;
     let log = log::read(cx, &header)?;
@@ -104,7 +105,9 @@ fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VhdxImage<'a>> {
     if geometry.entries_of_region() > regions.bat.len / 8 {
         return Err(invalid(cx));
     }
-    let map = Map::new(view.clone(), geometry, metadata.sector);
+    // Else what the table says has been looked at already.
+    let bounds = if damaged { Some((regions.clone(), view.len()?)) } else { None };
+    let map = Map::new(view.clone(), geometry, metadata.sector, bounds);
     Ok(VhdxImage { view, regions, metadata, geometry, map })
 }
 

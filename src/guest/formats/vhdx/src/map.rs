@@ -9,6 +9,7 @@ use spin::Mutex;
 
 use crate::bat::{Bat, Geometry, entry};
 use crate::layout::{BITMAP_BLOCK, CHUNK_SECTORS, state};
+use crate::regions::{Range, Regions};
 use crate::view::View;
 
 /// Entries that one extent may run over: a walk through an enormous disk is to come back now and then.
@@ -23,6 +24,8 @@ pub struct Map<'a> {
     geometry: Geometry,
     /// Bytes of a sector.
     sector: u64,
+    /// Of an image that may be damaged: what no block can lie in, and bytes of the file.
+    bounds: Option<(Regions, u64)>,
     state: Mutex<State<'a>>,
 }
 
@@ -47,10 +50,10 @@ enum Run {
 
 impl<'a> Map<'a> {
     /// Nothing is read yet.
-    pub fn new(view: View<'a>, geometry: Geometry, sector: u64) -> Self {
+    pub fn new(view: View<'a>, geometry: Geometry, sector: u64, bounds: Option<(Regions, u64)>) -> Self {
         let bat = Bat::over(view.clone(), geometry.bat, geometry.entries());
         let state = Mutex::new(State { bat, bitmap: Vec::new(), bitmap_at: 0 });
-        Self { view, geometry, sector, state }
+        Self { view, geometry, sector, bounds, state }
     }
 
     /// The extent at `at`, at most `max` bytes.
@@ -86,6 +89,12 @@ impl<'a> Map<'a> {
         let place = match run {
             Run::Data(offset) => {
                 let offset = offset.saturating_add(inside);
+                // Of a block that the file has in part, that part can be had.
+                let held = self.bounds.as_ref().map_or(u64::MAX, |(_, end)| end.saturating_sub(offset));
+                if held == 0 {
+                    return Err(of_block(unreadable()));
+                }
+                len = len.min(held);
                 if self.view.is_patched(offset, len) {
                     return Err(Error::corrupt("the log changes the content of the disk"));
                 }
@@ -99,12 +108,17 @@ impl<'a> Map<'a> {
 
     fn run(&self, state: &mut State<'_>, block: u64) -> Result<Run> {
         let found = entry(&mut state.bat, self.geometry.payload(block))?;
+        let here = Range { at: found.offset(), len: self.geometry.block };
+        let has_place = matches!(found.state(), state::FULLY_PRESENT | state::PARTIALLY_PRESENT);
+        if has_place && self.bounds.as_ref().is_some_and(|(regions, _)| regions.overlap(here).is_some()) {
+            return Err(unreadable());
+        }
         Ok(match found.state() {
             state::FULLY_PRESENT => Run::Data(found.offset()),
             state::NOT_PRESENT if self.geometry.differencing => Run::Parent,
             state::PARTIALLY_PRESENT if self.geometry.differencing => Run::Partial(found.offset()),
             state::NOT_PRESENT | state::UNDEFINED | state::ZERO | state::UNMAPPED | state::UNMAPPED_DRAFT => Run::Zero,
-            _ => return Err(Error::new(Kind::Io(EIO), "Input/output error")),
+            _ => return Err(unreadable()),
         })
     }
 
@@ -130,6 +144,10 @@ impl<'a> Map<'a> {
         let place = if own { Place::Data { device: self.view.device, offset: at } } else { Place::Unallocated };
         Ok(Extent { len, place, ..extent })
     }
+}
+
+fn unreadable() -> Error {
+    Error::new(Kind::Io(EIO), "Input/output error")
 }
 
 impl State<'_> {

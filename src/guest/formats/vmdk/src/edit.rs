@@ -55,7 +55,7 @@ struct VmdkEditor<'a> {
 impl<'a> VmdkEditor<'a> {
     fn open(cx: &EditContext<'a, '_>) -> Result<Self> {
         let EditContext { machine, device, .. } = *cx;
-        let image = VmdkImage::open(&OpenContext { opener: Some(machine), ..OpenContext::of_edit(cx) })?;
+        let image = VmdkImage::open(&OpenContext { opener: Some(machine), ..OpenContext::of_edit(cx) }, false)?;
         // Of a rebase it is not known yet.
         let backed = image.parent.is_some() || !cx.changes_content;
         let mut regions = Vec::new();

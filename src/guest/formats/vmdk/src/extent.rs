@@ -227,30 +227,45 @@ fn directory(source: &dyn Source, device: DeviceId, name: &[u8], sector: u64, co
     Ok(Span { offset, count })
 }
 
+/// Bytes that the file has from there on; fails if there is none.
+fn held(bound: Option<u64>, offset: u64) -> Result<u64> {
+    match bound.map_or(u64::MAX, |end| end.saturating_sub(offset)) {
+        0 => Err(Error::malformed("Input/output error")),
+        held => Ok(held),
+    }
+}
+
 /// A window on the tables of one extent.
 pub struct Tables<'a> {
-    short: [Pieces<'a, 4>; 2],
+    /// Directory and table of four-byte entries; and the redundant ones.
+    short: [[Pieces<'a, 4>; 2]; 2],
     long: [Pieces<'a, 8>; 2],
+    /// Bytes of the file, of an image that may be damaged: what refers to a place behind them is wrong, and the redundant
+    /// tables are asked.
+    bound: Option<u64>,
     /// Data and holes of the file.
     runs: RunMap<'a>,
 }
 
 impl<'a> Tables<'a> {
-    /// Nothing is read yet; `len`: of the file.
-    pub fn new(source: &'a dyn Source, device: DeviceId, len: u64) -> Self {
+    /// Nothing is read yet; `len`: of the file, which may be damaged.
+    pub fn new(source: &'a dyn Source, device: DeviceId, len: u64, damaged: bool) -> Self {
+        let short = || [Pieces::new(source, device), Pieces::new(source, device)];
         Self {
             runs: RunMap::new(source, device, len),
-            short: [Pieces::new(source, device), Pieces::new(source, device)],
+            short: [short(), short()],
             long: [Pieces::new(source, device), Pieces::new(source, device)],
+            bound: damaged.then_some(len),
         }
     }
 
-    /// The table that maps the grain, if there is one.
-    fn table(&mut self, grains: &Grains, number: u64) -> Result<Option<Span>> {
+    /// The table that maps the grain, if there is one. `redundant`: as the second directory has it.
+    fn table(&mut self, grains: &Grains, number: u64, redundant: bool) -> Result<Option<Span>> {
         let index = number / grains.table;
         let offset = match grains.entries {
             Entries::Sectors { .. } => {
-                let entry = self.short[0].entry(grains.directory, index)?.map_or(0, u32::from_le_bytes);
+                let [short, _] = self.short_of(redundant);
+                let entry = short.entry(grains.directory, index)?.map_or(0, u32::from_le_bytes);
                 (entry != 0).then(|| u64::from(entry) * SECTOR)
             }
             Entries::Numbers { tables, .. } => {
@@ -263,7 +278,15 @@ impl<'a> Tables<'a> {
                 (entry != 0).then(|| tables.saturating_add(number.saturating_mul(grains.table * 8)))
             }
         };
+        if let Some(offset) = offset {
+            held(self.bound, offset)?;
+        }
         Ok(offset.map(|offset| Span { offset, count: grains.table }))
+    }
+
+    const fn short_of(&mut self, redundant: bool) -> &mut [Pieces<'a, 4>; 2] {
+        let [first, second] = &mut self.short;
+        if redundant { second } else { first }
     }
 
     fn grain(entries: Entries, grain: u64, entry: u64) -> Result<Grain> {
@@ -302,8 +325,19 @@ impl<'a> Tables<'a> {
             Content::Zero => return Ok(Extent { at, len: left, place: Place::Zero { at: None } }),
             Content::Grains(grains) => grains,
         };
+        match (self.in_grains(part, &grains, at, left, false), grains.second) {
+            (Err(error), Some(directory)) if self.bound.is_some() => {
+                let redundant = Grains { directory, ..grains };
+                self.in_grains(part, &redundant, at, left, true).map_err(|_| error)
+            }
+            (found, _) => found,
+        }
+    }
+
+    fn in_grains(&mut self, part: &Part, grains: &Grains, at: u64, left: u64, redundant: bool) -> Result<Extent> {
+        let (device, bound) = (part.device, self.bound);
         let (number, skip) = (at / grains.grain, at % grains.grain);
-        let Some(table) = self.table(&grains, number)? else {
+        let Some(table) = self.table(grains, number, redundant)? else {
             let reach = grains.table.saturating_mul(grains.grain);
             return Ok(Extent { at, len: (reach - at % reach).min(left), place: Place::Unallocated });
         };
@@ -311,7 +345,10 @@ impl<'a> Tables<'a> {
         let mut short = [].iter();
         let mut long = [].iter();
         match grains.entries {
-            Entries::Sectors { .. } => short = self.short[1].from(table, first)?.iter(),
+            Entries::Sectors { .. } => {
+                let [_, pieces] = self.short_of(redundant);
+                short = pieces.from(table, first)?.iter();
+            }
             Entries::Numbers { .. } => long = self.long[1].from(table, first)?.iter(),
         }
         let mut next = || {
@@ -321,6 +358,11 @@ impl<'a> Tables<'a> {
                 .or_else(|| long.next().map(|e| u64::from_le_bytes(*e)))
         };
         let here = Self::grain(grains.entries, grains.grain, next().unwrap_or(0))?;
+        let left = match here {
+            Grain::At(offset) if grains.compressed.is_some() => held(bound, offset).map(|_| left)?,
+            Grain::At(offset) => held(bound, offset.saturating_add(skip))?.min(left),
+            Grain::None | Grain::Zero => left,
+        };
         let mut len = grains.grain - skip;
         if let (Grain::At(offset), Some(markers)) = (&here, grains.compressed) {
             // How long it is stands before it: at most where the next one begins.

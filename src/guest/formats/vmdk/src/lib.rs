@@ -28,6 +28,7 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use instar_image::format::Wanted;
 use instar_image::machine::display_name;
 use instar_image::names::{beside, without_protocol};
 use instar_image::options::{OptionSpec, check_driver_options};
@@ -64,7 +65,11 @@ impl Format for Vmdk {
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
-        Ok(Box::new(VmdkImage::open(&cx)?))
+        Ok(Box::new(VmdkImage::open(&cx, false)?))
+    }
+
+    fn open_damaged<'a>(&self, cx: OpenContext<'a, '_>, wanted: Wanted) -> Result<Box<dyn Image + 'a>> {
+        Ok(Box::new(VmdkImage::open(&cx, wanted == Wanted::Rest)?))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -121,12 +126,14 @@ struct VmdkImage<'a> {
     parent_cid: u32,
     create_type: &'static str,
     parent: Option<Vec<u8>>,
+    /// It is opened in spite of damage.
+    damaged: bool,
     /// The tables of the extent that was asked for last, and its number.
     tables: Mutex<(usize, Tables<'a>)>,
 }
 
 impl<'a> VmdkImage<'a> {
-    fn open(cx: &OpenContext<'a, '_>) -> Result<Self> {
+    fn open(cx: &OpenContext<'a, '_>, damaged: bool) -> Result<Self> {
         check_driver_options("vmdk", cx.options, &[])?;
         let (source, device) = (cx.source, cx.device);
         let Text { head, embedded, bytes: text, .. } = Text::read(source, device)?;
@@ -166,8 +173,9 @@ impl<'a> VmdkImage<'a> {
             parent_cid,
             create_type,
             parent: descriptor.parent().filter(|name| !name.is_empty()),
-            tables: Mutex::new((usize::MAX, Tables::new(source, device, 0))),
+            tables: Mutex::new((usize::MAX, Tables::new(source, device, 0, damaged))),
             extents,
+            damaged,
         })
     }
 
@@ -211,7 +219,7 @@ impl Image for VmdkImage<'_> {
         let part = self.extents.get(index).ok_or_else(|| Error::usage("read past the end of the disk"))?.part;
         let (held, tables) = &mut *self.tables.lock();
         if *held != index {
-            *tables = Tables::new(self.source, part.device, self.source.stat(part.device)?.len);
+            *tables = Tables::new(self.source, part.device, self.source.stat(part.device)?.len, self.damaged);
             *held = index;
         }
         let inside = at - part.start;

@@ -42,7 +42,7 @@ impl Resizer for VmdkResizer {
         if !text.embedded {
             return Err(unsupported("only images in one sparse file can be resized"));
         }
-        let image = VmdkImage::open(&OpenContext::of_edit(&edit))?;
+        let image = VmdkImage::open(&OpenContext::of_edit(&edit), false)?;
         let grains = match image.extents.first().map(|extent| extent.part.content) {
             Some(Content::Grains(grains)) if grains.compressed.is_none() && image.create_type == "monolithicSparse" => {
                 grains

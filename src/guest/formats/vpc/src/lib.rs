@@ -18,6 +18,7 @@ mod write;
 
 use alloc::boxed::Box;
 
+use instar_image::format::Wanted;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::runs::RunMap;
 use instar_image::{
@@ -46,7 +47,7 @@ impl Format for Vpc {
         open(&cx, false).map(|image| Box::new(image) as Box<dyn Image>)
     }
 
-    fn open_to_check<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
+    fn open_damaged<'a>(&self, cx: OpenContext<'a, '_>, _wanted: Wanted) -> Result<Box<dyn Image + 'a>> {
         open(&cx, true).map(|image| Box::new(image) as Box<dyn Image>)
     }
 
@@ -102,13 +103,15 @@ fn open<'a>(cx: &OpenContext<'a, '_>, damaged: bool) -> Result<VpcImage<'a>> {
         Some(dynamic) if differencing => Some(parent::backing(cx, dynamic)?),
         _ => None,
     };
+    // Else what the table says has been looked at already.
+    let len = if damaged { header::file_len(cx)? } else { u64::MAX };
     let map = match &dynamic {
         _ if fixed => {
             let len = cx.source.stat(cx.device)?.len;
             Map::Fixed { device: cx.device, runs: RunMap::new(cx.source, cx.device, len) }
         }
-        Some(dynamic) => Map::Blocks(Blocks::new(cx.source, cx.device, dynamic, differencing)),
-        None => Map::Blocks(Blocks::new(cx.source, cx.device, &Dynamic::none(), false)),
+        Some(dynamic) => Map::Blocks(Blocks::new(cx.source, cx.device, dynamic, differencing, len)),
+        None => Map::Blocks(Blocks::new(cx.source, cx.device, &Dynamic::none(), false, len)),
     };
     Ok(VpcImage { device: cx.device, footer, dynamic, backing, map })
 }

@@ -46,6 +46,8 @@ pub struct Blocks<'a> {
     device: DeviceId,
     /// Bytes of a block.
     block: u64,
+    /// Bytes of the file, of an image that may be damaged: what lies behind them is lost.
+    file: u64,
     /// Sectors whose bit is not set are the parent's. (Else the bitmaps mean nothing: QEMU does not look at them, and
     /// writes all bits as soon as it allocates a block.)
     differencing: bool,
@@ -61,10 +63,10 @@ struct State<'a> {
 
 impl<'a> Blocks<'a> {
     /// Nothing is read yet.
-    pub fn new(source: &'a dyn Source, device: DeviceId, header: &Dynamic, differencing: bool) -> Self {
+    pub fn new(source: &'a dyn Source, device: DeviceId, header: &Dynamic, differencing: bool, file: u64) -> Self {
         let table = Table::new(source, device, header.table, header.entries);
         let state = Mutex::new(State { table, bitmap_at: None, bitmap: Vec::new() });
-        Self { source, device, block: header.block, differencing, state }
+        Self { source, device, block: header.block, file, differencing, state }
     }
 
     fn extent(&self, at: u64, left: u64) -> Result<Extent> {
@@ -76,10 +78,17 @@ impl<'a> Blocks<'a> {
         if let Some(offset) = place_of(&mut state.table, block).map_err(of_block)? {
             let data = offset.saturating_add(bitmap_len(self.block)).saturating_add(inside);
             let here = Place::Data { device: self.device, offset: data };
+            // Of a block that the file has in part, that part can be had.
+            let held = self.file.saturating_sub(data);
+            let none = || of_block(Error::malformed("Input/output error"));
             if !self.differencing {
-                return Ok(Extent { at, len: in_block, place: here });
+                return if held > 0 { Ok(Extent { at, len: in_block.min(held), place: here }) } else { Err(none()) };
             }
             let (own, len) = self.sectors(state, offset, inside).map_err(of_block)?;
+            if own && held == 0 {
+                return Err(none());
+            }
+            let len = if own { len.min(held) } else { len };
             let place = if own { here } else { Place::Unallocated };
             return Ok(Extent { at, len: len.min(in_block), place });
         }

@@ -40,7 +40,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let named = if params.existing { open_parts(opening, &params.target).err() } else { None };
     let mut chains = Vec::new();
     for source in &params.sources {
-        let mut chain = opening.chain(source)?;
+        let salvage = params.settings.salvage;
+        let mut chain = if salvage { opening.chain_to_salvage(source)? } else { opening.chain(source)? };
         if let Some(wanted) = &params.snapshot {
             select_snapshot(&mut chain, wanted)?;
         }

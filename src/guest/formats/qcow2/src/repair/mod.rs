@@ -41,7 +41,7 @@ pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
         return Ok(());
     }
     let OpenContext { source, device, name, version, write, options, .. } = *cx;
-    let image = crate::open(OpenContext { source, opener: None, device, name, version, write, options }, false)?;
+    let image = crate::open(OpenContext { source, opener: None, device, name, version, write, options }, None)?;
     refcounts(&image, machine).map_err(|reason| {
         let text = "Could not repair dirty image: Input/output error";
         Error::corrupt(text).after(reason.message).with_hint("qemu-img check tells of all that is wrong")

@@ -70,7 +70,7 @@ impl Editing for VhdxEditing {
 
 /// Opens an image that is going to be written to.
 pub fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VhdxImage<'a>> {
-    let image = crate::open(cx)?;
+    let image = crate::open(cx, false)?;
     verify(&image.view, &image.geometry, &image.regions, &mut |text| Err(invalid(cx).after(text)))?;
     if image.view.log.dirty {
         return Err(refuse("it was not closed: its log is replayed when something is to be written"));

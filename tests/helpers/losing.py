@@ -272,6 +272,8 @@ def split(folder):
 def vpc(folder):
     disk = converted(source(folder, 300 * MIB, (0, MIB, 5 * MIB, 290 * MIB)), "vpc", "-o", "force_size=on")
     disk.tables["BAT"] = Table("disk", disk.read(">Q", 512 + 16), ">I", 2, (0x7F345678,))
+    # A copy of it is at the beginning.
+    disk.tables["footer"] = Table("disk", os.path.getsize(os.path.join(folder, "disk")) - SECTOR, ">Q")
     return disk.lose_plain(512, MIB + 4096)
 
 

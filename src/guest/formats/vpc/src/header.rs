@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use instar_image::machine::display_name;
 use instar_image::pieces::Span;
 use instar_image::reader::Reader;
-use instar_image::{Error, OpenContext, Read, Result, Version};
+use instar_image::{Error, OpenContext, Result, Version};
 
 use crate::layout::{
     COOKIE, DYNAMIC_COOKIE, DYNAMIC_HEADER, ENTRIES_MAX, FOOTER, LOCATOR, LOCATORS, MAX_GEOMETRY, MAX_SECTORS, SECTOR,
@@ -90,10 +90,12 @@ impl Footer {
     pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
         let len = file_len(cx)?;
         let (mut head, mut tail) = ([0; FOOTER], [0; FOOTER]);
-        cx.source.read_many(&mut [
-            Read { device: cx.device, offset: 0, buf: &mut head },
-            Read { device: cx.device, offset: len.saturating_sub(SECTOR), buf: &mut tail },
-        ])?;
+        cx.source.read(cx.device, 0, &mut head)?;
+        // Nobody who has the one at the beginning needs the other: where it cannot be read, it is none.
+        let read = cx.source.read(cx.device, len.saturating_sub(SECTOR), &mut tail);
+        if read.is_err() {
+            tail.fill(0);
+        }
         let rule = SizeRule::of(cx.options)?;
         let end = || Self::parse(&tail, false, rule, cx);
         let is_whole = |f: &[u8]| f.starts_with(COOKIE) && is_sound(f);
@@ -107,6 +109,7 @@ impl Footer {
         if len < SECTOR {
             return Err(Error::malformed("File too small for a VHD header"));
         }
+        read?;
         let is_fixed = Reader::new(&tail).be32(footer::TYPE)? == 2;
         // Releases up to 5.2 take whatever kind is said at the end.
         let taken = is_fixed || cx.version <= Version::V5_2 || (!cx.source.is_stock() && is_whole(&tail));

@@ -42,6 +42,25 @@ class TestArguments(InstarTestBase):
             "resize a.qcow2 -- -512",
         )
 
+    def test_cache_modes_that_there_are_not(self):
+        """Told as they were typed, and only by commands that have any."""
+        self.same(
+            "info -t nosuch a.qcow2",
+            "info --cache nosuch a.qcow2",
+            "info --cache=nosuch a.qcow2",
+            "info --limits a.qcow2",
+            "check -T nosuch a.qcow2",
+            "convert -t nosuch a.qcow2 n",
+            "convert -T nosuch a.qcow2 n",
+            "compare -T nosuch a.qcow2 a.qcow2",
+            "rebase -t nosuch -b r.raw -F raw a.qcow2",
+            "rebase -T nosuch -b r.raw -F raw a.qcow2",
+            "commit -t nosuch a.qcow2",
+            "bench -t nosuch a.qcow2",
+            "map -t nosuch a.qcow2",
+            "resize -t nosuch a.qcow2 2M",
+        )
+
     @unittest.skipUnless(NEWER, "rebase -c came with 10.0")
     def test_compression_that_a_format_has_not_is_told_first(self):
         self.same(

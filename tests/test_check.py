@@ -94,6 +94,11 @@ class CheckTest(InstarTestBase):
                 what = damage.damage(self.path("damaged.qcow2"), seed * DAMAGES + number)
                 with self.subTest(seed=seed, number=number, what=what, options=options):
                     ours, theirs = self.both("check", "damaged.qcow2")
+                    if "the cluster cannot be read" in ours[1]:
+                        # Of a data file, which the stock tool's check does not look at.
+                        read = self.run_qemu_img("convert", "-O", "raw", "damaged.qcow2", "x.raw", cwd=self.tmp)
+                        self.assertEqual((ours[2], read[2]), (2, 1), ours[1])
+                        continue
                     self.assertEqual(ours, theirs)
                     statuses.add(theirs[2])
             for name in os.listdir(self.tmp):

@@ -220,6 +220,7 @@ class TestChanging(ConfigTest):
             ("set", "moon", "1"),
             ("set", "backing.none", "perhaps"),
             ("set", "limits.seconds", "-1"),
+            ("set", "limits.guest-memory", "1M"),
             ("add", "isolation", "kvm"),
             ("add", "backing.allow", "~/x"),
             ("add", "backing.allow", "/no/such"),
@@ -229,6 +230,12 @@ class TestChanging(ConfigTest):
         ):
             self.refused(argv=("config", *argv))
             self.assertEqual(self.user.read_text(), text)
+
+    def test_the_least_memory_that_something_can_run_with(self):
+        self.refused("nothing can run; the least is 4M", argv=("config", "set", "limits.guest-memory", "4095K"))
+        self.works("config", "set", "limits.guest-memory", "4M")
+        self.assertIn('guest-memory = "4M"', self.user.read_text())
+        self.works()
 
     def test_what_is_wrong_can_be_mended_by_it(self):
         self.user.write_text("[limits]\nseconds = true\n")

@@ -77,6 +77,24 @@ class TestDevices(TargetTest):
         self.assertEqual(self.convert(self.run_instar, device, "short.raw"), ("", "", 0))
         self.assertEqual(self.content(device), NEW[:512] + before[512:])
 
+    def test_too_small(self):
+        """In the stock tool's words; of several places that cannot be written, the first on the disk is told."""
+        self.make("qemu-img", "create", "-q", "-f", "raw", "large.raw", "4M")
+        self.make("qemu-io", "-f", "raw", "-c", "write -P 1 0 4M", "large.raw")
+        device, _ = self.device(MIB)
+        makes = [("-f", fmt) for fmt in ("raw", "qcow2", "qed", "vhdx", "vdi", "vmdk", "vpc", "parallels", "qcow")]
+        makes += [("-f", fmt, "-o", "subformat=fixed") for fmt in ("vpc", "vhdx")]
+        makes += [("-f", "qcow2", "-o", "preallocation=metadata"), ("-f", "raw", "-o", "preallocation=full")]
+        for words in (
+            *(("create", *make, device, "4M") for make in makes),
+            *(("convert", "-f", "raw", "-O", *make[1:], "large.raw", device) for make in makes),
+            ("convert", "-n", "-f", "raw", "-O", "raw", "large.raw", device),
+            ("dd", "bs=1M", "if=large.raw", f"of={device}"),
+        ):
+            with self.subTest(words):
+                theirs = self.run_qemu_img(*words, cwd=self.tmp)
+                self.assertEqual(self.run_as_qemu_img(*words, cwd=self.tmp), theirs)
+
     def test_read_only(self):
         """In the stock tool's words, whatever is to be done to it."""
         device, _ = self.device(5 * MIB, "-r")

@@ -304,17 +304,17 @@ fn check_places(slots: &[Slot], payload: u64, key_bytes: u32, rounds: u32) -> Re
     if rounds == 0 {
         return Err(Error::malformed("LUKS key iteration count is zero"));
     }
-    let len = (u64::from(key_bytes) * u64::from(STRIPES)).next_multiple_of(SECTOR);
+    let len = (u64::from(key_bytes) * u64::from(STRIPES)).next_multiple_of(HEADER_ROOM);
     for (i, slot) in slots.iter().enumerate() {
         let end = slot.offset + len;
         let wrong = if slot.stripes != STRIPES {
-            Some(format!("is corrupted (stripes {} != {STRIPES})", slot.stripes))
-        } else if slot.offset < HEADER_ROOM {
-            Some("is overlapping with the LUKS header".into())
+            Some(format!("is corrupted (stripes {} != {STRIPES})", slot.stripes.cast_signed()))
         } else if slot.state != SLOT_ACTIVE && slot.state != SLOT_FREE {
             Some("state (active/disable) is corrupted".into())
         } else if slot.active && slot.rounds == 0 {
             Some("iteration count is zero".into())
+        } else if slot.offset < HEADER_ROOM {
+            Some("is overlapping with the LUKS header".into())
         } else if end > payload {
             Some("is overlapping with the encrypted payload".into())
         } else {

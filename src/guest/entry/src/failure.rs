@@ -29,6 +29,7 @@ pub fn check(reply: Reply) -> Result<Reply> {
 
 const EAGAIN: u32 = 11;
 const EBADF: u32 = 9;
+const ENOSPC: u32 = 28;
 
 /// The reply to a request for a file that is to be written.
 pub fn check_target(reply: Reply) -> Result<Reply> {
@@ -52,6 +53,11 @@ pub fn of_copy(error: Error, reply: Reply, step: usize) -> Error {
     }
     let scope = if reply.value2 == 0 { Scope::Source(step, reply.value) } else { Scope::Target(step, reply.value) };
     Error { scope: Some(scope), ..error }
+}
+
+/// The failure to set a length: that of a device is what it is.
+pub fn of_length(error: Error) -> Error {
+    if error.kind == Kind::Io(ENOSPC) { Error::usage("Cannot grow device files") } else { error }
 }
 
 /// The errno's text, in the words of the C library.

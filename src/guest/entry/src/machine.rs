@@ -171,8 +171,13 @@ impl RingMachine {
         self.client().batch(batch, |index, reply| {
             if let (Ok(()), Err(error)) = (&result, failure::check(reply)) {
                 let is_copy = batch.get(index).is_some_and(|request| request.op == Op::Copy as u16);
+                let is_length = batch.get(index).is_some_and(|request| request.op == Op::SetLength as u16);
                 let step = steps.get(index).copied().unwrap_or_default();
-                result = Err(if is_copy { failure::of_copy(error, reply, step) } else { error });
+                result = Err(match (is_copy, is_length) {
+                    (true, _) => failure::of_copy(error, reply, step),
+                    (_, true) => failure::of_length(error),
+                    _ => error,
+                });
             }
         });
         batch.clear();

@@ -118,6 +118,12 @@ pub fn set_first_length(machine: &dyn Machine, device: DeviceId, len: u64) -> Re
     Ok(())
 }
 
+/// A device has the length that it has: whether an image of `len` bytes fits.
+pub fn check_room(machine: &dyn Machine, device: DeviceId, len: u64) -> Result<()> {
+    let stat = machine.stat(device)?;
+    if stat.block_device && stat.len < len { Err(Error::usage("Cannot grow device files")) } else { Ok(()) }
+}
+
 /// The error in QEMU's words, if it is the host's.
 #[must_use]
 pub fn not_resized(error: Error) -> Error {

@@ -32,6 +32,10 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         lines.error(&alloc::format!("warning: {warning}"))?;
     }
     let known = !(top.format.check_is_extension() && params.flag("stock"));
+    if !known {
+        // It is opened as for any other command then, and that can fail.
+        opening.chain(&spec)?;
+    }
     let found = if known { top.image.check(CheckContext { machine, findings: &mut lines }) } else { None };
     lines.flush()?;
     let Some(found) = found else {

@@ -1,11 +1,13 @@
 //! `map`: where every byte of the disk is, through the whole chain.
 
+use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::machine::STREAM_MAX;
-use instar_image::{DeviceId, Error, Machine, Result, Value, Version};
+use instar_image::{DeviceId, Error, Kind, Machine, Result, Value, Version};
 
+use crate::copy::losses::words;
 use crate::nested::devices;
 use crate::open::{ImageSpec, Opening, emit_warnings};
 use crate::stored::{Entry, HAS_OFFSET, PRESENT, Stored};
@@ -50,7 +52,14 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let mut current = Entry { start, ..Entry::default() };
     let mut at = start;
     while at < end {
-        let next = walk.stored.entry(at, end - at)?;
+        let next = match walk.stored.entry(at, end - at) {
+            Ok(next) => next,
+            Err(error) => {
+                // What is complete is shown.
+                walk.flush()?;
+                return Err(unreadable(machine, error));
+            }
+        };
         at = at.saturating_add(next.len);
         if current.len > 0 && current.takes(&next, told) {
             current.len = current.len.saturating_add(next.len);
@@ -65,6 +74,13 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     walk.push(&current)?;
     walk.flush()?;
     Ok(0)
+}
+
+/// What is wrong with a table stands on a line of its own.
+fn unreadable(machine: &dyn Machine, error: Error) -> Error {
+    let why = Error::new(error.kind, words(&error)).context("Could not read file metadata");
+    let told = if error.kind == Kind::Corrupt { machine.say(&format!("{}\n", error.message)) } else { Ok(()) };
+    told.err().unwrap_or(why)
 }
 
 /// The files of the chain: first those of the images, then what those have besides.

@@ -89,10 +89,7 @@ impl<'a> Stored<'a> {
         if self.chain.layers.first().is_some_and(|l| l.image.hides_places()) {
             return Ok(Entry { start: at, len: max, bits: PRESENT | DATA, ..Entry::default() });
         }
-        let (depth, extent) = self
-            .chain
-            .extent(at, max)
-            .map_err(|e| e.context(format!("Failed to read image metadata at offset {at}")))?;
+        let (depth, extent) = self.chain.extent(at, max)?;
         if extent.len == 0 {
             return Err(Error::corrupt("an extent without a byte"));
         }

@@ -19,13 +19,15 @@ pub struct Opt {
     pub help: &'static str,
     /// Only under the own name: the stock tool does not know it.
     pub own: bool,
+    /// The first release that knows it.
+    pub since: u32,
 }
 
 impl Opt {
     /// A switch.
     #[must_use]
     pub const fn flag(long: &'static str, help: &'static str) -> Self {
-        Self { long, also: &[], short: None, argument: None, help, own: false }
+        Self { long, also: &[], short: None, argument: None, help, own: false, since: 0 }
     }
 
     /// Not known to the stock tool.
@@ -34,10 +36,16 @@ impl Opt {
         Self { own: true, ..self }
     }
 
+    /// Known from that release (its first number) on.
+    #[must_use]
+    pub const fn since(self, since: u32) -> Self {
+        Self { since, ..self }
+    }
+
     /// One with an argument.
     #[must_use]
     pub const fn value(long: &'static str, argument: &'static str, help: &'static str) -> Self {
-        Self { long, also: &[], short: None, argument: Some(argument), help, own: false }
+        Self { long, also: &[], short: None, argument: Some(argument), help, own: false, since: 0 }
     }
 
     /// With a letter.

@@ -1,25 +1,141 @@
-//! Backing files that the user names instead of (or beside) the images: `backing.file.filename=..`.
+//! Files that the user names instead of (or beside) those that images name: `backing.file.filename=..`,
+//! `data-file.filename=..`.
 //!
 //! They are the user's own words, as the image on top is: opened before the guest starts, not by the policy.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use instar_abi::record::Value;
+use instar_render::QemuVersion;
 use instar_render::escape::terminal;
-use instar_vmm::Device;
 use instar_vmm::target::Cache;
+use instar_vmm::{Device, Mode, Parts};
 
-use crate::image_name::ImageName;
+use crate::image_name::{FORMATS, ImageName, PROTOCOLS, Pairs, option};
 use crate::program::{Exit, Files, Program};
+
+/// What a file is for the image whose place it is said of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// It is that image.
+    Image,
+    /// It holds that image's data.
+    DataFile,
+}
+
+/// A file that the user names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// The image's place in the chain: 1 is the backing file of the first.
+    pub place: usize,
+    /// What it is.
+    pub role: Role,
+    /// The file.
+    pub path: PathBuf,
+    /// The driver of files that is said to be its.
+    pub driver: Option<String>,
+}
+
+impl Given {
+    /// What the guest is told of it, before it is open.
+    #[must_use]
+    pub fn params(&self) -> Value {
+        let mut map = Value::map();
+        map.set("place", self.place as u64).set("filename", self.path.as_os_str().as_bytes());
+        map.set("data-file", self.role == Role::DataFile);
+        if let Some(driver) = &self.driver {
+            map.set("driver", driver.as_str());
+        }
+        map
+    }
+}
+
+const BACKING: &str = "backing.";
+const ABOVE: &str = "Could not open backing file: ";
+
+/// Takes the files out of an image's options. Their names stay, for a command or a format that does not know of them to say
+/// so.
+pub fn take(options: &mut Pairs, version: QemuVersion) -> Result<Vec<Given>, String> {
+    let mut nodes: Vec<(usize, Role)> = options.iter().filter_map(|(key, _)| node(key)).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    let mut files = Vec::new();
+    for (place, role) in nodes {
+        let head = head(place, role);
+        let of_node = options.iter().filter(|(key, _)| node(key) == Some((place, role)));
+        let strip = |(key, value): &(String, String)| (key.strip_prefix(&head).unwrap_or("").into(), value.clone());
+        let file = file(of_node.map(strip).collect(), place, role, version);
+        files.extend(file.map_err(|text| format!("{}{text}", ABOVE.repeat(place)))?);
+    }
+    options.retain_mut(|(key, _)| match node(key) {
+        Some((place, role)) => {
+            let is_name = key.ends_with(".filename");
+            *key = format!("{}filename", head(place, role));
+            is_name
+        }
+        None => true,
+    });
+    Ok(files)
+}
+
+/// What the options of a file begin with.
+fn head(place: usize, role: Role) -> String {
+    format!("{}{}", BACKING.repeat(place), if role == Role::Image { "file." } else { "data-file." })
+}
+
+/// Of which image's file the option speaks, if of any. The first image's own file is not among them.
+fn node(key: &str) -> Option<(usize, Role)> {
+    let word = key.trim_start_matches(BACKING);
+    let place = (key.len() - word.len()) / BACKING.len();
+    match word.split('.').next() {
+        Some("data-file") => Some((place, Role::DataFile)),
+        Some("file") if place > 0 => Some((place, Role::Image)),
+        _ => None,
+    }
+}
+
+/// The file that options without their prefix name.
+fn file(mut own: Pairs, place: usize, role: Role, version: QemuVersion) -> Result<Option<Given>, String> {
+    if let Some(name) = option(&own, "").filter(|_| role == Role::DataFile) {
+        return Err(version.no_node(&name));
+    }
+    // A raw disk is its file.
+    while role == Role::DataFile && option(&own, "driver").as_deref() == Some("raw") {
+        let is_whole = own.iter().all(|(key, _)| key == "driver" || key.starts_with("file."));
+        if !is_whole {
+            break;
+        }
+        own = own.iter().filter_map(|(k, v)| Some((k.strip_prefix("file.")?.to_string(), v.clone()))).collect();
+    }
+    let driver = option(&own, "driver");
+    if let Some(name) = driver.as_deref().filter(|name| !PROTOCOLS.contains(name)) {
+        let what = if role == Role::Image { "backing" } else { "data" };
+        return Err(match FORMATS.contains(&name) {
+            true => format!("instar cannot open a {what} file that lies in another image"),
+            false => format!("Unknown driver '{name}'"),
+        });
+    }
+    match option(&own, "filename") {
+        Some(path) if role == Role::DataFile && path.is_empty() => Err(nameless(driver.as_deref())),
+        Some(path) => Ok(Some(Given { place, role, path: path.into(), driver })),
+        None if role == Role::DataFile => Err(nameless(driver.as_deref())),
+        None => Ok(None),
+    }
+}
+
+fn nameless(driver: Option<&str>) -> String {
+    format!("The '{}' block driver requires a file name", driver.unwrap_or("file"))
+}
 
 /// Opens those of every image in the parameters, behind the devices that there are, and says which devices they are.
 pub fn open(program: &Program, params: &mut Value, files: &mut Files) -> Result<(), Exit> {
     if params.text("op") == Some("info") {
-        // It opens no backing file but those that images name.
+        // It opens no files but those that images name.
         return Ok(());
     }
+    let commits = files.devices.iter().any(|device| device.parts.bases > 0);
     let Value::Map(entries) = params else { return Ok(()) };
     for (_, value) in entries {
         let images = match value {
@@ -27,37 +143,80 @@ pub fn open(program: &Program, params: &mut Value, files: &mut Files) -> Result<
             one => std::slice::from_mut(one),
         };
         for image in images {
-            let mut given = image.list("given").to_vec();
-            for file in &mut given {
-                let device = open_one(program, files, image, file)?;
-                file.set("device", files.devices.len() as u64);
+            let given = image.list("given").to_vec();
+            let mut chain = Vec::new();
+            let mut options = image.list("options").to_vec();
+            for mut file in given.iter().cloned() {
+                let device = open_one(program, files, image, &file, commits)?;
+                let number = files.devices.len() as u64;
                 files.devices.push(device);
+                if file.flag("data-file") {
+                    // By the option that names an open node: nodes are devices here.
+                    let mut pair = Value::map();
+                    pair.set("key", format!("{}data-file", BACKING.repeat(place(&file))));
+                    pair.set("value", number.to_string());
+                    options.push(pair);
+                } else {
+                    file.set("device", number);
+                    chain.push(file);
+                }
             }
             if !given.is_empty() {
-                image.replace("given", given);
+                image.replace("given", chain);
+                image.replace("options", options);
             }
         }
     }
     Ok(())
 }
 
-fn open_one(program: &Program, files: &mut Files, image: &Value, file: &Value) -> Result<Device, Exit> {
-    let path = Path::new(OsStr::from_bytes(file.bytes("filename").unwrap_or_default()));
-    let place = usize::try_from(file.u64("place").unwrap_or(1)).unwrap_or(1);
-    let is_base = files.base.as_deref().map_or(place == 1, |base| base == path);
-    let commits = files.devices.iter_mut().find(|device| device.parts.bases > 0);
-    let opened = match commits.filter(|_| is_base) {
-        Some(above) => {
-            // The user has named it: no image names another.
+fn place(file: &Value) -> usize {
+    usize::try_from(file.u64("place").unwrap_or(0)).unwrap_or(0)
+}
+
+fn path(file: &Value) -> &Path {
+    Path::new(OsStr::from_bytes(file.bytes("filename").unwrap_or_default()))
+}
+
+/// `commits`: an image of the run is written down into another.
+fn open_one(program: &Program, files: &mut Files, image: &Value, file: &Value, commits: bool) -> Result<Device, Exit> {
+    let (place, path) = (place(file), path(file));
+    let named = image.list("given").iter().find(|other| self::place(other) == place && !other.flag("data-file"));
+    let is_base =
+        commits && files.base.as_deref().map_or(place == 1, |base| named.is_some_and(|at| self::path(at) == base));
+    let written = match file.flag("data-file") {
+        true if place == 0 => parts_of(image, files).map(|parts| {
+            // The user has named it: the image names no other.
+            parts.data_files = 0;
+            Parts::NONE
+        }),
+        true => is_base.then_some(Parts::NONE),
+        false => files.devices.iter_mut().find(|device| is_base && device.parts.bases > 0).map(|above| {
             above.parts.bases = 0;
-            let parts = above.parts.of_base();
-            program.existing_file(path, Cache::default())?.map(|base| Device { parts, ..base })
-        }
-        None => program.try_open(&ImageName::file(path.into(), None), Cache::default(), files.force_share),
+            above.parts.of_base()
+        }),
     };
+    let driver = file.text("driver").map(ToString::to_string);
+    let opened = match written {
+        Some(parts) => program.existing_file(path, Cache::default())?.map(|device| Device { parts, ..device }),
+        None => {
+            let mut image = ImageName::file(path.into(), None);
+            image.protocol.clone_from(&driver);
+            program.try_open(&image, Cache::default(), files.force_share)
+        }
+    };
+    let opened = opened.and_then(|device| match program.wrong_driver(driver.as_deref(), &device, path) {
+        Some(text) => Err(text),
+        None => Ok(device),
+    });
     opened.map_err(|text| {
         let written = terminal(image.bytes("written").unwrap_or_default());
-        let above = "Could not open backing file: ".repeat(place);
-        program.fail(&format!("Could not open '{written}': {above}{text}"))
+        program.fail(&format!("Could not open '{written}': {}{text}", ABOVE.repeat(place)))
     })
+}
+
+/// The parts of the image, if it is changed where it is and may have a data file.
+fn parts_of<'f>(image: &Value, files: &'f mut Files) -> Option<&'f mut Parts> {
+    let device = files.devices.get_mut(usize::try_from(image.u64("device")?).ok()?)?;
+    (device.mode != Mode::Read && !device.fresh && device.parts.data_files > 0).then_some(&mut device.parts)
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use instar_abi::record::Value;
 use instar_render::QemuVersion;
 
+use crate::given::{self, Given};
+
 /// A named image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageName {
@@ -20,8 +22,10 @@ pub struct ImageName {
     pub options: Vec<(String, String)>,
     /// Drivers between that one and the file, the lowest first.
     pub below: Vec<Below>,
-    /// Backing files that are not (or other than) what the images name: place in the chain, from 1, and file.
-    pub given: Vec<(usize, PathBuf)>,
+    /// Files that are not (or other than) what the images name.
+    pub given: Vec<Given>,
+    /// The driver of its file, where one is said.
+    pub protocol: Option<String>,
     /// "No backing file" was said by an empty word, which is deprecated.
     pub empty_backing: bool,
     /// Options (in full: `file.offset`) that were said as numbers, and are shown so.
@@ -48,6 +52,7 @@ impl ImageName {
             options: Vec::new(),
             below: Vec::new(),
             given: Vec::new(),
+            protocol: None,
             empty_backing: false,
             numbers: Vec::new(),
         }
@@ -102,7 +107,7 @@ impl ImageName {
         }
         let pairs: Pairs = pairs.into_iter().map(|(k, v)| (k, v.unwrap_or_else(|| "on".into()))).collect();
         let empty_backing = pairs.iter().any(|(key, value)| is_backing(key) && value.is_empty());
-        Ok(Self { empty_backing, ..from_pairs(text, pairs)? })
+        Ok(Self { empty_backing, ..from_pairs(text, pairs, version)? })
     }
 }
 
@@ -113,7 +118,7 @@ fn protocol(name: &[u8]) -> Option<&[u8]> {
 }
 
 /// Options that change what an image holds: one opened with them is not the file alone, and is shown so.
-const TELLING: [&str; 4] = ["offset", "size", "key-secret", "encrypt.key-secret"];
+const TELLING: [&str; 5] = ["offset", "size", "key-secret", "encrypt.key-secret", "force_size_calc"];
 
 impl ImageName {
     /// The name under which `info` shows the image, if the file's own name does not say all: `json:{..}`.
@@ -191,7 +196,7 @@ fn from_json(name: &OsStr, text: &str, version: QemuVersion) -> Result<ImageName
     let mut said = Said::default();
     said.flatten("", &value);
     let Said { pairs, empty_backing, numbers } = said;
-    Ok(ImageName { empty_backing, numbers, ..from_pairs(name, pairs)? })
+    Ok(ImageName { empty_backing, numbers, ..from_pairs(name, pairs, version)? })
 }
 
 /// The text with all strings in double quotes: QEMU takes both kinds, and in each what is escaped of the other.
@@ -259,7 +264,7 @@ impl Said {
     }
 }
 
-fn from_pairs(written: &OsStr, pairs: Vec<(String, String)>) -> Result<ImageName, String> {
+fn from_pairs(written: &OsStr, pairs: Pairs, version: QemuVersion) -> Result<ImageName, String> {
     const NO_FILE: &str = "A block device must be specified for \"file\"";
     let mut image = ImageName { written: written.to_os_string(), ..ImageName::file(PathBuf::new(), None) };
     let mut named = None;
@@ -269,7 +274,7 @@ fn from_pairs(written: &OsStr, pairs: Vec<(String, String)>) -> Result<ImageName
         return Err("Must specify either driver or file".to_string());
     }
     let (mut here, mut lower) = parted(pairs);
-    image.given = given(&mut here)?;
+    image.given = given::take(&mut here, version)?;
     // The uppermost comes first, and the file's own options are what is left in the end.
     while let Some(format) = option(&lower, "driver").filter(|name| FORMATS.contains(&name.as_str())) {
         let (mut options, rest) = parted(std::mem::take(&mut lower));
@@ -283,6 +288,7 @@ fn from_pairs(written: &OsStr, pairs: Vec<(String, String)>) -> Result<ImageName
     if let Some(name) = option(&lower, "driver").filter(|name| !PROTOCOLS.contains(&name.as_str())) {
         return Err(format!("Unknown driver '{name}'"));
     }
+    image.protocol = option(&lower, "driver");
     if image.below.is_empty() {
         named = option(&here, "filename");
         here.retain(|(key, _)| key != "filename");
@@ -298,13 +304,14 @@ fn from_pairs(written: &OsStr, pairs: Vec<(String, String)>) -> Result<ImageName
     Ok(image)
 }
 
-/// Drivers of files, and those of what can lie in one.
-const PROTOCOLS: [&str; 3] = ["file", "host_device", "host_cdrom"];
-const FORMATS: [&str; 13] =
+/// Drivers of files.
+pub const PROTOCOLS: [&str; 3] = ["file", "host_device", "host_cdrom"];
+/// Drivers of images.
+pub const FORMATS: [&str; 13] =
     ["raw", "qcow2", "qcow", "vmdk", "vpc", "vhdx", "vdi", "parallels", "qed", "dmg", "bochs", "cloop", "luks"];
 
 /// Options: key and value.
-type Pairs = Vec<(String, String)>;
+pub type Pairs = Vec<(String, String)>;
 
 /// The options of a driver itself, and those of what is below it.
 fn parted(pairs: Pairs) -> (Pairs, Pairs) {
@@ -313,29 +320,8 @@ fn parted(pairs: Pairs) -> (Pairs, Pairs) {
     (here, lower)
 }
 
-/// The backing files among an image's options. `file.filename` stays, for a command that does not know of it to say so.
-fn given(options: &mut Pairs) -> Result<Vec<(usize, PathBuf)>, String> {
-    let mut files = Vec::new();
-    for (key, value) in &*options {
-        let word = key.trim_start_matches("backing.");
-        let place = (key.len() - word.len()) / "backing.".len();
-        match word {
-            "file.filename" if place > 0 => files.push((place, value.into())),
-            "file.driver" if place > 0 && !PROTOCOLS.contains(&value.as_str()) => {
-                return Err(match FORMATS.contains(&value.as_str()) {
-                    true => "instar cannot open a backing file that lies in another image".to_string(),
-                    false => format!("{}Unknown driver '{value}'", "Could not open backing file: ".repeat(place)),
-                });
-            }
-            _ => {}
-        }
-    }
-    let is_file = |key: &str| key.starts_with("backing.") && key.trim_start_matches("backing.").starts_with("file.");
-    options.retain(|(key, _)| !is_file(key) || key.ends_with(".file.filename"));
-    Ok(files)
-}
-
-fn option(pairs: &[(String, String)], name: &str) -> Option<String> {
+/// What the last option of that name says.
+pub fn option(pairs: &[(String, String)], name: &str) -> Option<String> {
     pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone())
 }
 
@@ -406,7 +392,8 @@ mod tests {
     fn other_backing_files() {
         let text = "driver=qcow2,file.filename=x,backing.backing.file.filename=y,backing.backing.file.driver=file";
         let image = ImageName::from_options(OsStr::new(text), QemuVersion::default()).expect("valid");
-        assert_eq!(image.given, vec![(2, PathBuf::from("y"))]);
+        let [file] = &image.given[..] else { panic!("one is named") };
+        assert_eq!((file.place, file.role, file.path.as_path()), (2, given::Role::Image, Path::new("y")));
         assert!(!image.empty_backing);
         let json = |backing| format!(r#"json:{{"file":{{"filename":"x"}},"backing":{backing}}}"#);
         for (backing, is_empty) in [("null", false), ("\"\"", true)] {

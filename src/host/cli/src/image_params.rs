@@ -2,6 +2,7 @@
 
 use instar_abi::record::Value;
 
+use crate::given::Given;
 use crate::image_name::ImageName;
 
 /// The image's parameter map. What lies below its driver gets devices of its own, numbered far behind the files'.
@@ -23,12 +24,7 @@ pub fn image_params(image: &ImageName, device: u64) -> Value {
     if let Some(format) = &image.format {
         map.set("format", format.as_str());
     }
-    let mut given = Vec::new();
-    for (place, path) in &image.given {
-        let mut map = Value::map();
-        map.set("place", *place as u64).set("filename", path.as_os_str().as_encoded_bytes());
-        given.push(map);
-    }
+    let given: Vec<Value> = image.given.iter().map(Given::params).collect();
     map.set("options", pairs(&image.options)).set("below", below).set("given", given);
     map
 }

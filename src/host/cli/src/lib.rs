@@ -101,13 +101,14 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
         }
         None => standard.clone(),
     };
-    let parsed = match (command, &global) {
+    let parse = |options: &[&Opt]| match (command, &global) {
         (Some(command), Ok(before)) => {
             let words = rest.get(1..).unwrap_or_default();
-            getopt::parse(words, &options, command.operands.ends_with(SIGNED)).map(|parsed| parsed.after(before))
+            getopt::parse(words, options, command.operands.ends_with(SIGNED)).map(|parsed| parsed.after(before))
         }
         _ => global.clone(),
     };
+    let mut parsed = parse(&options);
     // The version decides how a wrong option is told, so the configuration comes first, from what did parse.
     let empty = Parsed::default();
     let readable = parsed.as_ref().or(global.as_ref()).unwrap_or(&empty);
@@ -119,6 +120,10 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
         }
     }
     program.version = program.config.version().unwrap_or_default();
+    let known: Vec<&Opt> = options.iter().copied().filter(|option| option.since <= program.version.major).collect();
+    if known.len() < options.len() {
+        parsed = parse(&known);
+    }
     let global = global.map_err(|wrong| program.wrong(&wrong))?;
     if global.has("help") {
         program.print(&help::general(&program))?;

@@ -217,7 +217,18 @@ impl Program {
             locks::lock_for_read(&file)
                 .map_err(|locked| format!("{locked}\nIs another process using the image [{shown}]?"))?;
         }
-        Ok(device(file, &image.path, Mode::Read))
+        let opened = device(file, &image.path, Mode::Read);
+        match self.wrong_driver(image.protocol.as_deref(), &opened, &image.path) {
+            Some(text) => Err(text),
+            None => Ok(opened),
+        }
+    }
+
+    /// What is said of a file that is not of the kind that the driver is for.
+    pub fn wrong_driver(&self, driver: Option<&str>, device: &Device, path: &Path) -> Option<String> {
+        let shown = escape::terminal(path.as_os_str().as_encoded_bytes());
+        let driver = driver.filter(|name| OF_DEVICES.contains(name) && !device.is_block())?;
+        Some(not_a_device(driver, &shown))
     }
 
     /// How a file that is written may grow.
@@ -496,13 +507,17 @@ pub fn allocated(devices: &[Device]) -> u64 {
 fn no_device(path: &Path, format: &str) -> String {
     let shown = escape::terminal(path.as_os_str().as_encoded_bytes());
     let why = match path.metadata() {
-        Ok(_) => format!("'{format}' driver requires '{shown}' to be either a character or block device"),
+        Ok(_) => not_a_device(format, &shown),
         Err(error) => format!("Could not open '{shown}': {}", plain(&error)),
     };
     format!(
         "Protocol driver '{format}' does not support creating new images, so an existing image must be selected as the \
          target; however, opening the given target as an existing image failed: {why}"
     )
+}
+
+fn not_a_device(driver: &str, shown: &str) -> String {
+    format!("'{driver}' driver requires '{shown}' to be either a character or block device")
 }
 
 /// A regular file or a block device.

@@ -87,6 +87,13 @@ impl MapLines {
         }
     }
 
+    /// What comes after the last record where no more could be told.
+    pub fn broken_off(&self, out: &mut String) {
+        if self.json {
+            out.push_str(if self.started { ",\n" } else { "[" });
+        }
+    }
+
     fn json_line(&mut self, record: &Record, out: &mut String) {
         out.push_str(if self.started { ",\n{ \"start\": " } else { "[{ \"start\": " });
         self.started = true;

@@ -95,12 +95,6 @@ impl QemuVersion {
         }
     }
 
-    /// `info` has `--limits` and `--cache`.
-    #[must_use]
-    pub const fn has_limits(self) -> bool {
-        self.at_least(11, 0)
-    }
-
     /// The year in the copyright line.
     #[must_use]
     pub const fn copyright_year(self) -> u32 {

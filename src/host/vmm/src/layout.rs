@@ -78,3 +78,15 @@ impl Layout {
         (low, low + STACK_LEN)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::GUEST_MEMORY_MIN;
+
+    #[test]
+    fn the_least_memory_is_enough_for_one_worker() {
+        assert!(Layout::new(1, PAGE, PAGE, GUEST_MEMORY_MIN).is_some());
+        assert!(Layout::new(1, PAGE, PAGE, GUEST_MEMORY_MIN - 1).is_none());
+    }
+}

@@ -56,6 +56,6 @@ fn find(cx: &OpenContext<'_, '_>) -> Result<u64> {
     let start = len.saturating_sub(2 * KOLY_LEN - 1);
     let mut bytes = vec![0; (len - start) as usize];
     cx.source.read(cx.device, start, &mut bytes)?;
-    let found = bytes.windows(KOLY.len()).position(|w| w == KOLY);
+    let found = bytes.windows(KOLY.len()).take(KOLY_LEN as usize).position(|w| w == KOLY);
     found.map(|at| start + at as u64).ok_or_else(|| Error::malformed("Could not locate UDIF trailer in dmg file"))
 }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use instar_crypto::Crypter;
 use instar_crypto::luks::{Created, Header, Request};
 use instar_image::options::{OptionKind, OptionSpec, Options, of_file};
-use instar_image::write::{Encrypter, Piece, Placed, Target, Writer};
+use instar_image::write::{Encrypter, Piece, Placed, Target, Writer, check_room};
 use instar_image::{
     CreateContext, Creator, DeviceId, EditContext, Editing, Editor, Error, Kind, Machine, Measure, Measured,
     OpenContext, Preallocation, ResizeContext, Resizer, Result, Step,
@@ -68,9 +68,7 @@ impl Creator for LuksCreator {
         let len = len.ok_or_else(|| Error::usage("The requested file size is too large"))?;
         let stat = machine.stat(device)?;
         if stat.block_device {
-            if stat.len < len {
-                return Err(Error::usage("Could not resize file: Cannot grow device files"));
-            }
+            check_room(machine, device, len)?;
         } else {
             let resized = |error: Error| match error.kind {
                 Kind::Io(_) => error.context("Could not resize file"),

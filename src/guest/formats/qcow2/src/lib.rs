@@ -57,6 +57,7 @@ const VERSION_MIN: u32 = 2;
 
 /// Options of `--image-opts` that are known: those of the data file, and those that tune QEMU's own doing.
 const DRIVER_OPTIONS: &[&str] = &[
+    "data-file",
     "data-file.",
     "encrypt.",
     "lazy-refcounts",
@@ -72,6 +73,10 @@ const DRIVER_OPTIONS: &[&str] = &[
     "refcount-cache-size",
     "cache-clean-interval",
 ];
+
+/// The option that says on which device the data file is that the user has named, and the one with its name.
+const DATA_FILE: &str = "data-file";
+const DATA_FILE_NAME: &str = "data-file.filename";
 
 /// The format.
 pub struct Qcow2;
@@ -163,7 +168,10 @@ fn open<'a>(cx: OpenContext<'a, '_>, wanted: Option<Wanted>) -> Result<Qcow2Imag
         data,
     };
     let shows_dirty = cx.version > Version::V5_2;
-    let data_name = combine(cx.name, extensions.data_file.as_deref().unwrap_or_default());
+    let data_name = match said(&cx, DATA_FILE_NAME) {
+        Some(name) => name.as_bytes().to_vec(),
+        None => combine(cx.name, extensions.data_file.as_deref().unwrap_or_default()),
+    };
     let l1 = L1 { offset: header.l1_offset, size: u64::from(header.l1_size) };
     let map = Map::new(cx.source, cx.device, geometry, header.size, l1);
     let device = cx.device;
@@ -205,17 +213,28 @@ fn data_device(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extension
         return Err(Error::malformed("data-file-raw requires a data file"));
     }
     let (true, Some(opener)) = (external, cx.opener) else {
+        if cx.opener.is_some() && said(cx, DATA_FILE).is_some() {
+            return Err(Error::usage("'data-file' can only be set for images with an external data file"));
+        }
         return Ok(cx.device);
     };
-    let said = cx.options.iter().rev().find(|(key, _)| key == "data-file.filename").map(|(_, name)| name.as_bytes());
-    let name = said
-        .or(extensions.data_file.as_deref())
-        .ok_or_else(|| Error::malformed("'data-file' is required for this image"))?;
+    if let Some(device) = said(cx, DATA_FILE) {
+        // The user has named it, and the host has opened it.
+        let number = device.parse().map_err(|_| Error::usage(format!("Cannot find device='{device}'")))?;
+        return Ok(DeviceId(number));
+    }
+    let name =
+        extensions.data_file.as_deref().ok_or_else(|| Error::malformed("'data-file' is required for this image"))?;
     if name.is_empty() {
         return Err(Error::malformed("The 'file' block driver requires a file name"));
     }
     let opened = opener.open_named(cx.device, name, Role::DataFile, cx.write);
     opened.map_err(|e| e.context(format!("Could not open '{}'", display_name(name))))
+}
+
+/// What the last driver option of that name says.
+fn said<'n>(cx: &OpenContext<'_, 'n>, name: &str) -> Option<&'n str> {
+    cx.options.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
 fn backing(window: &mut Window<'_>, header: &Header, extensions: &Extensions) -> Result<Option<Backing>> {
@@ -248,7 +267,7 @@ struct Qcow2Image<'a> {
     bitmaps: Vec<Bitmap>,
     /// Old releases do not tell that an image was not closed.
     shows_dirty: bool,
-    /// Full name of the data file that the image names.
+    /// Full name of the data file.
     data_name: Vec<u8>,
     map: Map<'a>,
 }
@@ -315,8 +334,7 @@ impl Image for Qcow2Image<'_> {
     }
 
     fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {
-        let own = self.geometry.data == self.device;
-        let has_one = self.extensions.data_file.is_some() && !own;
+        let has_one = self.geometry.data != self.device;
         has_one.then(|| (self.geometry.data, self.data_name.clone())).into_iter().collect()
     }
 

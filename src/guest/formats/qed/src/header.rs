@@ -68,7 +68,8 @@ impl Header {
         if !is_cluster_size(cluster) {
             return Err(Error::malformed("QED cluster size is invalid"));
         }
-        let len = cx.source.stat(cx.device)?.len;
+        // Sectors that are there in part count.
+        let len = cx.source.stat(cx.device)?.len.next_multiple_of(SECTOR);
         let table = u64::from(read.le32(field::TABLE_SIZE)?);
         if !is_table_size(table) {
             return Err(Error::malformed("QED table size is invalid"));

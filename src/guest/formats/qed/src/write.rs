@@ -123,6 +123,10 @@ impl Creator for QedCreator {
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
         let spec = Spec::read(&cx)?;
         let (machine, device) = (cx.machine, cx.device);
+        if machine.stat(device)?.block_device {
+            // Its clusters come at the end of the file, which a device does not have.
+            return Err(Error::unsupported("Cannot resize device files"));
+        }
         let l2_entries = spec.cluster * spec.table / ENTRY;
         let levels = Levels {
             device,

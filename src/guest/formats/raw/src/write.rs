@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::options::{OptionKind, OptionSpec};
-use instar_image::write::{Piece, Placed, Target, Writer, not_resized, set_first_length};
+use instar_image::write::{Piece, Placed, Target, Writer, check_room, not_resized, set_first_length};
 use instar_image::{
     CreateContext, Creator, DeviceId, EditContext, Editing, Editor, Error, Machine, Measure, Measured, Preallocation,
     ResizeContext, Resizer, Result, Step,
@@ -40,9 +40,10 @@ impl Creator for RawCreator {
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
         let stat = cx.machine.stat(cx.device)?;
         if stat.block_device {
-            if stat.len < cx.size {
-                return Err(Error::usage("output file is smaller than input file"));
+            if let Some(mode) = cx.options.get("preallocation").filter(|mode| *mode != "off") {
+                return Err(Error::unsupported(format!("Unsupported preallocation mode '{mode}'")));
             }
+            check_room(cx.machine, cx.device, cx.size)?;
             return Ok(Box::new(RawWriter { machine: cx.machine, device: cx.device, zeroed: false }));
         }
         let (allocate, full) = match cx.options.get("preallocation") {

@@ -3,11 +3,11 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use instar_image::{CheckContext, CheckReport, DeviceId, Image, Machine, Packed, Place, Result, Unpacker};
+use instar_image::{CheckContext, CheckReport, DeviceId, Error, Image, Machine, Packed, Place, Result, Unpacker};
 
 use crate::VmdkImage;
 
-/// Checks the image. As with the stock tool, the first error ends it.
+/// Checks the image. As with the stock tool, the first grain that has no place ends it, and it counts as not checked.
 pub fn run(image: &VmdkImage<'_>, cx: CheckContext<'_>) -> Result<CheckReport> {
     let mut report = CheckReport::default();
     let size = image.virtual_size();
@@ -20,31 +20,29 @@ pub fn run(image: &VmdkImage<'_>, cx: CheckContext<'_>) -> Result<CheckReport> {
             Ok(extent) => extent,
             Err(_) => {
                 let sector = at / 512;
-                cx.findings.line(&alloc::format!("ERROR: could not get cluster_offset for sector {sector}\n"))?;
-                report.corruptions += 1;
-                break;
+                cx.findings.line(&alloc::format!("ERROR: could not get cluster_offset for sector {sector}"))?;
+                return Err(Error::corrupt("Operation not permitted"));
             }
         };
-        let end = match extent.place {
-            // Of a run, the last grain lies furthest.
-            Place::Data { device, offset } => Some((device, offset.saturating_add(extent.len.saturating_sub(1)))),
-            Place::Packed(packed) => Some((packed.device, packed.offset)),
+        let place = match extent.place {
+            Place::Data { device, offset } => Some((device, offset, extent.len)),
+            Place::Packed(packed) => Some((packed.device, packed.offset, 1)),
             _ => None,
         };
-        let flat = image.is_flat(at);
-        if let Some((device, last)) = end.filter(|_| !flat)
-            && let unit = image.cluster_size().unwrap_or(1)
-            && last / unit * unit >= file_len(&mut known, device, cx.machine)?
-        {
-            cx.findings.line("ERROR: cluster offset after file size\n")?;
-            report.corruptions += 1;
-            break;
+        if let Some((device, offset, len)) = place.filter(|_| !image.is_flat(at)) {
+            let inside = file_len(&mut known, device, cx.machine)?.saturating_sub(offset);
+            let first = inside.next_multiple_of(image.cluster_size().unwrap_or(1).max(1));
+            if first < len {
+                let sector = at.saturating_add(first) / 512;
+                cx.findings.line(&alloc::format!("ERROR: cluster offset for sector {sector} points after EOF"))?;
+                return Err(Error::corrupt("Invalid argument"));
+            }
         }
         if let Place::Packed(packed) = extent.place
             && grains.unpack(&packed, cx.machine).is_err()
         {
             let sector = at / 512;
-            cx.findings.line(&alloc::format!("ERROR: the compressed grain of sector {sector} cannot be unpacked\n"))?;
+            cx.findings.line(&alloc::format!("ERROR: the compressed grain of sector {sector} cannot be unpacked"))?;
             report.corruptions += 1;
         }
         at = at.saturating_add(extent.len.max(1));

@@ -120,7 +120,10 @@ impl Part {
             ExtentKind::SeSparse => {
                 let mut head = [0; HEADER];
                 source.read(device, 0, &mut head)?;
-                Self::se_sparse(device, &head)
+                let header = SeSparseHeader::parse(&head)?;
+                source.read(device, header.volatile.saturating_mul(SECTOR), &mut head)?;
+                SeSparseHeader::check_volatile(&head)?;
+                Self::se_sparse(device, header)
             }
         }
     }
@@ -184,8 +187,7 @@ impl Part {
         Self::in_grains(device, header.capacity, grains)
     }
 
-    fn se_sparse(device: DeviceId, head: &[u8]) -> Result<Self> {
-        let header = SeSparseHeader::parse(head)?;
+    fn se_sparse(device: DeviceId, header: SeSparseHeader) -> Result<Self> {
         let count = header.directory.1.saturating_mul(SECTOR / 8);
         if count > DIRECTORY_MAX {
             return Err(Error::malformed("L1 size too big"));
@@ -272,7 +274,7 @@ impl<'a> Tables<'a> {
                 const IS_TABLE: u64 = 0x1000_0000_0000_0000;
                 let entry = self.long[0].entry(grains.directory, index)?.map_or(0, u64::from_le_bytes);
                 if entry != 0 && entry & 0xffff_ffff_0000_0000 != IS_TABLE {
-                    return Err(Error::malformed("Invalid argument"));
+                    return Err(Error::malformed("Input/output error"));
                 }
                 let number = entry & 0xffff_ffff;
                 (entry != 0).then(|| tables.saturating_add(number.saturating_mul(grains.table * 8)))
@@ -303,7 +305,7 @@ impl<'a> Tables<'a> {
                     let number = (entry & 0x0fff_0000_0000_0000) >> 48 | (entry & 0x0000_ffff_ffff_ffff) << 12;
                     Grain::At(grains.saturating_add(number.saturating_mul(grain)))
                 }
-                _ => return Err(Error::malformed("Invalid argument")),
+                _ => return Err(Error::malformed("Input/output error")),
             },
         })
     }

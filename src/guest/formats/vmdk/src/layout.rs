@@ -1,7 +1,9 @@
 //! Where the fields of the binary headers are ("Virtual Disk Format 5.0", sections on hosted sparse extents and on
 //! ESX server sparse extents; seSparse as libvmdk's documentation has it). All numbers are little-endian.
 
-use instar_image::reader::Reader;
+use alloc::format;
+
+use instar_image::reader::{Reader, is_zero};
 use instar_image::{Error, Result};
 
 /// Bytes of a sector: all places and lengths in headers and descriptors are in sectors.
@@ -157,8 +159,8 @@ pub struct SeSparseHeader {
     pub capacity: u64,
     /// Of a grain.
     pub grain: u64,
-    /// Of a grain table.
-    pub table: u64,
+    /// The header of what changes.
+    pub volatile: u64,
     /// The grain directory: where, how long.
     pub directory: (u64, u64),
     /// The grain tables, one after the other.
@@ -170,28 +172,63 @@ pub struct SeSparseHeader {
 /// What a seSparse extent begins with.
 const SE_MAGIC: u64 = 0xcafe_babe;
 const SE_VERSION: u64 = 0x0000_0002_0000_0001;
+/// What its second header begins with.
+const SE_VOLATILE_MAGIC: u64 = 0xcafe_cafe;
+/// Bytes of the fields of both; what is behind is reserved.
+const SE_FIELDS: usize = 208;
+const SE_VOLATILE_FIELDS: usize = 32;
 
 impl SeSparseHeader {
     /// From the first sector.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let r = Reader::new(bytes);
-        if r.le64(0)? != SE_MAGIC {
-            return Err(Error::malformed("invalid VMDK image descriptor"));
+        let number = |at: usize| r.le64(at);
+        if number(0)? != SE_MAGIC {
+            return Err(Error::malformed(format!("Bad const header magic: {:#018x}", number(0)?)));
         }
-        if r.le64(8)? != SE_VERSION {
-            return Err(Error::unsupported(alloc::format!("unsupported version: {:#x}", r.le64(8)?)));
+        if number(8)? != SE_VERSION {
+            return Err(Error::unsupported(format!("Unsupported version: {:#018x}", number(8)?)));
+        }
+        let fixed = [(24, 8, "grain size"), (32, 64, "grain table size")];
+        for (at, only, what) in fixed {
+            if number(at)? != only {
+                return Err(Error::unsupported(format!("Unsupported {what}: {}", number(at)?)));
+            }
+        }
+        if number(40)? != 0 {
+            return Err(Error::unsupported(format!("Unsupported flags: {:#018x}", number(40)?)));
+        }
+        let [a, b, c, d] = [number(48)?, number(56)?, number(64)?, number(72)?];
+        if a | b | c | d != 0 {
+            let text = format!("Unsupported reserved bits: {a:#018x} {b:#018x} {c:#018x} {d:#018x}");
+            return Err(Error::unsupported(text));
+        }
+        if !is_zero(bytes.get(SE_FIELDS..).unwrap_or_default()) {
+            return Err(Error::unsupported("Unsupported non-zero const header padding"));
         }
         let header = Self {
             capacity: r.le64(16)?,
             grain: r.le64(24)?,
-            table: r.le64(32)?,
+            volatile: r.le64(80)?,
             directory: (r.le64(128)?, r.le64(136)?),
             tables: (r.le64(144)?, r.le64(152)?),
             grains: r.le64(192)?,
         };
-        if header.grain != 8 || header.table != 64 {
-            return Err(Error::unsupported("unsupported grain or grain table size"));
-        }
         Ok(header)
+    }
+
+    /// Checks the other header, of what changes.
+    pub fn check_volatile(bytes: &[u8]) -> Result<()> {
+        let r = Reader::new(bytes);
+        if r.le64(0)? != SE_VOLATILE_MAGIC {
+            return Err(Error::malformed(format!("Bad volatile header magic: {:#018x}", r.le64(0)?)));
+        }
+        if r.le64(24)? != 0 {
+            return Err(Error::unsupported("Image is dirty, Replaying journal not supported"));
+        }
+        if !is_zero(bytes.get(SE_VOLATILE_FIELDS..).unwrap_or_default()) {
+            return Err(Error::unsupported("Unsupported non-zero volatile header padding"));
+        }
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use instar_codec::Inflater;
 use instar_image::reader::Reader;
-use instar_image::{Error, Packed, Result, Unpacker};
+use instar_image::{Error, Kind, Packed, Result, Unpacker};
 
 use crate::layout::MARKER;
 
@@ -25,13 +25,16 @@ impl Unpacker for GrainUnpacker {
         let mut data = stored;
         if self.markers {
             let len = Reader::new(stored).le32(8)? as usize;
-            data = stored
-                .get(MARKER..)
-                .and_then(|rest| rest.get(..len))
-                .ok_or_else(|| Error::malformed("a compressed grain is longer than it can be"))?;
+            data = stored.get(MARKER..).and_then(|rest| rest.get(..len)).ok_or_else(damaged)?;
         }
         // What unpacks to less than its grain is damaged: nobody knows what the rest was.
-        let len = self.inflater.inflate(data, out)?;
-        if len == out.len() { Ok(()) } else { Err(Error::malformed("Invalid argument")) }
+        let len = self.inflater.inflate(data, out).map_err(|_| damaged())?;
+        if len == out.len() { Ok(()) } else { Err(damaged()) }
     }
+}
+
+/// The stock tool's words for whatever is wrong with a compressed grain.
+fn damaged() -> Error {
+    const EINVAL: u32 = 22;
+    Error::new(Kind::Io(EINVAL), "Invalid argument")
 }

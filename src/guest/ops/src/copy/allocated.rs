@@ -88,7 +88,7 @@ pub fn run(
             let (Some(first), Some(last)) = (jobs.first(), jobs.last()) else { break };
             match worker.work(&jobs, first, last) {
                 Ok(()) => progress.add(jobs.iter().map(|job| job.advance).sum()),
-                Err(error) => planner.fail(error),
+                Err(error) => planner.fail(first.at, error),
             }
         }
     });
@@ -176,7 +176,7 @@ impl Worker<'_> {
             shared.machine.relax(&mut spins);
         }
         if let Err(error) = prepared {
-            shared.planner.fail(error);
+            shared.planner.fail(first.at, error);
             shared.turn.store(last.ticket + 1, Ordering::Release);
             return Ok(());
         }

@@ -129,7 +129,7 @@ pub fn run(
             let Some(first) = jobs.first() else { break };
             match worker.work(&jobs, first.at) {
                 Ok(()) => progress.add(jobs.iter().map(|job| job.advance).sum()),
-                Err(error) => planner.fail(error),
+                Err(error) => planner.fail(first.at, error),
             }
         }
     });

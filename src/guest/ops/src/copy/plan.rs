@@ -83,7 +83,8 @@ pub struct Planner<'a> {
     files: Files<'a>,
     position: Mutex<Position>,
     failed: AtomicBool,
-    failure: Mutex<Option<Error>>,
+    /// With the byte of the disk at which work began that failed.
+    failure: Mutex<Option<(u64, Error)>>,
 }
 
 impl<'a> Planner<'a> {
@@ -142,9 +143,12 @@ impl<'a> Planner<'a> {
         if is { Self { unit: self.unit.max(SECTOR), job_bytes: JOB_BYTES, ..self } } else { self }
     }
 
-    /// Remembers the first error, and ends the handing out.
-    pub fn fail(&self, error: Error) {
-        self.failure.lock().get_or_insert(error);
+    /// Remembers the error that is the first on the disk, and ends the handing out.
+    pub fn fail(&self, at: u64, error: Error) {
+        let mut failure = self.failure.lock();
+        if failure.as_ref().is_none_or(|(before, _)| at < *before) {
+            *failure = Some((at, error));
+        }
         self.failed.store(true, Ordering::Release);
     }
 
@@ -153,9 +157,9 @@ impl<'a> Planner<'a> {
         self.failed.load(Ordering::Acquire)
     }
 
-    /// The first error, if there was one.
+    /// The error, if there was one.
     pub fn outcome(&self) -> Result<()> {
-        self.failure.lock().take().map_or(Ok(()), Err)
+        self.failure.lock().take().map_or(Ok(()), |(_, error)| Err(error))
     }
 
     /// What cannot be read is remembered there; `None`: it is an error.
@@ -207,7 +211,7 @@ impl<'a> Planner<'a> {
                 }
                 Ok(None) => break,
                 // What was planned already is dropped: nobody waits for its turn after an error.
-                Err(error) => self.fail(error),
+                Err(error) => self.fail(position.next, error),
             }
         }
         if self.has_failed() { Vec::new() } else { jobs }

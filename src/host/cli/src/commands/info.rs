@@ -20,8 +20,8 @@ pub const COMMAND: Command = Command {
         IMAGE_OPTS,
         Opt::flag("backing-chain", "show every image of the chain").also(&["b"]),
         FORCE_SHARE,
-        Opt::flag("limits", "show what the block driver is limited to"),
-        Opt::value("cache", "MODE", "how the file is opened").letter('t'),
+        Opt::flag("limits", "show what the block driver is limited to").since(11),
+        Opt::value("cache", "MODE", "how the file is opened").letter('t').since(11),
         OUTPUT,
         OBJECT,
         Opt::flag("extra-detail", "show partition tables and the like, too").own(),
@@ -74,11 +74,6 @@ pub fn check_objects(program: &Program) -> Result<(), Exit> {
 }
 
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
-    for option in ["limits", "cache"] {
-        if parsed.has(option) && !program.version.has_limits() {
-            return Err(program.wrong(&crate::getopt::Wrong::Unknown(format!("--{option}"))));
-        }
-    }
     let json = wants_json(program, parsed)?;
     check_objects(program)?;
     let [operand] = &parsed.operands[..] else { return Err(program.usage("Expecting one image file name")) };

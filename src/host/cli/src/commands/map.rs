@@ -12,6 +12,7 @@ use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Defaults, Exit, Files, Program, image_params};
+use crate::progress::show_lines;
 use crate::streams;
 
 /// The command.
@@ -78,8 +79,11 @@ impl Observer for Shown {
     fn progress(&self, _done: u64, _total: u64) {}
 
     fn log(&self, level: u32, bytes: &[u8]) -> u64 {
+        if level != LOG_RECORDS {
+            return show_lines(level, bytes);
+        }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if level != LOG_RECORDS || state.failed.is_some() {
+        if state.failed.is_some() {
             return 0;
         }
         // The first piece names the files of the chain.
@@ -140,9 +144,9 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     if status != 0 && state.names.is_empty() {
         return Ok(status);
     }
-    if status == 0 && state.failed.is_none() {
+    if state.failed.is_none() {
         let State { lines, text, .. } = &mut state;
-        lines.end(text);
+        if status == 0 { lines.end(text) } else { lines.broken_off(text) }
     }
     state.write();
     match state.failed {

@@ -50,7 +50,7 @@ fn values(setting: &Setting, item: &Item) -> Result<Vec<OsString>, String> {
     }
     let values = strings(key, item)?;
     for value in &values {
-        setting.kind.check(value).map_err(|e| format!("{key}: {e}"))?;
+        setting.check(value).map_err(|e| format!("{key}: {e}"))?;
         if setting.kind == Kind::Folders {
             check_folder(Path::new(value)).map_err(|e| format!("{key}: '{}' {e}", value.display()))?;
         }

@@ -80,7 +80,7 @@ fn single(key: &str, text: &str, is_list: bool) -> Result<Value, String> {
         return Ok(Value::Array(Some(text).filter(|text| !text.is_empty()).into_iter().collect()));
     }
     let setting = by_key(key).ok_or_else(|| format!("there is no setting '{key}'"))?;
-    setting.kind.check(text.as_ref()).map_err(|e| format!("{key}: {e}"))?;
+    setting.check(text.as_ref()).map_err(|e| format!("{key}: {e}"))?;
     Ok(match setting.kind {
         Kind::Switch => super::settings::switch(text)?.into(),
         Kind::Number => i64::try_from(super::settings::number(text)?).map_err(|_| format!("{key}: too large"))?.into(),

@@ -164,7 +164,7 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         for said in &self.said {
             for value in &said.values {
-                let checked = said.setting.kind.check(value);
+                let checked = said.setting.check(value);
                 checked.map_err(|e| format!("{} (from {}): {e}", said.setting.key, said.origin))?;
             }
         }

@@ -78,7 +78,7 @@ mod tests {
         for profile in PROFILES {
             for (key, value) in profile.values {
                 let setting = by_key(key).expect("a setting");
-                assert_eq!(setting.kind.check(value.as_ref()), Ok(()));
+                assert_eq!(setting.check(value.as_ref()), Ok(()));
             }
             assert!(profile.folders.iter().all(|folder| folder.starts_with('/')));
         }

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 
 use instar_render::QemuVersion;
 use instar_vmm::Isolation;
+use instar_vmm::limits::GUEST_MEMORY_MIN;
 
 use crate::getopt::Opt;
 use crate::sizes;
@@ -51,15 +52,31 @@ pub struct Setting {
     pub kind: Kind,
     /// How it may differ from a pinned value.
     pub stricter: Stricter,
+    /// The least that makes sense, if any value is too little.
+    pub least: u64,
 }
 
 const fn setting(key: &'static str, variable: &'static str, default: &'static str, kind: Kind, flag: Opt) -> Setting {
-    Setting { key, default, variable, flag, kind, stricter: Stricter::None }
+    Setting { key, default, variable, flag, kind, stricter: Stricter::None, least: 0 }
 }
 
 impl Setting {
     const fn stricter(self, stricter: Stricter) -> Self {
         Self { stricter, ..self }
+    }
+
+    const fn at_least(self, least: u64) -> Self {
+        Self { least, ..self }
+    }
+
+    /// Whether a value makes sense.
+    pub fn check(&self, value: &OsStr) -> Result<(), String> {
+        let rank = self.kind.rank(value)?;
+        if rank < self.least {
+            let least = self.least >> 20;
+            return Err(format!("with {} nothing can run; the least is {least}M", value.to_string_lossy()));
+        }
+        Ok(())
     }
 }
 
@@ -121,7 +138,8 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Size,
         Opt::value("max-guest-memory", "SIZE", "memory of the sandbox"),
     )
-    .stricter(Stricter::Lower),
+    .stricter(Stricter::Lower)
+    .at_least(GUEST_MEMORY_MIN),
     setting(
         "limits.requests",
         "INSTAR_MAX_REQUESTS",
@@ -198,11 +216,6 @@ pub fn size(text: &str) -> Result<u64, String> {
 }
 
 impl Kind {
-    /// Whether a value makes sense.
-    pub fn check(self, value: &OsStr) -> Result<(), String> {
-        self.rank(value).map(|_| ())
-    }
-
     /// The value as a number, by which values are compared. Folders and releases have no order, and are all 0.
     pub fn rank(self, value: &OsStr) -> Result<u64, String> {
         if self == Self::Folders {

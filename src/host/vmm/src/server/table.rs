@@ -159,13 +159,15 @@ impl Slot {
         Ok(old)
     }
 
-    /// Sets the length; a block device's is what it is.
+    /// Sets the length; a block device's is what it is, and a longer one cannot be had.
     pub fn set_length(&self, len: u64) -> io::Result<()> {
         let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.block {
-            rustix::fs::ftruncate(&self.device.file, len)?;
-            self.len.store(len, Ordering::Release);
+        if self.block {
+            let fits = len <= self.len.load(Ordering::Acquire);
+            return if fits { Ok(()) } else { Err(rustix::io::Errno::NOSPC.into()) };
         }
+        rustix::fs::ftruncate(&self.device.file, len)?;
+        self.len.store(len, Ordering::Release);
         Ok(())
     }
 

@@ -72,8 +72,30 @@ pub fn run(image: &Qcow2Image<'_>, mut cx: CheckContext<'_>) -> Result<CheckRepo
     if suspicious || compare.has_bad_blocks {
         compare.copied_flags(image, &stored, &mut cx, &mut report)?;
     }
+    if image.geometry.external && report.corruptions == 0 {
+        unreadable(image, &mut cx, &mut report)?;
+    }
     report.image_end_offset = Some(compare.highest.saturating_add(1) << header.cluster_bits);
     Ok(report)
+}
+
+/// In a data file each cluster has its own place. What lies elsewhere cannot be read, of which the stock tool's check tells
+/// nothing.
+fn unreadable(image: &Qcow2Image<'_>, cx: &mut CheckContext<'_>, report: &mut CheckReport) -> Result<()> {
+    let (size, cluster) = (image.header.size, image.header.cluster_size());
+    let mut at = 0u64;
+    while at < size {
+        let step = match image.map.extent(at, size - at) {
+            Ok(extent) => extent.len.max(1),
+            Err(error) => {
+                cx.findings.line(&format!("ERROR offset={at:x}: the cluster cannot be read: {error}"))?;
+                report.corruptions = report.corruptions.saturating_add(1);
+                cluster - at % cluster
+            }
+        };
+        at = at.saturating_add(step);
+    }
+    Ok(())
 }
 
 /// Everything that refers to clusters, in qemu-img's order.

@@ -4,6 +4,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use instar_image::write::check_room;
 use instar_image::{Result, Step};
 
 use super::allocator::{Allocator, Runs};
@@ -158,6 +159,7 @@ impl Layout {
     /// Reserves the blocks, as far as it was asked for.
     pub fn reserve(&self, image: &NewImage<'_>) -> Result<()> {
         let NewImage { machine, device, data, ref spec, .. } = *image;
+        check_room(machine, device, self.len).map_err(|e| e.context("Could not resize image"))?;
         machine.submit(&[Step::SetLength { device, len: self.len }])?;
         let full = match spec.preallocation {
             Preallocation::Off | Preallocation::Metadata => None,

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::write::{Piece, Placed, Target, Writer, check_room};
 use instar_image::{CreateContext, DeviceId, Error, Machine, Result, Step};
 use spin::Mutex;
 
@@ -39,6 +39,7 @@ struct State {
 /// Nothing is written yet.
 pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec, parent: Option<DeviceId>) -> Result<Box<dyn Writer + 'a>> {
     let (machine, device) = (cx.machine, cx.device);
+    check_room(machine, device, spec.data())?;
     let stat = machine.stat(device)?;
     if !stat.fresh {
         // Blocks are not written whole.

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::write::{Piece, Placed, Target, Writer, check_room};
 use instar_image::{CreateContext, DeviceId, Error, Machine, Result, Step};
 
 use super::encode::footer_of;
@@ -24,6 +24,7 @@ struct Fixed<'a> {
 /// Reserves the length.
 pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec) -> Result<Box<dyn Writer + 'a>> {
     let (machine, device) = (cx.machine, cx.device);
+    check_room(machine, device, spec.size + FOOTER as u64)?;
     let zeroed = machine.stat(device)?.fresh;
     if zeroed {
         let len = spec.size + FOOTER as u64;

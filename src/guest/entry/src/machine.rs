@@ -165,24 +165,27 @@ impl RingMachine {
     /// The same; `steps`: the number of the step that each request is for.
     fn run_steps(&self, batch: &mut Vec<Request>, steps: &mut Vec<usize>) -> Result<()> {
         let mut result = Ok(());
+        let mut resized = None;
         if batch.is_empty() {
             return result;
         }
         self.client().batch(batch, |index, reply| {
             if let (Ok(()), Err(error)) = (&result, failure::check(reply)) {
-                let is_copy = batch.get(index).is_some_and(|request| request.op == Op::Copy as u16);
-                let is_length = batch.get(index).is_some_and(|request| request.op == Op::SetLength as u16);
+                let request = batch.get(index);
+                let is_copy = request.is_some_and(|request| request.op == Op::Copy as u16);
+                resized = request.filter(|request| request.op == Op::SetLength as u16).map(|request| request.dev);
                 let step = steps.get(index).copied().unwrap_or_default();
-                result = Err(match (is_copy, is_length) {
-                    (true, _) => failure::of_copy(error, reply, step),
-                    (_, true) => failure::of_length(error),
-                    _ => error,
-                });
+                result = Err(if is_copy { failure::of_copy(error, reply, step) } else { error });
             }
         });
         batch.clear();
         steps.clear();
-        result
+        match (result, resized) {
+            (Err(error), Some(dev)) if self.stat(DeviceId(dev)).is_ok_and(|stat| stat.block_device) => {
+                Err(failure::of_length(error))
+            }
+            (result, _) => result,
+        }
     }
 }
 

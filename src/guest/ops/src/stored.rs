@@ -1,6 +1,5 @@
 //! How the images of a chain tell of what they store, for the commands that show it.
 
-use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;

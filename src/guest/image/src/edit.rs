@@ -109,8 +109,9 @@ pub trait Editing: Sync {
     }
 
     /// Makes an image sound again that was not closed, whatever it is opened for; says nothing. Cut anywhere, it is to be
-    /// done again. Called before anything of the image is read that is kept.
-    fn recover(&self, _machine: &dyn Machine, _cx: &OpenContext<'_, '_>) -> Result<()> {
+    /// done again. Called before anything of the image is read that is kept. `lower`: the image is open to be read already,
+    /// by one above it.
+    fn recover(&self, _machine: &dyn Machine, _cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
         Ok(())
     }
 

@@ -111,15 +111,17 @@ pub type Opened<'a> = (Box<dyn Image + 'a>, &'static dyn Format);
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Read,
-    /// It is going to be changed.
-    Write,
+    /// It is going to be changed; `lower`: as the backing file of another one that is open.
+    Write {
+        lower: bool,
+    },
     /// To look at what it has, whatever is wrong with it.
     Damaged(Wanted),
 }
 
 impl Purpose {
-    const fn of(write: bool) -> Self {
-        if write { Self::Write } else { Self::Read }
+    const fn of(write: bool, lower: bool) -> Self {
+        if write { Self::Write { lower } } else { Self::Read }
     }
 }
 
@@ -142,7 +144,7 @@ impl<'a> Opening<'a> {
 
     /// The same of an image that is going to be changed.
     pub fn image_for(self, spec: &ImageSpec, write: bool) -> Result<Opened<'a>> {
-        self.image_at(spec.device, &spec.name, spec.format.as_deref(), &spec.options, Purpose::of(write))
+        self.image_at(spec.device, &spec.name, spec.format.as_deref(), &spec.options, Purpose::of(write, false))
     }
 
     fn image_at(
@@ -160,14 +162,14 @@ impl<'a> Opening<'a> {
         };
         let opener = (self.data || format.opens_extents()).then_some(self.machine);
         let options: DriverOptions = options.iter().filter(|(key, value)| !is_alone(key, value)).cloned().collect();
-        let write = purpose == Purpose::Write;
+        let write = matches!(purpose, Purpose::Write { .. });
         let cx = OpenContext { source, opener, device, name, version: self.version, write, options: &options };
-        if write && let Some(editing) = format.editing() {
-            editing.recover(self.machine, &cx)?;
+        if let (Purpose::Write { lower }, Some(editing)) = (purpose, format.editing()) {
+            editing.recover(self.machine, &cx, lower)?;
         }
         let image = match purpose {
             Purpose::Damaged(wanted) => format.open_damaged(cx, wanted)?,
-            Purpose::Read | Purpose::Write => format.open(cx)?,
+            Purpose::Read | Purpose::Write { .. } => format.open(cx)?,
         };
         Ok((image, format))
     }
@@ -191,7 +193,8 @@ impl<'a> Opening<'a> {
     /// The same; `writes` tells of each image, by its number in the chain and its full name, whether it is going to be
     /// changed.
     pub fn chain_for(self, spec: &ImageSpec, writes: &dyn Fn(usize, &[u8]) -> bool) -> Result<Chain<'a>> {
-        self.layers_for(spec, &|depth, name| Purpose::of(writes(depth, name))).map_err(|e| spec.could_not_open(e))
+        self.layers_for(spec, &|depth, name| Purpose::of(writes(depth, name), depth > 0))
+            .map_err(|e| spec.could_not_open(e))
     }
 
     /// As `chain`; the error has no `Could not open`.
@@ -281,7 +284,7 @@ impl<'a> Opening<'a> {
             (None, Some(backing)) => {
                 let stored = stored_name(layer.format, backing);
                 let purpose = purpose(depth, &without_file(&combine(&layer.name, &stored)));
-                let write = purpose == Purpose::Write;
+                let write = matches!(purpose, Purpose::Write { .. });
                 let (device, name) = open_named(self.machine, layer.device, &layer.name, &stored, write)?;
                 (device, name, purpose)
             }

@@ -19,7 +19,7 @@ use crate::{DRIVER_OPTIONS, check, extension};
 pub struct ParallelsEditing;
 
 impl Editing for ParallelsEditing {
-    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
         crate::recover::recover(machine, cx)
     }
 

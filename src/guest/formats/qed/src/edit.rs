@@ -30,7 +30,7 @@ impl Editing for QedEditing {
         format == "raw"
     }
 
-    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
         crate::recover::recover(machine, cx)
     }
 

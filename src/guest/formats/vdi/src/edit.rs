@@ -19,7 +19,7 @@ pub struct VdiEditing;
 impl Editing for VdiEditing {
     /// The format has no mark of an open image. Whoever was killed may have counted a block in the header that the map does not
     /// refer to yet: it is counted no more.
-    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
         // What is wrong with a header is said by whoever opens the image.
         let Ok(header) = Header::read(cx) else { return Ok(()) };
         let (mut count, mut behind) = (0u64, 0u64);

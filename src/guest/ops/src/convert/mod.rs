@@ -6,6 +6,7 @@ mod section;
 
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
@@ -113,14 +114,15 @@ fn writer<'a>(
     }
     let name = format.name();
     let creator = option_help::creator_of(format)?;
-    let texts: Vec<&str> = params.options.iter().map(alloc::string::String::as_str).collect();
+    let texts: Vec<&str> = params.options.iter().map(String::as_str).collect();
     let options = Options::parse(&texts, format.create_options())?;
     let backing = params.backing(&options);
     if params.bitmaps.is_some() && !creator.keeps_bitmaps(&options) {
         return Err(bitmaps::unsupported(name));
     }
     // The identity of the file that it stands on is recorded in an image of some formats.
-    let parent = params.backing_device.filter(|_| creator.backs_as_extension() && !machine.is_stock());
+    let parent = params.backing_image.as_ref().filter(|_| creator.backs_as_extension() && !machine.is_stock());
+    let parent = parent.map(|image| image.device);
     if backing.is_some() && !creator.can_back() && parent.is_none() {
         return Err(Error::usage(format!("Backing file not supported for file format '{name}'")));
     }
@@ -170,6 +172,14 @@ fn writer<'a>(
         None => creator.create(cx),
     };
     let writer = writer.map_err(|e| e.context(converting))?;
+    if let Some(image) = params.backing_image.as_ref().filter(|_| backed) {
+        // An image that cannot be read because of what it stands on is of no use. A format that the target cannot name is
+        // found out by its readers.
+        let named = |name: &String| format.editing().is_none_or(|editing| editing.names_backing_format(name));
+        let image = ImageSpec { format: image.format.clone().filter(named), ..image.clone() };
+        let layers = Opening { machine, version, data: false }.layers(&image);
+        layers.map_err(|e| params.target.could_not_open(e.context("Could not open backing file")))?;
+    }
     creator.can_be_filled(&options, size).map_err(|e| params.target.could_not_open(e))?;
     // What has no units has none to compress.
     if params.settings.compress && matches!(writer.target(), Target::Linear { .. }) {
@@ -216,7 +226,7 @@ fn existing<'a>(
     };
     // Of what could not be had in time the host only says that it is too late.
     let why = |error: Error| if error.kind == Kind::Io(EBADF) { named.unwrap_or(error) } else { error };
-    let recovered = editing.recover(machine, &OpenContext::of_edit(&cx));
+    let recovered = editing.recover(machine, &OpenContext::of_edit(&cx), false);
     let editor = recovered.and_then(|()| editing.edit(cx)).map_err(|e| target.could_not_open(why(e)))?;
     if editor.virtual_size() < size {
         return Err(Error::usage("output file is smaller than input file"));

@@ -29,7 +29,7 @@ pub struct Params {
     backing: Option<Vec<u8>>,
     backing_format: Option<String>,
     /// That file, open.
-    pub backing_device: Option<DeviceId>,
+    pub backing_image: Option<ImageSpec>,
     /// `-l`
     pub snapshot: Option<SnapshotSelector>,
     /// `dd`: which part of the source.
@@ -70,7 +70,7 @@ impl Params {
             option_help,
             backing: params.bytes("backing").map(<[u8]>::to_vec),
             backing_format: params.text("backing-format").map(ToString::to_string),
-            backing_device: params.u64("backing-device").map(device).transpose()?,
+            backing_image: params.get("backing-image").map(ImageSpec::from_value).transpose()?,
             snapshot: params.text("snapshot").map(selector),
             section: params.get("section").map(Section::read),
             bitmaps: params.flag("bitmaps").then(|| params.flag("skip-broken-bitmaps")),

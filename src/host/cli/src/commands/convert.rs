@@ -269,8 +269,7 @@ fn open_backing(
         }
         None => {}
     }
-    params.set("backing-device", devices.len() as u64);
-    params.set("backing-path", image.path.as_os_str().as_encoded_bytes());
+    params.set("backing-image", image_params(&image, devices.len() as u64));
     let opened = program.try_open(&image, request.source_cache, parsed.has("force-share"));
     devices.push(opened.map_err(not_opened)?);
     Ok(())

@@ -61,8 +61,8 @@ impl Editing for Qcow2Editing {
         true
     }
 
-    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
-        crate::repair::recover(machine, cx)
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, lower: bool) -> Result<()> {
+        crate::repair::recover(machine, cx, lower)
     }
 
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
@@ -120,9 +120,6 @@ impl<'a> Qcow2Editor<'a> {
         let mut window = Window::new(machine.source(), device);
         let header = Header::parse(&mut window, cx.version)?;
         let extensions = Extensions::read(&mut window, &header)?;
-        if header.has(incompatible::CORRUPT) {
-            return Err(Error::corrupt("qcow2: Image is corrupt; cannot be opened read/write"));
-        }
         if header.has(incompatible::DIRTY) {
             return Err(refuse("it was not closed: it is repaired when something is to be written"));
         }

@@ -13,12 +13,14 @@ mod survey;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::{Error, Machine, OpenContext, Result, Step};
+use instar_image::check::Quiet;
+use instar_image::format::Wanted;
+use instar_image::{CheckContext, Error, Machine, OpenContext, Result, Step};
 
 use crate::Qcow2Image;
-use crate::check::CLUSTERS_MAX;
 use crate::check::sheet::{Sheet, WINDOW};
 use crate::check::stored::Stored;
+use crate::check::{self, CLUSTERS_MAX};
 use crate::header::Header;
 use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, REFCOUNT_TABLE_BYTES_MAX, field, incompatible};
 use crate::refblock;
@@ -33,15 +35,30 @@ const WORK_MAX: u64 = 16 << 30;
 const WAITING_MAX: usize = 4 << 20;
 
 /// See [`instar_image::Editing::recover`].
-pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
+///
+/// Of an image that says that it is corrupt nothing is believed. QEMU refuses to open it for writing, but writes into one
+/// that it has open: that is done where a check finds nothing wrong.
+pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>, lower: bool) -> Result<()> {
     let mut window = Window::new(cx.source, cx.device);
     // What is wrong with a header is said by whoever opens the image.
     let Ok(header) = Header::parse(&mut window, cx.version) else { return Ok(()) };
-    if !header.has(incompatible::DIRTY) || header.has(incompatible::CORRUPT) {
+    let (is_dirty, is_corrupt) = (header.has(incompatible::DIRTY), header.has(incompatible::CORRUPT));
+    if !is_dirty && !is_corrupt {
         return Ok(());
     }
+    let refused = || {
+        let error = Error::corrupt("qcow2: Image is corrupt; cannot be opened read/write");
+        Err(error.with_hint("qemu-img check -r all may repair it"))
+    };
+    if is_corrupt && (is_dirty || !lower) {
+        return refused();
+    }
     let OpenContext { source, device, name, version, write, options, .. } = *cx;
-    let image = crate::open(OpenContext { source, opener: None, device, name, version, write, options }, None)?;
+    let wanted = is_corrupt.then_some(Wanted::Damage);
+    let image = crate::open(OpenContext { source, opener: None, device, name, version, write, options }, wanted)?;
+    if is_corrupt {
+        return if is_sound(&image, machine)? { Ok(()) } else { refused() };
+    }
     refcounts(&image, machine).map_err(|reason| {
         let text = "Could not repair dirty image: Input/output error";
         Error::corrupt(text).after(reason.message).with_hint("qemu-img check tells of all that is wrong")
@@ -49,6 +66,11 @@ pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
     let features = (header.incompatible & !incompatible::DIRTY).to_be_bytes();
     let clean = Step::Write { device, offset: field::INCOMPATIBLE as u64, data: &features };
     machine.submit(&[Step::Barrier { device }, clean, Step::Barrier { device }])
+}
+
+fn is_sound(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<bool> {
+    let report = check::run(image, CheckContext { machine, findings: &mut Quiet })?;
+    Ok(report.corruptions == 0 && report.check_errors == 0)
 }
 
 /// Makes refcounts and copied flags say what refers to the clusters. The image is marked as dirty, and stays so. Refuses

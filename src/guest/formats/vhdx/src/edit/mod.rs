@@ -40,7 +40,7 @@ impl Editing for VhdxEditing {
         true
     }
 
-    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
         crate::replay::recover(machine, cx)
     }
 

@@ -234,6 +234,7 @@ impl<'a> Qcow2Editor<'a> {
     fn settle_new(&self, state: &mut State<'_>) -> Result<()> {
         self.clear_stale()?;
         let mut steps = Vec::new();
+        state.tables.drop_empty(&mut state.counts)?;
         state.counts.write(&mut steps)?;
         state.tables.write_fresh(&mut steps);
         if let Some(end) = state.packed_at.take() {

@@ -8,6 +8,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use instar_image::reader::is_zero;
 use instar_image::write::Placed;
 use instar_image::{DeviceId, Error, Machine, Result};
 
@@ -118,6 +119,22 @@ impl<'a> Tables<'a> {
             if old != 0 {
                 counts.release(old >> cluster_bits, 1);
             }
+        }
+        Ok(())
+    }
+
+    /// Gives up the tables that changes left without anything: none says the same.
+    pub fn drop_empty(&mut self, counts: &mut Counts<'_>) -> Result<()> {
+        let is_left = |table: &Table| table.changed.is_empty() || !is_zero(&table.bytes);
+        let indices: Vec<usize> = self.tables.iter().filter(|(_, t)| !is_left(t)).map(|(index, _)| *index).collect();
+        for index in indices {
+            let Some(table) = self.tables.get(&index) else { continue };
+            match table.place.map(|place| place >> self.cluster_bits) {
+                Some(cluster) if table.fresh => counts.take_back(cluster, 1)?,
+                Some(cluster) => counts.release(cluster, 1),
+                None => {}
+            }
+            self.remove(index);
         }
         Ok(())
     }

@@ -106,6 +106,21 @@ class CheckTest(InstarTestBase):
                     os.unlink(self.path(name))
         self.assertEqual(statuses & {0, 1, 2, 3}, {0, 1, 2, 3})
 
+    def test_statistics_of_every_format(self):
+        """Each tells what it counts, and where there is nothing to be told of, nothing."""
+        for fmt in ("qcow2", "qed", "vdi", "vmdk", "vpc", "vhdx", "parallels", "qcow", "raw"):
+            for size in ("0", "1000000", "3G"):
+                if self.run_qemu_img("create", "-q", "-f", fmt, "image", size, cwd=self.tmp)[2] != 0:
+                    continue
+                for filled in (False, size != "0"):
+                    if filled:
+                        self.make("qemu-io", "-f", fmt, "-c", "write -q -P 3 0 512", "image")
+                    for words in ("-f {} image", "image", "--output=json -f {} image", "--output=json image", "-q image"):
+                        with self.subTest(fmt=fmt, size=size, filled=filled, words=words):
+                            ours, theirs = self.both("check", *words.format(fmt).split())
+                            self.assertEqual(ours, theirs)
+                os.unlink(self.path("image"))
+
     def test_options_and_their_errors(self):
         self.make("img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
         self.make("qemu-io", "-f", "qcow2", "-c", "write 0 256k", "a.qcow2")

@@ -1,6 +1,7 @@
 """SIGUSR1 asks how far an operation is: it says so on standard error, and goes on."""
 
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -101,6 +102,41 @@ class TestProgress(InstarTestBase):
             with self.subTest(words):
                 theirs = self.run_qemu_img(*words.split(), cwd=self.tmp)
                 self.assertEqual(self.run_as_qemu_img(*words.split(), cwd=self.tmp), theirs)
+
+    def test_the_steps_of_what_is_there_in_parts(self):
+        """Only data counts for convert, everything for compare, and for rebase what is left to the backing file."""
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "parts.qcow2", "8M")
+        for at, length in ((100_000, 70_000), (820_000, 300_000), (3 << 20, 2 << 20), (7_500_000, 512)):
+            self.make("qemu-io", "-c", f"write -q -P {at % 255} {at // 512 * 512} {length // 512 * 512}", "parts.qcow2")
+        self.make("qemu-img", "convert", "-O", "raw", "parts.qcow2", "parts.raw")
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", "parts.qcow2", "-F", "qcow2", "over.qcow2")
+        self.make("qemu-io", "-c", "write -q -P 9 4M 2M", "over.qcow2")
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "empty.qcow2", "8M")
+        for words in (
+            *(
+                f"convert -p {how} {source} out"
+                for source in ("parts.qcow2", "parts.raw", "over.qcow2", "empty.qcow2")
+                for how in ("-O raw", "-O qcow2", "-S 0 -O raw", "-c -O qcow2", "-W -O vdi", "-m 1 -S 1M -O vhdx")
+            ),
+            "convert -p -O raw parts.qcow2 over.qcow2 out",
+            "convert -p -O qcow2 -B parts.qcow2 -F qcow2 over.qcow2 out",
+            *(
+                f"compare -p {one} {other}"
+                for one in ("parts.qcow2", "parts.raw", "over.qcow2", "empty.qcow2")
+                for other in ("parts.qcow2", "parts.raw", "over.qcow2", "empty.qcow2")
+            ),
+            "compare -p -s parts.qcow2 parts.qcow2",
+        ):
+            with self.subTest(words):
+                theirs = self.run_qemu_img(*words.split(), cwd=self.tmp)
+                self.assertEqual(self.run_as_qemu_img(*words.split(), cwd=self.tmp), theirs)
+        for words in ("-b empty.qcow2 -F qcow2", "-b parts.raw -F raw", "-c -b empty.qcow2 -F qcow2"):
+            with self.subTest(words):
+                results = []
+                for run in (self.run_qemu_img, self.run_as_qemu_img):
+                    shutil.copy(self.path("over.qcow2"), self.path("copy.qcow2"))
+                    results.append(run("rebase", "-p", *words.split(), "copy.qcow2", cwd=self.tmp))
+                self.assertEqual(results[1], results[0])
 
     def test_with_a_bar_there_is_no_line(self):
         self.assertEqual(self.asked("convert", "-p", "-r", "8M", "-O", "qcow2", "top", "out"), "")

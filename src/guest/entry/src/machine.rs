@@ -24,7 +24,7 @@ use crate::workers::Workers;
 /// Runs of one [`Op::Extents`] request.
 const RUNS_PER_REQUEST: usize = 512;
 /// A progress report is worth a crossing only when so many parts of the whole have been done since the last.
-const PROGRESS_PARTS: u64 = 200;
+const PROGRESS_PARTS: u64 = 2000;
 
 /// The sandboxed machine.
 pub struct RingMachine {

@@ -13,13 +13,30 @@ pub struct Progress {
     shown: bool,
     rate: u64,
     started: std::time::Instant,
-    last: Mutex<f64>,
+    step: f64,
+    last: Mutex<(f64, u32)>,
 }
+
+/// How often it may be told that all is done: the stock tool does so after each last piece, a hostile guest would without
+/// end.
+const DONE_MAX: u32 = 100;
 
 impl Progress {
     /// Nothing is done yet; `rate`: at most so many bytes a second (0: any).
     pub fn new(shown: bool, rate: u64) -> Self {
-        Self { shown, rate, started: std::time::Instant::now(), last: Mutex::new(0.0) }
+        Self { shown, rate, started: std::time::Instant::now(), step: 1.0, last: Mutex::new((0.0, 0)) }
+    }
+
+    /// Shows it when it is so many percent more than what was shown before.
+    #[must_use]
+    pub fn by(mut self, step: f64) -> Self {
+        self.step = step;
+        self
+    }
+
+    /// Whether it is shown: then it is told in the stock tool's steps.
+    pub const fn is_shown(&self) -> bool {
+        self.shown
     }
 
     /// Shows a percentage.
@@ -47,15 +64,16 @@ impl Drop for Progress {
 
 impl Observer for Progress {
     fn progress(&self, done: u64, total: u64) {
-        const STEP: f64 = 1.0;
         // More than all is a guest's lie, and would be told without end.
         let percent = if total == 0 { 0.0 } else { (done as f64 * 100.0 / total as f64).min(100.0) };
         if !self.shown && instar_vmm::progress_asked() {
             streams::tell(&format!("    ({percent:.2}/100%)\n"));
         }
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if percent >= *last + STEP || (percent >= 100.0 && *last < 100.0) {
-            *last = percent;
+        let (shown, ends) = &mut *last;
+        *ends = ends.saturating_add(u32::from(percent >= 100.0));
+        if percent > *shown + self.step || (percent >= 100.0 && *ends <= DONE_MAX) {
+            *shown = percent;
             self.show(percent);
         }
     }

@@ -9,6 +9,7 @@ mod walk;
 use instar_image::{Error, Machine, Result, Value, Version};
 
 use crate::copy::progress::Progress;
+use crate::copy::steps::Steps;
 use crate::open::{ImageSpec, Opening};
 use crate::report;
 use judge::Judge;
@@ -52,16 +53,19 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         return Ok(1);
     }
     let walk = Walk::new(machine, &chains, strict)?;
-    let progress = Progress::new(machine, sizes[0].max(sizes[1]));
+    let steps = params.flag("steps").then(|| Steps::of_comparison(machine, &chains)).transpose()?;
+    let progress = Progress::in_steps(machine, sizes[0].max(sizes[1]), steps);
     machine.broadcast(&|_| {
         let mut judge = Judge::new(machine, &chains, &walk);
         loop {
-            let (pairs, bytes) = walk.next();
+            let (pairs, range) = walk.next();
             if pairs.is_empty() {
                 break;
             }
             judge.look(&pairs);
-            progress.add(bytes);
+            if !walk.has_ended() {
+                progress.add_range(range);
+            }
         }
     });
     let status = match walk.first() {
@@ -70,10 +74,12 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
             0
         }
         Some((at, walk::Event::Status)) => {
+            progress.end_at(at);
             found.set("status-at", at);
             1
         }
         Some((at, walk::Event::Content)) => {
+            progress.end_at(at);
             found.set("content-at", at);
             1
         }

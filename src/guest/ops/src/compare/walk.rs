@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use instar_image::chain::Chain;
@@ -94,14 +95,19 @@ impl<'a> Walk<'a> {
         self.first.lock().take()
     }
 
-    /// The next ranges, and how many bytes of the disks they and what need not be looked at take up. None: the end.
+    /// Something was found.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// The next ranges, and the part of the disks that they and what need not be looked at take up. None: the end.
     /// Whoever was given some looks at all of them, so that nothing before an event goes unseen.
-    pub fn next(&self) -> (Vec<Pair>, u64) {
+    pub fn next(&self) -> (Vec<Pair>, Range<u64>) {
         let mut next = self.next.lock();
         let start = *next;
         let (mut pairs, mut bytes) = (Vec::new(), 0);
         let end = self.sizes[0].max(self.sizes[1]);
-        while *next < end && bytes < BYTES && pairs.len() < PAIRS && !self.ended.load(Ordering::Acquire) {
+        while *next < end && bytes < BYTES && pairs.len() < PAIRS && !self.has_ended() {
             match self.pair(*next, end - *next) {
                 Ok((len, pair)) => {
                     bytes += pair.map_or(0, |pair| pair.len);
@@ -111,7 +117,7 @@ impl<'a> Walk<'a> {
                 Err(event) => self.found(*next, event),
             }
         }
-        (pairs, *next - start)
+        (pairs, start..*next)
     }
 
     /// The range at `at`: its length, and the range if it has to be looked at.

@@ -18,6 +18,7 @@ use instar_image::{
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
+use crate::copy::steps::Steps;
 use crate::copy::{self, Selection, Settings};
 use crate::open::{ImageSpec, Opening, emit_warnings, select_snapshot};
 use crate::option_help;
@@ -80,7 +81,15 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let selection = if backed { Selection::Own } else { Selection::All };
     let planner = Planner::new(machine.source(), &chains, target, settings, selection, (size, rest)).skipping(skip);
     let planner = planner.encrypting(writer.encrypter().is_some());
-    let progress = Progress::new(machine, size);
+    let unit = match target {
+        Target::Allocated { unit, .. } if compress => Some(unit),
+        _ => None,
+    };
+    let steps = params.steps.then(|| {
+        let sources = chains.get(..params.sources.len()).unwrap_or_default();
+        Steps::of_conversion(machine, sources, settings.sparse != 0, unit, backed)
+    });
+    let progress = Progress::in_steps(machine, size, steps.transpose()?);
     let copied = copy::run(machine, &chains, writer.as_ref(), &planner, settings, &progress);
     if let Some(losses) = planner.losses() {
         losses.tell(machine, &params.program, params.quiet)?;

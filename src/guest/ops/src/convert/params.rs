@@ -42,6 +42,8 @@ pub struct Params {
     pub program: String,
     /// `-q`
     pub quiet: bool,
+    /// `-p`
+    pub steps: bool,
 }
 
 impl Params {
@@ -83,6 +85,7 @@ impl Params {
             },
             program: params.text("program").unwrap_or_default().to_string(),
             quiet: params.flag("quiet"),
+            steps: params.flag("steps"),
         })
     }
 

@@ -11,6 +11,7 @@ mod linear;
 pub mod losses;
 pub mod plan;
 pub mod progress;
+pub mod steps;
 
 use instar_image::chain::Chain;
 use instar_image::write::{Target, Writer};

@@ -18,6 +18,7 @@ use instar_image::{
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
+use crate::copy::steps::Steps;
 use crate::copy::{self, Selection, Settings};
 use crate::open::{ImageSpec, Opening, format_by_name, probe};
 
@@ -38,6 +39,8 @@ struct Params {
     only_name: bool,
     compress: bool,
     dry_run: bool,
+    /// `-p`
+    steps: bool,
 }
 
 impl Params {
@@ -52,6 +55,7 @@ impl Params {
             only_name: params.flag("unsafe"),
             compress: params.flag("compress"),
             dry_run: params.flag("dry-run"),
+            steps: params.flag("steps"),
         })
     }
 
@@ -183,7 +187,8 @@ fn copy_what_differs(
     let size = chain.virtual_size();
     let chains = [chain];
     let settings = Settings { sparse: SPARSE, zeroed: false, salvage: false, compress: params.compress, as_is: false };
-    let progress = Progress::new(machine, size);
+    let steps = chains.first().filter(|_| params.steps).map(Steps::of_rebase);
+    let progress = Progress::in_steps(machine, size, steps);
     let counter = count::Counter::new(editor.target());
     let writer: &dyn Writer = if params.dry_run { &counter } else { editor };
     let selection = Selection::Differing(new);

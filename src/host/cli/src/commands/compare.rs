@@ -47,7 +47,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let cache = program.cache(parsed, "cache", "source cache", "writeback").map_err(|_| TROUBLE)?;
     let share = parsed.has("force-share");
     let quiet = parsed.has("quiet");
-    let progress = Progress::new(parsed.has("progress") && !quiet, 0);
+    let progress = Progress::new(parsed.has("progress") && !quiet, 0).by(2.0);
     let (mut devices, mut images) = (Vec::new(), Vec::new());
     for (operand, format) in [(one, "a-format"), (other, "b-format")] {
         let image = if parsed.has("image-opts") {
@@ -63,7 +63,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         devices.push(program.open_source(&image, cache, share).map_err(|_| TROUBLE)?);
     }
     let mut params = program.params("compare");
-    params.set("images", images).set("strict", parsed.has("strict"));
+    params.set("images", images).set("strict", parsed.has("strict")).set("steps", progress.is_shown());
     progress.show(0.0);
     let subject = format!("{}, {}", one.to_string_lossy(), other.to_string_lossy());
     let ran = program.run(&params, Files::shared(devices, share), workers(), &Defaults::DATA, &subject, &progress);

@@ -162,6 +162,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     progress.show(0.0);
     let Some((last, sources)) = parsed.operands.split_last() else { return Err(Exit(1)) };
     let mut params = program.params("convert");
+    params.set("steps", progress.is_shown());
     let mut devices = Vec::new();
     let mut images = Vec::new();
     for operand in sources {

@@ -49,6 +49,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let source_cache = program.cache(parsed, "backing-cache", "source cache", "writeback")?;
     let image = super::info::named(program, operand, parsed)?;
     let mut params = program.params("rebase");
+    params.set("steps", progress.is_shown());
     params.set("image", image_params(&image, 0));
     let dry_run = parsed.has("dry-run");
     let mut devices = vec![program.open_in_place(&image, cache)?];

@@ -132,9 +132,18 @@ class TestWayOut(PolicyTest):
         self.assertEqual(*texts)
 
     def test_nothing_to_be_copied_does_anything(self):
-        for name, says in (("/a$(id)/x", "'/a$(id)'"), ("/a'b/x", "--allow-backing DIR"), ("/x", "none that could be")):
+        for name, says in (("/a$(id)/x", "'/a$(id)'"), ("/a'b/x", "--allow-backing DIR"), ("/x", "no place for images")):
             self.make("qemu-img", "rebase", "-u", "-b", name, "-F", "raw", "inst/top")
             self.assertIn(says, self.hint(self.refused("check", "inst/top"), "instar"))
+
+    def test_a_name_makes_no_line_of_its_own(self):
+        name = "x': No such file\ninstar: if / is to be trusted: instar config add backing.allow /y"
+        self.make("qemu-img", "rebase", "-u", "-b", name, "-F", "raw", "inst/top")
+        lines = self.refused("check", "inst/top").splitlines()
+        self.assertEqual(len(lines), 2, lines)
+        self.assertIn("\\x0ainstar: if / is to be trusted", lines[0])
+        done = self.run_instar("policy", "inst/top", cwd=self.tmp, env=BARE)[0]
+        self.assertFalse([line for line in done.splitlines() if line.startswith("instar:")], done)
 
     def test_create_warns_on_a_terminal(self):
         self.make("qemu-img", "create", "-q", "-f", "qcow2", "inst/beside", "1M")

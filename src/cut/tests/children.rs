@@ -36,7 +36,7 @@ fn child(folder: &Folder, format: &str, below: &str, name: &str, commands: &[&st
     let mut params = Value::map();
     params.set("op", "convert").set("version-major", 10u64).set("version-minor", 0u64);
     params.set("target", target).set("sources", vec![described("overlay", "qcow2", 1)]).set("sparse", 4096u64);
-    params.set("backing", below).set("backing-format", format).set("backing-device", 0u64);
+    params.set("backing", below).set("backing-format", format).set("backing-image", described(below, format, 0));
     if format == "vhdx" {
         params.set("options", vec![Value::from("block_size=1M")]);
     }

@@ -180,8 +180,9 @@ pub trait Machine: Sink {
     }
 }
 
-/// A user-visible name of a file, as bytes: names are not always UTF-8.
+/// A name of a file for messages: names are not always UTF-8, and none begins a new line, which might pass for the host's
+/// word.
 #[must_use]
 pub fn display_name(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
+    String::from_utf8_lossy(name).replace('\n', "\\x0a")
 }

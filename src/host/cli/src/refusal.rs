@@ -1,7 +1,7 @@
 //! What to do about a name that the open policy refused.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use instar_abi::ring::Status;
 use instar_vmm::policy::{Asked, No};
@@ -11,7 +11,7 @@ use crate::config::settings::ALLOW;
 use crate::program::plain;
 
 /// The directories that would have to be allowed, by the letters of the names alone: whether anything is there is not
-/// looked at. None for what could not be allowed: names that are no paths, and the root.
+/// looked at. None for what could not be allowed (names that are no paths), and what nobody should be told to allow.
 pub fn directories(asked: &[Asked]) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = Vec::new();
     let refused = asked.iter().filter(|asked| asked.is_refused());
@@ -23,8 +23,20 @@ pub fn directories(asked: &[Asked]) -> Vec<PathBuf> {
     all
 }
 
+/// Trees and folders of the system, where no images are: an image that names something there wants what it should not have.
+const TREES: [&str; 5] = ["/boot", "/dev", "/etc", "/proc", "/sys"];
+const FOLDERS: [&str; 4] = ["/", "/home", "/root", "/var"];
+
+fn is_of_system(folder: &Path) -> bool {
+    // `.ssh` and the like.
+    let is_hidden = |part: Component<'_>| part.as_os_str().as_encoded_bytes().starts_with(b".");
+    TREES.iter().any(|tree| folder.starts_with(tree))
+        || FOLDERS.iter().any(|one| folder == Path::new(one))
+        || folder.components().any(is_hidden)
+}
+
 fn allowable(path: &Path) -> Option<&Path> {
-    path.parent().filter(|folder| *folder != Path::new("/"))
+    path.parent().filter(|folder| !is_of_system(folder))
 }
 
 /// A line for the user about the last name that was refused.
@@ -42,7 +54,12 @@ pub fn advice(path: Option<&Path>, config: &Config) -> String {
         return format!("the directories that images may refer to are pinned by {}", pin.origin);
     }
     let Some(folder) = path.and_then(allowable) else {
-        return "--allow-backing allows directories, and this name lies in none that could be allowed".to_string();
+        return match path.and_then(Path::parent) {
+            Some(_) => {
+                "that is no place for images: nothing there should be read for one that comes from others".into()
+            }
+            None => "--allow-backing allows directories, and this name lies in none that could be allowed".into(),
+        };
     };
     match quoted(folder) {
         Some(dir) => format!(
@@ -82,6 +99,18 @@ pub fn quoted(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_is_told_to_allow_what_is_the_systems() {
+        for path in
+            ["/x", "/etc/passwd", "/dev/vda", "/proc/self/mem", "/root/x", "/root/.ssh/id", "/home/u/.config/a/b"]
+        {
+            assert_eq!(allowable(Path::new(path)), None, "{path}");
+        }
+        for path in ["/var/lib/nova/instances/_base/x", "/root/images/x", "/tmp/x", "/home/u/x"] {
+            assert!(allowable(Path::new(path)).is_some(), "{path}");
+        }
+    }
 
     #[test]
     fn what_is_to_be_copied_is_one_word_of_a_shell() {

@@ -186,7 +186,8 @@ impl Report<'_> {
         }
         if let Some(line) = self.line() {
             out += &format!(
-                "To allow what is refused, if these directories are to be trusted, in the configuration:\n  {line}\n"
+                "To allow what is refused, if these directories are to be trusted, in the configuration:\n  {}\n",
+                terminal(line.as_bytes())
             );
             if let Some(command) = self.command() {
                 out += &format!("or:\n  {command}\n");

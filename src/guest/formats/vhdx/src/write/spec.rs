@@ -3,7 +3,6 @@
 use alloc::format;
 use alloc::string::String;
 
-use instar_image::machine::display_name;
 use instar_image::options::{boolean, of_file, size};
 use instar_image::{Backing, CreateContext, Error, Result, Version};
 
@@ -38,7 +37,7 @@ pub fn parent_of(backing: &Backing) -> Result<String> {
     if backing.format.as_deref().is_some_and(|format| format != "vhdx") {
         return Err(Error::usage("The parent of a differencing VHDX must be a VHDX"));
     }
-    Ok(display_name(&backing.name))
+    Ok(String::from_utf8_lossy(&backing.name).into_owned())
 }
 
 impl Spec {

@@ -32,6 +32,9 @@ Bytes of data of images that are damaged in one way, by instar and by qemu-img {
 sectors of data cannot be read; "a sector": one of a table; a number: a table's entry is that. Written and compared by
 `tests/test_salvage_matrix.py`.
 
+What cannot be read, or contradicts itself, is lost and told. What an image refers to behind the end of its file reads as
+zeroes and is not told, as by qemu-img; a header that cannot be read is not replaced by guesses.
+
 | format | damage | target | data | instar | qemu-img |
 | --- | --- | --- | --- | --- | --- |
 """

@@ -92,7 +92,7 @@ fn man() -> String {
          .SH DESCRIPTION\n\
          Does what qemu\\-img does, with the same arguments, output and exit statuses, but reads images in a sandbox\n\
          that has no rights: a virtual machine without a kernel, or where there is no KVM a process that can make\n\
-         three system calls. Called by a link named qemu\\-img it behaves as qemu\\-img in every text.\n\
+         three system calls. Called by a link named qemu\\-img it behaves as qemu\\-img in every text but help.\n\
          .SH COMMANDS\n{commands}\
          .SH OPTIONS OF EVERY COMMAND\n{}\
          .SH ENVIRONMENT\n{environment}\

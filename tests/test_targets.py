@@ -369,6 +369,28 @@ class TestWithRights(TargetTest):
                 self.assertEqual(self.convert(self.run_instar, path, "big.raw")[2], 1)
                 self.assertEqual(path.read_bytes(), content)
 
+    def test_no_room_for_all_files_together(self):
+        """Of a new vmdk's further files that are copied into at the end, none is where there is no room for all."""
+        with filesystems.mounted("tmpfs", self.tmp, 70 * MIB) as place:
+            source = self.path("two.raw")
+            with open(source, "wb") as file:
+                for at in (0, 3000 * MIB):
+                    file.seek(at)
+                    file.write(random.Random(at).randbytes(20 * MIB))
+                file.truncate(4 << 30)
+            old = {}
+            for number in (1, 2):
+                path = place / f"t-f00{number}.vmdk"
+                old[path] = random.Random(number).randbytes(MIB)
+                path.write_bytes(old[path])
+                os.link(path, place / f"hold{number}")
+            argv = ["convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=twoGbMaxExtentFlat", source, place / "t.vmdk"]
+            err, status = self.run_instar(*map(str, argv))[1:]
+            self.assertEqual(status, 1)
+            self.assertIn("No space left on device", err)
+            for path, content in old.items():
+                self.assertTrue(path.read_bytes() == content, path)
+
     def test_other_owner_and_folder_that_may_not_be_written(self):
         """As a user to whom neither belongs, but who may write to the file."""
         for what, owner, mode, above in (("owner", 0, 0o666, 0o777), ("folder", NOBODY, 0o600, 0o755)):

@@ -1,6 +1,7 @@
 //! A file beside a new image that cannot be replaced, and must not change unless the command succeeds: what is written goes
 //! elsewhere, and is copied into it at the end.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -31,15 +32,8 @@ impl Copied {
         Ok(Self { file: beside.or_else(|_| elsewhere())?, into })
     }
 
-    /// Copies it: nothing is changed where there is no room for that.
+    /// Copies it.
     pub fn publish(&self) -> Result<(), Errno> {
-        const SECTOR: u64 = 512;
-        let taken = |file: &File| file.metadata().map_or(0, |meta| meta.blocks() * SECTOR);
-        let system = rustix::fs::fstatvfs(&self.into)?;
-        let free = system.f_bavail.saturating_mul(system.f_frsize).saturating_add(taken(&self.into));
-        if system.f_blocks > 0 && taken(&self.file) > free {
-            return Err(Errno::NOSPC);
-        }
         self.copy().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
@@ -68,4 +62,21 @@ impl Copied {
         }
         Ok(())
     }
+}
+
+/// Whether there is room for all of them together: else none is changed.
+pub fn check_room<'c>(all: impl Iterator<Item = &'c Copied>) -> Result<(), Errno> {
+    const SECTOR: u64 = 512;
+    let taken = |file: &File| file.metadata().map_or(0, |meta| meta.blocks() * SECTOR);
+    // By file system: what is free there and what the old files give back, and what the new ones take.
+    let mut systems: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for copied in all {
+        let system = rustix::fs::fstatvfs(&copied.into)?;
+        // One that does not tell its size has room.
+        let free = if system.f_blocks > 0 { system.f_bavail.saturating_mul(system.f_frsize) } else { u64::MAX };
+        let (have, need) = systems.entry(rustix::fs::fstat(&copied.into)?.st_dev).or_insert((free, 0));
+        *have = have.saturating_add(taken(&copied.into));
+        *need = need.saturating_add(taken(&copied.file));
+    }
+    if systems.values().any(|(have, need)| need > have) { Err(Errno::NOSPC) } else { Ok(()) }
 }

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Mode as Permissions, OFlags, RenameFlags, Timespec, Ti
 use rustix::io::Errno;
 
 use super::attributes::Attributes;
-use super::copied::Copied;
+use super::copied::{self, Copied};
 use super::keep::Keep;
 use super::place::{Place, identity};
 use super::{Cache, Error, lock};
@@ -122,6 +122,7 @@ pub fn publish(files: &mut [Made]) -> Result<(), Errno> {
             draft.hide()?;
         }
     }
+    copied::check_room(files.iter().filter_map(Made::as_copied))?;
     for copied in files.iter().filter_map(Made::as_copied) {
         copied.publish()?;
     }

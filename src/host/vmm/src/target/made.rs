@@ -142,8 +142,10 @@ pub fn publish(files: &mut [Made]) -> Result<(), Errno> {
 enum Shown {
     /// What was there before.
     No,
-    /// This file; there was none, or it cannot come back.
+    /// This file; there was none.
     Yes,
+    /// This file; the earlier one cannot come back. Without both there would be nothing.
+    Instead,
     /// This file; the earlier one is under the hidden name.
     Exchanged,
 }
@@ -236,7 +238,7 @@ impl Draft {
             Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(folder, hidden, folder, name)?,
             other => other?,
         }
-        self.shown = Shown::Yes;
+        self.shown = if replaces { Shown::Instead } else { Shown::Yes };
         self.hidden = None;
         Ok(())
     }

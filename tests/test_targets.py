@@ -261,6 +261,50 @@ class TestWithRights(TargetTest):
 
         self.both(make)
 
+    def test_bind_mounted_elsewhere(self):
+        """A file that is seen at another place, too: there the new content is to be seen."""
+        def make(folder, stack):
+            path = folder / "target file.raw"
+            path.write_bytes(OLD)
+            (folder / "there\tnow").touch()
+            filesystems.run("mount", "--bind", path, folder / "there\tnow")
+            stack.callback(filesystems.run, "umount", folder / "there\tnow")
+            return path, [path.read_bytes, (folder / "there\tnow").read_bytes]
+
+        self.both(make)
+
+    def test_the_same_disk(self):
+        """What is read is never written over, also where no lock tells, as the stock tool does."""
+        path = Path(self.tmp, "disk.raw")
+        path.write_bytes(OLD + bytes(MIB - len(OLD)))
+        before = path.read_bytes()
+        os.link(path, path.with_name("second"))
+        with filesystems.loop_device(path) as device:
+            for words in (
+                ["dd", "-U", "if=disk.raw", "of=disk.raw"],
+                ["dd", "-U", "if=disk.raw", "of=second"],
+                ["convert", "-U", "-f", "raw", "-O", "raw", "disk.raw", "second"],
+                ["dd", f"if={device}", "of=disk.raw"],
+                ["dd", "if=disk.raw", f"of={device}"],
+                ["convert", "-f", "raw", "-O", "qcow2", device, "disk.raw"],
+                ["convert", "-n", "-f", "raw", "-O", "raw", "second", device],
+            ):
+                with self.subTest(words):
+                    out, err, status = self.run_instar(*words, cwd=self.tmp)
+                    self.assertEqual((out, status), ("", 1))
+                    self.assertIn("cannot be written: it is the same disk as", err)
+                    filesystems.run("blockdev", "--flushbufs", device)
+                    self.assertEqual(path.read_bytes(), before)
+
+    def test_rights_of_a_program(self):
+        """Rights that a program in the file would have do not pass to what replaces it."""
+        path, _ = plain(Path(self.tmp), None)
+        for mode in (0o6755, 0o4711, 0o2644):
+            path.write_bytes(OLD)
+            os.chmod(path, mode)
+            self.assertEqual(self.run_instar("convert", "-O", "raw", self.path("source.raw"), path), ("", "", 0))
+            self.assertEqual(oct(os.stat(path).st_mode & 0o7777), oct(mode if mode == 0o2644 else mode & 0o777))
+
     def test_loop_device(self):
         def make(folder, stack):
             path, ways = plain(folder, stack, OLD + bytes(MIB - len(OLD)))

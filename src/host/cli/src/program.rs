@@ -352,6 +352,13 @@ impl Program {
         self.room.set(Room::new(&limits));
         let isolation = self.config.isolation().map_err(|e| self.fail(&e))?;
         let Files { devices, force_share, .. } = files;
+        if let Some((written, read)) = instar_vmm::medium::written_and_read(&devices) {
+            let [written, read] = [written, read].map(|index| devices[index].path.as_os_str().as_encoded_bytes());
+            let [written, read] = [written, read].map(escape::terminal);
+            return Err(
+                self.fail(&format!("'{written}' cannot be written: it is the same disk as '{read}', which is read"))
+            );
+        }
         let policy = Policy { force_share, vouched: self.vouched.take(), ..self.policy()? };
         let mut stream = encode(&params);
         let mut kept = self.secrets.borrow_mut().hand_over();

@@ -15,6 +15,7 @@ mod layout;
 pub mod limits;
 mod lockdown;
 pub mod locks;
+pub mod medium;
 mod memory;
 mod page_tables;
 pub mod policy;

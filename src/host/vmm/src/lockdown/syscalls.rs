@@ -141,6 +141,7 @@ const PUBLISHER: &[(i64, When, &str)] = &[
     (libc::SYS_lseek, When::Always, "lengths; what is copied into a file that cannot be replaced"),
     (libc::SYS_pread64, When::Always, "the same"),
     (libc::SYS_pwrite64, When::Always, "the same"),
+    (libc::SYS_fallocate, When::Always, "the same"),
     (libc::SYS_mmap, When::Masked(2, EXECUTE, 0), "the allocator; never executable"),
     (libc::SYS_mprotect, When::Masked(2, EXECUTE, 0), "the same"),
     (libc::SYS_munmap, When::Always, "the allocator"),

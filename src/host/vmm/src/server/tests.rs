@@ -390,6 +390,7 @@ fn over(name: &str, content: &[u8], old: impl Fn(File) -> Old) -> (Bench, PathBu
 
 #[test]
 fn what_a_target_held_is_not_shown_and_goes_with_the_first_change() {
+    let _alone = crate::target::tests::alone();
     for (number, change) in [
         Request { len: 4, buf: 0, ..request(Op::Write) },
         Request { len: 4, ..request(Op::WriteZeroes) },

@@ -39,7 +39,7 @@ impl Attributes {
         let meta = file.metadata()?;
         Ok(Self {
             owner: (meta.uid(), meta.gid()),
-            mode: meta.mode() & RIGHTS,
+            mode: meta.mode() & RIGHTS & !of_the_old_content(meta.mode()),
             flags: rustix::fs::ioctl_getflags(file).ok().map(|flags| flags & FLAGS),
             project: Project::of(file),
             extended: extended(file)?,
@@ -98,6 +98,11 @@ impl Attributes {
     pub const fn rights(&self) -> Mode {
         Mode::from_raw_mode(self.mode)
     }
+}
+
+/// Whose rights a program has that is in the file: nothing that is to pass to what somebody writes into it.
+const fn of_the_old_content(mode: u32) -> u32 {
+    libc::S_ISUID | if mode & libc::S_IXGRP == 0 { 0 } else { libc::S_ISGID }
 }
 
 fn extended(file: &File) -> io::Result<BTreeMap<CString, Vec<u8>>> {

@@ -8,13 +8,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode as Permissions, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode as Permissions, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::attributes::Attributes;
 use super::copied::{self, Copied};
 use super::keep::Keep;
 use super::place::{Place, identity};
+use super::swap::{self, Shown};
 use super::{Cache, Error, lock};
 
 /// A file that is being made.
@@ -122,32 +123,22 @@ pub fn publish(files: &mut [Made]) -> Result<(), Errno> {
             draft.hide()?;
         }
     }
-    copied::check_room(files.iter().filter_map(Made::as_copied))?;
-    for copied in files.iter().filter_map(Made::as_copied) {
+    let copied = || files.iter().filter_map(Made::as_copied);
+    copied::check_room(copied())?;
+    for copied in copied() {
+        copied.reserve()?;
+    }
+    for copied in copied() {
         copied.publish()?;
     }
     let mut drafts: Vec<&mut Draft> = files.iter_mut().rev().filter_map(Made::as_draft).collect();
-    let count = drafts.len();
-    for (index, draft) in drafts.iter_mut().enumerate() {
-        draft.show(index + 1 == count)?;
+    for draft in &mut drafts {
+        draft.show(several)?;
     }
     for draft in drafts {
         draft.settle();
     }
     Ok(())
-}
-
-/// What is under the final name.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shown {
-    /// What was there before.
-    No,
-    /// This file; there was none.
-    Yes,
-    /// This file; the earlier one cannot come back. Without both there would be nothing.
-    Instead,
-    /// This file; the earlier one is under the hidden name.
-    Exchanged,
 }
 
 /// A file without its final name.
@@ -207,8 +198,8 @@ impl Draft {
         }
     }
 
-    /// Puts it under its final name. `for_good`: nothing that could fail comes after it.
-    fn show(&mut self, for_good: bool) -> Result<(), Errno> {
+    /// Puts it under its final name. `undone`: that may have to be undone.
+    fn show(&mut self, undone: bool) -> Result<(), Errno> {
         let replaces = self.replaces()?;
         if let Some(replaced) = self.replaced.as_ref().filter(|_| replaces) {
             // What somebody changed meanwhile, to close the file to others for example, holds.
@@ -221,24 +212,16 @@ impl Draft {
         }
         if self.hidden.is_none() && !replaces {
             self.link(&self.place.name)?;
-            self.shown = Shown::Yes;
+            self.shown = Shown::New;
             return Ok(());
         }
         self.hide()?;
         let Some(hidden) = &self.hidden else { return Err(Errno::NOENT) };
-        let Place { folder, name, .. } = &self.place;
-        let exchange = || rustix::fs::renameat_with(folder, hidden, folder, name, RenameFlags::EXCHANGE);
-        if replaces && !for_good && exchange().is_ok() {
-            self.shown = Shown::Exchanged;
-            return Ok(());
-        }
-        // For good, or a file system that cannot exchange names, or the earlier file is gone meanwhile.
-        let anew = || rustix::fs::renameat_with(folder, hidden, folder, name, RenameFlags::NOREPLACE);
-        match if replaces { Err(Errno::INVAL) } else { anew() } {
-            Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(folder, hidden, folder, name)?,
-            other => other?,
-        }
-        self.shown = if replaces { Shown::Instead } else { Shown::Yes };
+        self.shown = match &self.replaced {
+            Some(earlier) if replaces => swap::replace(&self.place, hidden, earlier, undone)?,
+            // It is gone meanwhile, or there never was one.
+            _ => swap::name(&self.place, hidden)?,
+        };
         self.hidden = None;
         Ok(())
     }
@@ -255,27 +238,29 @@ impl Draft {
 
     /// The earlier file goes.
     fn settle(&mut self) {
-        if self.shown == Shown::Exchanged {
-            self.remove(self.hidden.as_ref());
+        if let Shown::Over(Some(earlier)) = &self.shown {
+            self.remove(Some(earlier));
         }
     }
 
     /// The folder gets to be as it was.
     fn take_back(&self) {
         let Place { folder, name, .. } = &self.place;
-        let exchange = |hidden| rustix::fs::renameat_with(folder, hidden, folder, name, RenameFlags::EXCHANGE);
-        if let (Shown::Exchanged, Some(hidden)) = (self.shown, &self.hidden)
-            && exchange(hidden).is_err()
-        {
-            // The hidden one is the earlier file.
+        self.remove(self.hidden.as_ref());
+        if self.shown == Shown::No {
             return;
         }
-        if self.shown == Shown::Yes {
-            // Unless somebody else has put another one there.
-            let own = rustix::fs::fstat(&self.file).ok().map(|stat| identity(&stat));
-            self.remove(Some(name).filter(|_| self.place.there().is_ok_and(|there| there == own)));
-        } else {
-            self.remove(self.hidden.as_ref());
+        // Unless somebody else has put another one there.
+        let own = rustix::fs::fstat(&self.file).ok().map(|stat| identity(&stat));
+        let is_own = self.place.there().is_ok_and(|there| there == own);
+        match &self.shown {
+            Shown::Over(Some(earlier)) if is_own => {
+                // If that fails, the earlier file is there still, under its hidden name.
+                let _ = rustix::fs::renameat(folder, earlier, folder, name);
+            }
+            Shown::Over(Some(earlier)) => self.remove(Some(earlier)),
+            Shown::New => self.remove(Some(name).filter(|_| is_own)),
+            Shown::No | Shown::Over(None) => {}
         }
     }
 
@@ -327,7 +312,7 @@ fn rights_of_new(place: &Place) -> Permissions {
 }
 
 /// Does something with a hidden name that nothing has yet, and that nobody can foresee.
-fn untaken<T>(name: &CStr, with: impl Fn(&CStr) -> Result<T, Errno>) -> Result<(T, CString), Errno> {
+pub fn untaken<T>(name: &CStr, with: impl Fn(&CStr) -> Result<T, Errno>) -> Result<(T, CString), Errno> {
     const TRIES: usize = 16;
     for _ in 0..TRIES {
         let hidden = hidden_name(OsStr::from_bytes(name.to_bytes()))?;
@@ -387,7 +372,7 @@ mod tests {
             replaced: None,
             shown: Shown::No,
         };
-        draft.show(true).expect("there is nothing yet");
+        draft.show(false).expect("there is nothing yet");
         let plain = folder.join("plain");
         std::fs::write(&plain, b"").expect("room on the disk");
         let mode = |path: &Path| std::fs::metadata(path).expect("it is there").mode();

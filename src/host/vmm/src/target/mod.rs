@@ -20,6 +20,7 @@ mod made;
 mod old;
 mod place;
 mod publisher;
+mod swap;
 
 use std::fs::File;
 use std::io;
@@ -201,4 +202,4 @@ pub fn absolute(path: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -310,6 +310,7 @@ mod tests {
     /// The race of a worker that asks for a file while another seals: the answer comes, and nobody takes it.
     #[test]
     fn a_late_answer_is_not_taken_for_another_questions() {
+        let _alone = crate::target::tests::alone();
         let folder = std::env::temp_dir().join(format!("instar-publisher-late-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder for the test");
         let (target, ..) = Target::create(&folder.join("new"), Cache::default(), 0).expect("a new file");

@@ -1,8 +1,15 @@
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use instar_abi::ring::Beside;
 
 use super::*;
+
+/// For tests with publishers: one that is forked while another test has a file open holds that, too.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn folder(name: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("instar-target-{name}-{}", std::process::id()));
@@ -12,6 +19,7 @@ fn folder(name: &str) -> PathBuf {
 
 #[test]
 fn a_target_appears_when_it_is_published_and_not_before() {
+    let _alone = alone();
     let folder = folder("publish");
     let path = folder.join("new");
     let (target, Written { file, fresh, .. }) = Target::create(&path, Cache::default(), 0).expect("a new file");
@@ -24,6 +32,7 @@ fn a_target_appears_when_it_is_published_and_not_before() {
 
 #[test]
 fn an_existing_file_stays_until_then_and_keeps_its_rights() {
+    let _alone = alone();
     use std::os::unix::fs::PermissionsExt;
     let folder = folder("replace");
     let path = folder.join("old");
@@ -44,6 +53,7 @@ fn an_existing_file_stays_until_then_and_keeps_its_rights() {
 
 #[test]
 fn a_link_is_followed_whether_its_target_is_there_or_not() {
+    let _alone = alone();
     let folder = folder("link");
     let link = folder.join("link");
     std::os::unix::fs::symlink("real", &link).expect("a link");
@@ -61,8 +71,9 @@ fn a_link_is_followed_whether_its_target_is_there_or_not() {
 
 #[test]
 fn a_file_with_several_names_is_written_where_it_is_and_emptied_when_it_changes() {
+    let _alone = alone();
     let folder = folder("names");
-    // Files of their own: a publisher of another test may have been forked with one of these open, and locked.
+
     let of_two_names = |name: &str| {
         let (one, other) = (folder.join(name), folder.join(format!("{name}-too")));
         std::fs::write(&one, b"old").expect("room on the disk");
@@ -99,6 +110,7 @@ fn a_file_with_several_names_is_written_where_it_is_and_emptied_when_it_changes(
 
 #[test]
 fn a_target_in_use_is_refused_and_so_is_what_is_no_file() {
+    let _alone = alone();
     let folder = folder("refused");
     let path = folder.join("used");
     std::fs::write(&path, b"old").expect("room on the disk");
@@ -139,6 +151,7 @@ fn of_three(folder: &Path) -> (Target, Vec<File>) {
 
 #[test]
 fn files_beside_a_target_appear_with_it() {
+    let _alone = alone();
     let folder = folder("beside");
     let (target, _files) = of_three(&folder);
     assert!(names(&folder).is_empty());
@@ -153,6 +166,7 @@ fn files_beside_a_target_appear_with_it() {
 
 #[test]
 fn all_are_published_or_none() {
+    let _alone = alone();
     let folder = folder("together");
     std::fs::write(folder.join("disk-s002.x"), b"old").expect("room on the disk");
     let (target, _files) = of_three(&folder);
@@ -171,6 +185,7 @@ fn all_are_published_or_none() {
 
 #[test]
 fn files_that_are_not_made() {
+    let _alone = alone();
     let folder = folder("not-made");
     let (target, _files) = of_three(&folder);
     let maker = target.maker().expect("it is a file");

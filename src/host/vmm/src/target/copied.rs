@@ -102,7 +102,7 @@ impl Copied {
 
     /// What the file held there becomes zeroes.
     fn clear(&self, from: u64, to: u64) -> io::Result<()> {
-        const ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
         let to = to.min(self.into.metadata()?.len());
         let Some(mut len) = to.checked_sub(from).filter(|len| *len > 0) else { return Ok(()) };
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;

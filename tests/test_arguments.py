@@ -114,3 +114,49 @@ class TestArguments(InstarTestBase):
             "convert -o , -l snapshot.x=1 a.qcow2 n",
             "convert -l snapshot.x=1 -c -C a.qcow2 n",
         )
+
+    def test_options_that_a_release_does_not_have(self):
+        """Of a format, whichever command is given them."""
+        for option in ("keep_data_file=off", "compression_type=zlib", "nosuch=1"):
+            self.same(
+                f"create -f qcow2 -o {option} n 1M",
+                f"convert -O qcow2 -o {option} a.qcow2 n",
+                f"measure -O qcow2 -o {option} a.qcow2",
+                f"measure -O qcow2 -o {option} --size 1M",
+            )
+
+
+class TestExtensions(InstarTestBase):
+    """What only instar can do is done under the other name, too, if it is asked for."""
+
+    #: What is done, and what says so where it is not allowed.
+    ABILITIES = (
+        ("resize v.vmdk 2M", "does not support resize"),
+        ("resize v.vhdx 64M", "does not support resize"),
+        ("resize v.vdi 2M", "does not support resize"),
+        ("resize v.vpc 2M", "does not support resize"),
+        ("resize v.parallels 2M", "does not support resize"),
+        ("check v.vpc", "does not support checks"),
+        ("rebase -u -b  v.vmdk", "Operation not supported"),
+        ("create -f vpc -b v.vpc -F vpc n.vpc", "Backing file not supported"),
+        ("create -f vhdx -b v.vhdx -F vhdx n.vhdx", "Backing file not supported"),
+        ("convert -O vpc -B v.vpc -F vpc v.vpc m.vpc", "Backing file not supported"),
+    )
+
+    def test_each_ability(self):
+        for asked in (("--extensions",), ()):
+            for command, refusal in self.ABILITIES:
+                with self.subTest(command, asked=asked):
+                    for format in ("vmdk", "vhdx", "vdi", "vpc", "parallels"):
+                        self.make("qemu-img", "create", "-q", "-f", format, f"v.{format}", "1M")
+                    words = command.split(" ")
+                    theirs = self.run_qemu_img(*words, cwd=self.tmp)
+                    self.assertNotEqual(theirs[2], 0, "the stock tool can do it")
+                    _, err, status = self.run_as_qemu_img(*asked, *words, cwd=self.tmp)
+                    if asked:
+                        self.assertEqual((err, status), ("", 0))
+                    else:
+                        self.assertIn(refusal, err)
+                        self.assertEqual(status, theirs[2])
+                        if words[0] != "convert":
+                            self.assertIn(refusal, theirs[1])

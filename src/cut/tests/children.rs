@@ -151,7 +151,7 @@ fn resize_of_a_child() {
             Image { name: "old", format: "vpc", watch: Watch::Read },
         ];
         let mut scenario = scenario("resize", images(ALL[0]), &images_of);
-        scenario.params.set("size", to).set("preallocation", "off").set("shrink", true).set("extensions", true);
+        scenario.params.set("size", to).set("preallocation", "off").set("shrink", true);
         assert!(scenario.run() > 3, "{to}");
     }
 }

@@ -74,7 +74,7 @@ fn run(op: &str, format: &str, bytes: Vec<u8>, size: u64) {
         params.set("target", image).set("sources", vec![named(source.0, "source", "raw")]).set("sparse", 4096u64);
     } else {
         params.set("image", named(target.0, "target", format)).set("size", size).set("shrink", true);
-        params.set("preallocation", "off").set("extensions", true);
+        params.set("preallocation", "off");
     }
     let status = instar_ops::run(&machine, &params);
     assert!(status <= 1, "{status}");

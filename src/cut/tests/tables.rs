@@ -202,7 +202,7 @@ fn resized(format: &'static str, options: &str, from: &str, writes: &[&str], to:
     write(&folder, format, "top", writes);
     let top = Image { name: "top", format, watch: Watch::Whole };
     let mut scenario = Scenario::new("resize", folder, &[top]);
-    scenario.params.set("size", to).set("preallocation", "off").set("shrink", true).set("extensions", true);
+    scenario.params.set("size", to).set("preallocation", "off").set("shrink", true);
     scenario.run()
 }
 

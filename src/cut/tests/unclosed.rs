@@ -21,7 +21,7 @@ fn image(format: &str, options: &str) -> Folder {
 
 fn resize(folder: Folder, format: &'static str, size: u64) -> usize {
     let mut scenario = Scenario::new("resize", folder, &[Image { name: "top", format, watch: Watch::Whole }]);
-    scenario.params.set("size", size).set("preallocation", "off").set("shrink", true).set("extensions", true);
+    scenario.params.set("size", size).set("preallocation", "off").set("shrink", true);
     scenario.unclosed = true;
     scenario.run()
 }

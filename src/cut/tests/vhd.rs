@@ -62,7 +62,7 @@ fn resize(folder: Folder, format: &'static str, to: u64) -> usize {
     scenario.subsets = 1;
     // All that is written to any of them lies there.
     scenario.head = (to > 100 * MIB).then_some(16);
-    scenario.params.set("size", to).set("preallocation", "off").set("shrink", true).set("extensions", true);
+    scenario.params.set("size", to).set("preallocation", "off").set("shrink", true);
     scenario.run()
 }
 
@@ -90,7 +90,7 @@ fn a_table_that_moved_comes_back() {
     image.set("device", u64::from(device.0)).set("filename", "top").set("format", "vpc");
     let mut params = Value::map();
     params.set("op", "resize").set("version-major", 10u64).set("version-minor", 0u64).set("image", image);
-    params.set("size", 300 * MIB).set("extensions", true);
+    params.set("size", 300 * MIB);
     assert_eq!(instar_ops::run(&machine, &params), 0, "{:?}", machine.emitted());
     let bytes = machine.disk(device).to_bytes();
     std::fs::write(folder.path("top"), &bytes).expect("there is room");

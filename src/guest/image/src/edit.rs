@@ -98,11 +98,6 @@ pub trait Editing: Sync {
         false
     }
 
-    /// What the stock tool does not do with this format: naming another backing file.
-    fn rebase_is_extension(&self) -> bool {
-        false
-    }
-
     /// An image can say that its backing file is of this format; of others, readers find out themselves.
     fn names_backing_format(&self, _format: &str) -> bool {
         true

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use crate::options::OptionSpec;
 use crate::{
-    Bitmaps, CheckContext, CheckReport, Creator, DeviceId, Editing, Error, Extent, Machine, Packed, Resizer, Result,
-    Source, Value, Version,
+    Ability, Bitmaps, CheckContext, CheckReport, Creator, DeviceId, Editing, Error, Extent, Machine, Packed, Resizer,
+    Result, Source, Value, Version,
 };
 
 /// What probing may look at.
@@ -267,9 +267,9 @@ pub trait Format: Sync {
         self.open(cx)
     }
 
-    /// `check` of this format is something that the stock tool does not have.
-    fn check_is_extension(&self) -> bool {
-        false
+    /// What can be done with its images that the stock tool cannot do.
+    fn extensions(&self) -> &'static [Ability] {
+        &[]
     }
 
     /// The checks that keep its images in their place. Never empty.

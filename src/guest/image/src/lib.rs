@@ -8,6 +8,7 @@
 
 extern crate alloc;
 
+pub mod ability;
 pub mod bitmap;
 pub mod bits;
 pub mod blocks;
@@ -33,6 +34,7 @@ pub mod version;
 pub mod windows;
 pub mod write;
 
+pub use ability::{Ability, allowed};
 pub use bitmap::{Bitmaps, DirtyBitmap};
 pub use check::{CheckContext, CheckReport, Findings};
 pub use edit::{EditContext, Editing, Editor, NewBacking};

@@ -72,11 +72,6 @@ impl Preallocation {
 
 /// Resizes images of one format.
 pub trait Resizer: Sync {
-    /// The stock tool cannot: only done under our own name.
-    fn extension(&self) -> bool {
-        false
-    }
-
     /// Plans and carries out the steps.
     fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()>;
 }

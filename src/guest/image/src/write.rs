@@ -57,12 +57,6 @@ pub trait Creator: Sync {
         false
     }
 
-    /// Images of this format can have one, but the stock tool cannot make them: [`Creator::create_child`] does so
-    /// under our own name.
-    fn backs_as_extension(&self) -> bool {
-        false
-    }
-
     /// Makes an image over the one on `parent`, which [`CreateContext::backing`] names.
     fn create_child<'a>(&self, cx: CreateContext<'a, '_>, _parent: DeviceId) -> Result<Box<dyn Writer + 'a>> {
         self.create(cx)

@@ -6,7 +6,7 @@
 use alloc::string::String;
 
 use instar_image::machine::SAY_MAX;
-use instar_image::{CheckContext, CheckReport, Error, Findings, Machine, Result, Value, Version};
+use instar_image::{Ability, CheckContext, CheckReport, Error, Findings, Machine, Result, Value, Version};
 
 use crate::open::{ImageSpec, Opening};
 
@@ -19,7 +19,7 @@ const LEAKS: u8 = 3;
 /// Exit status: the format has nothing to check.
 const UNSUPPORTED: u8 = 63;
 
-/// Emits `check`, the counts. `stock`: only what the stock tool can check.
+/// Emits `check`, the counts.
 pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
     let image = params.get("image").ok_or_else(|| Error::usage("check without an image"))?;
     let spec = ImageSpec::from_value(image)?;
@@ -31,7 +31,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     for warning in chain.layers.iter().flat_map(|l| l.image.warnings()) {
         lines.error(&alloc::format!("warning: {warning}"))?;
     }
-    let known = !(top.format.check_is_extension() && params.flag("stock"));
+    let known = instar_image::allowed(top.format, Ability::Check, machine.source());
     if !known {
         // It is opened as for any other command then, and that can fail.
         opening.chain(&spec)?;

@@ -12,7 +12,9 @@ use instar_image::chain::Chain;
 use instar_image::machine::display_name;
 use instar_image::names::{combine, without_file};
 use instar_image::write::{Target, Writer};
-use instar_image::{EditContext, Editor, Error, Kind, Machine, Preallocation, ResizeContext, Result, Value, Version};
+use instar_image::{
+    Ability, EditContext, Editor, Error, Kind, Machine, Preallocation, ResizeContext, Result, Value, Version, allowed,
+};
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
@@ -109,8 +111,8 @@ fn grow<'a>(
     options: &[(String, String)],
 ) -> Result<()> {
     let layer = chain.layers.get(depth).ok_or_else(|| Error::corrupt("no such layer"))?;
-    let stock = opening.machine.is_stock();
-    let resizer = layer.format.resizer().filter(|resizer| !(stock && resizer.extension())).ok_or_else(|| {
+    let may = allowed(layer.format, Ability::Resize, opening.machine.source());
+    let resizer = layer.format.resizer().filter(|_| may).ok_or_else(|| {
         let name = layer.format.name();
         Error::unsupported("Block job failed: Operation not supported")
             .with_hint(format!("images of the format {name} keep their size"))

@@ -8,7 +8,9 @@ use alloc::vec::Vec;
 
 use instar_image::machine::display_name;
 use instar_image::options::{OptionKind, OptionSpec, Options, number, size};
-use instar_image::{Backing, CreateContext, Creator, DeviceId, Error, Format, Kind, Machine, Result, Value, Version};
+use instar_image::{
+    Ability, Backing, CreateContext, Creator, DeviceId, Error, Format, Kind, Machine, Result, Value, Version, allowed,
+};
 
 use crate::open::{ImageSpec, Opening};
 use crate::option_help::{self, creator_of, format_named};
@@ -101,14 +103,14 @@ fn plan(machine: &dyn Machine, request: &Request<'_>, version: Version) -> Resul
     }
     let creator = creator_of(format)?;
     let specs: Vec<OptionSpec> = option_help::options(format, version).copied().collect();
-    let mut options = Options::parse(&request.options, &specs)?;
+    let mut options = option_help::parse(format, &request.options, version)?;
     match (request.size, options.get("size")) {
         (Some(_), Some(_)) => return Err(Error::usage("The image size must be specified only once")),
         (Some(bytes), None) => options.set("size", &bytes.to_string()),
         _ => {}
     }
     let name = format.name();
-    let child = creator.backs_as_extension() && !machine.is_stock();
+    let child = makes_child(format, machine);
     let has = |option: &str| child || specs.iter().any(|spec| spec.name == option);
     if let Some(file) = request.backing {
         if !has("backing_file") {
@@ -219,6 +221,12 @@ fn signed(number: Result<u64>) -> String {
     number.unwrap_or_default().cast_signed().to_string()
 }
 
+/// Whether a new image of the format stands on a backing file as a child that knows more of its parent than a name: none
+/// that the stock tool makes does.
+pub fn makes_child(format: &dyn Format, machine: &dyn Machine) -> bool {
+    format.extensions().contains(&Ability::Child) && allowed(format, Ability::Child, machine.source())
+}
+
 /// The device of a parent that its child must know more of than its name.
 fn parent(request: &Request<'_>) -> Result<DeviceId> {
     let unopened = || Error::usage("The parent must be opened to be recorded in an image of this format");
@@ -248,7 +256,7 @@ fn make(machine: &dyn Machine, request: &Request<'_>, plan: &Plan, version: Vers
         compressed: false,
         version,
     };
-    let parent = if plan.creator.backs_as_extension() { plan.backing.as_ref().map(|_| parent(request)) } else { None };
+    let parent = if makes_child(plan.format, machine) { plan.backing.as_ref().map(|_| parent(request)) } else { None };
     let writer = match parent {
         Some(parent) => parent.and_then(|parent| plan.creator.create_child(cx, parent)),
         None => plan.creator.create(cx),

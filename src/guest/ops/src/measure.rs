@@ -35,7 +35,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
             _ => None,
         })
         .collect();
-    let options = Options::parse(&texts, format.create_options()).map_err(|error| {
+    let options = option_help::parse(format, &texts, version).map_err(|error| {
         Error::usage(alloc::format!("Invalid options for file format '{}'", format.name())).after(error.message)
     })?;
     machine.seal()?;

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use instar_image::options::{OptionKind, OptionSpec};
+use instar_image::options::{OptionKind, OptionSpec, Options};
 use instar_image::{Creator, Error, Format, Machine, Result, Value, Version};
 
 /// Options of the file that an image is in, whatever its format.
@@ -30,6 +30,12 @@ pub fn run(machine: &dyn Machine, format: &str, version: Version) -> Result<u8> 
 /// The options that a format has in that release, in the order of `-o help`.
 pub fn options(format: &dyn Format, version: Version) -> impl Iterator<Item = &'static OptionSpec> + '_ {
     format.create_options().iter().filter(move |option| version >= format.option_since(option.name))
+}
+
+/// What `-o` says for a new image of the format, as far as that release has such options.
+pub fn parse(format: &dyn Format, texts: &[&str], version: Version) -> Result<Options> {
+    let specs: Vec<OptionSpec> = options(format, version).copied().collect();
+    Options::parse(texts, &specs)
 }
 
 /// The option is one of the file, not of the format.

@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
-use instar_image::{Error, Machine, Preallocation, ResizeContext, Result, Value, Version};
+use instar_image::{Ability, Error, Machine, Preallocation, ResizeContext, Result, Value, Version, allowed};
 
 use crate::copy::fill::read_at;
 use crate::open::{ImageSpec, Opening};
@@ -42,8 +42,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
             _ => format!("offset({size}) exceeds maximum({SIZE_MAX})"),
         }));
     }
-    let extensions = params.flag("extensions");
-    let resizer = format.resizer().filter(|resizer| extensions || !resizer.extension()).ok_or_else(|| {
+    let may = allowed(format, Ability::Resize, machine.source());
+    let resizer = format.resizer().filter(|_| may).ok_or_else(|| {
         Error::unsupported("Image format driver does not support resize")
             .with_hint(format!("images of the format {} keep their size", format.name()))
     })?;

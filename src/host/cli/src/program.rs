@@ -473,7 +473,7 @@ impl Program {
         params
             .set("op", operation)
             .set("program", self.name)
-            .set("stock", self.is_stock())
+            .set("stock", self.is_stock() && !self.config.flag("extensions").unwrap_or(false))
             .set("version-major", u64::from(self.version.major))
             .set("version-minor", u64::from(self.version.minor));
         params

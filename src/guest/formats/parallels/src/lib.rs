@@ -24,8 +24,8 @@ use instar_image::bitmap::RunSink;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    Bitmaps, CheckContext, CheckReport, Creator, Description, DeviceId, DirtyBitmap, Editing, Extent, Format, Image,
-    OpenContext, Probe, Resizer, Result, SafetyCheck,
+    Ability, Bitmaps, CheckContext, CheckReport, Creator, Description, DeviceId, DirtyBitmap, Editing, Extent, Format,
+    Image, OpenContext, Probe, Resizer, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -41,6 +41,10 @@ pub struct Parallels;
 impl Format for Parallels {
     fn name(&self) -> &'static str {
         "parallels"
+    }
+
+    fn extensions(&self) -> &'static [Ability] {
+        &[Ability::Resize]
     }
 
     fn probe(&self, probe: &Probe<'_>) -> u32 {

@@ -19,10 +19,6 @@ use crate::layout::{ENTRIES_MAX, ENTRY, HEADER_LEN, IN_USE, PER_CYLINDER, SECTOR
 pub struct ParallelsResizer;
 
 impl Resizer for ParallelsResizer {
-    fn extension(&self) -> bool {
-        true
-    }
-
     fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
         if cx.preallocation != Preallocation::Off {
             return Err(Error::unsupported(format!("Unsupported preallocation mode '{}'", cx.preallocation.name())));

@@ -21,8 +21,8 @@ use alloc::boxed::Box;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, Mapping, OpenContext,
-    Probe, Resizer, Result, SafetyCheck,
+    Ability, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, Mapping,
+    OpenContext, Probe, Resizer, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -35,6 +35,10 @@ pub struct Vdi;
 impl Format for Vdi {
     fn name(&self) -> &'static str {
         "vdi"
+    }
+
+    fn extensions(&self) -> &'static [Ability] {
+        &[Ability::Resize]
     }
 
     fn probe(&self, probe: &Probe<'_>) -> u32 {

@@ -28,10 +28,6 @@ const USED_MAX: u64 = 1 << 28;
 pub struct VdiResizer;
 
 impl Resizer for VdiResizer {
-    fn extension(&self) -> bool {
-        true
-    }
-
     fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
         if cx.preallocation != Preallocation::Off {
             return Err(Error::unsupported(format!("Unsupported preallocation mode '{}'", cx.preallocation.name())));

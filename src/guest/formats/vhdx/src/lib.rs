@@ -29,8 +29,8 @@ use alloc::sync::Arc;
 use instar_image::format::Wanted;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, CheckContext, CheckReport, Creator, Description, Editing, Extent, Format, Image, OpenContext, Probe,
-    Resizer, Result, SafetyCheck,
+    Ability, Backing, CheckContext, CheckReport, Creator, Description, Editing, Extent, Format, Image, OpenContext,
+    Probe, Resizer, Result, SafetyCheck,
 };
 
 use crate::bat::{Geometry, verify};
@@ -48,6 +48,10 @@ pub struct Vhdx;
 impl Format for Vhdx {
     fn name(&self) -> &'static str {
         "vhdx"
+    }
+
+    fn extensions(&self) -> &'static [Ability] {
+        &[Ability::Resize, Ability::Rebase, Ability::Child]
     }
 
     fn probe(&self, probe: &Probe<'_>) -> u32 {

@@ -29,10 +29,6 @@ const AT_ONCE: u64 = 1 << 16;
 pub struct VhdxResizer;
 
 impl Resizer for VhdxResizer {
-    fn extension(&self) -> bool {
-        true
-    }
-
     fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
         let edit = EditContext::of_resize(&cx);
         let opened = OpenContext::of_edit(&edit);

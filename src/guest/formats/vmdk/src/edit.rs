@@ -27,10 +27,6 @@ impl Editing for VmdkEditing {
         true
     }
 
-    fn rebase_is_extension(&self) -> bool {
-        true
-    }
-
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
         Ok(Box::new(VmdkEditor::open(&cx)?))
     }

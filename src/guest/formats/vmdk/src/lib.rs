@@ -33,8 +33,8 @@ use instar_image::machine::display_name;
 use instar_image::names::{beside, without_protocol};
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image, Mapping,
-    OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Value, Version,
+    Ability, Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
+    Mapping, OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Value, Version,
 };
 use spin::Mutex;
 
@@ -50,6 +50,10 @@ pub struct Vmdk;
 impl Format for Vmdk {
     fn name(&self) -> &'static str {
         "vmdk"
+    }
+
+    fn extensions(&self) -> &'static [Ability] {
+        &[Ability::Resize, Ability::Rebase]
     }
 
     fn probe(&self, probe: &Probe<'_>) -> u32 {

@@ -25,10 +25,6 @@ const SIZE_MAX: u64 = (1 << 41) - (1 << 30);
 pub struct VmdkResizer;
 
 impl Resizer for VmdkResizer {
-    fn extension(&self) -> bool {
-        true
-    }
-
     fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
         if cx.preallocation != Preallocation::Off {
             return Err(Error::unsupported(format!("Unsupported preallocation mode '{}'", cx.preallocation.name())));

@@ -22,8 +22,8 @@ use instar_image::format::Wanted;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::runs::RunMap;
 use instar_image::{
-    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image, Mapping,
-    OpenContext, Probe, Resizer, Result, SafetyCheck,
+    Ability, Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
+    Mapping, OpenContext, Probe, Resizer, Result, SafetyCheck,
 };
 
 use crate::check::Subject;
@@ -37,6 +37,10 @@ pub struct Vpc;
 impl Format for Vpc {
     fn name(&self) -> &'static str {
         "vpc"
+    }
+
+    fn extensions(&self) -> &'static [Ability] {
+        &[Ability::Check, Ability::Resize, Ability::Rebase, Ability::Child]
     }
 
     fn probe(&self, probe: &Probe<'_>) -> u32 {
@@ -61,10 +65,6 @@ impl Format for Vpc {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::VpcCreator)
-    }
-
-    fn check_is_extension(&self) -> bool {
-        true
     }
 
     fn editing(&self) -> Option<&dyn Editing> {

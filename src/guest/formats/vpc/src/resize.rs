@@ -29,10 +29,6 @@ const AT_ONCE: usize = 1 << 13;
 pub struct VpcResizer;
 
 impl Resizer for VpcResizer {
-    fn extension(&self) -> bool {
-        true
-    }
-
     fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
         let edit = EditContext::of_resize(&cx);
         check_driver_options("vpc", edit.options, &["force_size_calc"])?;

@@ -124,13 +124,13 @@ fn writer<'a>(
     let name = format.name();
     let creator = option_help::creator_of(format)?;
     let texts: Vec<&str> = params.options.iter().map(String::as_str).collect();
-    let options = Options::parse(&texts, format.create_options())?;
+    let options = option_help::parse(format, &texts, version)?;
     let backing = params.backing(&options);
     if params.bitmaps.is_some() && !creator.keeps_bitmaps(&options) {
         return Err(bitmaps::unsupported(name));
     }
     // The identity of the file that it stands on is recorded in an image of some formats.
-    let parent = params.backing_image.as_ref().filter(|_| creator.backs_as_extension() && !machine.is_stock());
+    let parent = params.backing_image.as_ref().filter(|_| crate::create::makes_child(format, machine));
     let parent = parent.map(|image| image.device);
     if backing.is_some() && !creator.can_back() && parent.is_none() {
         return Err(Error::usage(format!("Backing file not supported for file format '{name}'")));

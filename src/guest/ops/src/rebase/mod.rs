@@ -13,7 +13,8 @@ use instar_image::chain::Chain;
 use instar_image::limits::BACKING_NAME_MAX;
 use instar_image::machine::display_name;
 use instar_image::{
-    Backing, EditContext, Editing, Editor, Error, Format, Machine, NewBacking, Result, Value, Version, Writer,
+    Ability, Backing, EditContext, Editing, Editor, Error, Format, Machine, NewBacking, Result, Value, Version, Writer,
+    allowed,
 };
 
 use crate::copy::plan::Planner;
@@ -96,7 +97,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     if tells_nothing && version >= Version::V10_0 {
         return Err(Error::unsupported("could not get block driver info"));
     }
-    let editing = checked(&params, format, machine.is_stock(), version)?;
+    let editing = checked(&params, format, machine, version)?;
     let new = match &params.new {
         Some(spec) => as_it_will_be_read(opening, editing, spec).map_err(|e| not_opened(spec, e))?,
         None => Chain { layers: Vec::new() },
@@ -155,7 +156,7 @@ fn not_opened(spec: &ImageSpec, mut error: Error) -> Error {
 fn checked(
     params: &Params,
     format: &'static dyn Format,
-    is_stock: bool,
+    machine: &dyn Machine,
     version: Version,
 ) -> Result<&'static dyn Editing> {
     if params.format.is_none() && !params.name.is_empty() && version > Version::V5_2 {
@@ -163,7 +164,7 @@ fn checked(
             .could_not_change(Error::usage("backing format must be specified"))
             .with_hint("-F says which format the new backing file has"));
     }
-    let can = |editing: &&dyn Editing| editing.can_rebase() && !(is_stock && editing.rebase_is_extension());
+    let can = |editing: &&dyn Editing| editing.can_rebase() && allowed(format, Ability::Rebase, machine.source());
     let editing = format.editing().filter(can).ok_or_else(|| {
         let name = format.name();
         params

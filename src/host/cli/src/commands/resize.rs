@@ -65,8 +65,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         .set("image", image_params(&image, 0))
         .set("size", bytes)
         .set("relative", sign)
-        .set("shrink", parsed.has("shrink"))
-        .set("extensions", !program.is_stock());
+        .set("shrink", parsed.has("shrink"));
     if let Some(mode) = parsed.text("preallocation") {
         params.set("preallocation", mode);
     }

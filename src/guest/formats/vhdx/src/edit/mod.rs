@@ -36,10 +36,6 @@ impl Editing for VhdxEditing {
         true
     }
 
-    fn rebase_is_extension(&self) -> bool {
-        true
-    }
-
     fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
         crate::replay::recover(machine, cx)
     }

@@ -54,10 +54,6 @@ pub const SHOWN: &[(&str, Option<&str>)] = &[
 pub struct VhdxCreator;
 
 impl Creator for VhdxCreator {
-    fn backs_as_extension(&self) -> bool {
-        true
-    }
-
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
         let spec = Spec::read(&cx)?;
         if spec.fixed { fixed::create(&cx, spec) } else { dynamic::create(&cx, spec, None) }

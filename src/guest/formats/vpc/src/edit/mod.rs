@@ -33,10 +33,6 @@ impl Editing for VpcEditing {
         true
     }
 
-    fn rebase_is_extension(&self) -> bool {
-        true
-    }
-
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
         check_driver_options("vpc", cx.options, &["force_size_calc"])?;
         let opened = OpenContext::of_edit(&cx);

@@ -42,10 +42,6 @@ pub const SHOWN: &[(&str, Option<&str>)] = &[("size", None), ("subformat", None)
 pub struct VpcCreator;
 
 impl Creator for VpcCreator {
-    fn backs_as_extension(&self) -> bool {
-        true
-    }
-
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
         of_file::check_preallocation(cx.options)?;
         let spec = Spec::read(&cx)?;

@@ -1,8 +1,10 @@
 """`bench`: the words are the stock tool's, but for the time it took."""
 
 import os
+import random
 import re
 import shutil
+from pathlib import Path
 
 from tests.base import InstarTestBase
 
@@ -185,3 +187,47 @@ class TestBench(InstarTestBase):
             out, err, status = run("bench", "-w", "-c", "3", "made/raw", cwd=self.tmp)
             self.assertEqual(status, 0)
             self.assertIn("WARNING: Image format was not specified for 'made/raw'", err)
+
+
+class TestEncrypted(InstarTestBase):
+    """What is written into an encrypted image is encrypted: its disk is as that of a raw one after the same requests."""
+
+    SECRET = ("--object", "secret,id=s,data=abc")
+    IMAGES = (
+        ("luks", ("-o", "key-secret=s,iter-time=10"), "driver=luks,key-secret=s,file.filename={}"),
+        (
+            "qcow2",
+            ("-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"),
+            "driver=qcow2,encrypt.key-secret=s,file.filename={}",
+        ),
+        ("qcow2", ("-o", "encrypt.format=aes,encrypt.key-secret=s"), "driver=qcow2,encrypt.key-secret=s,file.filename={}"),
+        ("qcow", ("-o", "encrypt.format=aes,encrypt.key-secret=s"), "driver=qcow,encrypt.key-secret=s,file.filename={}"),
+    )
+    REQUESTS = (
+        "-c 100 -d 4 -s 4096 -S 8192",
+        "-c 50 -d 8 -s 1000 -S 3001 -o 77",
+        "-c 2 -s 2M -S 1M -d 2",
+        "-c 20 -s 512 -S 65536 --flush-interval=4 -d 2",
+        "-c 40 -s 100 -S 100 -d 8",
+    )
+
+    def test_written_encrypted(self):
+        disk = random.Random(5).randbytes(3 << 20)
+        for number, (name, options, opts) in enumerate(self.IMAGES):
+            for index, requests in enumerate(self.REQUESTS):
+                empty = (number + index) % 2 == 0
+                with self.subTest(name, options=options, empty=empty, requests=requests):
+                    Path(self.path("disk.raw")).write_bytes(bytes(len(disk)) if empty else disk)
+                    made = ["-f", "raw", "-O", name, *options, "disk.raw", "image"]
+                    self.make("qemu-img", "convert", *self.SECRET, *made)
+                    words = ["-w", "--pattern=66", *requests.split()]
+                    self.make("qemu-img", "bench", "-f", "raw", *words, "disk.raw")
+                    image = ["--image-opts", opts.format("image")]
+                    _, err, status = self.run_instar("bench", *self.SECRET, *words, *image, cwd=self.tmp)
+                    self.assertEqual((err, status), ("", 0))
+                    self.make("qemu-img", "convert", *self.SECRET, *image, "-O", "raw", "back.raw")
+                    back, expected = (Path(self.path(file)).read_bytes() for file in ("back.raw", "disk.raw"))
+                    self.assertTrue(back == expected, "the disk is another one")
+                    self.assertNotIn(b"B" * 100, Path(self.path("image")).read_bytes())
+                    if name == "qcow2":
+                        self.make("qemu-img", "check", "-q", *self.SECRET, *image)

@@ -9,7 +9,8 @@ use alloc::vec::Vec;
 use spin::Mutex;
 
 use crate::pieces::{Pieces, Span};
-use crate::write::{Piece, Placed, Target};
+use crate::sealed::{self, Placed};
+use crate::write::{Piece, Target};
 use crate::{DeviceId, Error, Machine, Result, Step};
 
 /// Entries that may wait: 16 bytes each.
@@ -96,10 +97,7 @@ impl Blocks {
             let data: Vec<u8> = run.iter().flat_map(|(_, entry)| self.bytes(*entry)).collect();
             Placed::Owned { device, offset: self.table.offset + first * 4, data }
         });
-        let runs: Vec<Placed<'_>> = runs.collect();
-        let mut steps: Vec<Step<'_>> = runs.iter().map(Placed::as_step).collect();
-        steps.push(Step::Barrier { device });
-        machine.submit(&steps)
+        sealed::submit(machine, runs.chain([Placed::Step(Step::Barrier { device })]), None)
     }
 
     /// Copies what lies in blocks below byte `limit` to new blocks from `end` on; returns the new end. `count` is as of
@@ -286,8 +284,7 @@ impl<'a> BlockWriter<'a> {
         }
         let counted = count(state.end);
         if !counted.is_empty() {
-            let steps: Vec<Step<'_>> = counted.iter().map(Placed::as_step).collect();
-            machine.submit(&steps)?;
+            sealed::submit(machine, counted, None)?;
             machine.submit(&[Step::Barrier { device }])?;
         }
         self.blocks.patch(machine, &state.added)?;

@@ -10,7 +10,8 @@ use alloc::vec::Vec;
 use spin::Mutex;
 
 use crate::pieces::{Pieces, Span};
-use crate::write::{Piece, Placed};
+use crate::sealed::Placed;
+use crate::write::Piece;
 use crate::{DeviceId, Error, Machine, Result, Step};
 
 /// Entries that may wait: some tens of bytes each.

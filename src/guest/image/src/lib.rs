@@ -29,6 +29,7 @@ pub mod pieces;
 pub mod reader;
 pub mod resize;
 pub mod runs;
+pub mod sealed;
 pub mod table;
 pub mod version;
 pub mod windows;

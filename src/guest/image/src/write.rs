@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::options::Options;
+use crate::sealed::Placed;
 use crate::{Backing, Bitmaps, DeviceId, Error, Kind, Machine, Result, Step, Version};
 
 /// What an image is made with. `'a` is the machine's lifetime; what has `'n` must be copied to be kept.
@@ -139,6 +140,13 @@ pub enum Target {
         base: u64,
         /// The target reads as zeroes wherever nothing was written.
         zeroed: bool,
+    },
+    /// The same, encrypted: what is put there is made by [`Writer::encrypter`], and passes through the guest.
+    LinearEncrypted {
+        /// The device.
+        device: DeviceId,
+        /// Where the disk begins in it, in bytes.
+        base: u64,
     },
     /// The writer allocates: [`Writer::place`] is called for whole units in ascending order.
     Allocated {
@@ -293,7 +301,7 @@ pub trait Writer: Sync {
         None
     }
 
-    /// What encrypts the plain bytes of this image: those of a [`Target::Linear`], and each [`Placed::Plain`].
+    /// What encrypts the plain bytes of this image: those of a [`Target::LinearEncrypted`], and each [`Placed::Plain`].
     fn encrypter(&self) -> Option<&dyn Encrypter> {
         None
     }
@@ -318,69 +326,10 @@ pub trait Writer: Sync {
     fn finish(&self) -> Result<()>;
 }
 
-/// A step of [`Writer::place`]: it borrows the piece, or owns metadata that it made.
-#[derive(Clone, Debug)]
-pub enum Placed<'p> {
-    /// Borrowed bytes.
-    Step(Step<'p>),
-    /// Owned bytes to write.
-    Owned {
-        /// The device.
-        device: DeviceId,
-        /// Byte offset.
-        offset: u64,
-        /// The bytes.
-        data: Vec<u8>,
-    },
-    /// Plain bytes of the disk, to be written encrypted by [`Writer::encrypter`].
-    Plain {
-        /// The device.
-        device: DeviceId,
-        /// Byte offset.
-        offset: u64,
-        /// Byte of the virtual disk.
-        at: u64,
-        /// The bytes, whole sectors.
-        data: &'p [u8],
-    },
-}
-
-impl Placed<'_> {
-    /// As a plain step. Plain bytes are none before [`Placed::seal`]: nothing of them is ever written.
-    #[must_use]
-    pub fn as_step(&self) -> Step<'_> {
-        match self {
-            Self::Step(step) => *step,
-            Self::Owned { device, offset, data } => Step::Write { device: *device, offset: *offset, data },
-            Self::Plain { device, offset, .. } => Step::Write { device: *device, offset: *offset, data: &[] },
-        }
-    }
-
-    /// Encrypted zeroes for byte `at` of the virtual disk.
-    #[must_use]
-    pub fn sealed_zeroes(encrypter: &dyn Encrypter, at: u64, device: DeviceId, offset: u64, len: u64) -> Self {
-        let mut data = alloc::vec![0; usize::try_from(len).unwrap_or(0)];
-        encrypter.encrypt(at, offset, &mut data);
-        Self::Owned { device, offset, data }
-    }
-
-    /// Plain bytes encrypted; everything else as it is.
-    #[must_use]
-    pub fn seal(self, encrypter: &dyn Encrypter) -> Self {
-        match self {
-            Self::Plain { device, offset, at, data } => {
-                let mut data = data.to_vec();
-                encrypter.encrypt(at, offset, &mut data);
-                Self::Owned { device, offset, data }
-            }
-            other => other,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sealed::{Sealed, seal};
     use alloc::vec;
 
     const TO: DeviceId = DeviceId(7);
@@ -390,7 +339,7 @@ mod tests {
         let mut steps = Vec::new();
         let find = |block| Ok(places.iter().find(|(number, _)| *number == block).map(|(_, offset)| *offset));
         piece.spread((at, 100), 10, TO, &mut steps, find).expect("nothing fails");
-        let of = |step: &Placed<'_>| match (step.as_step(), piece) {
+        let of = |step: &Sealed<'_>| match (step.step(), piece) {
             (Step::Copy { from_offset, to_offset, len, to: TO, .. }, Piece::Copy(_, base, _)) => {
                 (from_offset - base, len, to_offset)
             }
@@ -401,7 +350,7 @@ mod tests {
             (Step::Zero { device: TO, offset, len, .. }, Piece::Zero(_)) => (0, len, offset),
             other => panic!("{other:?}"),
         };
-        steps.iter().map(of).collect()
+        seal(steps, None).expect("nothing is encrypted").iter().map(of).collect()
     }
 
     #[test]

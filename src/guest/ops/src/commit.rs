@@ -150,7 +150,7 @@ fn copy_down(machine: &dyn Machine, chain: Chain<'_>, depth: usize, writer: &dyn
     let size = chain.virtual_size();
     let rest = match writer.target() {
         Target::Allocated { unit, .. } => size.next_multiple_of(unit).min(writer.virtual_size()) - size,
-        Target::Linear { .. } => 0,
+        Target::Linear { .. } | Target::LinearEncrypted { .. } => 0,
     };
     let chains = [chain];
     let settings = Settings { sparse: SPARSE, zeroed: false, salvage: false, compress: false, as_is: true };

@@ -3,7 +3,6 @@
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
-use instar_image::options::Options;
 use instar_image::{
     Backing, Bitmaps, CreateContext, DeviceId, Error, Machine, Measure, Measured, Result, Value, Version,
 };

@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 use instar_crypto::Crypter;
 use instar_crypto::luks::{Created, Header, Request};
 use instar_image::options::{OptionKind, OptionSpec, Options, of_file};
-use instar_image::write::{Encrypter, Piece, Placed, Target, Writer, check_room};
+use instar_image::sealed::Placed;
+use instar_image::write::{Encrypter, Piece, Target, Writer, check_room};
 use instar_image::{
     CreateContext, Creator, DeviceId, EditContext, Editing, Editor, Error, Kind, Machine, Measure, Measured,
     OpenContext, Preallocation, ResizeContext, Resizer, Result, Step,
@@ -167,7 +168,7 @@ impl Editor for LuksWriter<'_> {
 
 impl Writer for LuksWriter<'_> {
     fn target(&self) -> Target {
-        Target::Linear { device: self.device, base: self.data, zeroed: false }
+        Target::LinearEncrypted { device: self.device, base: self.data }
     }
 
     fn place<'p>(&self, _at: u64, _piece: Piece<'p>, _steps: &mut Vec<Placed<'p>>) -> Result<()> {

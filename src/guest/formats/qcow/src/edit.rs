@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 use instar_crypto::qcow::Key;
 use instar_image::levels::{LevelWriter, Levels};
 use instar_image::options::check_driver_options;
-use instar_image::write::{Encrypter, Packer, Piece, Placed, Target, Writer};
+use instar_image::sealed::Placed;
+use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
 use instar_image::{EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
 
 use crate::encrypted;

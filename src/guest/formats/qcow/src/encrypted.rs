@@ -4,7 +4,8 @@ use alloc::vec::Vec;
 
 use instar_crypto::qcow::{self, Key};
 use instar_image::levels::LevelWriter;
-use instar_image::write::{Piece, Placed};
+use instar_image::sealed::Placed;
+use instar_image::write::Piece;
 use instar_image::{Error, OpenContext, Result, Step};
 
 /// The key of an image, where its data is wanted.

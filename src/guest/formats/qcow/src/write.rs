@@ -9,7 +9,8 @@ use instar_crypto::qcow::{KEY_SECRET, Key, Method};
 use instar_image::levels::{LevelWriter, Levels};
 use instar_image::options::{OptionKind, OptionSpec, of_file};
 use instar_image::pieces::Span;
-use instar_image::write::{Encrypter, Packer, Piece, Placed, Target, Writer};
+use instar_image::sealed::Placed;
+use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
 use instar_image::{Backing, CreateContext, Creator, Error, Machine, Result, Step, Version};
 
 use crate::encrypted;

@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 use instar_image::check::Quiet;
 use instar_image::levels::{LevelWriter, Levels};
 use instar_image::options::check_driver_options;
-use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::sealed::Placed;
+use instar_image::write::{Piece, Target, Writer};
 use instar_image::{
     Backing, CheckContext, DeviceId, EditContext, Editing, Editor, Error, Kind, Machine, OpenContext, Preallocation,
     ResizeContext, Resizer, Result, Step,

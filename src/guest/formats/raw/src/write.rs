@@ -5,7 +5,8 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::options::{OptionKind, OptionSpec};
-use instar_image::write::{Piece, Placed, Target, Writer, check_room, not_resized, set_first_length};
+use instar_image::sealed::Placed;
+use instar_image::write::{Piece, Target, Writer, check_room, not_resized, set_first_length};
 use instar_image::{
     CreateContext, Creator, DeviceId, EditContext, Editing, Editor, Error, Machine, Measure, Measured, Preallocation,
     ResizeContext, Resizer, Result, Step,

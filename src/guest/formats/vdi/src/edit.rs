@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 
 use instar_image::blocks::{BlockWriter, Blocks};
 use instar_image::options::check_driver_options;
-use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::sealed::Placed;
+use instar_image::write::{Piece, Target, Writer};
 use instar_image::{EditContext, Editing, Editor, Machine, OpenContext, Result, Step};
 
 use crate::header::Header;

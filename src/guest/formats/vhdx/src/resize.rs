@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use instar_image::check::Quiet;
 use instar_image::packing::Packing;
 use instar_image::pieces::{Pieces, Span};
-use instar_image::write::Placed;
+use instar_image::sealed::{self, Placed};
 use instar_image::{
     CheckContext, DeviceId, EditContext, Error, Machine, OpenContext, Preallocation, ResizeContext, Resizer, Result,
     Step,
@@ -260,12 +260,8 @@ impl Disk<'_> {
         let device = self.device;
         let mut moved: Vec<Placed<'_>> = Vec::new();
         let settle = |moved: &mut Vec<Placed<'_>>| {
-            let mut steps = Vec::from([Step::Barrier { device }]);
-            steps.extend(moved.iter().map(Placed::as_step));
-            steps.push(Step::Barrier { device });
-            self.machine.submit(&steps)?;
-            moved.clear();
-            Ok(())
+            let barrier = || [Placed::Step(Step::Barrier { device })];
+            sealed::submit(self.machine, barrier().into_iter().chain(moved.drain(..)).chain(barrier()), None)
         };
         self.each(&self.new, |index, from_offset| {
             let place = u32::try_from(from_offset / ALIGNMENT).ok().and_then(|place| packing.place_for(place));

@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 
 use instar_image::levels::{LevelWriter, Levels};
 use instar_image::pieces::Span;
-use instar_image::write::{Piece, Placed};
+use instar_image::sealed::Placed;
+use instar_image::write::Piece;
 use instar_image::{DeviceId, Error, Machine, Result, Step};
 
 use crate::layout::{SECTOR, ZERO_GRAIN};

@@ -73,7 +73,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         if image.format.is_none() && chain.layers.first().is_some_and(|l| l.format.name() == "raw") {
             machine.emit("guessed-raw", &Value::from(image.name.as_slice()))?;
         }
-        Some(Writing::open(opening, &image, &chain, number("pattern") as u8, requests.len)?)
+        Some(Writing::open(opening, &image, &chain, number("pattern") as u8, &requests)?)
     } else {
         None
     };

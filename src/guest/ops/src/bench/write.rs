@@ -9,11 +9,12 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::machine::display_name;
-use instar_image::write::{Piece, Placed, Target};
+use instar_image::sealed::{self, Placed};
+use instar_image::write::{Piece, Target};
 use instar_image::{DeviceId, EditContext, Editor, Error, Kind, Machine, Result, Step};
 use spin::Mutex;
 
-use super::{ROOM, failed};
+use super::{ROOM, Requests, failed};
 use crate::copy::fill::read_at;
 use crate::open::{ImageSpec, Opening};
 
@@ -21,6 +22,8 @@ use crate::open::{ImageSpec, Opening};
 const PLACES_MAX: usize = 1 << 19;
 /// The number of the system's "Cannot allocate memory".
 const ENOMEM: u32 = 12;
+/// Bytes that are encrypted together.
+const SECTOR: u64 = 512;
 
 /// Where bytes of a disk are: a device, the offset of the first one, how many.
 type Place = (DeviceId, u64, u64);
@@ -36,11 +39,19 @@ pub struct Writing<'a> {
     bytes: Vec<u8>,
     /// Where the parts of units lie that were placed in this run, by the first byte of each.
     places: Mutex<BTreeMap<u64, Place>>,
+    /// Held while one request is written, where requests share sectors that are encrypted as a whole.
+    whole_sectors: Option<Mutex<()>>,
 }
 
 impl<'a> Writing<'a> {
     /// Opens the chain's first image to be changed.
-    pub fn open(opening: Opening<'a>, image: &ImageSpec, chain: &'a Chain<'a>, pattern: u8, len: u64) -> Result<Self> {
+    pub fn open(
+        opening: Opening<'a>,
+        image: &ImageSpec,
+        chain: &'a Chain<'a>,
+        pattern: u8,
+        requests: &Requests,
+    ) -> Result<Self> {
         let Opening { machine, version, .. } = opening;
         let top = chain.layers.first().ok_or_else(|| Error::corrupt("a chain without an image"))?;
         let editing = top.format.editing().ok_or_else(|| {
@@ -59,44 +70,93 @@ impl<'a> Writing<'a> {
             options: &image.options_at(0),
         };
         let editor = editing.edit(cx).map_err(|error| image.could_not_open(error))?;
+        let len = requests.len;
         let bytes = vec![pattern; len.min(ROOM) as usize];
-        Ok(Self { machine, chain, editor, len, bytes, places: Mutex::default() })
+        let whole =
+            [requests.first, len, requests.step, requests.disk].iter().all(|number| number.is_multiple_of(SECTOR));
+        let whole_sectors = (editor.encrypter().is_some() && !whole).then(Mutex::default);
+        Ok(Self { machine, chain, editor, len, bytes, places: Mutex::default(), whole_sectors })
     }
 
     /// Carries out the requests that begin there.
     pub fn write(&self, starts: &[u64]) -> Result<()> {
-        let mut steps = Vec::new();
-        for start in starts {
-            self.steps(*start, &mut steps).map_err(|error| failed(&error))?;
+        if let Some(alone) = &self.whole_sectors {
+            let _alone = alone.lock();
+            return starts.iter().try_for_each(|start| self.write_in_sectors(*start)).map_err(|error| failed(&error));
         }
         // What is longer than the room does not cross at once.
-        let mut rest = &steps[..];
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = rest.iter().take_while(|step| {
-                bytes += if let Step::Write { data, .. } = step { data.len() as u64 } else { 0 };
-                bytes <= ROOM
+        let (mut steps, mut bytes) = (Vec::new(), 0);
+        for start in starts {
+            let submitted = self.each_part(*start, self.len, |step, len| {
+                if bytes > 0 && bytes + len > ROOM {
+                    sealed::submit(self.machine, steps.drain(..), self.editor.encrypter())?;
+                    bytes = 0;
+                }
+                bytes += len;
+                steps.push(step);
+                Ok(())
             });
-            let (now, later) = rest.split_at(fits.count().clamp(1, rest.len()));
-            self.machine.submit(now).map_err(|error| failed(&error))?;
-            rest = later;
+            submitted.map_err(|error| failed(&error))?;
+        }
+        sealed::submit(self.machine, steps, self.editor.encrypter()).map_err(|error| failed(&error))
+    }
+
+    /// Gives what writes `len` bytes from byte `start` of the disk on, piece by piece, with how many bytes each is; units
+    /// that these are the first to touch are placed.
+    fn each_part<'s>(
+        &'s self,
+        start: u64,
+        len: u64,
+        mut with: impl FnMut(Placed<'s>, u64) -> Result<()>,
+    ) -> Result<()> {
+        let end = start.saturating_add(len);
+        let encrypted = self.editor.encrypter().is_some();
+        let mut at = start;
+        while at < end {
+            let (device, offset, most) = self.place(at, end - at)?;
+            let len = most.min(end - at).min(self.bytes.len() as u64);
+            let data = self.bytes.get(..len as usize).filter(|data| !data.is_empty());
+            let data = data.ok_or_else(|| Error::corrupt("a place without a byte"))?;
+            let step = if encrypted {
+                Placed::Plain { device, offset, at, data }
+            } else {
+                Placed::Step(Step::Write { device, offset, data })
+            };
+            with(step, len)?;
+            at += len;
         }
         Ok(())
     }
 
-    /// What writes one request; units that it is the first to touch are placed.
-    fn steps<'s>(&'s self, start: u64, steps: &mut Vec<Step<'s>>) -> Result<()> {
+    /// Where byte `at` of the disk is written to, and how many of the `len` bytes from there on follow it.
+    fn place(&self, at: u64, len: u64) -> Result<Place> {
+        match self.editor.target() {
+            Target::Linear { device, base, .. } | Target::LinearEncrypted { device, base } => {
+                Ok((device, base.saturating_add(at), len))
+            }
+            Target::Allocated { unit, .. } => self.place_of(at, unit),
+        }
+    }
+
+    /// The request that begins there, of which not all sectors are whole: what they hold besides is read, and encrypted
+    /// again with it.
+    fn write_in_sectors(&self, start: u64) -> Result<()> {
         let end = start.saturating_add(self.len);
-        let mut at = start;
+        let image = &self.chain.layers.first().ok_or_else(|| Error::corrupt("a chain without an image"))?.image;
+        let mut decoder = image.unpacker().ok_or_else(|| Error::corrupt("an encrypted image without a key"))?;
+        let mut at = start - start % SECTOR;
         while at < end {
-            let (device, offset, most) = match self.editor.target() {
-                Target::Linear { device, base, .. } => (device, base.saturating_add(at), end - at),
-                Target::Allocated { unit, .. } => self.place_of(at, unit)?,
-            };
-            let len = most.min(end - at).min(self.bytes.len() as u64);
-            let data = self.bytes.get(..len as usize).filter(|data| !data.is_empty());
-            let data = data.ok_or_else(|| Error::corrupt("a place without a byte"))?;
-            steps.push(Step::Write { device, offset, data });
+            let (device, offset, most) = self.place(at, end - at)?;
+            let most = most.min(ROOM);
+            let len = most.min((end - at).next_multiple_of(SECTOR)).max(SECTOR) / SECTOR * SECTOR;
+            let mut sectors = vec![0; len as usize];
+            self.machine.read(device, offset, &mut sectors)?;
+            decoder.decrypt(at, offset, &mut sectors)?;
+            let (from, to) = (start.max(at) - at, end.min(at + len) - at);
+            let pattern = self.bytes.first().copied().unwrap_or_default();
+            sectors.get_mut(from as usize..to as usize).unwrap_or_default().fill(pattern);
+            let step = Placed::Plain { device, offset, at, data: &sectors };
+            sealed::submit(self.machine, [step], self.editor.encrypter())?;
             at += len;
         }
         Ok(())
@@ -117,15 +177,19 @@ impl<'a> Writing<'a> {
         read_at(self.machine.source(), self.chain, 0, start, &mut bytes)?;
         let mut steps: Vec<Placed<'_>> = Vec::new();
         self.editor.place(start, Piece::Data(&bytes), &mut steps)?;
-        let plain: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
-        self.machine.submit(&plain)?;
         // The steps that hold the unit's own bytes say where these are.
-        let mut from = start;
-        for step in &steps {
-            if let Placed::Step(Step::Write { device, offset, data }) = step {
-                places.insert(from, (*device, *offset, data.len() as u64));
-                from += data.len() as u64;
+        let own = steps.iter().filter_map(|step| match step {
+            Placed::Step(Step::Write { device, offset, data }) | Placed::Plain { device, offset, data, .. } => {
+                Some((*device, *offset, data.len() as u64))
             }
+            _ => None,
+        });
+        let own: Vec<Place> = own.collect();
+        sealed::submit(self.machine, steps, self.editor.encrypter())?;
+        let mut from = start;
+        for place in own {
+            places.insert(from, place);
+            from += place.2;
         }
         if self.editor.is_full() {
             self.editor.settle()?;

@@ -10,7 +10,6 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
-use instar_image::options::Options;
 use instar_image::write::{Target, Writer};
 use instar_image::{
     Backing, CreateContext, EditContext, Error, Format, Kind, Machine, OpenContext, Result, Value, Version,
@@ -191,7 +190,7 @@ fn writer<'a>(
     }
     creator.can_be_filled(&options, size).map_err(|e| params.target.could_not_open(e))?;
     // What has no units has none to compress.
-    if params.settings.compress && matches!(writer.target(), Target::Linear { .. }) {
+    if params.settings.compress && !matches!(writer.target(), Target::Allocated { .. }) {
         return Err(Error::usage("invalid cluster size"));
     }
     Ok((writer, backed))

@@ -11,8 +11,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use instar_image::chain::Chain;
 use instar_image::reader::is_zero;
-use instar_image::write::{Packer, Piece, Placed, Target, Writer};
-use instar_image::{DeviceId, Error, Machine, Place, Result, Step};
+use instar_image::sealed::{self, Placed};
+use instar_image::write::{Packer, Piece, Target, Writer};
+use instar_image::{DeviceId, Error, Machine, Place, Result};
 
 use super::fill::{Area, Filler};
 use super::plan::{Job, Part, Planner};
@@ -187,11 +188,7 @@ impl Worker<'_> {
         }
         shared.writing.fetch_add(1, Ordering::AcqRel);
         shared.turn.store(last.ticket + 1, Ordering::Release);
-        if let Some(encrypter) = shared.writer.encrypter() {
-            steps = steps.into_iter().map(|step| step.seal(encrypter)).collect();
-        }
-        let steps: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
-        let written = placed.and_then(|()| if steps.is_empty() { Ok(()) } else { shared.machine.submit(&steps) });
+        let written = placed.and_then(|()| sealed::submit(shared.machine, steps, shared.writer.encrypter()));
         shared.writing.fetch_sub(1, Ordering::AcqRel);
         written.map_err(|e| e.context(format!("error while writing at byte {}", first.at)))
     }

@@ -104,9 +104,15 @@ pub fn run(
     settings: Settings,
     progress: &Progress<'_>,
 ) -> Result<()> {
-    let Target::Linear { device, base, zeroed } = writer.target() else {
-        return Err(Error::corrupt("a target without an order"));
+    let (device, base, zeroed, encrypted) = match writer.target() {
+        Target::Linear { device, base, zeroed } => (device, base, zeroed, false),
+        Target::LinearEncrypted { device, base } => (device, base, false, true),
+        Target::Allocated { .. } => return Err(Error::corrupt("a target without an order")),
     };
+    let encrypter = writer.encrypter().filter(|_| encrypted);
+    if encrypted && encrypter.is_none() {
+        return Err(Error::corrupt("an encrypted target without a key"));
+    }
     let output = Output {
         device,
         base,
@@ -119,7 +125,7 @@ pub fn run(
         let mut worker = Worker {
             machine,
             output,
-            encrypter: writer.encrypter(),
+            encrypter,
             filler: Filler::new(chains, machine.source(), planner.losses()),
             salvage: planner.losses().is_some(),
             buf: Vec::new(),

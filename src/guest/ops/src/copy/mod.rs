@@ -58,7 +58,9 @@ pub fn run(
     progress: &Progress<'_>,
 ) -> Result<()> {
     let result = match writer.target() {
-        Target::Linear { .. } => linear::run(machine, chains, writer, planner, settings, progress),
+        Target::Linear { .. } | Target::LinearEncrypted { .. } => {
+            linear::run(machine, chains, writer, planner, settings, progress)
+        }
         Target::Allocated { .. } => allocated::run(machine, chains, writer, planner, settings, progress),
     };
     result.map_err(|mut error| match error.earlier.take().map(|line| machine.say(&alloc::format!("{line}\n"))) {

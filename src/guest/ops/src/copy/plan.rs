@@ -98,7 +98,9 @@ impl<'a> Planner<'a> {
         (size, rest): (u64, u64),
     ) -> Self {
         let (unit, zeroed, job_bytes) = match target {
-            Target::Linear { zeroed, .. } => {
+            Target::Linear { .. } | Target::LinearEncrypted { .. } => {
+                // What is encrypted and was not written reads as nothing in particular.
+                let zeroed = matches!(target, Target::Linear { zeroed: true, .. });
                 let part = (size + rest) / PARTS_MIN / JOB_BYTES * JOB_BYTES;
                 (1, zeroed || settings.zeroed, part.clamp(JOB_BYTES, COPY_JOB_BYTES))
             }

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use instar_image::reader::Reader;
-use instar_image::write::Placed;
+use instar_image::sealed::Placed;
 use instar_image::{DeviceId, Error, Machine, Result, Step};
 
 use crate::header::Header;

@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
-use instar_image::write::{Piece, Placed, Writer};
+use instar_image::sealed::Placed;
+use instar_image::write::{Piece, Writer};
 use instar_image::{Error, Result, Step};
 
 use super::{Qcow2Editor, State};

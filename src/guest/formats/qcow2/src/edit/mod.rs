@@ -23,7 +23,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_crypto::qcow::Key;
-use instar_image::write::{Encrypter, Packer, Piece, Placed, Target, Writer};
+use instar_image::sealed::{self, Placed};
+use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
 use instar_image::{
     Backing, Bitmaps, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step,
 };
@@ -187,22 +188,16 @@ impl<'a> Qcow2Editor<'a> {
     }
 
     /// Carries out what [`Qcow2Editor::put_to`] asks for.
-    fn submit_placed(&self, mut steps: Vec<Placed<'_>>) -> Result<()> {
-        if let Some(key) = &self.key {
-            steps = steps.into_iter().map(|step| step.seal(key)).collect();
-        }
-        let plain: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
-        self.machine.submit(&plain)
+    fn submit_placed(&self, steps: Vec<Placed<'_>>) -> Result<()> {
+        sealed::submit(self.machine, steps, self.encrypter())
     }
 
     fn submit(&self, steps: &mut Vec<Placed<'_>>) -> Result<()> {
-        let plain: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
-        if !plain.is_empty() {
-            self.machine.submit(&plain)?;
-            self.barrier()?;
+        if steps.is_empty() {
+            return Ok(());
         }
-        steps.clear();
-        Ok(())
+        sealed::submit(self.machine, steps.drain(..), None)?;
+        self.barrier()
     }
 
     fn barrier(&self) -> Result<()> {

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use instar_image::reader::is_zero;
-use instar_image::write::Placed;
+use instar_image::sealed::Placed;
 use instar_image::{DeviceId, Error, Machine, Result};
 
 use super::counts::{Counts, widen};

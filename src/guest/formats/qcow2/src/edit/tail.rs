@@ -4,7 +4,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::reader::is_zero;
-use instar_image::write::{Piece, Placed, Writer};
+use instar_image::sealed::Placed;
+use instar_image::write::{Piece, Writer};
 use instar_image::{Packed, Result, Step, Unpacker};
 
 use super::entries::Slot;

@@ -4,7 +4,8 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::write::{Encrypter, Packer, Piece, Placed, Target, Writer};
+use instar_image::sealed::Placed;
+use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
 use instar_image::{Error, Result, Step};
 use spin::Mutex;
 
@@ -242,9 +243,8 @@ impl Writer for Clusters<'_> {
         table.resize(table.len().next_multiple_of(1 << spec.cluster_bits), 0);
         steps.push(Placed::Owned { device, offset: l1, data: table });
         let (refcounts, refcount_clusters) = state.refcounts.finish(&mut steps)?;
-        let plain: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
         machine.submit(&[Step::SetLength { device, len: state.refcounts.end() }])?;
-        machine.submit(&plain)?;
+        instar_image::sealed::submit(machine, steps, None)?;
         if let Some(sealed) = sealed {
             sealed.write(machine, device, state.luks_offset, spec)?;
         }

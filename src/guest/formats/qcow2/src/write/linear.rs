@@ -3,7 +3,8 @@
 
 use alloc::vec::Vec;
 
-use instar_image::write::{Encrypter, Piece, Placed, Target, Writer};
+use instar_image::sealed::Placed;
+use instar_image::write::{Encrypter, Piece, Target, Writer};
 use instar_image::{DeviceId, Error, Result};
 
 use super::NewImage;
@@ -30,7 +31,10 @@ impl Writer for Linear<'_> {
     fn target(&self) -> Target {
         let device: DeviceId = self.image.data.unwrap_or(self.image.device);
         // What is reserved and not written reads as nothing in particular once it is decrypted.
-        Target::Linear { device, base: self.base, zeroed: self.image.sealed.is_none() }
+        match self.image.sealed {
+            Some(_) => Target::LinearEncrypted { device, base: self.base },
+            None => Target::Linear { device, base: self.base, zeroed: true },
+        }
     }
 
     fn place<'p>(&self, _at: u64, _piece: Piece<'p>, _steps: &mut Vec<Placed<'p>>) -> Result<()> {

@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::write::Placed;
+use instar_image::sealed::Placed;
 use instar_image::{DeviceId, Error, Result};
 
 use super::spec::Spec;

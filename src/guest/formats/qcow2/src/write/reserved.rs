@@ -3,7 +3,8 @@
 
 use alloc::vec::Vec;
 
-use instar_image::write::{Encrypter, Piece, Placed, Target, Writer};
+use instar_image::sealed::Placed;
+use instar_image::write::{Encrypter, Piece, Target, Writer};
 use instar_image::{Error, Result, Step};
 use spin::Mutex;
 

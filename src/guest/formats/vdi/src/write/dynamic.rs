@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 
 use instar_image::blocks::{BlockWriter, Blocks};
 use instar_image::pieces::Span;
-use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::sealed::Placed;
+use instar_image::write::{Piece, Target, Writer};
 use instar_image::{CreateContext, Machine, Result, Step};
 
 use super::{Spec, encode};

@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 
 use instar_image::blocks::Blocks;
 use instar_image::pieces::Span;
-use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::sealed::Placed;
+use instar_image::write::{Piece, Target, Writer};
 use instar_image::{CreateContext, DeviceId, Error, Machine, Result, Step};
 
 use super::{Spec, encode};

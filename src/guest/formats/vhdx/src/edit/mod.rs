@@ -11,7 +11,8 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use instar_image::pieces::{Pieces, Span};
-use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::sealed::Placed;
+use instar_image::write::{Piece, Target, Writer};
 use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
 use spin::Mutex;
 

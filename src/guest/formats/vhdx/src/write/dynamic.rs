@@ -4,7 +4,8 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::write::{Piece, Placed, Target, Writer, check_room};
+use instar_image::sealed::{self, Placed};
+use instar_image::write::{Piece, Target, Writer, check_room};
 use instar_image::{CreateContext, DeviceId, Error, Machine, Result, Step};
 use spin::Mutex;
 
@@ -144,8 +145,7 @@ impl Writer for Dynamic<'_> {
         let state = &mut *self.state.lock();
         let mut steps = Vec::new();
         self.flush_bitmap(state, &mut steps)?;
-        let plain: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
-        machine.submit(&plain)?;
+        sealed::submit(machine, steps, None)?;
         machine.submit(&[Step::SetLength { device, len: state.end }])?;
         state.table.write(machine, device, &self.geometry, self.spec.bat_len())?;
         encode::write(machine, device, &self.spec, self.linkage.as_ref())

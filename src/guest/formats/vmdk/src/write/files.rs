@@ -4,7 +4,8 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::machine::display_name;
-use instar_image::write::{Piece, Placed, Target, Writer, set_first_length};
+use instar_image::sealed::Placed;
+use instar_image::write::{Piece, Target, Writer, set_first_length};
 use instar_image::{DeviceId, Error, Kind, Machine, Result, Step};
 
 use super::spec::{SPLIT, Spec};

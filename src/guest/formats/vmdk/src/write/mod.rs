@@ -10,7 +10,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::options::{OptionKind, OptionSpec, Options, of_file};
-use instar_image::write::{Packer, Piece, Placed, Target, Writer};
+use instar_image::sealed::Placed;
+use instar_image::write::{Packer, Piece, Target, Writer};
 use instar_image::{CreateContext, Creator, DeviceId, Error, Machine, Result, Step};
 
 use crate::layout::SECTOR;

@@ -4,7 +4,8 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::write::{Piece, Placed, Target, Writer};
+use instar_image::sealed::{self, Placed};
+use instar_image::write::{Piece, Target, Writer};
 use instar_image::{CreateContext, DeviceId, Error, Machine, Result, Step};
 use spin::Mutex;
 
@@ -136,8 +137,7 @@ impl Writer for Dynamic<'_> {
         let state = &mut *self.state.lock();
         let mut steps = Vec::new();
         flush_bitmap(device, state, &mut steps);
-        let plain: Vec<Step<'_>> = steps.iter().map(Placed::as_step).collect();
-        machine.submit(&plain)?;
+        sealed::submit(machine, steps, None)?;
         for (number, entries) in state.table.chunks(ENTRIES_AT_ONCE).enumerate() {
             let mut bytes: Vec<u8> = entries.iter().flat_map(|e| e.to_be_bytes()).collect();
             bytes.resize(bytes.len().next_multiple_of(SECTOR as usize), 0xff);

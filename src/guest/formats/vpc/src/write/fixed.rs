@@ -4,7 +4,8 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::write::{Piece, Placed, Target, Writer, check_room};
+use instar_image::sealed::Placed;
+use instar_image::write::{Piece, Target, Writer, check_room};
 use instar_image::{CreateContext, DeviceId, Error, Machine, Result, Step};
 
 use super::encode::footer_of;

@@ -40,14 +40,17 @@ class TestLinks(InstarTestBase):
         self.overlay("img/plain", "sub/../base")
         self.overlay("img/linked", "link/../base")
         self.assertEqual(self.read("img/plain"), b"R")
-        self.assertIsNone(self.read("img/linked"))
+        self.assertEqual(self.read("img/linked"), b"U")
+        self.make("qemu-img", "convert", "-O", "raw", "img/linked", "theirs")
+        self.assert_bytes_identical(self.path("out"), self.path("theirs"))
 
     def test_nothing_is_committed_into_a_file_that_is_not_the_base(self):
         self.test_back_up_from_a_folder_and_from_a_link_to_one()
         self.make("qemu-io", "-f", "qcow2", "-c", "write -P 87 0 64k", "img/linked")
-        self.assertEqual(self.run_instar("commit", "-f", "qcow2", "img/linked", cwd=self.tmp, env=BARE)[2], 1)
-        with open(self.path("img/base"), "rb") as file:
-            self.assertEqual(file.read(), b"R" * SIZE)
+        self.assertEqual(self.run_instar("commit", "-f", "qcow2", "img/linked", cwd=self.tmp, env=BARE)[2], 0)
+        for name, letter in (("img/base", b"R"), ("img/sub/base", b"W")):
+            with open(self.path(name), "rb") as file:
+                self.assertEqual(file.read(), letter * SIZE, name)
 
     def test_the_image_is_reached_by_a_link(self):
         self.base("data/base/b", b"G")

@@ -232,6 +232,43 @@ class TestPolicyCommand(PolicyTest):
             out, _, code = self.run_here("policy", "--output=json", "inst/top")
             self.assertEqual((json.loads(out)["names"][0]["rule"], code), (rule, status))
 
+    def test_links_are_followed_to_where_they_lead(self):
+        """_base is a link to a folder that is allowed, too: nova's with its bases on a disk of their own."""
+        os.rename(self.path("_base"), self.path("disk"))
+        os.symlink(self.path("disk"), self.path("inst/_base"))
+        os.symlink("../inst/_base/low", self.path("disk/over"))
+        self.make("qemu-img", "rebase", "-u", "-b", "over", "-F", "raw", "disk/mid")
+        self.make("qemu-img", "rebase", "-u", "-b", "_base/mid", "-F", "qcow2", "inst/top")
+        expected = self.copy("inst/top")
+        both = ("--allow-backing", self.path("inst"), "--allow-backing", self.path("disk"))
+        self.works("convert", *both, "-O", "raw", "inst/top", "copy")
+        self.assert_bytes_identical(self.path("copy"), expected)
+        found = self.judged(*both, "inst/top")["names"]
+        self.assertEqual([(n["path"], n["directory"]) for n in found], [
+            (self.path("disk/mid"), self.path("disk")),
+            (self.path("disk/low"), self.path("disk")),
+        ])
+        found = self.judged("inst/top", status=2)
+        self.assertEqual((found["names"][0]["path"], found["directories"]), (self.path("disk/mid"), [self.path("disk")]))
+        err = self.refused("check", "inst/top")
+        self.assertIn(f"if {self.path('disk')} is to be trusted", err)
+        self.works("check", "--allow-backing", self.path("disk"), "inst/top")
+
+    def test_a_link_that_somebody_planted_is_not_followed(self):
+        if os.geteuid() != 0:
+            self.skipTest("only root can give a link away")
+        os.chmod(self.path("_base"), 0o1777)
+        os.symlink(".", self.path("_base/way"))
+        self.make("qemu-img", "rebase", "-u", "-b", "../_base/way/low", "-F", "raw", "inst/top")
+        self.works("check", "--allow-backing", self.path("_base"), "inst/top")
+        os.lchown(self.path("_base/way"), 65534, 65534)
+        argv = ("policy", "--output=json", "--allow-backing", self.path("_base"), "inst/top")
+        out, err, status = self.run_here(*argv)
+        self.assertEqual((status, err.count("Permission denied")), (1, 1), err)
+        found = json.loads(out)
+        self.assertEqual([(n["rule"], n["error"]) for n in found["names"]], [("not-opened", "Permission denied")])
+        self.assertNotIn("configuration", found)
+
     def test_it_opens_only_what_is_allowed(self):
         os.symlink("../other/secret", self.path("inst/link"))
         images.random_disk(self.path("other/secret"), 1 << 20, 3)

@@ -13,6 +13,7 @@ mod guest;
 pub mod job;
 mod layout;
 pub mod limits;
+mod links;
 mod lockdown;
 pub mod locks;
 pub mod medium;

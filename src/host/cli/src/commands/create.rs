@@ -8,7 +8,7 @@ use instar_abi::record::Value;
 use instar_render::escape;
 use instar_vmm::Device;
 use instar_vmm::policy;
-use instar_vmm::target::{self, Cache, Target};
+use instar_vmm::target::{Cache, Target};
 
 use super::Command;
 use super::option_list::{self, asks_for_help, file_option, keeps_data_file};
@@ -122,9 +122,8 @@ fn foreseen(program: &Program, parsed: &Parsed, name: &OsStr) -> Result<Option<S
         return Ok(None);
     }
     let refused = policy::would_refuse(program.policy()?, &path, file.as_bytes());
-    Ok(refused.then(|| {
-        let leads_to = policy::leads_to(&target::absolute(&path), file.as_bytes());
-        let way_out = refusal::advice(leads_to.as_deref(), &program.config);
+    Ok(refused.map(|refused| {
+        let way_out = refusal::advice(refused.leads_to.as_deref(), &program.config);
         format!("warning: '{}' will be refused when this image is read\n{way_out}", escape::terminal(file.as_bytes()))
     }))
 }

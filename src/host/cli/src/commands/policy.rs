@@ -1,5 +1,6 @@
 //! `policy`: which files an image's chain names, and what the open policy says of each.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use instar_abi::record::Value;
@@ -74,7 +75,11 @@ impl Places {
         let said = config.in_force(ALLOW);
         let of = |said: &Said| {
             let origin = said.origin.to_string();
-            said.values.iter().map(|folder| (fold(&absolute(Path::new(folder))), origin.clone())).collect::<Vec<_>>()
+            // What is reached is known without any link.
+            let real = |folder: &OsString| {
+                std::fs::canonicalize(folder).unwrap_or_else(|_| fold(&absolute(Path::new(folder))))
+            };
+            said.values.iter().map(|folder| (real(folder), origin.clone())).collect::<Vec<_>>()
         };
         Self {
             image,

@@ -91,6 +91,9 @@ const TABLE: &[(i64, When, &str)] = &[
     (libc::SYS_exit_group, When::Always, "the end"),
 ];
 
+/// Besides, until the chain stands: the open policy opens, and reads the links on the way.
+const OPENING: [i64; 2] = [libc::SYS_openat2, libc::SYS_readlinkat];
+
 /// The same for the process that publishes.
 const PUBLISHER: &[(i64, When, &str)] = &[
     (libc::SYS_read, When::Always, "questions"),
@@ -212,7 +215,7 @@ fn in_words(error: impl std::fmt::Display) -> String {
 pub fn install(opening: bool, receives: bool, children: &[libc::pid_t]) -> Result<(), String> {
     let mut table = calls(TABLE, children).map_err(in_words)?;
     if opening {
-        table.insert(libc::SYS_openat2, Vec::new());
+        table.extend(OPENING.map(|call| (call, Vec::new())));
     }
     if receives {
         table.insert(libc::SYS_recvmsg, Vec::new());
@@ -238,7 +241,7 @@ pub fn install_for_publisher() -> Result<(), String> {
 
 /// A second filter, for all threads: no opening any more, and no file comes from elsewhere.
 pub fn forbid_opening() {
-    let calls = BTreeMap::from([(libc::SYS_openat2, Vec::new()), (libc::SYS_recvmsg, Vec::new())]);
+    let calls = OPENING.into_iter().chain([libc::SYS_recvmsg]).map(|call| (call, Vec::new())).collect();
     let filter = program(calls, SeccompAction::Allow, denied());
     // If it cannot be installed, the open policy still refuses: the server is sealed.
     let _ = filter.map(|filter| seccompiler::apply_filter_all_threads(&filter));
@@ -254,6 +257,7 @@ mod tests {
             libc::SYS_open,
             libc::SYS_openat,
             libc::SYS_openat2,
+            libc::SYS_readlinkat,
             libc::SYS_recvmsg,
             libc::SYS_creat,
             libc::SYS_socket,
@@ -273,7 +277,8 @@ mod tests {
         for (call, _, reason) in TABLE {
             assert!(!forbidden.contains(call), "{call}: {reason}");
         }
-        let makes_files = [libc::SYS_open, libc::SYS_openat, libc::SYS_unlink, libc::SYS_renameat2];
+        let makes_files =
+            [libc::SYS_open, libc::SYS_openat, libc::SYS_readlinkat, libc::SYS_unlink, libc::SYS_renameat2];
         for (call, _, reason) in PUBLISHER {
             assert!(!forbidden.contains(call) || makes_files.contains(call), "{call}: {reason}");
         }

@@ -17,7 +17,7 @@ pub struct Asked {
     pub device: u32,
     /// As it came.
     pub name: Vec<u8>,
-    /// Where it leads, by the letters alone; nowhere, if it is no plain path.
+    /// Where it leads, as far as that could be followed; nowhere, if it is no plain path.
     pub path: Option<PathBuf>,
     /// What for.
     pub role: Role,

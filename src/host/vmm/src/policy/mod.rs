@@ -2,8 +2,9 @@
 //!
 //! A name is judged before the file system is asked anything: made absolute against the directory of the
 //! image that has it, its `.` and `..` folded, it must lie below that directory or one that was allowed. Only then is it
-//! looked at, below the allowed directory's own descriptor, and the kernel sees to it that no symbolic link leads out
-//! (`RESOLVE_BENEATH`). So a refusal never tells whether the target exists. What is neither a regular file nor a block
+//! looked at, below the allowed directory's own descriptor, and the kernel sees to it that nothing leads out
+//! (`RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`). A symbolic link in these directories is read ([`walk`]), and where it leads is
+//! judged like a name. So a refusal never tells whether the target exists. What is neither a regular file nor a block
 //! device is never opened: opening it could have an effect. Block devices are opened below an allowed directory only, and
 //! a folder of devices is never a directory of images by itself.
 //!
@@ -15,6 +16,7 @@ mod asked;
 mod folder;
 mod parts;
 mod vouched;
+mod walk;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -161,12 +163,6 @@ fn from_here<'p>(path: &'p Path, here: &Path) -> &'p Path {
     }
 }
 
-/// Where a name in the image at `above` leads, by the letters alone; nowhere if it is no plain path.
-#[must_use]
-pub fn leads_to(above: &Path, name: &[u8]) -> Option<PathBuf> {
-    joined(above, name).map(|path| fold(&path))
-}
-
 fn joined(above: &Path, name: &[u8]) -> Option<PathBuf> {
     Some(above.parent()?.join(plain(name)?))
 }
@@ -200,17 +196,29 @@ fn is_straight(path: &Path, roots: &[&Root]) -> bool {
     })
 }
 
+/// That an image would be refused a name, and where that leads as far as it could be followed.
+#[derive(Debug)]
+pub struct Refused {
+    /// Nowhere if it is no plain path.
+    pub leads_to: Option<PathBuf>,
+}
+
 /// Whether an image at `path` would be refused what it named so. Both are taken as they are before the lock-down.
 #[must_use]
-pub fn would_refuse(policy: Policy, path: &Path, name: &[u8]) -> bool {
+pub fn would_refuse(policy: Policy, path: &Path, name: &[u8]) -> Option<Refused> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let Ok(file) = File::open(folder) else { return true };
     let (path, parts) = (crate::target::absolute(path), Parts::NONE);
+    let Ok(file) = File::open(folder) else {
+        return Some(Refused { leads_to: joined(&path, name).map(|path| fold(&path)) });
+    };
     let (mode, direct, ignore_flush) = (Mode::Read, false, false);
     let mut image = [Device { file, path, mode, fresh: false, direct, ignore_flush, maker: None, parts, old: None }];
     let gate = Gate::new(Policy { force_share: true, ..policy }, &mut image);
     let chain = image.map(|image| Arc::new(Slot::new(image, None)));
-    gate.open(name, Role::Backing, false, &chain, &|_| Holder::Nobody).is_err_and(|no| no.status == Status::Refused)
+    let found = gate.find(name, &chain);
+    let leads_to = found.leads_to.clone();
+    let opened = gate.open(found, Role::Backing, false, &chain, &|_| Holder::Nobody);
+    opened.is_err_and(|no| no.status == Status::Refused).then_some(Refused { leads_to })
 }
 
 impl Gate {
@@ -280,16 +288,38 @@ impl Gate {
         slots.filter_map(|slot| folder(&slot.device)).collect()
     }
 
-    /// Where a path leads for that chain.
-    fn places(&self, path: &Path, chain: &[Arc<Slot>]) -> Vec<Place<'_>> {
+    /// Finds what the image on the first device of `chain` names; `chain` goes on with those that led to it. Nothing is
+    /// opened yet.
+    pub fn find(&self, name: &[u8], chain: &[Arc<Slot>]) -> Found<'_> {
+        match chain.first().and_then(|above| joined(&above.device.path, name)) {
+            Some(path) => self.follow(&path, chain),
+            None => Found { leads_to: None, named: PathBuf::new(), there: Err(Status::Refused.into()) },
+        }
+    }
+
+    fn follow(&self, path: &Path, chain: &[Arc<Slot>]) -> Found<'_> {
         let homes = self.homes(chain);
         let own: Vec<&Root> = self.roots.iter().filter(|root| root.for_all || homes.contains(&root.path)).collect();
         let straight = is_straight(path, &own);
         if let Some(file) = vouched::find(&self.vouched, path, straight) {
-            return vec![Place { root: &file.root, rest: file.name.clone().into() }];
+            return Found::by_its_letters(
+                vec![Place { root: &file.root, rest: file.name.clone().into() }],
+                PathBuf::new(),
+            );
         }
-        let folded = fold(path);
-        own.into_iter().filter(|_| straight).filter_map(|root| Place::below(root, &folded)).collect()
+        if straight {
+            let path = fold(path);
+            let places = Place::all(&own, &path);
+            let is_inside = !places.is_empty();
+            let found = Found::by_its_letters(places, path);
+            if !is_inside || !found.there.as_ref().is_err_and(|no| *no == LINK) {
+                return found;
+            }
+        }
+        match walk::follow(path, &own) {
+            Ok(way) => Found { named: way.named, ..Found::by_its_letters(Place::all(&own, &way.to), way.to) },
+            Err((no, at)) => Found { leads_to: Some(at), named: PathBuf::new(), there: Err(no) },
+        }
     }
 
     /// The guest is given something of what is on a device: from then on it may have been taken over by that.
@@ -299,11 +329,10 @@ impl Gate {
         }
     }
 
-    /// Opens what the image on the first device of `chain` names; `chain` goes on with those that led to it. `held`
-    /// tells who has the file already: an image's own are not locked against itself.
+    /// Opens what was found. `held` tells who has the file already: an image's own are not locked against itself.
     pub fn open(
         &self,
-        name: &[u8],
+        found: Found<'_>,
         role: Role,
         write: bool,
         chain: &[Arc<Slot>],
@@ -311,8 +340,8 @@ impl Gate {
     ) -> Result<Opened, No> {
         let above = chain.first().ok_or(Status::BadDevice)?;
         let top = chain.last().ok_or(Status::BadDevice)?;
-        let path = joined(&above.device.path, name).ok_or(Status::Refused)?;
-        let places = self.places(&path, chain);
+        let Found { named, there, .. } = found;
+        let (places, looked) = there?;
         let first = places.first().ok_or(Status::Refused)?;
         if chain.len() >= CHAIN_MAX {
             return Err(Status::TooMany.into());
@@ -327,7 +356,7 @@ impl Gate {
         if write && (by.device.fresh || by.device.mode == Mode::Read || *by.device.parts.clone().left(role) == 0) {
             return Err(Status::ReadOnly.into());
         }
-        let seen = place.examine()?;
+        let seen = place.examine(&looked)?;
         if role == Role::Backing && chain.iter().any(|slot| slot.identity == seen) {
             return Err(Status::Loop.into());
         }
@@ -360,13 +389,36 @@ impl Gate {
             *left.left(role) -= 1;
         }
         let ignore_flush = above.device.ignore_flush;
-        let (path, direct) = (place.path(), false);
+        let (path, direct) = (named, false);
         let device = Device { file, path, mode, fresh: false, direct, ignore_flush, maker: None, parts, old: None };
         Ok(Opened::New(Box::new(device)))
     }
 }
 
-/// Where a name leads.
+/// What a name was found to be.
+#[derive(Debug)]
+pub struct Found<'r> {
+    /// Where it leads, as far as it could be followed; nowhere if it is no plain path.
+    pub leads_to: Option<PathBuf>,
+    /// By what name the file is known from here on: names in it are relative to the folder of that.
+    named: PathBuf,
+    /// Below which directories it is, and the file, not opened yet; or why it is not to be had.
+    there: Result<(Vec<Place<'r>>, File), No>,
+}
+
+impl<'r> Found<'r> {
+    /// With no link on the way; if there is one, then [`LINK`]. `path` is only for what lies in no place.
+    fn by_its_letters(places: Vec<Place<'r>>, path: PathBuf) -> Self {
+        let Some(first) = places.first() else {
+            return Self { leads_to: Some(path), named: PathBuf::new(), there: Err(Status::Refused.into()) };
+        };
+        let (path, looked) = (first.path(), first.look());
+        Self { leads_to: Some(path.clone()), named: path, there: looked.map(|file| (places, file)) }
+    }
+}
+
+/// A directory, and where below it a file is.
+#[derive(Debug)]
 struct Place<'r> {
     root: &'r Root,
     rest: PathBuf,
@@ -379,13 +431,23 @@ impl<'r> Place<'r> {
         Some(Self { root, rest: rest.to_path_buf() })
     }
 
+    /// Those of a path.
+    fn all(roots: &[&'r Root], path: &Path) -> Vec<Self> {
+        roots.iter().filter_map(|root| Self::below(root, path)).collect()
+    }
+
     fn path(&self) -> PathBuf {
         self.root.path.join(&self.rest)
     }
 
-    /// What is there, without opening it.
-    fn examine(&self) -> Result<(u64, u64), No> {
-        let seen = examine(&beneath(&self.root.fd, &self.rest, OFlags::PATH)?)?;
+    /// The file, without opening it.
+    fn look(&self) -> Result<File, No> {
+        beneath(&self.root.fd, &self.rest, OFlags::PATH)
+    }
+
+    /// What is there.
+    fn examine(&self, looked: &File) -> Result<(u64, u64), No> {
+        let seen = examine(looked)?;
         // What a block device holds is never the folder's own.
         if seen.0 == BLOCK && !self.root.for_all { Err(Status::Refused.into()) } else { Ok(seen) }
     }
@@ -398,16 +460,18 @@ impl<'r> Place<'r> {
     }
 }
 
-/// Opens without ever leaving `directory`.
+/// There is a link on the way, or something leads out of the directory: said in the same words as of any name outside.
+const LINK: No = No { status: Status::Refused, errno: 0 };
+
+/// Opens without ever leaving `directory`, and without following any link.
 fn beneath(directory: &OwnedFd, rest: &Path, flags: OFlags) -> Result<File, No> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     loop {
         return match rustix::fs::openat2(directory, rest, flags | OFlags::CLOEXEC, Permissions::empty(), resolve) {
             Ok(fd) => Ok(File::from(fd)),
             // Somebody renames something on the way: the kernel cannot be sure, and says so.
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => continue,
-            // A link that leads out is as if it were not there: the same words as for any name outside.
-            Err(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => Err(Status::Refused.into()),
+            Err(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => Err(LINK),
             Err(errno) => Err(No { status: Status::Io, errno: errno.raw_os_error().cast_unsigned() }),
         };
     }

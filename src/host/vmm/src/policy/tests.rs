@@ -49,7 +49,7 @@ fn status(result: Result<Device, No>) -> Status {
 
 /// With nothing open already.
 fn open(gate: &Gate, name: &[u8], role: Role, write: bool, chain: &[Arc<Slot>]) -> Result<Device, No> {
-    match gate.open(name, role, write, chain, &|_| Holder::Nobody)? {
+    match gate.open(gate.find(name, chain), role, write, chain, &|_| Holder::Nobody)? {
         Opened::New(device) => Ok(*device),
         Opened::Again(_) => Err(Status::Loop.into()),
     }
@@ -206,7 +206,7 @@ fn what_is_written_is_what_the_command_says_and_by_kind() {
 fn a_part_is_opened_for_writing_once_and_never_one_that_another_device_has() {
     let place = Place::new("once");
     let (gate, top) = written(&place, Parts::DATA_FILE);
-    let other = gate.open(b"sub/below", Role::DataFile, true, &top, &|_| Holder::Other);
+    let other = gate.open(gate.find(b"sub/below", &top), Role::DataFile, true, &top, &|_| Holder::Other);
     assert_eq!(other.err(), Some(Status::Locked.into()));
     let first = open(&gate, b"sub/below", Role::DataFile, true, &top);
     assert!(first.is_ok());
@@ -265,7 +265,7 @@ fn a_block_device_is_opened_below_an_allowed_folder_only() {
 fn an_image_that_has_a_file_open_is_given_it_again() {
     let place = Place::new("again");
     let (gate, top) = (place.gate(&[]), place.top());
-    let again = gate.open(b"sub/below", Role::DataFile, false, &top, &|_| Holder::Own(7));
+    let again = gate.open(gate.find(b"sub/below", &top), Role::DataFile, false, &top, &|_| Holder::Own(7));
     assert!(matches!(again, Ok(Opened::Again(7))));
 }
 
@@ -338,7 +338,7 @@ fn what_an_image_will_be_refused_can_be_foreseen() {
     let place = Place::new("foreseen");
     let foreseen = |name: &str, allowed: &[&str]| {
         let allowed = allowed.iter().map(|folder| place.0.join(folder)).collect();
-        would_refuse(Policy { allowed, ..Policy::default() }, &place.0.join("own/new"), name.as_bytes())
+        would_refuse(Policy { allowed, ..Policy::default() }, &place.0.join("own/new"), name.as_bytes()).is_some()
     };
     assert!(foreseen("../base/base", &[]));
     assert!(!foreseen("../base/base", &["base"]));
@@ -346,3 +346,5 @@ fn what_an_image_will_be_refused_can_be_foreseen() {
     assert!(!foreseen("absent", &[]));
     assert!(foreseen("nbd:x", &[]));
 }
+
+mod links;

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::policy::{Asked, Opened, Parts, leads_to};
+use crate::policy::{Asked, Opened, Parts};
 use crate::{Device, target};
 use instar_abi::ring::{
     Beside, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Role,
@@ -132,11 +132,12 @@ impl Server<'_> {
         let held = |file| self.table.held(file, request.dev, write);
         let _alone = self.opening.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let name = request.buf.to_vec();
-        let answer = self.policy.open(&name, role, write, &chain, &held).and_then(|device| match device {
+        let found = self.policy.find(&name, &chain);
+        let path = found.leads_to.clone();
+        let answer = self.policy.open(found, role, write, &chain, &held).and_then(|device| match device {
             Opened::Again(index) => Ok(index),
             Opened::New(device) => self.table.push(*device, request.dev).ok_or_else(|| Status::TooMany.into()),
         });
-        let path = chain.first().and_then(|above| leads_to(&above.device.path, &name));
         self.asked.add(Asked { device: request.dev, name, path, role, answer });
         answer.map(|index| value(u64::from(index))).map_err(|no| Reply { errno: no.errno, ..refused(no.status) })
     }

@@ -1,7 +1,7 @@
 //! Property: whatever names a guest asks for, in whatever order, no file changes but those that the command allows.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use instar_abi::ring::{Beside, FLAG_WRITE, Request, Role};
@@ -54,6 +54,12 @@ const PIECES: &[&[u8]] = &[
     b" ",
     b"deep",
     b"loop",
+    b"across",
+    b"back",
+    b"abs",
+    b"absout",
+    b"bounce",
+    b"theirs",
 ];
 
 /// `own` is the images' folder, `allowed` one of `--allow-backing`, `other` nobody's.
@@ -78,8 +84,33 @@ fn plant(root: &Path) {
         ("own/loop", "loop"),
         ("allowed/out", "../other/one"),
         ("allowed/up", "../.."),
+        ("own/across", "../allowed"),
+        ("own/sub/across", "../../allowed/sub/two"),
+        ("allowed/back", "../own/sub"),
+        ("allowed/bounce", "../other/../own/one"),
+        ("own/bounce", "across/back/../across/one"),
+        ("other/back", "../own/one"),
     ] {
         symlink(to, root.join(link)).expect("a link");
+    }
+    for (link, to) in [
+        ("own/abs", "allowed/one"),
+        ("own/sub/abs", "allowed"),
+        ("allowed/abs", "own/sub/deep/two"),
+        ("allowed/sub/abs", "own"),
+        ("own/absout", "other"),
+        ("allowed/absout", "other/one"),
+        ("other/abs", "own"),
+    ] {
+        symlink(root.join(to), root.join(link)).expect("a link");
+    }
+    // A folder for all, and in it links that somebody else put there.
+    fs::create_dir(root.join("allowed/deep")).expect("a folder for the test");
+    fs::set_permissions(root.join("allowed/deep"), fs::Permissions::from_mode(0o1777)).expect("it is ours");
+    for (name, to) in [("theirs", "../one"), ("across", "..")] {
+        let link = root.join("allowed/deep").join(name);
+        symlink(to, &link).expect("a link");
+        let _ = std::os::unix::fs::lchown(link, Some(65534), None);
     }
     let fifo = rustix::fs::FileType::Fifo;
     rustix::fs::mknodat(rustix::fs::CWD, root.join("own/fifo"), fifo, rustix::fs::Mode::from_raw_mode(0o600), 0)
@@ -160,6 +191,12 @@ fn devices(root: &Path, parts: Parts, fresh: bool) -> (Vec<Device>, Option<Targe
     (devices, target)
 }
 
+fn joined_by_its_letters(above: &Path, name: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    let name = name.strip_prefix(b"file:").unwrap_or(name);
+    crate::policy::fold(&above.with_file_name("").join(std::ffi::OsStr::from_bytes(name)))
+}
+
 #[test]
 fn no_file_changes_but_those_that_the_command_allows() {
     let runs = std::env::var("INSTAR_PROPERTY_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(50_000u64);
@@ -169,8 +206,16 @@ fn no_file_changes_but_those_that_the_command_allows() {
     plant(&root);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut before = known(&root);
+    // What may be opened at all.
+    let inside: std::collections::BTreeSet<(u64, u64)> = before
+        .iter()
+        .filter(|known| known.0.starts_with(root.join("own")) || known.0.starts_with(root.join("allowed")))
+        .map(|known| fs::symlink_metadata(&known.0).expect("it is there"))
+        .filter(fs::Metadata::is_file)
+        .map(|meta| (meta.dev(), meta.ino()))
+        .collect();
     let base = Parts { bases: 1, ..Parts::DATA_FILE };
-    let (mut opened, mut written, mut made) = (0u64, 0u64, 0u64);
+    let (mut opened, mut written, mut made, mut over) = (0u64, 0u64, 0u64, 0u64);
     for round in 0..runs.div_ceil(ROUND) {
         // Half of the rounds allow nothing to be written; the other half so many files.
         let (parts, most) = [(Parts::NONE, 0), (Parts::DATA_FILE, 1), (Parts::NONE, 0), (base, 3)][round as usize % 4];
@@ -199,6 +244,12 @@ fn no_file_changes_but_those_that_the_command_allows() {
             }
             // Everything is tried with what was got.
             let got = reply.value as u32;
+            let slot = bench.server.table.get(got).expect("it was got");
+            assert!(
+                inside.contains(&slot.identity) || slot.device.fresh,
+                "round {round}: {}",
+                slot.device.path.display()
+            );
             opened += 1;
             made += u64::from(asked.op == Op::CreateBeside as u16);
             let write = Request { dev: got, len: 512, buf: heap, ..request(Op::Write) };
@@ -207,6 +258,12 @@ fn no_file_changes_but_those_that_the_command_allows() {
             bench.call(Request { dev: got, len: 1 + random.next(4096), ..request(Op::SetLength) });
             bench.call(Request { dev: got, offset: random.next(4096), len: 512, ..request(Op::WriteZeroes) });
             bench.call(Request { dev: got, len: 4096, ..request(Op::Discard) });
+        }
+        for asked in bench.server.take_asked() {
+            let Some(path) = asked.path.filter(|_| asked.answer.is_ok()) else { continue };
+            assert!(fs::canonicalize(&path).is_ok_and(|at| at == path), "{}: it leads elsewhere", path.display());
+            let above = bench.server.table.get(asked.device).expect("it was got");
+            over += u64::from(joined_by_its_letters(&above.device.path, &asked.name) != path);
         }
         drop((bench, target));
         let after = known(&root);
@@ -222,7 +279,10 @@ fn no_file_changes_but_those_that_the_command_allows() {
         }
         before = after;
     }
-    println!("{runs} requests: {opened} opened, {written} written to, {made} made beside");
-    assert!(opened > runs / 1000 && written > 0 && made > 0, "{opened} {written} {made}: too few for a proof");
+    println!("{runs} requests: {opened} opened, {written} written to, {made} made beside, {over} over a link");
+    assert!(
+        opened > runs / 1000 && written > 0 && made > 0 && over > runs / 10_000,
+        "{opened} {written} {made} {over}: too few"
+    );
     fs::remove_dir_all(root).expect("made here");
 }

@@ -14,11 +14,7 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 
 use super::{Cache, Error};
-
-/// What the kernel follows at most.
-const LINKS_MAX: usize = 40;
-/// Magic number of /proc (statfs(2)).
-const PROC_MAGIC: i64 = 0x9fa0;
+use crate::links::{LINKS_MAX, are_the_kernels, refuse_planted};
 
 /// A name in a folder: no symbolic link, if anything at all.
 #[derive(Debug)]
@@ -48,7 +44,7 @@ impl Place {
                 Ok(_) | Err(Errno::NOENT) => false,
                 Err(errno) => return Err(errno.into()),
             };
-            let is_open_file = is_link && rustix::fs::fstatfs(&folder)?.f_type == PROC_MAGIC;
+            let is_open_file = is_link && are_the_kernels(&folder)?;
             if !is_link || is_open_file {
                 return Ok(Self { folder, name, is_open_file });
             }
@@ -132,16 +128,6 @@ fn split(path: &Path) -> io::Result<(CString, CString)> {
 pub fn open_folder(from: impl AsFd, path: impl Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(from, path, flags, Mode::empty())?)
-}
-
-/// The kernel's rule (`fs.protected_symlinks`), whether it is switched on or not: in a folder where all may write and none
-/// may remove what others own, a link leads only its owner, and everybody if it is the folder's owner's.
-fn refuse_planted(folder: &OwnedFd, link: &Stat) -> io::Result<()> {
-    const STICKY_FOR_ALL: u32 = libc::S_ISVTX | libc::S_IWOTH;
-    let above = rustix::fs::fstat(folder)?;
-    let for_all = above.st_mode & STICKY_FOR_ALL == STICKY_FOR_ALL;
-    let trusted = [above.st_uid, rustix::process::geteuid().as_raw()].contains(&link.st_uid);
-    if for_all && !trusted { Err(Errno::ACCESS.into()) } else { Ok(()) }
 }
 
 /// Whether a block device takes no writes.

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import stat
 import unittest
 from pathlib import Path
 
@@ -82,8 +84,21 @@ class TestFailsClosed(ConfigTest):
         self.refused("nope/x", "INSTAR_CONFIG", env={"INSTAR_CONFIG": "nope/x"})
         Path(self.path("latin1")).write_bytes(b"# \xe9\n")
         self.refused("latin1", "UTF-8", env={"INSTAR_CONFIG": self.path("latin1")})
-        self.refused("/dev/zero", "1 MiB", env={"INSTAR_CONFIG": "/dev/zero"})
+        Path(self.path("long")).write_text("#" * (1 << 20) + "\n")
+        self.refused("long", "1 MiB", env={"INSTAR_CONFIG": self.path("long")})
         self.works(env={"INSTAR_CONFIG": "/dev/null"})
+
+    def test_a_named_file_is_a_regular_one(self):
+        """A pipe is not waited for; nor is anything that is no file replaced by one."""
+        os.mkfifo(self.path("pipe"))
+        for path in (self.path("pipe"), "/dev/zero", "/dev/tty"):
+            env = {"INSTAR_CONFIG": path}
+            for argv in (("info", "over.qcow2"), ("config",), ("config", "set", "isolation", "process")):
+                out, err, status = self.run_config(*argv, env=env, timeout=10)
+                self.assertEqual((out, status), ("", 1))
+                self.assertRegex(err, f"{path}.*(not a regular file|No such device)")
+        self.refused("not a regular file", argv=("config", "unset", "isolation"), env={"INSTAR_CONFIG": "/dev/null"})
+        self.assertTrue(stat.S_ISCHR(os.stat("/dev/null").st_mode))
 
     def test_a_users_file_has_to_be_read_if_it_is_there(self):
         self.works()
@@ -138,6 +153,21 @@ class TestFailsClosed(ConfigTest):
         self.refused(str(self.user))
         self.works(env={"INSTAR_ISOLATION": "process"}, before=self.nobody)
 
+    @unittest.skipUnless(os.geteuid() == 0, "files of another user need root")
+    def test_a_strangers_link_to_a_trusted_file_is_none(self):
+        """Whoever owns the link chooses the file."""
+        env = self.file("nosuch = 1\n")
+        for link in (self.user, self.user.parent):
+            to = Path(env["INSTAR_CONFIG"])
+            shutil.rmtree(link, ignore_errors=True)
+            link.symlink_to(to if link == self.user else to.parent)
+            self.refused("nosuch")
+            os.lchown(link, 1234, 1234)
+            self.works()
+            out, _, _ = self.run_config("config")
+            self.assertIn(f"{self.user}: it, or a link that leads to it, belongs to another user", out)
+            link.unlink()
+
     def test_no_configuration_comes_from_the_current_directory(self):
         for folder in ("instar", ".config/instar"):
             path = Path(self.path(folder))
@@ -173,15 +203,40 @@ class TestLayers(ConfigTest):
 
     def test_folders_add_up(self):
         self.user.write_text('[backing]\nallow = ["/usr"]\n')
-        env = {"INSTAR_ALLOW_BACKING": "/a:/b"}
-        found = self.setting("backing.allow", "--allow-backing", "/c", env=env)
-        self.assertEqual(found["value"], ["/usr", "/a", "/b", "/c"])
+        env = {"INSTAR_ALLOW_BACKING": "/etc::/var"}
+        found = self.setting("backing.allow", "--allow-backing", "/tmp", env=env)
+        self.assertEqual(found["value"], ["/usr", "/etc", "/var", "/tmp"])
         self.assertEqual(found["from"], f"{self.user}, INSTAR_ALLOW_BACKING, --allow-backing")
 
     def test_folders_in_a_file_are_there_and_whole(self):
         for folder, says in (("~/x", "~"), ("x", "absolute"), ("/no/such", "not there"), ("/dev/null", "directory")):
             env = self.file(f'[backing]\nallow = ["/usr", "{folder}"]\n')
             self.refused("config.toml", folder, says, env=env)
+
+    def test_folders_of_flags_and_variables_are_there(self):
+        for folder, says in (("/no/such", "is not there"), ("nosuch", "is not there"), ("/dev/null", "is not a directory")):
+            self.refused(
+                f"backing.allow (from --allow-backing): '{folder}' {says}",
+                argv=("info", "--allow-backing", folder, "over.qcow2"),
+            )
+            env = {"INSTAR_ALLOW_BACKING": f"/usr:{folder}"}
+            self.refused(f"backing.allow (from INSTAR_ALLOW_BACKING): '{folder}' {says}", env=env)
+        self.works("info", "--allow-backing", ".", "over.qcow2")
+
+    def test_who_asks_for_a_virtual_machine_is_told(self):
+        script = 'mount --bind /dev/null /dev/kvm && exec "$@"'
+        if os.geteuid() != 0 or not os.path.exists("/dev/kvm"):
+            self.skipTest("needs root and /dev/kvm")
+        self.user.write_text('isolation = "kvm"\n')
+        for argv, env, source in (
+            (("--isolation", "kvm"), {"INSTAR_CONFIG": ""}, "--isolation kvm"),
+            ((), {"INSTAR_CONFIG": "", "INSTAR_ISOLATION": "kvm"}, "INSTAR_ISOLATION=kvm"),
+            ((), {}, f"'isolation = kvm' in {self.user}"),
+        ):
+            words = ["unshare", "--mount", "sh", "-c", script, "sh", self.get_instar_binary(), "info", *argv, "base.raw"]
+            _, err, status = self.run_tool(words, cwd=self.tmp, env={**BARE, "HOME": str(self.home), **env})
+            self.assertEqual(status, 1)
+            self.assertIn(f"no virtual machine, but {source} asks for one: ", err)
 
     def test_the_manual_has_every_setting(self):
         man = self.run_config("generate", "man")[0].replace("\\-", "-")
@@ -242,6 +297,39 @@ class TestChanging(ConfigTest):
         self.refused(str(self.user))
         self.works("config", "set", "limits.seconds", "5")
         self.works()
+
+    def test_what_is_unset_is_not_said_any_more(self):
+        self.user.write_text('# mine\nisolation = "process"\nmoon = 1\n\n[limits]\nseconds = 5\n')
+        self.refused("moon")
+        self.works("config", "unset", "moon")
+        self.works("config", "unset", "limits.seconds")
+        self.assertEqual(self.user.read_text(), '# mine\nisolation = "process"\n')
+        self.refused("says nothing of 'limits.seconds'", argv=("config", "unset", "limits.seconds"))
+        self.assertEqual(self.setting("limits.seconds")["from"], "default")
+        self.refused("unset KEY", argv=("config", "unset"))
+
+    def test_a_broken_file_is_in_nobodys_way_to_help(self):
+        self.user.write_text("isolation = \n")
+        for argv in (("--help",), ("--version",), ("-V",), ("info", "--help"), ("config", "--help")):
+            for name in ("instar", "qemu-img"):
+                if name == "instar" or argv[0] != "config":
+                    out, err, status = self.run_as(name, *argv)
+                    self.assertEqual((err, status), ("", 0), argv)
+                    self.assertTrue(out)
+        self.refused(str(self.user), argv=("info", "base.raw"))
+        self.refused(str(self.user), argv=("--verbose", "info", "base.raw"))
+
+    def run_as(self, name, *argv):
+        link = Path(self.path(f"bin/{name}"))
+        link.parent.mkdir(exist_ok=True)
+        if not link.exists():
+            link.symlink_to(self.get_instar_binary())
+        return self.run_tool([str(link), *argv], cwd=self.tmp, env={**BARE, "HOME": str(self.home)})
+
+    def test_help_has_every_option(self):
+        out = self.run_as("instar", "--help")[0]
+        for option in ("--version", "--verbose", "--help", "--isolation", "--max-seconds"):
+            self.assertRegex(out, rf"(?m)^  .*{option}")
 
     def test_profiles(self):
         for name, key, value in (("incus", "backing.none", "true"), ("strict", "isolation", "kvm")):
@@ -346,6 +434,42 @@ class TestPins(ConfigTest):
         self.refused("pinned", argv=(*argv, "--allow-backing", self.tmp), system=system)
         self.refused("not in a directory", argv=argv, system=system)
         self.works(*argv, system=system.replace("/inner", ""))
+
+    def test_nothing_is_advised_that_is_pinned(self):
+        os.mkdir(self.path("inner"))
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", "../base.raw", "-F", "raw", "inner/over.qcow2")
+        check, policy = ("check", "inner/over.qcow2"), ("policy", "inner/over.qcow2")
+        system = 'pinned = ["backing.allow"]\n[backing]\nallow = ["/usr"]\n'
+        out, err, status = self.run_config(*check, system=system)
+        self.assertEqual((out, status), ("", 1))
+        self.assertIn(f"are pinned by {SYSTEM}", err)
+        self.assertNotIn("config add", err)
+        out, err, status = self.run_config(*policy, system=system)
+        self.assertEqual((err, status), ("", 2))
+        self.assertIn(f"are pinned by {SYSTEM}", out)
+        self.assertNotIn("config add", out)
+        out = json.loads(self.run_config(*policy, "--output=json", system=system)[0])
+        self.assertEqual((out["pinned"], "configuration" in out), (SYSTEM, False))
+        none = 'pinned = ["backing.none"]\n[backing]\nnone = true\n'
+        self.refused(f"it is pinned by {SYSTEM}", argv=check, system=none)
+        self.refused("it is so by INSTAR_NO_BACKING", argv=check, env={"INSTAR_NO_BACKING": "1"})
+        self.assertIn(f"it is pinned by {SYSTEM}", self.run_config(*policy, system=none)[0])
+        limits = 'pinned = ["limits.requests"]\n[limits]\nrequests = 2\n'
+        self.refused(f"(2); limits.requests is pinned by {SYSTEM}", argv=("info", "base.raw"), system=limits)
+        argv = ("info", "--max-requests", "1", "base.raw")
+        self.refused(f"raises it, up to 2, to which limits.requests is pinned by {SYSTEM}", argv=argv, system=limits)
+        self.refused("(1); --max-requests raises it\n", argv=argv)
+
+    def test_a_broken_system_file_can_be_mended(self):
+        """And two that are broken, one after the other."""
+        self.user.write_text("moon = 1\n")
+        script = (
+            f"mount -t tmpfs none /etc && mkdir /etc/instar && echo 'sun = 1' > {SYSTEM}"
+            ' && "$0" --version && "$0" config unset moon && "$0" config --system unset sun && "$0" info over.qcow2'
+        )
+        argv = ["unshare", "--mount", "sh", "-c", script, self.get_instar_binary()]
+        _, err, status = self.run_tool(argv, cwd=self.tmp, env={**BARE, "HOME": str(self.home)})
+        self.assertEqual((err, status), ("", 0))
 
     def test_the_systems_file_is_changed(self):
         """A profile pins what it says there."""

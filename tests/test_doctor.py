@@ -57,6 +57,25 @@ class TestDoctor(InstarTestBase):
             self.assertRegex(out, r"(?m)^process: +" + WORKS)
             self.assertRegex(out, r"(?m)^isolation in force: +" + ("process$" if status == 0 else "none: kvm "))
 
+    def test_what_to_do_without_kvm_depends_on_its_group(self):
+        if os.geteuid() != 0 or not os.path.exists("/dev/kvm"):
+            self.skipTest("another device in the place of /dev/kvm takes root")
+        binary = shutil.copy(self.get_instar_binary(), self.path("instar"))
+        os.chmod(self.tmp, 0o755)
+        for owner, mode, advice in (
+            (34, 0o660, "add the user to the group backup"),
+            (54321, 0o660, "the device is for group 54321, which has no name here"),
+            (34, 0o600, "the device has no group whose members may use it"),
+            (0, 0o660, "the device has no group whose members may use it"),
+        ):
+            script = (
+                f"mknod kvm c 10 232 && chgrp {owner} kvm && chmod {mode:o} kvm && mount --bind kvm /dev/kvm && rm -f kvm"
+                ' && exec setpriv --reuid=65534 --regid=65534 --clear-groups "$0" doctor --isolation process'
+            )
+            out, err, status = self.run_tool(["unshare", "--mount", "sh", "-c", script, binary], cwd=self.tmp)
+            self.assertEqual((err, status), ("", 0), out)
+            self.assertRegex(out, f"(?m)^KVM: +no: /dev/kvm: Permission denied: {advice}")
+
     def test_without_filters_nothing_works(self):
         found = self.doctor(expect=1, before=lambda: confine.deny(confine.SECCOMP))
         self.assertRegex(found["isolation in force"], "^none: ")

@@ -66,7 +66,7 @@ class TestPolicy(InstarTestBase):
         return err
 
     def test_a_refusal_does_not_tell_whether_the_target_exists(self):
-        os.makedirs(self.path("inner"))
+        os.makedirs(self.path("inner/inner"))
         for present, absent in (
             ("/etc/passwd", "/etc/passwx"),
             ("../outside.raw", "../outsidx.raw"),
@@ -101,7 +101,7 @@ class TestPolicy(InstarTestBase):
         self.overlay("../base.raw", "inner/over.qcow2")
         argv = ("convert", "-O", "raw", "inner/over.qcow2", "x")
         self.refusal(*argv)
-        for how in ({"argv": ["--allow-backing", self.tmp]}, {"env": {"INSTAR_ALLOW_BACKING": f"/nowhere:{self.tmp}"}}):
+        for how in ({"argv": ["--allow-backing", self.tmp]}, {"env": {"INSTAR_ALLOW_BACKING": f"/usr:{self.tmp}"}}):
             out, err, status = self.run_instar(*how.get("argv", []), *argv, cwd=self.tmp, env=how.get("env", {}))
             self.assertEqual((out, err, status), ("", "", 0))
             self.assert_bytes_identical(self.path("x"), self.path("base.raw"))
@@ -153,7 +153,7 @@ class TestIsolation(InstarTestBase):
         self.assertIn("file format: qcow2", out)
         out, err, status = self.run_tool([*nobody, "info", "--isolation", "kvm", "a.qcow2"], cwd=self.tmp)
         self.assertEqual((out, status), ("", 1))
-        self.assertRegex(err, r"/dev/kvm.*(group kvm|module)")
+        self.assertRegex(err, r"/dev/kvm.*(group|module)")
 
     def test_limits_are_told_by_name(self):
         images.random_disk(self.path("disk.raw"), 64 << 20, 1)

@@ -1,7 +1,8 @@
 //! `--help` and `--version`.
 
+use crate::STANDARD;
 use crate::commands::generate::{options_of, spelled};
-use crate::commands::{COMMANDS, Command};
+use crate::commands::{COMMANDS, COMMON, Command};
 use crate::config::SETTINGS;
 use crate::getopt::Opt;
 use crate::program::Program;
@@ -34,11 +35,14 @@ pub fn general(program: &Program) -> String {
         })
         .collect();
     let name = program.name;
+    let common = COMMON.iter().filter(|option| option.long != "help").chain(SETTINGS.iter().map(|s| &s.flag));
     format!(
-        "{}usage: {name} COMMAND [OPTION...] [FILE...]\n\nCommands:\n{commands}\nOptions of every command:\n{}\n\
+        "{}usage: {name} COMMAND [OPTION...] [FILE...]\n\nCommands:\n{commands}\nOptions before the command:\n{}\n\
+         Options of every command:\n{}\n\
          '{name} COMMAND --help' tells more.\n",
         version(program),
-        list(SETTINGS.iter().map(|s| &s.flag)),
+        list(STANDARD.iter()),
+        list(common),
     )
 }
 

@@ -10,6 +10,7 @@ mod given;
 mod help;
 mod image_name;
 mod image_params;
+mod limit;
 mod program;
 mod progress;
 mod refusal;
@@ -113,11 +114,13 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
     let empty = Parsed::default();
     let readable = parsed.as_ref().or(global.as_ref()).unwrap_or(&empty);
     if let Err(text) = program.config.load(readable) {
-        // What is wrong with the configuration can be looked at, and mended, by the command that is for it.
-        match command.filter(|command| command.name == commands::config::COMMAND.name) {
-            Some(_) => program.misconfigured = Some(text),
-            None => return Err(program.fail(&text)),
+        // What is wrong with the configuration can be looked at, and mended, by the command that is for it; and what reads no
+        // image needs none.
+        let mends = command.is_some_and(|command| command.name == commands::config::COMMAND.name);
+        if !mends && !asks_only(readable, global.as_ref().ok()) {
+            return Err(program.fail(&text));
         }
+        program.misconfigured = Some(text);
     }
     program.version = program.config.version().unwrap_or_default();
     let known: Vec<&Opt> = options.iter().copied().filter(|option| option.since <= program.version.major).collect();
@@ -143,6 +146,11 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
         }
         (None, Some(word)) => Err(program.usage(&format!("Command not found: {word}"))),
     }
+}
+
+/// For help or the version.
+fn asks_only(parsed: &Parsed, global: Option<&Parsed>) -> bool {
+    parsed.has("help") || global.is_some_and(|before| before.has("help") || before.has("version"))
 }
 
 fn perform(mut program: Program, command: &'static Command, parsed: Result<Parsed, getopt::Wrong>) -> Result<u8, Exit> {

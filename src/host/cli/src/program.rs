@@ -16,10 +16,12 @@ use instar_vmm::target::{self, Cache, Target, Written};
 use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Parts, Policy, locks};
 
 use crate::config::Config;
+use crate::config::settings::by_key;
 use crate::getopt::{Parsed, Wrong};
 use crate::given;
 use crate::image_name::ImageName;
 pub use crate::image_params::image_params;
+use crate::limit;
 use crate::refusal;
 use crate::room::Room;
 use crate::secrets::{self, Secrets};
@@ -442,13 +444,17 @@ impl Program {
     pub fn failed(&self, failure: &Failure, subject: &str) -> Exit {
         let subject = escape::terminal(subject.as_bytes());
         self.fail(&match failure {
-            Failure::NoKvm(why) => format!("no virtual machine, but --isolation kvm asks for one: {why}"),
+            Failure::NoKvm(why) => {
+                let source = by_key("isolation").map(|setting| limit::source(setting, "kvm", &self.config));
+                format!("no virtual machine, but {} asks for one: {why}", source.unwrap_or_default())
+            }
             Failure::Guest(what) => format!(
                 "internal error in the sandbox while reading '{subject}': {}; the host is unaffected",
                 escape::terminal(what.as_bytes())
             ),
             Failure::Limit { name, flag, value } => {
-                format!("'{subject}': the limit on {name} was reached ({value}); {flag} raises it")
+                let way_out = limit::way_out(flag, &self.config);
+                format!("'{subject}': the limit on {name} was reached ({value}); {way_out}")
             }
             Failure::Host(what) => format!("cannot set the sandbox up: {what}"),
         })

@@ -6,8 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use instar_abi::ring::Status;
 use instar_vmm::policy::{Asked, No};
 
-use crate::config::Config;
-use crate::config::settings::ALLOW;
+use crate::config::settings::{ALLOW, NONE};
+use crate::config::{Config, Origin};
 use crate::program::plain;
 
 /// The directories that would have to be allowed, by the letters of the names alone: whether anything is there is not
@@ -47,10 +47,11 @@ pub fn way_out(asked: &[Asked], config: &Config) -> Option<String> {
 
 /// The same about a name that leads to `path`.
 pub fn advice(path: Option<&Path>, config: &Config) -> String {
-    if config.flag("backing.none").is_ok_and(|none| none) {
-        return "--no-backing (backing.none in the configuration) lets images refer to no other file".to_string();
+    if config.flag(NONE).is_ok_and(|none| none) {
+        return "--no-backing (backing.none in the configuration) lets images refer to no other file".to_string()
+            + &none_from(config);
     }
-    if let Some(pin) = config.of(ALLOW).find(|said| said.pinned) {
+    if let Some(pin) = config.pin(ALLOW) {
         return format!("the directories that images may refer to are pinned by {}", pin.origin);
     }
     let Some(folder) = path.and_then(allowable) else {
@@ -69,6 +70,15 @@ pub fn advice(path: Option<&Path>, config: &Config) -> String {
         None => {
             "--allow-backing DIR (or INSTAR_ALLOW_BACKING, or the configuration file) allows a directory".to_string()
         }
+    }
+}
+
+/// Who lets images refer to nothing, if that is not seen in the command itself.
+pub fn none_from(config: &Config) -> String {
+    match config.origin(NONE).filter(|said| !matches!(said.origin, Origin::Flag(_))) {
+        Some(said) if said.pinned => format!("; it is pinned by {}", said.origin),
+        Some(said) => format!("; it is so by {}", said.origin),
+        None => String::new(),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::program::{Exit, Program};
 pub const COMMAND: Command = Command {
     name: "config",
     about: "Show every setting in force, and where it comes from; explain them; change a configuration file.",
-    operands: "[explain [KEY] | set KEY VALUE | add KEY VALUE... | profile nova|libvirt|proxmox|incus|strict]",
+    operands: "[explain [KEY] | set KEY VALUE | add KEY VALUE... | unset KEY | profile nova|libvirt|proxmox|incus|strict]",
     options: &[OUTPUT, Opt::flag("system", "change the system's file, /etc/instar/config.toml, instead of your own")],
     stock: false,
     run,
@@ -26,7 +26,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let system = parsed.has("system");
     let changes = match words[..] {
-        [] if system => return Err(program.usage("--system goes with set, add and profile")),
+        [] if system => return Err(program.usage("--system goes with set, add, unset and profile")),
         [] => return show(program, json),
         ["explain"] => return explain(program, SETTINGS),
         ["explain", key] => {
@@ -35,6 +35,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         }
         ["set", key, value] => vec![Change::Set(key.into(), value.into())],
         ["add", key, _, ..] => words[2..].iter().map(|value| Change::Add(key.into(), (*value).into())).collect(),
+        ["unset", key] => vec![Change::Unset(key.into())],
         ["profile", name] => {
             let profile = PROFILES.iter().find(|profile| profile.name == name);
             let profile = profile.ok_or_else(|| {
@@ -44,9 +45,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
             profile.changes(system)
         }
         _ => {
-            return Err(
-                program.usage("config: nothing, explain [KEY], set KEY VALUE, add KEY VALUE..., or profile NAME")
-            );
+            let known = "config: nothing, explain [KEY], set KEY VALUE, add KEY VALUE..., unset KEY, or profile NAME";
+            return Err(program.usage(known));
         }
     };
     edit::file(system).and_then(|path| edit::apply(&path, &changes)).map_err(|e| program.fail(&e))?;

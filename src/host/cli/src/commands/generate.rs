@@ -52,7 +52,7 @@ cannot read any. Of the system's file only what it pins holds then, where it can
 const FILES: &str = "\
 .TP\n.I /etc/instar/config.toml\nThe system's settings.\n\
 .TP\n.I $XDG_CONFIG_HOME/instar/config.toml, or ~/.config/instar/config.toml\n\
-The caller's settings. Ignored if neither root nor the caller owns it.\n\
+The caller's settings. Ignored if neither root nor the caller owns it, and each link to it.\n\
 .PP\nThe files are TOML; the keys are those that \\fBinstar config\\fR shows, such as \\fBisolation\\fR or\n\
 \\fBallow\\fR in the table \\fB[backing]\\fR. Flags win over variables, these over the caller's file, and that over the\n\
 system's; only the folders of \\fBbacking.allow\\fR add up. In a file they have to be there and be written in full.\n\

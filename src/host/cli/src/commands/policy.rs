@@ -11,11 +11,11 @@ use instar_vmm::target::{Cache, absolute};
 
 use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
-use crate::config::settings::ALLOW;
+use crate::config::settings::{ALLOW, NONE};
 use crate::config::{Config, Said};
 use crate::getopt::Parsed;
 use crate::program::{Defaults, Exit, Files, Program, Silent, image_params};
-use crate::refusal::{directories, not_opened, quoted};
+use crate::refusal::{directories, none_from, not_opened, quoted};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -66,8 +66,11 @@ struct Places {
     image: PathBuf,
     /// Those of the configuration, and where each was said.
     allowed: Vec<(PathBuf, String)>,
-    /// None at all.
+    /// None at all; and by whose word, if that is not the command's own.
     none: bool,
+    none_from: String,
+    /// What pins the directories.
+    pinned: Option<String>,
 }
 
 impl Places {
@@ -84,7 +87,9 @@ impl Places {
         Self {
             image,
             allowed: said.into_iter().flat_map(of).collect(),
-            none: config.flag("backing.none").is_ok_and(|none| none),
+            none: config.flag(NONE).is_ok_and(|none| none),
+            none_from: none_from(config),
+            pinned: config.pin(ALLOW).map(|pin| pin.origin.to_string()),
         }
     }
 
@@ -103,8 +108,8 @@ enum Rule {
     Own(PathBuf),
     /// Below a directory that was allowed: that, and where it was said.
     Allowed(PathBuf, String),
-    /// `backing.none`.
-    None,
+    /// `backing.none`: by whose word.
+    None(String),
     /// No path.
     NoPath,
     /// In none of the directories, or reached by a link that leads out of them.
@@ -118,7 +123,7 @@ impl Rule {
         match self {
             Self::Own(_) => "own-directory",
             Self::Allowed(..) => "allowed-directory",
-            Self::None => "no-backing",
+            Self::None(_) => "no-backing",
             Self::NoPath => "no-path",
             Self::Outside => "outside",
             Self::Failed(_) => "not-opened",
@@ -129,7 +134,7 @@ impl Rule {
         match self {
             Self::Own(folder) => format!("allowed: below {}, the directory of the image", shown(folder)),
             Self::Allowed(folder, from) => format!("allowed: below {} ({ALLOW}, from {from})", shown(folder)),
-            Self::None => "refused: --no-backing (backing.none) allows no name".to_string(),
+            Self::None(from) => format!("refused: --no-backing (backing.none) allows no name{from}"),
             Self::NoPath => "refused: it is no plain path".to_string(),
             Self::Outside => "refused: in no directory that images may refer to".to_string(),
             Self::Failed(why) => format!("allowed, but not opened: {why}"),
@@ -149,7 +154,7 @@ impl<'a> Name<'a> {
         let above = all.iter().find(|other| other.answer == Ok(asked.device) && asked.device != 0);
         let above = above.and_then(|other| other.path.clone()).unwrap_or_else(|| places.image.clone());
         let rule = match (&asked.path, &asked.answer) {
-            (_, Err(_)) if asked.is_refused() && places.none => Rule::None,
+            (_, Err(_)) if asked.is_refused() && places.none => Rule::None(places.none_from.clone()),
             (None, _) => Rule::NoPath,
             (_, Err(_)) if asked.is_refused() => Rule::Outside,
             (_, Err(no)) => Rule::Failed(not_opened(*no)),
@@ -197,13 +202,19 @@ impl Report<'_> {
             if let Some(command) = self.command() {
                 out += &format!("or:\n  {command}\n");
             }
+        } else if let Some(pin) = self.places.pinned.as_deref().filter(|_| self.is_outside()) {
+            out += &format!("The directories that images may refer to are pinned by {}.\n", terminal(pin.as_bytes()));
         }
         out
     }
 
-    /// Nothing can be allowed where all is forbidden.
+    fn is_outside(&self) -> bool {
+        self.names.iter().any(|name| matches!(name.rule, Rule::Outside))
+    }
+
+    /// Nothing can be allowed where all is forbidden, or what is allowed is pinned.
     fn line(&self) -> Option<String> {
-        (!self.missing.is_empty() && !self.places.none).then(|| {
+        (!self.missing.is_empty() && !self.places.none && self.places.pinned.is_none()).then(|| {
             let folders = self.missing.iter().filter_map(|folder| folder.to_str());
             let folders: Vec<String> = folders.map(|folder| toml_edit::Value::from(folder).to_string()).collect();
             format!("{ALLOW} = [{}]", folders.join(", "))
@@ -235,7 +246,7 @@ impl Report<'_> {
                 Rule::Failed(why) => {
                     map.set("error", why.as_str());
                 }
-                Rule::None | Rule::NoPath | Rule::Outside => {}
+                Rule::None(_) | Rule::NoPath | Rule::Outside => {}
             }
             map
         });
@@ -244,6 +255,9 @@ impl Report<'_> {
         map.set("directories", self.missing.iter().map(|folder| bytes(folder)).collect::<Vec<_>>());
         if let Some(line) = self.line() {
             map.set("configuration", line);
+        }
+        if let Some(pin) = self.places.pinned.as_deref() {
+            map.set("pinned", pin);
         }
         instar_render::json(&map) + "\n"
     }

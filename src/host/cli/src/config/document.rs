@@ -80,6 +80,11 @@ pub fn check_folder(folder: &Path) -> Result<(), &'static str> {
     if !folder.is_absolute() {
         return Err("is not an absolute path");
     }
+    check_is_there(folder)
+}
+
+/// A folder that is allowed.
+pub fn check_is_there(folder: &Path) -> Result<(), &'static str> {
     match fs::metadata(folder) {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => Err("is not a directory"),

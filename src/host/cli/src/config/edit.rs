@@ -21,6 +21,8 @@ pub enum Change {
     Set(String, String),
     /// One value more of a list.
     Add(String, String),
+    /// Nothing is said of it any more. It need not be a setting: what is wrong in a file can be taken out.
+    Unset(String),
 }
 
 /// The file that is changed: the system's, that which `INSTAR_CONFIG` names, or the caller's.
@@ -44,13 +46,14 @@ pub fn file(system: bool) -> Result<PathBuf, String> {
 /// In words; the file is as it was then.
 pub fn apply(path: &Path, changes: &[Change]) -> Result<(), String> {
     let failed = |e: &io::Error| format!("cannot change the configuration file '{}': {}", path.display(), plain(e));
-    let old = match fs::read_to_string(path) {
+    let old = match files::text_to_change(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => return Err(failed(&error)),
     };
     let new = changed(path, &old, changes)?;
-    Config::check_with(path, &new)?;
+    // What is wrong in another file is not for this change to mend, nor in its way.
+    Config::check_with(path, &new).or_else(|wrong| Config::check_with(path, "").map_or(Ok(()), |()| Err(wrong)))?;
     replace(path, &new).map_err(|e| failed(&e))
 }
 
@@ -60,12 +63,12 @@ fn changed(path: &Path, text: &str, changes: &[Change]) -> Result<String, String
     let mut document: DocumentMut =
         text.parse().map_err(|e: toml_edit::TomlError| wrong(e.to_string().trim_end().to_string()))?;
     for change in changes {
-        let (Change::Set(key, value) | Change::Add(key, value)) = change;
-        let is_list = key == PINNED || by_key(key).is_some_and(|setting| setting.kind == Kind::Folders);
+        let is_list = |key: &str| key == PINNED || by_key(key).is_some_and(|setting| setting.kind == Kind::Folders);
         match change {
-            Change::Set(..) => set(place(&mut document, key)?, key, single(key, value, is_list)?),
-            Change::Add(..) if is_list => add(place(&mut document, key)?, key, value),
-            Change::Add(..) => return Err(format!("{key} is no list: use 'config set'")),
+            Change::Set(key, value) => set(place(&mut document, key)?, key, single(key, value, is_list(key))?),
+            Change::Add(key, value) if is_list(key) => add(place(&mut document, key)?, key, value),
+            Change::Add(key, _) => return Err(format!("{key} is no list: use 'config set'")),
+            Change::Unset(key) => unset(&mut document, key).map_err(wrong)?,
         }
     }
     let text = document.to_string();
@@ -121,6 +124,20 @@ fn add(table: &mut dyn TableLike, key: &str, value: &str) {
         list.push(value);
     }
     set(table, key, Value::Array(list));
+}
+
+/// Takes it out, and its table if nothing is left of that.
+fn unset(document: &mut DocumentMut, key: &str) -> Result<(), String> {
+    let absent = || format!("it says nothing of '{key}'");
+    let Some((table, name)) = key.split_once('.') else {
+        return document.remove(key).map(|_| ()).ok_or_else(absent);
+    };
+    let inner = document.get_mut(table).and_then(Item::as_table_like_mut).ok_or_else(absent)?;
+    inner.remove(name).ok_or_else(absent)?;
+    if inner.is_empty() {
+        document.remove(table);
+    }
+    Ok(())
 }
 
 /// Writes a new file beside the old one and puts it in its place. A link stays one.
@@ -188,6 +205,27 @@ mod tests {
         }
         let twice = edited("backing.allow = '/usr'\n", &[add("backing.allow", "/etc"), add("backing.allow", "/etc")]);
         assert_eq!(twice.as_deref(), Ok("backing.allow = ['/usr', \"/etc\"]\n"));
+    }
+
+    #[test]
+    fn what_is_unset_is_gone_and_the_rest_stays() {
+        let unset = |text: &str, key: &str| edited(text, &[Change::Unset(key.into())]);
+        let old = "# ours\nisolation = 'auto' # for now\n\n[backing]\nnone = true\n\n[limits] # few\nseconds = 5\n";
+        let without = unset(old, "backing.none").expect("it is there");
+        assert_eq!(without, "# ours\nisolation = 'auto' # for now\n\n[limits] # few\nseconds = 5\n");
+        assert_eq!(
+            unset("backing.none = true\nbacking.allow = []\n", "backing.none").as_deref(),
+            Ok("backing.allow = []\n")
+        );
+        assert_eq!(unset("isolation = 'kvm'\nmoon = 1\n", "moon").as_deref(), Ok("isolation = 'kvm'\n"));
+        for (text, key, says) in [
+            ("", "isolation", "f: it says nothing of 'isolation'"),
+            ("isolation = 'kvm'\n", "isolation.x", "it says nothing"),
+            ("pinned = ['isolation']\nisolation = 'kvm'\n", "isolation", "is pinned and has no value"),
+            ("moon = 1\nsun = 2\n", "moon", "there is no setting 'sun'"),
+        ] {
+            assert!(unset(text, key).is_err_and(|e| e.contains(says)), "{text:?}");
+        }
     }
 
     #[test]

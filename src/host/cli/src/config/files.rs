@@ -4,11 +4,14 @@
 //! command. Only a file that is looked for by default, and is not there, is fine.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
+use super::way;
 use crate::program::plain;
 
 /// The system's file.
@@ -78,17 +81,24 @@ impl Place {
     /// # Errors
     /// In words, with its name.
     pub fn read(&self) -> Result<Found, String> {
-        match self.open() {
-            Ok(file) => self.text(file),
+        match open(&self.path) {
+            Ok(file) => match self.unless_strangers(file) {
+                Ok(Some(file)) => self.text(file),
+                Ok(None) => Ok(Found::Ignored(STRANGERS)),
+                Err(error) => self.cannot_open(&error),
+            },
             Err(error) if self.is_absent(&error) => Ok(Found::Absent),
             Err(error) => self.cannot_open(&error),
         }
     }
 
-    fn open(&self) -> io::Result<File> {
-        // A pipe without a writer must not be waited for.
-        let flags = if self.role == Role::Named { 0 } else { NONBLOCK };
-        File::options().read(true).custom_flags(flags).open(&self.path)
+    /// The caller's file by the way that leads to it, unless that is somebody else's.
+    fn unless_strangers(&self, file: File) -> io::Result<Option<File>> {
+        let home = self.home.as_deref().filter(|_| self.role == Role::User);
+        match home.and_then(|home| Some((home, self.path.strip_prefix(home).ok()?))) {
+            Some((home, rest)) => way::open(home, rest, is_trusted),
+            None => Ok(Some(file)),
+        }
     }
 
     fn is_absent(&self, error: &io::Error) -> bool {
@@ -109,13 +119,11 @@ impl Place {
         if self.role == Role::User && !is_trusted(found.uid()) {
             return Ok(Found::Ignored(STRANGERS));
         }
-        let kind = found.file_type();
-        let stream = self.role == Role::Named && (kind.is_fifo() || kind.is_char_device());
-        if kind.is_dir() {
+        if found.is_dir() {
             return Err(self.failed("Is a directory"));
         }
-        if !kind.is_file() && !stream {
-            return Err(self.failed("it is not a regular file"));
+        if !found.is_file() && !is_nothing(&found) {
+            return Err(self.failed(NO_FILE));
         }
         let mut bytes = Vec::new();
         file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| self.failed(&plain(&e)))?;
@@ -153,9 +161,29 @@ impl Place {
     }
 }
 
-/// `O_NONBLOCK` of Linux.
-const NONBLOCK: i32 = 0o4000;
-const STRANGERS: &str = "it belongs to another user";
+const STRANGERS: &str = "it, or a link that leads to it, belongs to another user";
+const NO_FILE: &str = "it is not a regular file";
+
+/// A pipe without a writer is not waited for.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed()).open(path)
+}
+
+/// `/dev/null` is as good as an empty file.
+fn is_nothing(found: &Metadata) -> bool {
+    found.file_type().is_char_device() && found.rdev() == rustix::fs::makedev(1, 3)
+}
+
+/// The text of a file that is to be changed.
+pub fn text_to_change(path: &Path) -> io::Result<String> {
+    let mut file = open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other(NO_FILE));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
 
 fn is_trusted(owner: u32) -> bool {
     owner == 0 || owner == rustix::process::geteuid().as_raw()

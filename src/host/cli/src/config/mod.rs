@@ -7,6 +7,7 @@ pub mod edit;
 pub mod files;
 pub mod profiles;
 pub mod settings;
+mod way;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -104,7 +105,8 @@ impl Config {
         self.read_files(None)?;
         self.read_variables(|name| std::env::var_os(name));
         self.read_flags(parsed);
-        self.check()
+        self.check()?;
+        self.check_folders()
     }
 
     /// Whether all files hold together when the one at `path` has that text.
@@ -185,6 +187,28 @@ impl Config {
         Ok(())
     }
 
+    /// A folder that is allowed and not there allows nothing: better said than found out. Those of files were looked at.
+    fn check_folders(&self) -> Result<(), String> {
+        let here = |said: &&Said| matches!(said.origin, Origin::Environment(_) | Origin::Flag(_));
+        for said in self.of(ALLOW).filter(here) {
+            for folder in &said.values {
+                let checked = document::check_is_there(Path::new(folder));
+                checked.map_err(|e| format!("{ALLOW} (from {}): '{}' {e}", said.origin, folder.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a setting was said as it is in force; nowhere if it is the default.
+    pub fn origin(&self, key: &str) -> Option<&Said> {
+        self.of(key).next_back()
+    }
+
+    /// What pins a setting.
+    pub fn pin(&self, key: &str) -> Option<&Said> {
+        self.of(key).find(|said| said.pinned)
+    }
+
     /// What is said of a setting, the weakest first.
     pub fn of(&self, key: &str) -> impl DoubleEndedIterator<Item = &Said> {
         self.said.iter().filter(move |said| said.setting.key == key)
@@ -193,8 +217,7 @@ impl Config {
     /// What holds of a setting: the last word, or where folders add up all of them, unless they are pinned.
     pub fn in_force(&self, key: &str) -> Vec<&Said> {
         if by_key(key).is_some_and(|setting| setting.kind == Kind::Folders) {
-            let pinned = self.of(key).find(|said| said.pinned);
-            return pinned.map_or_else(|| self.of(key).collect(), |pin| vec![pin]);
+            return self.pin(key).map_or_else(|| self.of(key).collect(), |pin| vec![pin]);
         }
         self.of(key).next_back().into_iter().collect()
     }

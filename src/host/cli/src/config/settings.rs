@@ -83,6 +83,9 @@ impl Setting {
 /// The list of folders.
 pub const ALLOW: &str = "backing.allow";
 
+/// The switch that allows none.
+pub const NONE: &str = "backing.none";
+
 /// All settings.
 pub const SETTINGS: &[Setting] = &[
     setting(
@@ -108,7 +111,7 @@ pub const SETTINGS: &[Setting] = &[
         Opt::value("allow-backing", "DIR", "images may name files below DIR (repeatable)"),
     ),
     setting(
-        "backing.none",
+        NONE,
         "INSTAR_NO_BACKING",
         "false",
         Kind::Switch,

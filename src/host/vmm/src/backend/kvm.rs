@@ -34,9 +34,11 @@ pub fn open() -> Result<Kvm, Unavailable> {
     Kvm::new().map_err(|error| {
         let errno = error.errno();
         let advice = match errno {
-            libc::ENOENT => "load the module kvm_intel or kvm_amd, and enable virtualisation in the firmware",
-            libc::EACCES | libc::EPERM => "add the user to the group kvm",
-            _ => "see the kernel log",
+            libc::ENOENT => {
+                "load the module kvm_intel or kvm_amd, and enable virtualisation in the firmware".to_string()
+            }
+            libc::EACCES | libc::EPERM => super::access::advice(),
+            _ => "see the kernel log".to_string(),
         };
         Unavailable(format!("/dev/kvm: {}: {advice}", words(errno)))
     })

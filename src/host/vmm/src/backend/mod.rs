@@ -1,6 +1,7 @@
 //! The two places where a guest can run. Each gives the same guest the same address space and the same ring;
 //! only the doorbell differs.
 
+mod access;
 mod code;
 pub mod kvm;
 pub mod process;

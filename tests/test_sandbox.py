@@ -5,9 +5,11 @@ import os
 import re
 import shutil
 import subprocess
+import time
 
 from tests.base import ISOLATION, ROOT, InstarTestBase
 from tests.helpers import images
+from tests.helpers.faulty import Faulty
 
 OPENING = ("open", "openat", "openat2", "creat", "socket", "connect", "execve", "execveat", "fork", "vfork")
 
@@ -167,6 +169,56 @@ class TestIsolation(InstarTestBase):
         out, err, status = self.run_instar("info", "--max-guest-memory", "1M", "disk.raw", cwd=self.tmp)
         self.assertEqual((out, status), ("", 1))
         self.assertIn("--max-guest-memory", err)
+
+    def test_an_output_that_grows_too_far_is_told_as_that(self):
+        images.random_disk(self.path("disk.raw"), 1 << 20, 1)
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "old.qcow2", "1M")
+        for name, run in (("instar", self.run_instar), ("qemu-img", self.run_as_qemu_img)):
+            for words in (
+                ("create", "-q", "-f", "raw", "x", "64M"),
+                ("create", "-q", "-f", "qcow2", "x", "1G"),
+                ("create", "-q", "-f", "vmdk", "x", "1G"),
+                ("create", "-q", "-f", "vhdx", "x", "1G"),
+                ("convert", "-O", "qcow2", "disk.raw", "x"),
+                ("convert", "-O", "raw", "disk.raw", "x"),
+                ("convert", "-n", "-O", "qcow2", "disk.raw", "old.qcow2"),
+                ("resize", "-f", "qcow2", "--preallocation=full", "old.qcow2", "4M"),
+                ("dd", "if=disk.raw", "of=x"),
+            ):
+                out, err, status = run(*words, cwd=self.tmp, env={"INSTAR_MAX_OUTPUT_GROWTH": "64K"})
+                self.assertEqual((out, status), ("", 1), words)
+                says = "': the limit on growth of the output was reached (65536 bytes); --max-output-growth raises it\n"
+                self.assertRegex(err, f"^{name}: '[a-z0-9.]+{re.escape(says)}$")
+                self.assertFalse(os.path.exists(self.path("x")))
+
+    def test_a_read_that_is_never_answered_does_not_outlast_the_limit(self):
+        """The kernel does not give the thread back: the program ends without it, and what it was making goes."""
+        if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+            self.skipTest("needs root and FUSE")
+        for folder in ("files", "mount", "out"):
+            os.mkdir(self.path(folder))
+        images.random_disk(self.path("files/slow.raw"), 4 << 20, 1)
+        images.random_disk(self.path("disk.raw"), 4 << 20, 1)
+        faulty = Faulty(self.path("files"), self.path("mount"), cached=True)
+        try:
+            faulty.mute.add("slow.raw")
+            slow = self.path("mount/slow.raw")
+            for words, expected in (
+                (("info", slow), 1),
+                (("convert", "-f", "raw", "-O", "qcow2", slow, "out/x"), 1),
+                (("compare", "-f", "raw", "-F", "raw", "disk.raw", slow), 2),
+            ):
+                begun = time.monotonic()
+                out, err, status = self.run_instar(words[0], "--max-seconds", "1", *words[1:], cwd=self.tmp, timeout=30)
+                self.assertEqual((out, status), ("", expected), err)
+                self.assertIn("the limit on wall-clock time was reached (1 seconds); --max-seconds raises it", err)
+                self.assertLess(time.monotonic() - begun, 10)
+            until = time.monotonic() + 10
+            while os.listdir(self.path("out")) and time.monotonic() < until:
+                time.sleep(0.05)
+            self.assertEqual(os.listdir(self.path("out")), [])
+        finally:
+            faulty.close()
 
 
 class TestTrustBoundary(InstarTestBase):

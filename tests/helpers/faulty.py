@@ -13,17 +13,22 @@ LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, RELEASE = 1, 2, 3, 14, 15, 17, 18
 FLUSH, INIT, OPENDIR, READDIR, RELEASEDIR, ACCESS, INTERRUPT, BATCH_FORGET = 25, 26, 27, 28, 29, 34, 36, 42
 #: Nothing is answered.
 SILENT = (FORGET, INTERRUPT, BATCH_FORGET)
-DIRECT_IO, MAX_PAGES = 1, 1 << 22
+DIRECT_IO, KEEP_CACHE, ASYNC_READ, MAX_PAGES = 1, 2, 1, 1 << 22
 MS_RDONLY, MNT_DETACH = 1, 2
 ROOT = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Faulty:
-    """Shows the files of `folder` in `mount`, but for what `bad` has: name to ranges of bytes."""
+    """Shows the files of `folder` in `mount`, but for what `bad` has: name to ranges of bytes.
 
-    def __init__(self, folder, mount):
+    Reads of the files in `mute` are never answered. With `cached` the page cache asks, as it does of most file systems: then
+    whoever waits can be killed.
+    """
+
+    def __init__(self, folder, mount, cached=False):
         self.folder, self.mount, self.bad = folder, mount, {}
+        self.cached, self.mute = cached, set()
         self.names = {ROOT: ""}
         self.open_files = {}
         self.device = os.open("/dev/fuse", os.O_RDWR)
@@ -57,7 +62,7 @@ class Faulty:
                 answer, status = self.answer(code, node, request[40:]), 0
             except OSError as error:
                 answer, status = b"", -error.errno
-            if code not in SILENT:
+            if code not in SILENT and answer is not None:
                 with contextlib.suppress(OSError):
                     os.write(self.device, struct.pack("=IiQ", 16 + len(answer), status, unique) + answer)
 
@@ -65,7 +70,7 @@ class Faulty:
         """The body of a reply."""
         if code == INIT:
             _, _, readahead = struct.unpack_from("=III", body)
-            return struct.pack("=IIIIHHIIHHI28x", 7, 31, readahead, MAX_PAGES, 12, 9, 4096, 1, 256, 0, 0)
+            return struct.pack("=IIIIHHIIHHI28x", 7, 31, readahead, MAX_PAGES | ASYNC_READ, 12, 9, 4096, 1, 256, 0, 0)
         if code == LOOKUP:
             return self.look_up(os.fsdecode(body[: body.index(0)]))
         if code == GETATTR:
@@ -73,7 +78,7 @@ class Faulty:
         if code == OPEN:
             file = os.open(os.path.join(self.folder, self.names[node]), os.O_RDONLY)
             self.open_files[file] = file
-            return struct.pack("=QII", file, DIRECT_IO, 0)
+            return struct.pack("=QII", file, KEEP_CACHE if self.cached else DIRECT_IO, 0)
         if code == READ:
             file, offset, size = struct.unpack_from("=QQI", body)
             return self.read(node, file, offset, size)
@@ -104,6 +109,8 @@ class Faulty:
 
     def read(self, node, file, offset, size):
         """The bytes, or an error if one of them is bad."""
+        if self.names[node] in self.mute:
+            return None
         end = offset + size
         if any(start < end and offset < stop for start, stop in self.bad.get(self.names[node], ())):
             raise OSError(errno.EIO, "")

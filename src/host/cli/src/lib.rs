@@ -90,6 +90,7 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
         room: Default::default(),
         vouched: Default::default(),
         asked: Default::default(),
+        outgrown: Default::default(),
         way_out: Default::default(),
     };
     let global = getopt::parse(before, &standard, false);

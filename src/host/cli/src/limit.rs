@@ -1,7 +1,39 @@
 //! What to do about a limit that was reached, and about a virtual machine that is not to be had: by whose word it is so.
 
+use std::sync::Arc;
+
+use instar_render::escape::terminal;
+use instar_vmm::limits::GROWTH;
+use instar_vmm::{Failure, LastWords};
+
 use crate::config::settings::{SETTINGS, Setting};
 use crate::config::{Config, Origin};
+use crate::program::Program;
+use crate::{commands, streams};
+
+/// The limit on growth as what ended the command, unless nobody has set any.
+pub fn of_growth(bytes: u64) -> Option<Failure> {
+    let (name, flag) = GROWTH;
+    (bytes < i64::MAX as u64).then(|| Failure::Limit { name, flag, value: format!("{bytes} bytes") })
+}
+
+/// That a limit was reached, with its name, flag and value. `subject` is escaped.
+pub fn words(subject: &str, (name, flag, value): (&str, &str, &str), config: &Config) -> String {
+    format!("'{subject}': the limit on {name} was reached ({value}); {}", way_out(flag, config))
+}
+
+/// For a command that ends in the middle of it.
+pub fn last_words(program: &Program, subject: &str) -> LastWords {
+    let (name, config, subject) = (program.name, program.config.clone(), terminal(subject.as_bytes()));
+    let tell = move |failure: &Failure| {
+        if let Failure::Limit { name: limit, flag, value } = failure {
+            streams::tell(&format!("{name}: {}\n", words(&subject, (limit, flag, value), &config)));
+        }
+    };
+    // 1 would say of images that they differ.
+    let status = if program.command == commands::compare::COMMAND.name { 2 } else { 1 };
+    LastWords { tell: Arc::new(tell), status }
+}
 
 /// What can be done about the limit that `flag` sets.
 pub fn way_out(flag: &str, config: &Config) -> String {

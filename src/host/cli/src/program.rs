@@ -55,6 +55,8 @@ pub struct Program {
     pub vouched: RefCell<Vec<PathBuf>>,
     /// What images named in the run, and what came of it.
     pub asked: RefCell<Vec<Asked>>,
+    /// The limit on what files grow by, if it was too little: then an error is about that, whatever the guest makes of it.
+    pub outgrown: Cell<Option<u64>>,
     /// What the user can do about a name that was refused.
     pub way_out: RefCell<Option<String>>,
 }
@@ -369,7 +371,8 @@ impl Program {
         instar_vmm::clock::prepare();
         let lock_down = !cfg!(debug_assertions) || std::env::var_os("INSTAR_NO_LOCKDOWN").is_none();
         let (guest, params) = (self.guest, stream);
-        let job = Job { guest, isolation, workers, devices, params, policy, limits, observer, lock_down };
+        let last_words = Some(limit::last_words(self, subject));
+        let job = Job { guest, isolation, workers, devices, params, policy, limits, observer, lock_down, last_words };
         let outcome = instar_vmm::run(job).map_err(|failure| self.failed(&failure, subject))?;
         if self.verbose {
             let place = if outcome.isolation == Isolation::Kvm { "a virtual machine (KVM)" } else { "a bare process" };
@@ -399,6 +402,7 @@ impl Program {
                 self.tell(&format!("{}: warning: {}\n", self.name, self.fit(text, escape::lines, subject)?), subject)?;
             }
         }
+        self.outgrown.set(outcome.growth_refused);
         *self.way_out.borrow_mut() = refusal::way_out(&outcome.asked, &self.config);
         *self.asked.borrow_mut() = outcome.asked;
         if let Some(error) = results.get("error") {
@@ -421,6 +425,10 @@ impl Program {
     /// Prints an error record. The stock tool would not have refused a name, so there is none of its texts to be kept: what
     /// can be done about that is told under both names.
     pub fn report(&self, error: &Value, subject: &str) -> Result<(), Exit> {
+        if let Some(failure) = self.outgrown.get().and_then(limit::of_growth) {
+            let Exit(_) = self.failed(&failure, subject);
+            return Ok(());
+        }
         if let Some(earlier) = error.bytes("earlier") {
             self.tell(&format!("{}: {}\n", self.name, self.fit(earlier, escape::lines, subject)?), subject)?;
         }
@@ -452,10 +460,7 @@ impl Program {
                 "internal error in the sandbox while reading '{subject}': {}; the host is unaffected",
                 escape::terminal(what.as_bytes())
             ),
-            Failure::Limit { name, flag, value } => {
-                let way_out = limit::way_out(flag, &self.config);
-                format!("'{subject}': the limit on {name} was reached ({value}); {way_out}")
-            }
+            Failure::Limit { name, flag, value } => limit::words(&subject, (name, flag, value), &self.config),
             Failure::Host(what) => format!("cannot set the sandbox up: {what}"),
         })
     }

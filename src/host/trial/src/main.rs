@@ -114,6 +114,7 @@ fn main() -> ExitCode {
         },
         observer: &Silent,
         lock_down: true,
+        last_words: None,
     });
     drop(target);
     // Nobody is left, neither running nor a zombie.

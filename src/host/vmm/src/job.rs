@@ -1,5 +1,6 @@
 //! What is run, and what comes of it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::policy::Asked;
@@ -63,6 +64,18 @@ pub struct Job<'a> {
     pub observer: &'a dyn Observer,
     /// Lock the host half down first. Only debug builds can say no.
     pub lock_down: bool,
+    /// What is said where a limit cannot be kept otherwise than by ending this program; `None`: it is waited for.
+    pub last_words: Option<LastWords>,
+}
+
+/// For a thread that the kernel does not give back: a read of a file whose file system does not answer, a write to a pipe
+/// that nobody reads.
+#[derive(Clone)]
+pub struct LastWords {
+    /// Tells of the limit. Called from a thread of its own, which is not waited for long.
+    pub tell: Arc<dyn Fn(&Failure) + Send + Sync>,
+    /// The exit status.
+    pub status: u8,
 }
 
 /// The guest finished.
@@ -80,6 +93,8 @@ pub struct Outcome {
     pub fallback: Option<String>,
     /// The kernel has Landlock, and it was in force.
     pub landlock: bool,
+    /// What the files of a run may grow by together, if that was too little for something that the guest wanted.
+    pub growth_refused: Option<u64>,
     /// The devices, those that images named behind the job's own.
     pub devices: Vec<Device>,
     /// What images named, and what came of it.

@@ -28,7 +28,7 @@ pub mod standard;
 pub mod target;
 
 pub use device::{Device, Mode};
-pub use job::{Failure, Isolation, Job, Observer, Outcome, progress_asked};
+pub use job::{Failure, Isolation, Job, LastWords, Observer, Outcome, progress_asked};
 pub use limits::Limits;
 pub use lockdown::hide;
 pub use policy::{Parts, Policy};

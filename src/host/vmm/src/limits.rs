@@ -9,6 +9,9 @@ pub const RESULTS: (&str, &str) = ("size of the results", "--max-results");
 /// What it tells in messages.
 pub const MESSAGES: (&str, &str) = ("length of the messages", "--max-messages");
 
+/// What all files grow by together.
+pub const GROWTH: (&str, &str) = ("growth of the output", "--max-output-growth");
+
 /// The least guest memory in bytes that a command can run with.
 pub const GUEST_MEMORY_MIN: u64 = 4 << 20;
 

@@ -130,6 +130,7 @@ fn run(isolation: Isolation, params: Vec<u8>) -> Trial {
         },
         observer: &Silent,
         lock_down: true,
+        last_words: None,
     });
     match outcome {
         Ok(outcome) if outcome.status == 0 => Trial::Works(started.elapsed()),

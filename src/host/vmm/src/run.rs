@@ -18,12 +18,15 @@ use crate::job::ASKED;
 use crate::layout::{Layout, PAGE};
 use crate::memory::{Backing, Shared};
 use crate::server::{Served, Server};
-use crate::{Failure, Isolation, Job, Limits, Outcome};
+use crate::{Failure, Isolation, Job, LastWords, Limits, Outcome};
 
 /// How often the limits are looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// How often a thread that has to stop is reminded.
 const REMIND: Duration = Duration::from_millis(5);
+
+/// How long a thread that has to stop is waited for, before its program ends without it.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where the guest will run, built but not started.
 enum Sandbox {
@@ -90,15 +93,24 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     if lock_down {
         crate::lockdown::apply(server.directories(), server.makes_files(), &children).map_err(Failure::Host)?;
     }
-    let session = Session::new(&server, &memory, &job.limits);
+    let session = Session::new(&server, &memory, &job.limits, job.last_words.as_ref());
     let end = session.run(sandbox, &children);
     let message_bytes = server.message_bytes();
     let asked = server.take_asked();
+    let growth_refused = server.growth_refused();
     let (devices, results) = server.into_parts();
     match end {
-        End::Served(Served::Finished(status)) => {
-            Ok(Outcome { status, results, message_bytes, isolation, fallback, landlock, devices, asked })
-        }
+        End::Served(Served::Finished(status)) => Ok(Outcome {
+            status,
+            results,
+            message_bytes,
+            isolation,
+            fallback,
+            landlock,
+            growth_refused,
+            devices,
+            asked,
+        }),
         End::Served(Served::Panicked(text)) => Err(Failure::Guest(text)),
         End::Served(Served::Broke(text)) => Err(Failure::Guest(format!("it broke the protocol: {text}"))),
         End::Served(Served::Limit { name, flag, value }) => Err(Failure::Limit { name, flag, value }),
@@ -187,6 +199,7 @@ struct Session<'a> {
     server: &'a Server<'a>,
     memory: &'a Shared,
     limits: &'a Limits,
+    last_words: Option<&'a LastWords>,
     ended: AtomicBool,
     end: Mutex<Option<End>>,
     started: Instant,
@@ -213,8 +226,9 @@ impl Attend for Session<'_> {
 type ThreadId = AtomicI32;
 
 impl<'a> Session<'a> {
-    fn new(server: &'a Server<'a>, memory: &'a Shared, limits: &'a Limits) -> Self {
-        Self { server, memory, limits, ended: AtomicBool::new(false), end: Mutex::new(None), started: Instant::now() }
+    fn new(server: &'a Server<'a>, memory: &'a Shared, limits: &'a Limits, last_words: Option<&'a LastWords>) -> Self {
+        let (ended, end, started) = (AtomicBool::new(false), Mutex::new(None), Instant::now());
+        Self { server, memory, limits, last_words, ended, end, started }
     }
 
     fn finish(&self, end: End) {
@@ -294,12 +308,16 @@ impl<'a> Session<'a> {
     /// Looks at the limits until every worker is back; once the end is there, reminds those that are not.
     fn watch(&self, threads: &[ThreadId], children: &[libc::pid_t]) {
         crate::lockdown::drop_rest();
+        let mut since = None;
         loop {
             let ended = self.ended.load(Ordering::Relaxed);
             if threads.iter().all(|t| t.load(Ordering::SeqCst) == -1) {
                 return;
             }
             if ended {
+                if since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                    self.leave(children);
+                }
                 for thread in threads.iter().map(|t| t.load(Ordering::SeqCst)).filter(|t| *t > 0) {
                     // SAFETY: a signal with a handler that does nothing, to a thread of this process.
                     unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGNAL) };
@@ -310,6 +328,30 @@ impl<'a> Session<'a> {
             }
             std::thread::park_timeout(if ended { REMIND } else { TICK });
         }
+    }
+
+    /// Ends this program, if a limit is reached and a thread is not to be had back: it may be held by a read that is never
+    /// answered. Its children go with it, and the process that publishes cleans up.
+    fn leave(&self, children: &[libc::pid_t]) {
+        let Some(LastWords { tell, status }) = self.last_words else { return };
+        let limit = match &*self.end.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(End::Served(Served::Limit { name, flag, value })) => Some((*name, *flag, value.clone())),
+            _ => None,
+        };
+        let limit = limit.or_else(|| match self.over_limit(children) {
+            Some(Served::Limit { name, flag, value }) => Some((name, flag, value)),
+            _ => None,
+        });
+        let Some((name, flag, value)) = limit else { return };
+        let tell = tell.clone();
+        // Standard error itself may be what holds the other thread.
+        let told = thread().spawn(move || tell(&Failure::Limit { name, flag, value }));
+        let until = Instant::now() + PATIENCE;
+        while told.as_ref().is_ok_and(|told| !told.is_finished()) && Instant::now() < until {
+            std::thread::sleep(REMIND);
+        }
+        // SAFETY: ends this process and all its threads; nothing of them is used any more.
+        unsafe { libc::_exit(i32::from(*status)) }
     }
 
     fn over_limit(&self, children: &[libc::pid_t]) -> Option<Served> {

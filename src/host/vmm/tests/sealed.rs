@@ -31,6 +31,7 @@ fn run() -> Result<Outcome, Failure> {
         },
         observer: &Silent,
         lock_down: false,
+        last_words: None,
     })
 }
 

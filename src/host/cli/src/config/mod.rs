@@ -89,7 +89,7 @@ fn absolute(path: &OsStr) -> PathBuf {
 }
 
 /// What is configured: what every place says, the weakest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Config {
     said: Vec<Said>,
     /// The files that were looked for, and what became of them.

@@ -39,6 +39,7 @@ impl Server<'_> {
         if let Some((grows, end)) = request.grows_to()
             && !self.table.grant(grows, end)
         {
+            self.growth_refused.fetch_max(grows.growth_limit().unwrap_or(0), Ordering::Relaxed);
             return Err(refused(Status::GrowthLimit));
         }
         if request.gives() {

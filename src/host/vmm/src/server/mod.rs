@@ -63,6 +63,8 @@ pub struct Server<'a> {
     sleepers: Vec<Semaphore>,
     buffers: Vec<Mutex<bulk::Buffer>>,
     started: Instant,
+    /// The limit on growth, once something was refused for it.
+    growth_refused: AtomicU64,
     sealed: AtomicBool,
     aborted: AtomicBool,
     /// Held while a file is opened: nobody else of the run has it until it has its place.
@@ -93,6 +95,7 @@ impl<'a> Server<'a> {
             sleepers: (0..workers).map(|_| Semaphore::default()).collect(),
             buffers: (0..workers).map(|_| Mutex::default()).collect(),
             started: Instant::now(),
+            growth_refused: AtomicU64::new(0),
             sealed: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
             opening: Mutex::default(),
@@ -214,6 +217,12 @@ impl<'a> Server<'a> {
     #[must_use]
     pub fn message_bytes(&self) -> u64 {
         self.messages.load(Ordering::Relaxed)
+    }
+
+    /// What the files may grow by, if that was too little.
+    #[must_use]
+    pub fn growth_refused(&self) -> Option<u64> {
+        Some(self.growth_refused.load(Ordering::Relaxed)).filter(|limit| *limit != 0)
     }
 
     /// What images named.

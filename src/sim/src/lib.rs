@@ -202,6 +202,7 @@ impl Source for Machine {
                 block_device: false,
                 writable: d.writable,
                 fresh: d.fresh,
+                contended: false,
                 same_file: device,
                 extent_size_hint: 0,
                 alignment: 1,

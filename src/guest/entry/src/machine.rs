@@ -10,8 +10,8 @@ use instar_abi::boot::{BootInfo, MAX_WORKERS};
 use instar_abi::record;
 use instar_abi::ring::{
     BATCH_MAX, Beside, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES,
-    LOG_RECORDS, LOG_VERBOSE, Op, Reply, Request, Role, STAT_ALIGNMENT_SHIFT, STAT_BLOCK_DEVICE, STAT_FRESH,
-    STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
+    LOG_RECORDS, LOG_VERBOSE, Op, Reply, Request, Role, STAT_ALIGNMENT_SHIFT, STAT_BLOCK_DEVICE, STAT_CONTENDED,
+    STAT_FRESH, STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
 use instar_image::{DeviceId, Machine, RangePair, Read, Result, Run, Sink, Source, Stat, Step, Value};
 use spin::Mutex;
@@ -206,6 +206,7 @@ impl Source for RingMachine {
             block_device: reply.value3 & STAT_BLOCK_DEVICE != 0,
             writable: reply.value3 & STAT_WRITABLE != 0,
             fresh: reply.value3 & STAT_FRESH != 0,
+            contended: reply.value3 & STAT_CONTENDED != 0,
             same_file: DeviceId((reply.value3 as u32) >> STAT_SAME_FILE_SHIFT),
             extent_size_hint: (reply.value3 >> STAT_HINT_SHIFT & 0xff_ffff) * 512,
             alignment: 1u32.checked_shl((reply.value3 >> STAT_ALIGNMENT_SHIFT) as u32).unwrap_or(1),

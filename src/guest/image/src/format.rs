@@ -257,6 +257,11 @@ pub trait Format: Sync {
         false
     }
 
+    /// Its images are read while another program writes to them: their file holds nothing but the disk's bytes.
+    fn bears_writers(&self) -> bool {
+        false
+    }
+
     /// Its images are in several files, which are opened whatever the command wants of them.
     fn opens_extents(&self) -> bool {
         false

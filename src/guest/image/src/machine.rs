@@ -1,10 +1,11 @@
 //! What the guest can do to the world: a few devices by index, and nothing else.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::chain::Node;
-use crate::{Result, Value};
+use crate::{Error, Kind, Result, Value};
 
 /// Index of an open device (a file or block device of the host).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,6 +27,8 @@ pub struct Stat {
     pub writable: bool,
     /// The host made it empty for this run, so all of it reads as zeroes.
     pub fresh: bool,
+    /// Another program has it open to write.
+    pub contended: bool,
     /// The first device that is the same file: itself, unless the file was opened by two names.
     pub same_file: DeviceId,
     /// The file system is asked to allocate so many bytes of the file at once; 0: nothing is asked.
@@ -98,6 +101,35 @@ pub trait Source: Sync {
     /// into the guest.
     fn equal_prefixes(&self, pairs: &[RangePair], equal: &mut [u64]) -> Result<()>;
 }
+
+/// Refuses a file, shown as `name`, that another program has open to write.
+///
+/// # Errors
+/// As the stock tool says it.
+pub fn alone(source: &dyn Source, device: DeviceId, name: &[u8]) -> Result<()> {
+    if source.stat(device)?.contended {
+        return Err(Error::new(Kind::Io(EAGAIN), in_use("Failed to get shared \"write\" lock", name)));
+    }
+    Ok(())
+}
+
+/// What the stock tool says of a file that it cannot get that lock of.
+#[must_use]
+pub fn in_use(lock: &str, name: &[u8]) -> String {
+    format!("{lock}\nIs another process using the image [{}]?", display_name(name))
+}
+
+/// An image's further file, shown as `name`, that could not be opened.
+#[must_use]
+pub fn not_opened(error: Error, name: &[u8]) -> Error {
+    if error.kind == Kind::Io(EAGAIN) {
+        return Error::new(error.kind, in_use(&error.message, name));
+    }
+    error.context(format!("Could not open '{}'", display_name(name)))
+}
+
+/// The error number of what another program has locked.
+pub const EAGAIN: u32 = 11;
 
 /// One change. Offsets and lengths are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use instar_image::chain::{Chain, Layer};
 use instar_image::damage::{Damage, SECTOR};
 use instar_image::format::{SnapshotSelector, Wanted};
 use instar_image::limits::{CHAIN_DEPTH_MAX, PROBE_HEAD};
-use instar_image::machine::display_name;
+use instar_image::machine::{EAGAIN, alone, display_name, in_use};
 use instar_image::names::{combine, without_file, without_protocol};
 use instar_image::{
     Backing, Creator, DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Result, Role, Source, Value,
@@ -160,6 +160,9 @@ impl<'a> Opening<'a> {
             Some(name) => format_by_name(name)?,
             None => probe(source, device, name)?,
         };
+        if !format.bears_writers() {
+            alone(source, device, name)?;
+        }
         let opener = (self.data || format.opens_extents()).then_some(self.machine);
         let options: DriverOptions = options.iter().filter(|(key, value)| !is_alone(key, value)).cloned().collect();
         let write = matches!(purpose, Purpose::Write { .. });
@@ -350,8 +353,6 @@ pub fn emit_warnings(machine: &dyn Machine, chains: &[Chain<'_>]) -> Result<()> 
     if warnings.is_empty() { Ok(()) } else { machine.emit("warnings", &Value::List(warnings)) }
 }
 
-const EAGAIN: u32 = 11;
-
 /// The name that an image of that format has for its backing file, as one that QEMU would take so.
 pub fn stored_name(format: &dyn Format, backing: &Backing) -> Vec<u8> {
     let is_file = format.names_files() && !backing.name.starts_with(b"file:");
@@ -383,10 +384,7 @@ fn open_named(
             Err(Error::new(Kind::Loop, text))
         }
         // Another program's lock: the only thing that the host says so.
-        Err(error) if error.kind == Kind::Io(EAGAIN) => {
-            let text = format!("{}\nIs another process using the image [{}]?", error.message, display_name(&name));
-            Err(Error::new(error.kind, text))
-        }
+        Err(error) if error.kind == Kind::Io(EAGAIN) => Err(Error::new(error.kind, in_use(&error.message, &name))),
         Err(error) => Err(error.context(format!("Could not open '{}'", display_name(&name)))),
     }
 }

@@ -117,6 +117,8 @@ impl Defaults {
 const OF_SEVERAL_FILES: [&str; 1] = ["vmdk"];
 
 const READ_ONLY: &str = "The device is not writable: Permission denied";
+/// What a file holds is the disk's bytes, and no more.
+const OF_BYTES: [&str; 5] = ["raw", "luks", "file", "host_device", "host_cdrom"];
 /// Drivers of devices, which make none.
 const OF_DEVICES: [&str; 2] = ["host_device", "host_cdrom"];
 
@@ -217,11 +219,16 @@ impl Program {
         if !is_data(&file) {
             return Err(self.version.folder(&shown));
         }
-        if !share {
-            locks::lock_for_read(&file)
-                .map_err(|locked| format!("{locked}\nIs another process using the image [{shown}]?"))?;
-        }
-        let opened = device(file, &image.path, Mode::Read);
+        // Into a copy goes one state of an image, of whatever format.
+        let bears_writers = self.command != "convert" && image.format.as_deref().is_some_and(|f| OF_BYTES.contains(&f));
+        let contended = match (share, bears_writers) {
+            (true, _) => Ok(false),
+            (false, true) => locks::lock_to_share(&file).map(|()| false),
+            (false, false) => locks::lock_beside_writers(&file),
+        };
+        let contended =
+            contended.map_err(|locked| format!("{locked}\nIs another process using the image [{shown}]?"))?;
+        let opened = Device { contended, ..device(file, &image.path, Mode::Read) };
         match self.wrong_driver(image.protocol.as_deref(), &opened, &image.path) {
             Some(text) => Err(text),
             None => Ok(opened),

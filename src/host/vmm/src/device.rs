@@ -32,6 +32,8 @@ pub struct Device {
     pub fresh: bool,
     /// Opened with `O_DIRECT`: the server aligns what it moves.
     pub direct: bool,
+    /// Another program has it open to write, which was not kept from it.
+    pub contended: bool,
     /// `Flush` does nothing (`-t unsafe`).
     pub ignore_flush: bool,
     /// Makes files beside it: it is a new file, which will be published.
@@ -52,6 +54,7 @@ impl Device {
             mode,
             fresh: false,
             direct: false,
+            contended: false,
             ignore_flush: false,
             maker: None,
             parts: Parts::NONE,

@@ -71,6 +71,32 @@ pub fn lock_for_read(file: &File) -> Result<(), Locked> {
     lock(file, &[ConsistentRead], &[Write, Resize])
 }
 
+/// Locks a source as [`lock_for_read`] does, unless another program has it open to write: then it is read with that, and
+/// true is returned. What bears that (a raw image) is for whoever reads it to know.
+///
+/// # Errors
+/// Another program forbids that it is read.
+pub fn lock_beside_writers(file: &File) -> Result<bool, Locked> {
+    match lock_for_read(file) {
+        Err(Locked { shared: true, .. }) => {
+            for byte in [Write, Resize].map(|p| FORBIDS + p as i64) {
+                // The writer is not kept from opening it once more, either.
+                let _ = set(file, byte, libc::F_UNLCK);
+            }
+            Ok(true)
+        }
+        locked => locked.map(|()| false),
+    }
+}
+
+/// Locks a source that others may write to and resize meanwhile.
+///
+/// # Errors
+/// Another program forbids that it is read.
+pub fn lock_to_share(file: &File) -> Result<(), Locked> {
+    lock(file, &[ConsistentRead], &[])
+}
+
 /// Locks a target: nobody else may read or write it meanwhile.
 ///
 /// # Errors
@@ -82,7 +108,7 @@ pub fn lock_for_write(file: &File) -> Result<(), Locked> {
 /// Locks first and looks then, as QEMU does, so that of two programs that do so at once at most one goes on.
 fn lock(file: &File, does: &[Permission], forbids: &[Permission]) -> Result<(), Locked> {
     for byte in does.iter().map(|p| DOES + *p as i64).chain(forbids.iter().map(|p| FORBIDS + *p as i64)) {
-        match set(file, byte) {
+        match set(file, byte, libc::F_RDLCK) {
             // Somebody holds an exclusive lock, or the file system has no locks: QEMU's own programs only ever
             // share, so the tests below decide.
             Ok(()) | Err(_) => {}
@@ -111,8 +137,8 @@ fn range(kind: libc::c_int, byte: i64) -> libc::flock {
     range
 }
 
-fn set(file: &File, byte: i64) -> io::Result<()> {
-    let range = range(libc::F_RDLCK, byte);
+fn set(file: &File, byte: i64, kind: libc::c_int) -> io::Result<()> {
+    let range = range(kind, byte);
     // SAFETY: the descriptor is open and the structure is the one that the call takes.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const range) } {
         0 => Ok(()),
@@ -153,6 +179,17 @@ mod tests {
         let (d, e, _) = two();
         lock_for_write(&d).expect("the only one");
         assert_eq!(says(lock_for_read(&e)), "Failed to get shared \"write\" lock");
+        assert_eq!(lock_beside_writers(&e), Ok(true));
+        assert!(is_held(&d, DOES + ConsistentRead as i64));
+        assert!(!is_held(&d, FORBIDS + Write as i64) && !is_held(&d, FORBIDS + Resize as i64));
+        drop(d);
+        assert_eq!(lock_beside_writers(&e), Ok(false));
+        let (f, g, _) = two();
+        assert_eq!(says(lock_for_write(&f)), "Failed to get \"write\" lock");
+        drop((e, f));
+        lock_to_share(&g).expect("nobody else");
+        let (h, ..) = two();
+        assert_eq!(lock(&h, &[ConsistentRead, Write], &[]), Ok(()));
         for shared in [false, true] {
             for permission in [ConsistentRead, Write, Resize] {
                 let locked = Locked { permission, shared };

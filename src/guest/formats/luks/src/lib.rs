@@ -60,6 +60,10 @@ impl Format for Luks {
         if probe.head.starts_with(&MAGIC) && version == Ok(VERSION_1) { 100 } else { 0 }
     }
 
+    fn bears_writers(&self) -> bool {
+        true
+    }
+
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         if !cx.source.is_stock() && v2::is_there(cx.source, cx.device)? {
             return v2::open(&cx, secret(&cx)?);

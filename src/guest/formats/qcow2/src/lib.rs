@@ -33,7 +33,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::format::{SnapshotSelector, Wanted};
-use instar_image::machine::display_name;
+use instar_image::machine::not_opened;
 use instar_image::names::combine;
 use instar_image::options::OptionSpec;
 use instar_image::options::check_driver_options;
@@ -229,7 +229,7 @@ fn data_device(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extension
         return Err(Error::malformed("The 'file' block driver requires a file name"));
     }
     let opened = opener.open_named(cx.device, name, Role::DataFile, cx.write);
-    opened.map_err(|e| e.context(format!("Could not open '{}'", display_name(name))))
+    opened.map_err(|e| not_opened(e, name))
 }
 
 /// What the last driver option of that name says.

@@ -40,6 +40,10 @@ impl Format for Raw {
         1
     }
 
+    fn bears_writers(&self) -> bool {
+        true
+    }
+
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         let stat = cx.source.stat(cx.device)?;
         let part = Part::of(stat.len, cx.options)?;

@@ -54,6 +54,10 @@ impl Format for Protocol {
         0
     }
 
+    fn bears_writers(&self) -> bool {
+        true
+    }
+
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         check_driver_options(self.name, cx.options, &[])?;
         if cx.source.stat(cx.device)?.block_device != self.of_devices {

@@ -29,7 +29,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::format::Wanted;
-use instar_image::machine::display_name;
+use instar_image::machine::{alone, display_name, not_opened};
 use instar_image::names::{beside, without_protocol};
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
@@ -206,7 +206,10 @@ fn open_extents(cx: &OpenContext<'_, '_>, descriptor: &Descriptor<'_>) -> Result
         let opener = cx.opener.ok_or_else(|| Error::unsupported("the image's extents cannot be opened here"))?;
         let device = opener
             .open_named(cx.device, &without_protocol(&line.name), Role::Extent, cx.write && !read_only)
-            .map_err(|e| e.context(format!("Could not open '{}'", display_name(&beside(cx.name, &line.name)))))?;
+            .map_err(|e| not_opened(e, &beside(cx.name, &line.name)))?;
+        if !matches!(line.kind, ExtentKind::Flat(..)) {
+            alone(cx.source, device, &beside(cx.name, &line.name))?;
+        }
         let part = Part::open(cx.source, device, &line.name, line.kind, len)?;
         extents.push(Named { part, name: line.name, kind, read_only });
     }

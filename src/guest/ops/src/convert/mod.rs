@@ -10,6 +10,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
+use instar_image::machine::alone;
 use instar_image::write::{Target, Writer};
 use instar_image::{
     Backing, CreateContext, EditContext, Error, Format, Kind, Machine, OpenContext, Result, Value, Version,
@@ -19,6 +20,7 @@ use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
 use crate::copy::steps::Steps;
 use crate::copy::{self, Selection, Settings};
+use crate::nested::devices;
 use crate::open::{ImageSpec, Opening, emit_warnings, select_snapshot};
 use crate::option_help;
 use bitmaps::Wanted;
@@ -43,6 +45,10 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     for source in &params.sources {
         let salvage = params.settings.salvage;
         let mut chain = if salvage { opening.chain_to_salvage(source)? } else { opening.chain(source)? };
+        // `dd` reads beside a writer what can be read so; a conversion is of one state.
+        if params.section.is_none() {
+            only_reader(machine, &chain).map_err(|e| source.could_not_open(e))?;
+        }
         if let Some(wanted) = &params.snapshot {
             select_snapshot(&mut chain, wanted)?;
         }
@@ -102,6 +108,19 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     }
     progress.end_counted();
     Ok(0)
+}
+
+/// Refuses a chain that another program writes to, whatever it bears.
+fn only_reader(machine: &dyn Machine, chain: &Chain<'_>) -> Result<()> {
+    for layer in &chain.layers {
+        if let Some((device, name)) = devices(machine, layer.device, &layer.name).pop() {
+            alone(machine.source(), device, &name)?;
+        }
+        for (device, name) in layer.image.data_files() {
+            alone(machine.source(), device, &name)?;
+        }
+    }
+    Ok(())
 }
 
 /// The target, and whether it stands on a backing file that the sources share.

@@ -207,12 +207,11 @@ pub struct Refused {
 #[must_use]
 pub fn would_refuse(policy: Policy, path: &Path, name: &[u8]) -> Option<Refused> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (path, parts) = (crate::target::absolute(path), Parts::NONE);
+    let path = crate::target::absolute(path);
     let Ok(file) = File::open(folder) else {
         return Some(Refused { leads_to: joined(&path, name).map(|path| fold(&path)) });
     };
-    let (mode, direct, ignore_flush) = (Mode::Read, false, false);
-    let mut image = [Device { file, path, mode, fresh: false, direct, ignore_flush, maker: None, parts, old: None }];
+    let mut image = [Device::new(file, path, Mode::Read)];
     let gate = Gate::new(Policy { force_share: true, ..policy }, &mut image);
     let chain = image.map(|image| Arc::new(Slot::new(image, None)));
     let found = gate.find(name, &chain);
@@ -381,16 +380,17 @@ impl Gate {
             }
         }
         let file = place.open(write, seen)?;
-        if !self.policy.force_share {
-            let lock = if write { locks::lock_for_write(&file) } else { locks::lock_for_read(&file) };
-            lock.map_err(|_| Status::Locked)?;
-        }
+        let contended = match (self.policy.force_share, write) {
+            (true, _) => Ok(false),
+            (false, true) => locks::lock_for_write(&file).map(|()| false),
+            (false, false) => locks::lock_beside_writers(&file),
+        };
+        let contended = contended.map_err(|_| Status::Locked)?;
         if write {
             *left.left(role) -= 1;
         }
         let ignore_flush = above.device.ignore_flush;
-        let (path, direct) = (named, false);
-        let device = Device { file, path, mode, fresh: false, direct, ignore_flush, maker: None, parts, old: None };
+        let device = Device { contended, ignore_flush, parts, ..Device::new(file, named, mode) };
         Ok(Opened::New(Box::new(device)))
     }
 }

@@ -270,14 +270,15 @@ fn an_image_that_has_a_file_open_is_given_it_again() {
 }
 
 #[test]
-fn a_file_that_is_written_to_elsewhere_is_locked_but_for_force_share() {
+fn a_file_that_is_written_to_elsewhere_is_marked_but_for_force_share() {
     let place = Place::new("locked");
     let (mut gate, top) = (place.gate(&[]), place.top());
     let writer = File::options().read(true).write(true).open(place.0.join("own/sub/below")).expect("it is there");
     locks::lock_for_write(&writer).expect("nobody else");
-    assert_eq!(backing(&gate, "sub/below", &top), Status::Locked);
+    let below = |gate: &Gate| open(gate, b"sub/below", Role::Backing, false, &top).map(|device| device.contended).ok();
+    assert_eq!(below(&gate), Some(true));
     gate.policy.force_share = true;
-    assert_eq!(backing(&gate, "sub/below", &top), Status::Ok);
+    assert_eq!(below(&gate), Some(false));
 }
 
 /// What the user named: `base/base`, by a link.

@@ -4,11 +4,12 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::policy::{Asked, Opened, Parts};
+use crate::policy::{Asked, Opened};
 use crate::{Device, target};
 use instar_abi::ring::{
     Beside, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Role,
-    STAT_ALIGNMENT_SHIFT, STAT_BLOCK_DEVICE, STAT_FRESH, STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT, STAT_WRITABLE, Status,
+    STAT_ALIGNMENT_SHIFT, STAT_BLOCK_DEVICE, STAT_CONTENDED, STAT_FRESH, STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT,
+    STAT_WRITABLE, Status,
 };
 use rustix::fs::{FallocateFlags, SeekFrom};
 use zerocopy::IntoBytes;
@@ -160,8 +161,7 @@ impl Server<'_> {
         })?;
         let (direct, ignore_flush) = (target::is_direct(&file), slot.device.ignore_flush);
         let (path, mode) = (slot.device.path.with_file_name(path.file_name().unwrap_or_default()), slot.device.mode);
-        let (maker, parts, old) = (None, Parts::NONE, None);
-        let device = Device { file, path, mode, fresh: true, direct, ignore_flush, maker, parts, old };
+        let device = Device { fresh: true, direct, ignore_flush, ..Device::new(file, path, mode) };
         let index = self.table.push(device, request.dev).ok_or_else(|| refused(Status::TooMany))?;
         Ok(value(u64::from(index)))
     }
@@ -195,7 +195,8 @@ fn stat(slot: &Slot, same_file: u32) -> Reply {
     let alignment = if slot.device.direct { super::direct::ALIGNMENT as u64 } else { 1 };
     let bits = bit(slot.block, STAT_BLOCK_DEVICE)
         | bit(slot.growth_limit().is_some(), STAT_WRITABLE)
-        | bit(slot.device.fresh, STAT_FRESH);
+        | bit(slot.device.fresh, STAT_FRESH)
+        | bit(slot.device.contended, STAT_CONTENDED);
     Reply {
         value: slot.len.load(Ordering::Relaxed),
         value2: allocated,

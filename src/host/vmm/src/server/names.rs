@@ -178,14 +178,36 @@ fn devices(root: &Path, parts: Parts, fresh: bool) -> (Vec<Device>, Option<Targe
         let path = root.join(name);
         let file = fs::File::options().read(true).write(mode != Mode::Read).open(&path).expect("it is there");
         let (fresh, direct, ignore_flush) = (false, false, false);
-        Device { file, path, mode, fresh, direct, ignore_flush, maker: None, parts: Parts::NONE, old: None }
+        Device {
+            file,
+            path,
+            mode,
+            fresh,
+            direct,
+            contended: false,
+            ignore_flush,
+            maker: None,
+            parts: Parts::NONE,
+            old: None,
+        }
     };
     let mut devices = vec![Device { parts, ..open("own/target", mode) }, open("own/image", Mode::Read)];
     let target = fresh.then(|| {
         let path = root.join("own/new.x");
         let (target, Written { file, fresh, old }) = Target::create(&path, Cache::default(), 0).expect("a new file");
         let (direct, ignore_flush, maker) = (false, false, target.maker());
-        devices.push(Device { file, path, mode, fresh, direct, ignore_flush, maker, parts: Parts::ANY, old });
+        devices.push(Device {
+            file,
+            path,
+            mode,
+            fresh,
+            direct,
+            contended: false,
+            ignore_flush,
+            maker,
+            parts: Parts::ANY,
+            old,
+        });
         target
     });
     (devices, target)

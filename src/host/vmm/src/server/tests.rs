@@ -73,7 +73,7 @@ impl Bench {
             File::options().create(true).append(true).open(&path).expect("a file");
             let file = File::options().read(true).write(write).open(&path).expect("a file");
             let (direct, ignore_flush, maker, parts, old) = (false, false, None, Parts::NONE, None);
-            Device { file, path, mode, fresh: write, direct, ignore_flush, maker, parts, old }
+            Device { file, path, mode, fresh: write, direct, contended: false, ignore_flush, maker, parts, old }
         };
         let devices = vec![
             device("source", Mode::Read),
@@ -186,7 +186,18 @@ fn files_grow_by_so_much_all_together_and_what_is_there_may_be_written() {
         std::fs::write(&path, vec![7; 2 * GROWTH as usize]).expect("room on the disk");
         let file = File::options().read(true).write(true).open(&path).expect("it is there");
         let (fresh, direct, ignore_flush) = (false, false, false);
-        Device { file, path, mode, fresh, direct, ignore_flush, maker: None, parts: Parts::NONE, old: None }
+        Device {
+            file,
+            path,
+            mode,
+            fresh,
+            direct,
+            contended: false,
+            ignore_flush,
+            maker: None,
+            parts: Parts::NONE,
+            old: None,
+        }
     });
     bench.server = Server::new(devices.into(), Policy::default(), limits(), &Nobody, 2);
     let write = |dev: u32, offset: u64| Request { dev, offset, len: 512, buf: bench.heap(), ..request(Op::Write) };
@@ -383,7 +394,8 @@ fn over(name: &str, content: &[u8], old: impl Fn(File) -> Old) -> (Bench, PathBu
     let mode = Mode::Write { growth_limit_bytes: GROWTH };
     let (direct, ignore_flush, maker, parts) = (false, false, None, Parts::NONE);
     let (at, kept) = (path.clone(), Some(Arc::clone(&old)));
-    let device = Device { file, path: at, mode, fresh: true, direct, ignore_flush, maker, parts, old: kept };
+    let device =
+        Device { file, path: at, mode, fresh: true, direct, contended: false, ignore_flush, maker, parts, old: kept };
     bench.server = Server::new(vec![device], Policy::default(), limits(), &Nobody, 2);
     (bench, path, old)
 }
@@ -452,11 +464,23 @@ fn files_are_made_beside_a_new_one_until_the_chain_is_sealed() {
     let (target, Written { file, fresh, old }) = Target::create(&path, Cache::default(), 0).expect("a new file");
     let mode = Mode::Write { growth_limit_bytes: GROWTH };
     let (direct, ignore_flush, maker) = (false, false, target.maker());
-    let new = Device { file, path, mode, fresh, direct, ignore_flush, maker, parts: Parts::NONE, old };
+    let new =
+        Device { file, path, mode, fresh, direct, contended: false, ignore_flush, maker, parts: Parts::NONE, old };
     let source = bench.folder.join("source");
     let file = File::open(&source).expect("it is there");
     let (path, mode, parts) = (source, Mode::Read, Parts::NONE);
-    let read = Device { file, path, mode, fresh: false, direct, ignore_flush, maker: None, parts, old: None };
+    let read = Device {
+        file,
+        path,
+        mode,
+        fresh: false,
+        direct,
+        contended: false,
+        ignore_flush,
+        maker: None,
+        parts,
+        old: None,
+    };
     let devices = vec![read, new];
     bench.server = Server::new(devices, Policy::default(), limits(), &Nobody, 2);
     assert!(bench.server.makes_files());

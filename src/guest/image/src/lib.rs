@@ -15,6 +15,7 @@ pub mod blocks;
 pub mod chain;
 pub mod check;
 pub mod damage;
+pub mod driver_options;
 pub mod edit;
 pub mod error;
 pub mod extent;

@@ -3,7 +3,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::{Error, Result};
+use crate::{Error, Result, driver_options};
 
 /// How an option's value is written; the text of `-o help` follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +156,7 @@ pub fn check_driver_options(format: &str, options: &[(String, String)], known: &
     let knows = |key: &str| {
         known.iter().any(|k| *k == key || (k.ends_with('.') && key.starts_with(k))) || OF_EVERY_IMAGE.contains(&key)
     };
+    driver_options::check_values(options.iter().filter(|(key, _)| knows(key)))?;
     match options.iter().find(|(key, _)| !knows(key)) {
         Some((key, _)) => {
             Err(Error::usage(alloc::format!("Block format '{format}' does not support the option '{key}'")))

@@ -253,6 +253,12 @@ impl<'a> Opening<'a> {
                     format!("Block format '{}' does not support the option 'backing.{key}'", layer.format.name());
                 return Err((Error::usage(text), depth.saturating_sub(1)));
             }
+            // QEMU's driver of parallels has backing files, though nothing makes such images.
+            (Some(_), _)
+                if layer.format.name() != "parallels" && !layer.format.creator().is_some_and(Creator::can_back) =>
+            {
+                return Err((Error::usage("Driver doesn't support backing files"), depth.saturating_sub(1)));
+            }
             (Some(name), _) => {
                 return Err((Error::usage(format!("Cannot find device='{name}' nor node-name='{name}'")), depth));
             }

@@ -21,13 +21,15 @@ pub struct Opt {
     pub own: bool,
     /// The first release that knows it.
     pub since: u32,
+    /// The first release that knows its letter.
+    pub letter_since: (u32, u32),
 }
 
 impl Opt {
     /// A switch.
     #[must_use]
     pub const fn flag(long: &'static str, help: &'static str) -> Self {
-        Self { long, also: &[], short: None, argument: None, help, own: false, since: 0 }
+        Self { long, also: &[], short: None, argument: None, help, own: false, since: 0, letter_since: (0, 0) }
     }
 
     /// Not known to the stock tool.
@@ -42,10 +44,34 @@ impl Opt {
         Self { since, ..self }
     }
 
+    /// With a letter that is known from that release on.
+    #[must_use]
+    pub const fn letter_since(self, letter: char, release: (u32, u32)) -> Self {
+        Self { short: Some(letter), letter_since: release, ..self }
+    }
+
+    /// As that release has it, if it has it.
+    #[must_use]
+    pub fn of_release(mut self, release: (u32, u32)) -> Option<Self> {
+        if release < self.letter_since {
+            self.short = None;
+        }
+        (self.since <= release.0).then_some(self)
+    }
+
     /// One with an argument.
     #[must_use]
     pub const fn value(long: &'static str, argument: &'static str, help: &'static str) -> Self {
-        Self { long, also: &[], short: None, argument: Some(argument), help, own: false, since: 0 }
+        Self {
+            long,
+            also: &[],
+            short: None,
+            argument: Some(argument),
+            help,
+            own: false,
+            since: 0,
+            letter_since: (0, 0),
+        }
     }
 
     /// With a letter.

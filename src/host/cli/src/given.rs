@@ -13,6 +13,7 @@ use instar_render::escape::terminal;
 use instar_vmm::target::Cache;
 use instar_vmm::{Device, Mode, Parts};
 
+use crate::file_options::Ways;
 use crate::image_name::{FORMATS, ImageName, PROTOCOLS, Pairs, option};
 use crate::program::{Exit, Files, Program};
 
@@ -58,18 +59,28 @@ const ABOVE: &str = "Could not open backing file: ";
 /// Takes the files out of an image's options. Their names stay, for a command or a format that does not know of them to say
 /// so.
 pub fn take(options: &mut Pairs, version: QemuVersion) -> Result<Vec<Given>, String> {
+    // Of the other formats, none has a data file: it is for them to say so.
+    let has_data_file = |place: usize| {
+        let driver = option(options, &format!("{}driver", BACKING.repeat(place)));
+        driver.is_none_or(|name| name == "qcow2")
+    };
     let mut nodes: Vec<(usize, Role)> = options.iter().filter_map(|(key, _)| node(key)).collect();
+    nodes.retain(|(place, role)| *role == Role::Image || has_data_file(*place));
     nodes.sort_unstable();
     nodes.dedup();
     let mut files = Vec::new();
-    for (place, role) in nodes {
+    let mut wrong = None;
+    for (place, role) in nodes.iter().copied() {
         let head = head(place, role);
         let of_node = options.iter().filter(|(key, _)| node(key) == Some((place, role)));
         let strip = |(key, value): &(String, String)| (key.strip_prefix(&head).unwrap_or("").into(), value.clone());
         let file = file(of_node.map(strip).collect(), place, role, version);
-        files.extend(file.map_err(|text| format!("{}{text}", ABOVE.repeat(place)))?);
+        match file {
+            Ok(file) => files.extend(file),
+            Err(text) => wrong = wrong.or_else(|| Some(format!("{}{text}", ABOVE.repeat(place)))),
+        }
     }
-    options.retain_mut(|(key, _)| match node(key) {
+    options.retain_mut(|(key, _)| match node(key).filter(|node| nodes.contains(node)) {
         Some((place, role)) => {
             let is_name = key.ends_with(".filename");
             *key = format!("{}filename", head(place, role));
@@ -77,7 +88,7 @@ pub fn take(options: &mut Pairs, version: QemuVersion) -> Result<Vec<Given>, Str
         }
         None => true,
     });
-    Ok(files)
+    wrong.map_or(Ok(files), Err)
 }
 
 /// What the options of a file begin with.
@@ -117,9 +128,14 @@ fn file(mut own: Pairs, place: usize, role: Role, version: QemuVersion) -> Resul
             false => format!("Unknown driver '{name}'"),
         });
     }
-    match option(&own, "filename") {
+    let name = option(&own, "filename");
+    if name.is_some() {
+        Ways::read(&Pairs::new(), &own, driver.as_deref().unwrap_or("file"))?;
+    }
+    match name {
         Some(path) if role == Role::DataFile && path.is_empty() => Err(nameless(driver.as_deref())),
         Some(path) => Ok(Some(Given { place, role, path: path.into(), driver })),
+        None if role == Role::DataFile && driver.is_none() => Err("Must specify either driver or file".to_string()),
         None if role == Role::DataFile => Err(nameless(driver.as_deref())),
         None => Ok(None),
     }

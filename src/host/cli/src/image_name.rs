@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use instar_abi::record::Value;
 use instar_render::QemuVersion;
 
+use crate::file_options::Ways;
 use crate::given::{self, Given};
 
 /// A named image.
@@ -26,6 +27,10 @@ pub struct ImageName {
     pub given: Vec<Given>,
     /// The driver of its file, where one is said.
     pub protocol: Option<String>,
+    /// How its file is opened.
+    pub ways: Ways,
+    /// What is wrong with what was said of further files: for a command that opens them to say so.
+    pub wrong: Option<String>,
     /// "No backing file" was said by an empty word, which is deprecated.
     pub empty_backing: bool,
     /// Options (in full: `file.offset`) that were said as numbers, and are shown so.
@@ -53,6 +58,8 @@ impl ImageName {
             below: Vec::new(),
             given: Vec::new(),
             protocol: None,
+            ways: Ways::default(),
+            wrong: None,
             empty_backing: false,
             numbers: Vec::new(),
         }
@@ -274,11 +281,14 @@ fn from_pairs(written: &OsStr, pairs: Pairs, version: QemuVersion) -> Result<Ima
         return Err("Must specify either driver or file".to_string());
     }
     let (mut here, mut lower) = parted(pairs);
-    image.given = given::take(&mut here, version)?;
+    match given::take(&mut here, version) {
+        Ok(given) => image.given = given,
+        Err(text) => image.wrong = Some(text),
+    }
     // The uppermost comes first, and the file's own options are what is left in the end.
     while let Some(format) = option(&lower, "driver").filter(|name| FORMATS.contains(&name.as_str())) {
         let (mut options, rest) = parted(std::mem::take(&mut lower));
-        options.retain(|(key, _)| key != "driver" && !is_idle(key));
+        options.retain(|(key, _)| key != "driver");
         image.below.insert(0, Below { format, options });
         if rest.is_empty() {
             return Err(NO_FILE.to_string());
@@ -289,6 +299,7 @@ fn from_pairs(written: &OsStr, pairs: Pairs, version: QemuVersion) -> Result<Ima
         return Err(format!("Unknown driver '{name}'"));
     }
     image.protocol = option(&lower, "driver");
+    image.ways = Ways::read(&here, &lower, image.protocol.as_deref().unwrap_or("file"))?;
     if image.below.is_empty() {
         named = option(&here, "filename");
         here.retain(|(key, _)| key != "filename");
@@ -296,7 +307,6 @@ fn from_pairs(written: &OsStr, pairs: Pairs, version: QemuVersion) -> Result<Ima
     for (key, value) in here {
         match key.as_str() {
             "driver" => image.format = Some(value),
-            _ if is_idle(&key) => {}
             _ => image.options.push((key, value)),
         }
     }
@@ -323,11 +333,6 @@ fn parted(pairs: Pairs) -> (Pairs, Pairs) {
 /// What the last option of that name says.
 pub fn option(pairs: &[(String, String)], name: &str) -> Option<String> {
     pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone())
-}
-
-/// Locking and caching are this program's own affair.
-fn is_idle(key: &str) -> bool {
-    matches!(key.trim_start_matches("backing."), "read-only" | "force-share")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod commands;
 mod config;
+mod file_options;
 mod getopt;
 mod given;
 mod help;
@@ -89,6 +90,7 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
         guest,
         room: Default::default(),
         vouched: Default::default(),
+        force_share: Default::default(),
         asked: Default::default(),
         outgrown: Default::default(),
         way_out: Default::default(),
@@ -124,9 +126,10 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
         program.misconfigured = Some(text);
     }
     program.version = program.config.version().unwrap_or_default();
-    let known: Vec<&Opt> = options.iter().copied().filter(|option| option.since <= program.version.major).collect();
-    if known.len() < options.len() {
-        parsed = parse(&known);
+    let release = (program.version.major, program.version.minor);
+    let known: Vec<Opt> = options.iter().filter_map(|option| option.of_release(release)).collect();
+    if !known.iter().eq(options.iter().copied()) {
+        parsed = parse(&known.iter().collect::<Vec<_>>());
     }
     let global = global.map_err(|wrong| program.wrong(&wrong))?;
     if global.has("help") {

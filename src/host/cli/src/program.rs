@@ -53,6 +53,8 @@ pub struct Program {
     pub guest: Option<&'static [u8]>,
     /// Files that the user named, besides the images: images may name them, too.
     pub vouched: RefCell<Vec<PathBuf>>,
+    /// The user said `force-share=on` of an image.
+    pub force_share: Cell<bool>,
     /// What images named in the run, and what came of it.
     pub asked: RefCell<Vec<Asked>>,
     /// The limit on what files grow by, if it was too little: then an error is about that, whatever the guest makes of it.
@@ -215,6 +217,13 @@ impl Program {
     pub fn try_open(&self, image: &ImageName, cache: Cache, share: bool) -> Result<Device, String> {
         self.warn_of_empty_backing(image);
         let shown = escape::terminal(image.path.as_os_str().as_encoded_bytes());
+        if let (Some(text), false) = (&image.wrong, self.command == "info") {
+            return Err(text.clone());
+        }
+        let (cache, share) = (image.ways.cache(cache)?, share || image.ways.share());
+        if image.ways.force_share {
+            self.force_share.set(true);
+        }
         let file = target::open(&image.path, cache).map_err(|e| format!("Could not open '{shown}': {}", plain(&e)))?;
         if !is_data(&file) {
             return Err(self.version.folder(&shown));
@@ -294,7 +303,14 @@ impl Program {
         self.check_writable(image)?;
         self.warn_of_empty_backing(image);
         let written = escape::terminal(image.written.as_encoded_bytes());
-        let opened = self.existing_file(&image.path, cache)?;
+        let cache = match &image.wrong {
+            Some(text) => Err(text.clone()),
+            None => image.ways.cache(cache),
+        };
+        let opened = match cache {
+            Ok(cache) => self.existing_file(&image.path, cache)?,
+            Err(text) => Err(text),
+        };
         let mut device = opened.map_err(|text| self.fail(&format!("Could not open '{written}': {text}")))?;
         device.parts = Parts::of_format(image.format.as_deref());
         Ok(device)
@@ -302,10 +318,13 @@ impl Program {
 
     /// Refuses to change an image that lies in another image.
     pub fn check_writable(&self, image: &ImageName) -> Result<(), Exit> {
+        let written = escape::terminal(image.written.as_encoded_bytes());
+        if let Some(text) = image.ways.not_written() {
+            return Err(self.fail(&format!("Could not open '{written}': {text}")));
+        }
         if image.below.is_empty() {
             return Ok(());
         }
-        let written = escape::terminal(image.written.as_encoded_bytes());
         Err(self.fail(&format!("Could not open '{written}': instar cannot write through one driver into another")))
     }
 
@@ -370,6 +389,7 @@ impl Program {
                 self.fail(&format!("'{written}' cannot be written: it is the same disk as '{read}', which is read"))
             );
         }
+        let force_share = force_share || self.force_share.take();
         let policy = Policy { force_share, vouched: self.vouched.take(), ..self.policy()? };
         let mut stream = encode(&params);
         let mut kept = self.secrets.borrow_mut().hand_over();

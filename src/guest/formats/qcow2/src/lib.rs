@@ -66,7 +66,16 @@ const DRIVER_OPTIONS: &[&str] = &[
     "pass-discard-other",
     "discard-no-unref",
     "overlap-check",
-    "overlap-check.",
+    "overlap-check.template",
+    "overlap-check.main-header",
+    "overlap-check.active-l1",
+    "overlap-check.active-l2",
+    "overlap-check.refcount-table",
+    "overlap-check.refcount-block",
+    "overlap-check.snapshot-table",
+    "overlap-check.inactive-l1",
+    "overlap-check.inactive-l2",
+    "overlap-check.bitmap-directory",
     "cache-size",
     "l2-cache-size",
     "l2-cache-entry-size",
@@ -141,6 +150,7 @@ fn open<'a>(cx: OpenContext<'a, '_>, wanted: Option<Wanted>) -> Result<Qcow2Imag
     let check = wanted.is_some();
     let header =
         if check { Header::parse_to_check(&mut window, cx.version)? } else { Header::parse(&mut window, cx.version)? };
+    check_entry_size(&cx, &header)?;
     let extensions = Extensions::read(&mut window, &header)?;
     let data = data_device(&cx, &header, &extensions)?;
     let encryption = encrypted::read(&cx, &header, &extensions)?;
@@ -230,6 +240,16 @@ fn data_device(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extension
     }
     let opened = opener.open_named(cx.device, name, Role::DataFile, cx.write);
     opened.map_err(|e| not_opened(e, name))
+}
+
+/// Of what size the parts of tables are that QEMU keeps: here none are kept so, but nonsense is nonsense.
+fn check_entry_size(cx: &OpenContext<'_, '_>, header: &Header) -> Result<()> {
+    let Some(text) = said(cx, "l2-cache-entry-size") else { return Ok(()) };
+    let (size, most) = (instar_image::options::size("l2-cache-entry-size", text)?, header.cluster_size());
+    if size.is_power_of_two() && (512..=most).contains(&size) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("L2 cache entry size must be a power of two between 512 and the cluster size ({most})")))
 }
 
 /// What the last driver option of that name says.

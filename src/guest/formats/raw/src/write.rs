@@ -92,6 +92,9 @@ pub struct RawResizer;
 impl Resizer for RawResizer {
     fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
         let (machine, device) = (cx.machine, cx.device);
+        if cx.driver_options.iter().any(|(key, _)| key == "size") {
+            return Err(Error::usage("Cannot resize fixed-size raw disks"));
+        }
         let stat = machine.stat(device)?;
         let full = match cx.preallocation {
             Preallocation::Off => None,

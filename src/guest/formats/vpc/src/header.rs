@@ -58,7 +58,7 @@ impl SizeRule {
     /// From the driver options.
     pub fn of(options: &[(alloc::string::String, alloc::string::String)]) -> Result<Self> {
         match options.iter().rev().find(|(key, _)| key == "force_size_calc").map(|(_, value)| value.as_str()) {
-            None | Some("auto") => Ok(Self::Auto),
+            None => Ok(Self::Auto),
             Some("chs") => Ok(Self::Geometry),
             Some("current_size") => Ok(Self::CurrentSize),
             Some(mode) => Err(Error::usage(format!("Invalid size calculation mode: '{mode}'"))),

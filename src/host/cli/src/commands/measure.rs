@@ -19,7 +19,7 @@ pub const COMMAND: Command = Command {
     options: &[
         Opt::value("target-format", "FMT", "the new image's format: raw if not given").letter('O'),
         Opt::value("options", "OPTS", "the format's options").letter('o'),
-        Opt::value("size", "SIZE", "the disk's size").letter('s'),
+        Opt::value("size", "SIZE", "the disk's size").letter_since('s', (10, 1)),
         Opt::value("format", "FMT", "the format of FILE; found out if not given").letter('f'),
         Opt::flag("image-opts", "FILE is a list of options"),
         Opt::value("snapshot", "SNAPSHOT", "measure what this snapshot of FILE needs").letter('l'),

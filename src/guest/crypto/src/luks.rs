@@ -234,6 +234,12 @@ impl Header {
         Ok(Scheme { algorithm, mode: self.mode, iv })
     }
 
+    /// What tells the key from others before it is known: what it must fit, and the password that opens it.
+    fn origin(&self, password: &[u8]) -> Vec<u8> {
+        let (rounds, len) = (self.rounds.to_le_bytes(), (self.key_bytes as u64).to_le_bytes());
+        [&self.digest[..], &self.salt, &rounds, &len, self.hash.name().as_bytes(), b"/", password].concat()
+    }
+
     /// Tries the password on all slots, and gives what decrypts the data. `offset` is the header's.
     ///
     /// # Errors
@@ -246,6 +252,10 @@ impl Header {
         if self.material() > MATERIAL_MAX {
             return Err(Error::limit("the key material of a slot is too long"));
         }
+        let keys = source.keys();
+        if let Some(key) = keys.and_then(|keys| keys.find(&self.origin(password))) {
+            return scheme.with_key(&key);
+        }
         for (number, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.active) {
             bounded(self.rounds).and(bounded(slot.rounds)).map_err(|e| e.context(format!("key slot {number}")))?;
             let mut material = Zeroizing::new(vec![0; self.material() as usize]);
@@ -254,6 +264,9 @@ impl Header {
             scheme.with_key(&slot_key)?.decrypt(0, &mut material);
             let key = af::merge(self.hash, &material, self.key_bytes);
             if self.hash.pbkdf2(&key, &self.salt, self.rounds, DIGEST) == self.digest {
+                if let Some(keys) = keys {
+                    keys.add(self.origin(password), key.to_vec());
+                }
                 return scheme.with_key(&key);
             }
         }

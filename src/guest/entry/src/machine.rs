@@ -13,6 +13,7 @@ use instar_abi::ring::{
     LOG_RECORDS, LOG_VERBOSE, Op, Reply, Request, Role, STAT_ALIGNMENT_SHIFT, STAT_BLOCK_DEVICE, STAT_CONTENDED,
     STAT_FRESH, STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
+use instar_image::keys::Keys;
 use instar_image::{DeviceId, Machine, RangePair, Read, Result, Run, Sink, Source, Stat, Step, Value};
 use spin::Mutex;
 use zerocopy::FromBytes;
@@ -39,6 +40,7 @@ pub struct RingMachine {
     random: Mutex<ChaCha20Rng>,
     stock: AtomicBool,
     secrets: spin::Once<Vec<(String, Vec<u8>)>>,
+    keys: Keys,
 }
 
 const fn request(op: Op) -> Request {
@@ -77,6 +79,7 @@ impl RingMachine {
             random: Mutex::new(ChaCha20Rng::from_seed(boot.entropy)),
             stock: AtomicBool::new(false),
             secrets: spin::Once::new(),
+            keys: Keys::new(),
         }
     }
 
@@ -190,6 +193,10 @@ impl RingMachine {
 }
 
 impl Source for RingMachine {
+    fn keys(&self) -> Option<&Keys> {
+        Some(&self.keys)
+    }
+
     fn secret(&self, id: &str) -> Option<&[u8]> {
         self.secrets.get()?.iter().find(|(name, _)| name == id).map(|(_, data)| data.as_slice())
     }

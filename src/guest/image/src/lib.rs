@@ -20,6 +20,7 @@ pub mod edit;
 pub mod error;
 pub mod extent;
 pub mod format;
+pub mod keys;
 pub mod levels;
 pub mod limits;
 pub mod machine;

@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::chain::Node;
+use crate::keys::Keys;
 use crate::{Error, Kind, Result, Value};
 
 /// Index of an open device (a file or block device of the host).
@@ -91,6 +92,10 @@ pub trait Source: Sync {
     }
     /// The secret that `--object secret,id=..` gave.
     fn secret(&self, _id: &str) -> Option<&[u8]> {
+        None
+    }
+    /// What secrets have opened before.
+    fn keys(&self) -> Option<&Keys> {
         None
     }
     /// The image that a device is, where it is no file but what a lower image shows.

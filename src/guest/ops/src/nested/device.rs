@@ -4,6 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::chain::{Chain, Node};
+use instar_image::keys::Keys;
 use instar_image::reader::is_zero;
 use instar_image::{
     Beside, DeviceId, Error, Machine, Place, RangePair, Read, Result, Role, Run, Scope, Sink, Source, Stat, Step, Value,
@@ -160,6 +161,10 @@ impl Source for Nested<'_> {
 
     fn secret(&self, id: &str) -> Option<&[u8]> {
         self.below.secret(id)
+    }
+
+    fn keys(&self) -> Option<&Keys> {
+        self.below.keys()
     }
 
     fn node(&self, device: DeviceId) -> Option<Node<'_>> {

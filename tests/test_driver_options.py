@@ -83,7 +83,13 @@ class TestDriverOptions(InstarTestBase):
     def test_what_is_given_to_be_shared(self):
         self.make("qemu-img", "create", "-q", "-f", "qcow2", self.path("x"), "2M")
         with self.held("x"):
-            for option in ("force-share=on", "file.force-share=on", "file.locking=off", "force-share=off", "read-only=on"):
+            for option in (
+                "force-share=on",
+                "file.force-share=on",
+                "file.locking=off",
+                "force-share=off",
+                "read-only=on",
+            ):
                 for command in ("info", "map", "check"):
                     words = (command, "--image-opts", f"driver=qcow2,file.filename=x,{option}")
                     with self.subTest(" ".join(words)):

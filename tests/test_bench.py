@@ -216,6 +216,9 @@ class TestEncrypted(InstarTestBase):
         for number, (name, options, opts) in enumerate(self.IMAGES):
             for index, requests in enumerate(self.REQUESTS):
                 empty = (number + index) % 2 == 0
+                # Each kind of image, and each kind of request, not each with each.
+                if (number + index) % 5 > 1:
+                    continue
                 with self.subTest(name, options=options, empty=empty, requests=requests):
                     Path(self.path("disk.raw")).write_bytes(bytes(len(disk)) if empty else disk)
                     made = ["-f", "raw", "-O", name, *options, "disk.raw", "image"]

@@ -1,6 +1,7 @@
 """Options of `--image-opts`: values that make no sense are refused, as by the stock tool, and those that can mean something
 do."""
 
+import os
 import shutil
 
 from tests.base import InstarTestBase
@@ -58,6 +59,8 @@ OPTIONS = {
     "vpc": (*OF_ALL, "force_size_calc"),
     "parallels": (*OF_ALL, "prealloc-mode", "prealloc-size"),
 }
+# For a thorough look: INSTAR_ALL_VALUES=1.
+ALL = bool(os.environ.get("INSTAR_ALL_VALUES"))
 COMMANDS = (("info",), ("check",), ("resize", "3M"))
 
 
@@ -72,9 +75,12 @@ class TestDriverOptions(InstarTestBase):
             self.make("qemu-img", "create", "-q", "-f", fmt, self.path(f"made.{fmt}"), "2M")
             # What all drivers have in common is tried in full once; `check` is of two of them only.
             commands = COMMANDS if fmt == "qcow2" else COMMANDS[1:2] if fmt == "parallels" else COMMANDS[:1]
-            for name in names:
-                for words in commands:
-                    for value in VALUES:
+            for number, name in enumerate(names):
+                for index, value in enumerate(VALUES):
+                    for words in commands:
+                        # A third of all pairs: with qcow2 a command each, with the others every third value.
+                        if not ALL and (number + index + COMMANDS.index(words)) % 3:
+                            continue
                         with self.subTest(fmt, command=words[0], option=f"{name}={value}"):
                             theirs = self.outcome(self.run_qemu_img, fmt, words, f"{name}={value}")
                             ours = self.outcome(self.run_as_qemu_img, fmt, words, f"{name}={value}")

@@ -296,6 +296,23 @@ class TestWithRights(TargetTest):
                     filesystems.run("blockdev", "--flushbufs", device)
                     self.assertEqual(path.read_bytes(), before)
 
+    def test_the_same_disk_below(self):
+        """The same of a file that is named by the image that is read."""
+        base = Path(self.tmp, "base.raw")
+        base.write_bytes(NEW)
+        os.link(base, base.with_name("second"))
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "top.qcow2", cwd=self.tmp)
+        for words in (
+            ["convert", "-U", "top.qcow2", "-O", "raw", "second"],
+            ["convert", "-U", "-n", "top.qcow2", "-O", "raw", "base.raw"],
+            ["dd", "-U", "if=top.qcow2", "of=base.raw"],
+        ):
+            with self.subTest(words):
+                _, err, status = self.run_instar(*words, cwd=self.tmp)
+                self.assertTrue(base.read_bytes() == NEW, err)
+                self.assertEqual(status, 1)
+                self.assertIn("lock", err)
+
     def test_rights_of_a_program(self):
         """Rights that a program in the file would have do not pass to what replaces it."""
         path, _ = plain(Path(self.tmp), None)

@@ -361,6 +361,8 @@ impl Gate {
         }
         match held(seen) {
             Holder::Own(index) => return Ok(Opened::Again(index)),
+            // Whatever the user says of other programs (`-U`): what is written here is not read as something else.
+            Holder::Writer => return Err(Status::Locked.into()),
             Holder::Other if write => return Err(Status::Locked.into()),
             Holder::Other | Holder::Nobody => {}
         }

@@ -189,8 +189,10 @@ pub enum Holder {
     Nobody,
     /// The image that asks, by this device.
     Own(u32),
-    /// Another.
+    /// Another, which reads it.
     Other,
+    /// Another, which writes to it.
+    Writer,
 }
 
 /// All devices.
@@ -244,8 +246,12 @@ impl Table {
             return Holder::Nobody;
         }
         let good = |slot: &Slot| slot.parent == Some(parent) && (!write || slot.device.mode != crate::Mode::Read);
-        let own = same.find(|(_, slot)| good(slot)).and_then(|(index, _)| u32::try_from(index).ok());
-        own.map_or(Holder::Other, Holder::Own)
+        let (mut own, mut written) = (None, false);
+        for (index, slot) in same {
+            own = own.or_else(|| u32::try_from(index).ok().filter(|_| good(slot)));
+            written |= slot.device.mode != crate::Mode::Read;
+        }
+        own.map_or(if written { Holder::Writer } else { Holder::Other }, Holder::Own)
     }
 
     /// There is no room for another.

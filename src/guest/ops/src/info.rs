@@ -3,6 +3,7 @@
 //! The result is QEMU's own `ImageInfo` tree (QAPI, block-core.json), so that the host can print it without
 //! knowing any format.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::chain::Node;
@@ -21,43 +22,44 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let image = params.get("image").ok_or_else(|| Error::usage("info without an image"))?;
     let mut spec = ImageSpec::from_value(image)?;
     let follow = params.flag("backing-chain");
+    let opening = Opening { machine, version, data: false };
+    // All of them are opened before anything is told of one: then no file can be asked for any more.
+    let mut opened: Vec<(ImageSpec, Box<dyn Image + '_>, &'static dyn Format)> = Vec::new();
+    loop {
+        let (image, format) = opening.image(&spec).map_err(|e| spec.could_not_open(e))?;
+        let backing = image.backing().filter(|_| follow);
+        let below = backing.map(|backing| (stored_name(format, &backing), backing.format));
+        let (device, name) = (spec.device, spec.name.clone());
+        opened.push((spec, image, format));
+        let Some((stored, format)) = below else { break };
+        if opened.len() >= instar_image::limits::CHAIN_SHOWN_MAX {
+            return Err(Error::limit(alloc::format!("the backing chain has more than {} images", opened.len())));
+        }
+        let (device, name) = open_backing(machine, device, &name, &stored).map_err(|error| match error.kind {
+            Kind::Io(_) => {
+                let shown = display_name(&without_file(&combine(&name, &stored)));
+                error.context(alloc::format!("Could not open '{shown}'"))
+            }
+            _ => error,
+        })?;
+        spec = ImageSpec::opened(device, name.clone(), name, format);
+    }
+    machine.seal()?;
     let mut images: Vec<Value> = Vec::new();
     let mut warnings: Vec<Value> = Vec::new();
-    loop {
-        let opening = Opening { machine, version, data: false };
-        let below = {
-            let (image, format) = opening.image(&spec).map_err(|e| spec.could_not_open(e))?;
-            if !follow {
-                machine.seal()?;
-            }
-            let mut info = image_info(machine.source(), image.as_ref(), format, &spec)?;
-            if params.flag("extra-detail")
-                && let Some(content) = instar_registry::content::recognise(machine.source(), spec.device)?
-            {
-                info.set("content", content.name());
-            }
-            if params.flag("limits") {
-                let probed = spec.format.is_none() && format.name() == "raw";
-                set_limits(machine.source(), &mut info, spec.device, probed)?;
-            }
-            images.push(info);
-            warnings.extend(image.warnings().into_iter().map(Value::from));
-            let backing = image.backing().filter(|_| follow);
-            backing.map(|backing| (stored_name(format, &backing), backing.format))
-        };
-        let Some((stored, format)) = below else { break };
-        if images.len() >= instar_image::limits::CHAIN_SHOWN_MAX {
-            return Err(Error::limit(alloc::format!("the backing chain has more than {} images", images.len())));
+    for (spec, image, format) in opened {
+        let mut info = image_info(machine.source(), image.as_ref(), format, &spec)?;
+        if params.flag("extra-detail")
+            && let Some(content) = instar_registry::content::recognise(machine.source(), spec.device)?
+        {
+            info.set("content", content.name());
         }
-        let (device, name) =
-            open_backing(machine, spec.device, &spec.name, &stored).map_err(|error| match error.kind {
-                Kind::Io(_) => {
-                    let shown = display_name(&without_file(&combine(&spec.name, &stored)));
-                    error.context(alloc::format!("Could not open '{shown}'"))
-                }
-                _ => error,
-            })?;
-        spec = ImageSpec::opened(device, name.clone(), name, format);
+        if params.flag("limits") {
+            let probed = spec.format.is_none() && format.name() == "raw";
+            set_limits(machine.source(), &mut info, spec.device, probed)?;
+        }
+        images.push(info);
+        warnings.extend(image.warnings().into_iter().map(Value::from));
     }
     if !warnings.is_empty() {
         machine.emit("warnings", &Value::List(warnings))?;

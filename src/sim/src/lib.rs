@@ -39,6 +39,7 @@ pub struct Machine {
     /// When the clock was first looked at.
     started: OnceLock<Instant>,
     stock: AtomicBool,
+    sealed: AtomicBool,
     secrets: Vec<(String, Vec<u8>)>,
     journal: Mutex<Option<Journal>>,
 }
@@ -72,6 +73,12 @@ impl Machine {
         let mut devices = lock(&self.devices);
         devices.push(device);
         DeviceId(u32::try_from(devices.len() - 1).expect("a test has few devices"))
+    }
+
+    /// Whether an operation has said that it wants no more files: none is opened any more then.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Relaxed)
     }
 
     /// From now on it was called by the stock tool's name.
@@ -296,6 +303,9 @@ impl Api for Machine {
     }
 
     fn open_named(&self, _from: DeviceId, name: &[u8], _role: Role, _write: bool) -> Result<DeviceId> {
+        if self.is_sealed() {
+            return Err(Error::new(Kind::Refused, "the chain is sealed"));
+        }
         lock(&self.named).get(name).copied().ok_or_else(|| Error::new(Kind::Io(ENOENT), "No such file or directory"))
     }
 
@@ -306,6 +316,7 @@ impl Api for Machine {
     }
 
     fn seal(&self) -> Result<()> {
+        self.sealed.store(true, Ordering::Relaxed);
         Ok(())
     }
 

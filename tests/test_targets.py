@@ -279,12 +279,16 @@ class TestWithRights(TargetTest):
         path.write_bytes(OLD + bytes(MIB - len(OLD)))
         before = path.read_bytes()
         os.link(path, path.with_name("second"))
-        with filesystems.loop_device(path) as device:
+        device_of = filesystems.loop_device
+        with device_of(path) as device, device_of(path) as twin, device_of(device) as over:
             for words in (
                 ["dd", "-U", "if=disk.raw", "of=disk.raw"],
                 ["dd", "-U", "if=disk.raw", "of=second"],
                 ["convert", "-U", "-f", "raw", "-O", "raw", "disk.raw", "second"],
                 ["dd", f"if={device}", "of=disk.raw"],
+                ["convert", "-f", "raw", "-O", "qcow2", device, twin],
+                ["convert", "-f", "raw", "-O", "qcow2", "second", over],
+                ["convert", "-f", "raw", "-O", "qcow2", over, device],
                 ["dd", "if=disk.raw", f"of={device}"],
                 ["convert", "-f", "raw", "-O", "qcow2", device, "disk.raw"],
                 ["convert", "-n", "-f", "raw", "-O", "raw", "second", device],
@@ -312,6 +316,62 @@ class TestWithRights(TargetTest):
                 self.assertTrue(base.read_bytes() == NEW, err)
                 self.assertEqual(status, 1)
                 self.assertIn("lock", err)
+        for format in ("raw", "qcow2"):
+            with self.subTest("a loop device of it", format=format), filesystems.loop_device(base) as device:
+                words = ["convert", "--allow-backing", self.tmp, "-O", format, "top.qcow2", device]
+                _, err, status = self.run_instar(*words, cwd=self.tmp)
+                filesystems.run("blockdev", "--flushbufs", device)
+                self.assertTrue(base.read_bytes() == NEW, err)
+                self.assertEqual(status, 1)
+        with filesystems.loop_device(base) as device:
+            self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", device, "-F", "raw", "over.qcow2", cwd=self.tmp)
+            words = ["convert", "-U", "--allow-backing", "/dev", "-O", "qcow2", "over.qcow2", "second"]
+            _, err, status = self.run_instar(*words, cwd=self.tmp)
+            self.assertTrue(base.read_bytes() == NEW, err)
+            self.assertEqual(status, 1)
+
+    def test_zeroes_stay_thin(self):
+        """What is zero in the source, written or not, takes no room in a target that is there, as with the stock tool."""
+        size = 16 * MIB
+        Path(self.path("zeroes.raw")).write_bytes(b"x" * 4096 + bytes(size - 4096))
+        self.make("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", self.path("zeroes.raw"), self.path("packed.qcow2"))
+        content = Path(self.path("zeroes.raw")).read_bytes()
+        for source in ("zeroes.raw", "packed.qcow2"):
+            for old in (b"", random.Random(1).randbytes(size)):
+                for device in (False, True):
+                    with self.subTest(source, old=bool(old), device=device):
+                        path = Path(self.tmp, "thin.raw")
+                        path.write_bytes(old)
+                        os.truncate(path, size)
+                        with contextlib.ExitStack() as stack:
+                            target = stack.enter_context(filesystems.loop_device(path)) if device else path
+                            argv = ["convert", "-n", "-O", "raw", self.path(source), target]
+                            self.assertEqual(self.run_instar(*argv), ("", "", 0))
+                        filesystems.run("sync", path)
+                        self.assertTrue(path.read_bytes() == content)
+                        self.assertLess(os.stat(path).st_blocks * 512, 256 << 10)
+
+    def test_append_only_folder(self):
+        """Names in it cannot be replaced: in place."""
+        with filesystems.mounted("ext4", self.tmp) as place:
+            (place / "log").mkdir()
+            path, _ = plain(place / "log", None)
+            filesystems.run("chattr", "+a", place / "log")
+            self.assertEqual(self.run_instar("convert", "-O", "raw", self.path("source.raw"), path), ("", "", 0))
+            self.assertEqual(path.read_bytes(), NEW)
+            self.assertEqual(os.listdir(place / "log"), [path.name])
+            filesystems.run("chattr", "-a", place / "log")
+
+    def test_folder_of_another_project(self):
+        """It takes in no file of none, or of another one: in place."""
+        with filesystems.mounted("xfs", self.tmp) as place:
+            (place / "of").mkdir()
+            path, _ = plain(place / "of", None)
+            filesystems.run("chattr", "-p", "42", place / "of")
+            filesystems.run("chattr", "+P", place / "of")
+            before = os.stat(path).st_ino
+            self.assertEqual(self.run_instar("convert", "-O", "raw", self.path("source.raw"), path), ("", "", 0))
+            self.assertEqual((path.read_bytes(), os.stat(path).st_ino), (NEW, before))
 
     def test_rights_of_a_program(self):
         """Rights that a program in the file would have do not pass to what replaces it."""

@@ -101,7 +101,8 @@ numbered! {
         /// `dev offset len` to `dev2 offset2`: copies without passing through the guest; what lies past the end
         /// of the source is zeroes. [`FLAG_SKIP_ZERO`]: a run of zeroes is not written, in units of `arg`
         /// bytes of the target (0: 4096); the guest says so only where the target reads as zeroes already.
-        /// Holes of the source are then not read at all. Without it every byte of the target is written,
+        /// Holes of the source are then not read at all. With [`FLAG_UNMAP`] as well, such runs and holes are made to read
+        /// as zeroes, without blocks if that can be. Without [`FLAG_SKIP_ZERO`] every byte of the target is written,
         /// zeroes too (reflinks where the file system can). Returns in `value` how many bytes were written.
         Copy = 3,
         /// `dev offset len`: makes the range read as zeroes. [`FLAG_UNMAP`]: it may become a hole;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use instar_image::Zeroes;
 use instar_image::{
     Beside, DeviceId, Error, Kind, Machine as Api, RangePair, Read, Result, Role, Run, Sink, Source, Stat, Step, Value,
 };
@@ -167,21 +168,33 @@ impl Machine {
         })
     }
 
-    fn copy(&self, from: (DeviceId, u64), to: (DeviceId, u64), len: u64, skip_zero: u32) -> Result<()> {
+    fn copy(&self, from: (DeviceId, u64), to: (DeviceId, u64), len: u64, zeroes: Zeroes) -> Result<()> {
         const CHUNK: u64 = 1 << 20;
-        let unit = if skip_zero == 0 { CHUNK as usize } else { skip_zero as usize };
+        let unit = zeroes.unit().map_or(CHUNK as usize, |unit| unit as usize);
+        let unmap = |offset: u64, len: u64| {
+            self.log_step(&Step::Zero { device: to.0, offset, len, unmap: true });
+            self.change(to.0, |disk| disk.zero(offset, len))
+        };
+        let unmaps = matches!(zeroes, Zeroes::Unmapped(_));
         let mut done = 0;
         while done < len {
             let run = self.with(from.0, |d| Ok(d.disk.run(from.1 + done, len - done)))?;
-            if skip_zero != 0 && !run.data {
+            if zeroes.unit().is_some() && !run.data {
+                if unmaps {
+                    unmap(to.1 + done, run.len)?;
+                }
                 done += run.len;
                 continue;
             }
             let mut bytes = vec![0; CHUNK.min(len - done) as usize];
             self.read(from.0, from.1 + done, &mut bytes)?;
             for (i, part) in bytes.chunks(unit).enumerate() {
-                if skip_zero == 0 || !instar_image::reader::is_zero(part) {
-                    let offset = to.1 + done + (i * unit) as u64;
+                let offset = to.1 + done + (i * unit) as u64;
+                let is_zero = zeroes.unit().is_some() && instar_image::reader::is_zero(part);
+                if is_zero && unmaps {
+                    unmap(offset, part.len() as u64)?;
+                }
+                if !is_zero {
                     self.log_step(&Step::Write { device: to.0, offset, data: part });
                     self.change(to.0, |disk| disk.write(offset, part))?;
                 }
@@ -278,8 +291,8 @@ impl Sink for Machine {
             self.log_step(step);
             match *step {
                 Step::Write { device, offset, data } => self.change(device, |d| d.write(offset, data))?,
-                Step::Copy { from, from_offset, to, to_offset, len, skip_zero } => {
-                    self.copy((from, from_offset), (to, to_offset), len, skip_zero)?;
+                Step::Copy { from, from_offset, to, to_offset, len, zeroes } => {
+                    self.copy((from, from_offset), (to, to_offset), len, zeroes)?;
                 }
                 Step::Zero { device, offset, len, .. } => self.change(device, |d| d.zero(offset, len))?,
                 Step::Allocate { device, offset, len, .. } => {
@@ -410,7 +423,14 @@ mod tests {
         let mut content = vec![1u8; 3 * 4096];
         content[4096..8192].fill(0);
         let (from, to) = (machine.add(&content), machine.add_writable([]));
-        let copy = Step::Copy { from, from_offset: 0, to, to_offset: 0, len: content.len() as u64, skip_zero: 4096 };
+        let copy = Step::Copy {
+            from,
+            from_offset: 0,
+            to,
+            to_offset: 0,
+            len: content.len() as u64,
+            zeroes: Zeroes::Skipped(4096),
+        };
         machine.submit(&[Step::SetLength { device: to, len: content.len() as u64 }, copy]).expect("valid");
         assert_eq!(machine.disk(to).to_bytes(), content);
         assert_eq!(machine.disk(to).allocated(), 2 * 4096);

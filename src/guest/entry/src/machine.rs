@@ -14,7 +14,7 @@ use instar_abi::ring::{
     STAT_FRESH, STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
 use instar_image::keys::Keys;
-use instar_image::{DeviceId, Machine, RangePair, Read, Result, Run, Sink, Source, Stat, Step, Value};
+use instar_image::{DeviceId, Machine, RangePair, Read, Result, Run, Sink, Source, Stat, Step, Value, Zeroes};
 use spin::Mutex;
 use zerocopy::FromBytes;
 
@@ -324,14 +324,18 @@ impl Sink for RingMachine {
                     };
                     Request { dev: device.0, offset, len: data.len() as u64, buf, ..request(Op::Write) }
                 }
-                Step::Copy { from, from_offset, to, to_offset, len, skip_zero } => Request {
+                Step::Copy { from, from_offset, to, to_offset, len, zeroes } => Request {
                     dev: from.0,
                     offset: from_offset,
                     len,
                     dev2: to.0,
                     offset2: to_offset,
-                    flags: if skip_zero == 0 { 0 } else { FLAG_SKIP_ZERO },
-                    arg: skip_zero,
+                    flags: match zeroes {
+                        Zeroes::Copied => 0,
+                        Zeroes::Skipped(_) => FLAG_SKIP_ZERO,
+                        Zeroes::Unmapped(_) => FLAG_SKIP_ZERO | FLAG_UNMAP,
+                    },
+                    arg: zeroes.unit().unwrap_or(0),
                     ..request(Op::Copy)
                 },
                 Step::Zero { device, offset, len, unmap } => {

@@ -135,7 +135,7 @@ impl Blocks {
                     to: device,
                     to_offset: end,
                     len: self.block,
-                    skip_zero: 0,
+                    zeroes: crate::Zeroes::Copied,
                 }])?;
                 end = end.checked_add(self.block).ok_or_else(|| Error::limit("the file gets too large"))?;
             }

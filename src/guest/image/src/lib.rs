@@ -45,7 +45,7 @@ pub use error::{Error, Kind, Result, Scope};
 pub use extent::{Extent, Packed, Place};
 pub use format::{Backing, Description, Format, Image, Mapping, OpenContext, Probe, SafetyCheck, Snapshot, Unpacker};
 pub use instar_abi::record::Value;
-pub use machine::{Beside, DeviceId, Machine, RangePair, Read, Role, Run, Sink, Source, Stat, Step};
+pub use machine::{Beside, DeviceId, Machine, RangePair, Read, Role, Run, Sink, Source, Stat, Step, Zeroes};
 pub use resize::{Preallocation, ResizeContext, Resizer};
 pub use version::Version;
 pub use write::{CreateContext, Creator, Measure, Measured, Packer, Piece, Target, Writer};

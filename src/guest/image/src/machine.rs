@@ -136,14 +136,35 @@ pub fn not_opened(error: Error, name: &[u8]) -> Error {
 /// The error number of what another program has locked.
 pub const EAGAIN: u32 = 11;
 
+/// What becomes of runs of zeroes that are copied, in units of so many bytes of the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeroes {
+    /// They are written.
+    Copied,
+    /// They are left out: the target reads as zeroes there already.
+    Skipped(u32),
+    /// The target is made to read as zeroes, without blocks if that can be.
+    Unmapped(u32),
+}
+
+impl Zeroes {
+    /// The units in which they are looked for.
+    #[must_use]
+    pub const fn unit(self) -> Option<u32> {
+        match self {
+            Self::Copied => None,
+            Self::Skipped(unit) | Self::Unmapped(unit) => Some(unit),
+        }
+    }
+}
+
 /// One change. Offsets and lengths are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'a> {
     /// Writes bytes.
     Write { device: DeviceId, offset: u64, data: &'a [u8] },
-    /// Copies on the host's side. `skip_zero`: runs of zeroes in units of so many bytes are left out (the
-    /// target reads as zeroes there already); 0: everything is written.
-    Copy { from: DeviceId, from_offset: u64, to: DeviceId, to_offset: u64, len: u64, skip_zero: u32 },
+    /// Copies on the host's side.
+    Copy { from: DeviceId, from_offset: u64, to: DeviceId, to_offset: u64, len: u64, zeroes: Zeroes },
     /// Makes a range read as zeroes; `unmap`: it may become a hole.
     Zero { device: DeviceId, offset: u64, len: u64, unmap: bool },
     /// The range is no longer needed.

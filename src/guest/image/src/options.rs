@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn unknown_driver_options_are_refused() {
-        let check = |key: &str| check_driver_options("raw", &[(key.to_string(), "1".to_string())], &["size", "file."]);
+        let check = |key: &str| check_driver_options("raw", &[(key.to_string(), "on".to_string())], &["size", "file."]);
         assert!(["size", "file.x", "read-only", "cache.direct"].into_iter().all(|k| check(k).is_ok()));
         let error = check("foo").expect_err("it is unknown");
         assert_eq!(error.message, "Block format 'raw' does not support the option 'foo'");

@@ -203,7 +203,7 @@ impl<'p> Piece<'p> {
         Some(match self.part(skip, len)? {
             Self::Data(data) => Step::Write { device, offset, data },
             Self::Copy(from, from_offset, len) => {
-                Step::Copy { from, from_offset, to: device, to_offset: offset, len, skip_zero: 0 }
+                Step::Copy { from, from_offset, to: device, to_offset: offset, len, zeroes: crate::Zeroes::Copied }
             }
             Self::Zero(len) => Step::Zero { device, offset, len, unmap: true },
             Self::Packed(_) => return None,

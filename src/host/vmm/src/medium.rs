@@ -1,64 +1,158 @@
-//! Whether two open files are the same disk under two names. A lock tells where a file is opened twice; nothing does of a
-//! loop device and its file, or of a disk and its partition.
+//! Whether two files are the same disk under two names. A lock tells where a file is opened twice; nothing does of a loop
+//! device and its file, or of a disk and its partition.
 
-use std::fs::File;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::device::{Device, Mode};
 use crate::policy::BLOCK;
 
 type Identity = (u64, u64);
 
-/// Indices of the first two devices of which one is written and the other, which is read, lies in it or holds it.
+/// Most files and devices that one is looked for in.
+const MEDIA_MAX: usize = 64;
+
+/// A file or device, and all that it lies in: a partition's disk, a loop device's file, the disks of a volume. With each,
+/// whether it is all of that (a part of it has other bytes than another part).
+struct Medium(Vec<(Identity, bool)>);
+
+impl Medium {
+    fn of(file: &File) -> Self {
+        let Ok(meta) = file.metadata() else { return Self(Vec::new()) };
+        if meta.file_type().is_block_device() {
+            return Self::of_device(meta.rdev(), Some(file));
+        }
+        Self(vec![((meta.dev(), meta.ino()), true)])
+    }
+
+    fn of_device(number: u64, file: Option<&File>) -> Self {
+        let mut all = vec![((BLOCK, number), true)];
+        let mut at = 0;
+        while let Some(((system, number), is_whole)) = all.get(at).copied().filter(|_| all.len() < MEDIA_MAX) {
+            if system == BLOCK {
+                let above = above(number, file.filter(|_| at == 0));
+                all.extend(above.into_iter().map(|(medium, whole)| (medium, is_whole && whole)));
+            }
+            at += 1;
+        }
+        Self(all)
+    }
+
+    /// Whether they have bytes in common. Two parts of the same disk have none.
+    fn overlaps(&self, other: &Self) -> bool {
+        let same = |(one, whole): &(Identity, bool)| other.0.iter().any(|(two, too)| one == two && (*whole || *too));
+        self.0.iter().any(same)
+    }
+}
+
+/// Indices of the first two devices of which one is written and the other, which is read, is the same disk.
 #[must_use]
 pub fn written_and_read(devices: &[Device]) -> Option<(usize, usize)> {
-    let is_read = |device: &Device| device.mode == Mode::Read;
-    let lies_in: Vec<Vec<Identity>> = devices.iter().map(|device| lies_in(&device.file)).collect();
-    let same = |one: usize, other: usize| lies_in[one].first().is_some_and(|own| lies_in[other].contains(own));
-    let pairs = (0..devices.len()).flat_map(|one| (0..devices.len()).map(move |other| (one, other)));
-    let mut pairs = pairs.filter(|(one, other)| !is_read(&devices[*one]) && is_read(&devices[*other]));
-    pairs.find(|(one, other)| same(*one, *other) || same(*other, *one))
+    let media: Vec<Medium> = devices.iter().map(|device| Medium::of(&device.file)).collect();
+    let is_read = |index: &usize| devices[*index].mode == Mode::Read;
+    let written = (0..devices.len()).filter(|index| !is_read(index));
+    let mut pairs = written.flat_map(|one| (0..devices.len()).filter(is_read).map(move |other| (one, other)));
+    pairs.find(|(one, other)| media[*one].overlaps(&media[*other]))
 }
 
-/// The file, and what it is a part of: a partition's disk, a loop device's file.
-fn lies_in(file: &File) -> Vec<Identity> {
-    let Ok(meta) = file.metadata() else { return Vec::new() };
-    if !meta.file_type().is_block_device() {
-        return vec![(meta.dev(), meta.ino())];
-    }
-    let mut all = vec![(BLOCK, meta.rdev())];
-    // /sys/dev/block: sysfs's own name of each block device; a partition's folder is in its disk's.
-    let number = |rdev: u64| (rustix::fs::major(rdev), rustix::fs::minor(rdev));
-    let (major, minor) = number(meta.rdev());
-    let mut device = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
-    if device.join("partition").exists() {
-        device.push("..");
-        let whole = std::fs::read_to_string(device.join("dev")).ok();
-        let whole = whole.as_deref().and_then(|text| text.trim().split_once(':'));
-        if let Some((Ok(major), Ok(minor))) = whole.map(|(major, minor)| (major.parse(), minor.parse())) {
-            all.push((BLOCK, rustix::fs::makedev(major, minor)));
+/// What else must not be read, as it would be written over, by the identity that the open policy knows it by. `devices`:
+/// an image can name block devices, too.
+pub fn same_as_written(all: &[Device], devices: bool) -> BTreeSet<Identity> {
+    // Nothing lies in what is made only now, and that lies in nothing.
+    let written = all.iter().filter(|device| device.mode != Mode::Read && (!device.fresh || device.old.is_some()));
+    let written: Vec<Medium> = written.map(|device| Medium::of(&device.file)).collect();
+    let below = written.iter().flat_map(|medium| medium.0.iter().map(|(identity, _)| *identity));
+    let mut same: BTreeSet<Identity> = below.collect();
+    if devices && !written.is_empty() {
+        for number in
+            fs::read_dir("/sys/dev/block").into_iter().flatten().filter_map(|entry| number(&entry.ok()?.path()))
+        {
+            let medium = Medium::of_device(number, None);
+            if written.iter().any(|written| written.overlaps(&medium)) {
+                same.insert((BLOCK, number));
+            }
         }
     }
-    all.extend(of_loop_device(file));
-    all
+    same
 }
 
-/// The file behind a loop device or a partition of one. (Its name says nothing: it may have another by now.)
-fn of_loop_device(file: &File) -> Option<Identity> {
+/// What a block device lies in, and whether it is all of that, as sysfs has it (Documentation/ABI/stable/sysfs-block).
+fn above(number: u64, file: Option<&File>) -> Vec<(Identity, bool)> {
+    let folder = PathBuf::from(format!("/sys/dev/block/{}:{}", rustix::fs::major(number), rustix::fs::minor(number)));
+    if folder.join("partition").exists() {
+        return number_in(&folder.join("../dev")).map(|disk| ((BLOCK, disk), false)).into_iter().collect();
+    }
+    if folder.join("loop").is_dir() {
+        return file.and_then(of_loop_device).or_else(|| of_loop_device_in(&folder.join("loop"))).into_iter().collect();
+    }
+    let slaves = fs::read_dir(folder.join("slaves")).into_iter().flatten();
+    slaves.filter_map(|slave| Some(((BLOCK, number_in(&slave.ok()?.path().join("dev"))?), false))).collect()
+}
+
+/// The number of a device: of the folder's name, or what a file says.
+fn number(path: &Path) -> Option<u64> {
+    of_text(path.file_name()?.to_str()?)
+}
+
+fn number_in(path: &Path) -> Option<u64> {
+    of_text(fs::read_to_string(path).ok()?.trim())
+}
+
+fn of_text(text: &str) -> Option<u64> {
+    let (major, minor) = text.split_once(':')?;
+    Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// The file behind a loop device, by the name that it had.
+fn of_loop_device_in(folder: &Path) -> Option<(Identity, bool)> {
+    let read = |name: &str| fs::read_to_string(folder.join(name));
+    let name = read("backing_file").ok()?;
+    let meta = fs::metadata(name.trim_end_matches('\n')).ok()?;
+    let whole = ["offset", "sizelimit"].iter().all(|name| read(name).is_ok_and(|text| text.trim() == "0"));
+    let block = meta.file_type().is_block_device();
+    Some((if block { (BLOCK, meta.rdev()) } else { (meta.dev(), meta.ino()) }, whole))
+}
+
+/// The same of an open loop device, whatever became of that name.
+fn of_loop_device(file: &File) -> Option<(Identity, bool)> {
     const LOOP_GET_STATUS64: libc::c_ulong = 0x4c05;
-    /// `struct loop_info64` (linux/loop.h): 232 bytes, which begin with number of the file system, of the file, and, of a
-    /// block device, its own.
+    /// `struct loop_info64` (linux/loop.h): 232 bytes, which begin with the numbers of the file system, of the file and, of
+    /// a block device, its own; then where in it the device begins, and its length if that is limited, in bytes.
     type Status = [u64; 29];
     let mut status = Status::default();
     // SAFETY: the descriptor is open, and the structure has the length of the one that this request fills.
     let done = unsafe { libc::ioctl(file.as_raw_fd(), LOOP_GET_STATUS64, status.as_mut_ptr()) } == 0;
-    let [system, inode, device, ..] = status;
+    let [system, inode, device, offset, limit, ..] = status;
     // The kernel packs the numbers in its own way (new_encode_dev); a descriptor's metadata have the C library's.
     let unpacked = |packed: u64| {
         let (major, minor) = ((packed >> 8) & 0xfff, (packed & 0xff) | ((packed >> 12) & 0xfff00));
         rustix::fs::makedev(major as u32, minor as u32)
     };
-    done.then(|| if device == 0 { (unpacked(system), inode) } else { (BLOCK, unpacked(device)) })
+    let identity = if device == 0 { (unpacked(system), inode) } else { (BLOCK, unpacked(device)) };
+    done.then_some((identity, offset == 0 && limit == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_the_same_disk_have_nothing_in_common() {
+        let (file, disk, one, two) = ((1, 7), (BLOCK, 100), (BLOCK, 101), (BLOCK, 102));
+        let medium = |all: &[(Identity, bool)]| Medium(all.to_vec());
+        let disk_in_file = medium(&[(disk, true), (file, true)]);
+        let first = medium(&[(one, true), (disk, false), (file, false)]);
+        let second = medium(&[(two, true), (disk, false), (file, false)]);
+        let over_first = medium(&[((BLOCK, 200), true), (one, true), (disk, false), (file, false)]);
+        let twin = medium(&[((BLOCK, 201), true), (file, true)]);
+        let in_file = medium(&[(file, true)]);
+        assert!(!first.overlaps(&second) && !second.overlaps(&over_first));
+        for same in [&disk_in_file, &twin, &in_file, &over_first] {
+            assert!(first.overlaps(same) && same.overlaps(&first));
+        }
+        assert!(disk_in_file.overlaps(&twin) && second.overlaps(&twin));
+    }
 }

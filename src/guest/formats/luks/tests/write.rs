@@ -60,7 +60,7 @@ fn what_is_written_is_read_with_the_password_alone() {
         let options = options(&format!("{FIXED}{more}"));
         let writer = Luks.creator().expect("it is written").create(context(&machine, device, &options));
         let writer = writer.unwrap_or_else(|e| panic!("{more}: {e}"));
-        let Target::Linear { base, zeroed: false, .. } = writer.target() else { panic!("{:?}", writer.target()) };
+        let Target::LinearEncrypted { base, .. } = writer.target() else { panic!("{:?}", writer.target()) };
         let plain: Vec<u8> = (0..SIZE as u32).map(|i| (i / 3) as u8).collect();
         let mut data = plain.clone();
         writer.encrypter().expect("it encrypts").encrypt(0, base, &mut data);

@@ -215,15 +215,8 @@ impl Resized<'_> {
                 *entry = hole as u32;
                 hole += 1;
                 let to_offset = self.header.block_at(*entry);
-                let (len, skip_zero) = (BLOCK, 0);
-                self.machine.submit(&[Step::Copy {
-                    from: device,
-                    from_offset,
-                    to: device,
-                    to_offset,
-                    len,
-                    skip_zero,
-                }])?;
+                let (len, zeroes) = (BLOCK, instar_image::Zeroes::Copied);
+                self.machine.submit(&[Step::Copy { from: device, from_offset, to: device, to_offset, len, zeroes }])?;
             }
             self.machine.submit(&[Step::Barrier { device }])?;
             self.blocks.patch(self.machine, &moved)?;

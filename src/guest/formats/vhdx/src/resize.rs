@@ -102,7 +102,14 @@ impl Disk<'_> {
             let (from, to, len) = (device, device, used * 8);
             if len > 0 {
                 let from_offset = old.bat;
-                machine.submit(&[Step::Copy { from, from_offset, to, to_offset: table_at, len, skip_zero: 0 }])?;
+                machine.submit(&[Step::Copy {
+                    from,
+                    from_offset,
+                    to,
+                    to_offset: table_at,
+                    len,
+                    zeroes: instar_image::Zeroes::Copied,
+                }])?;
             }
             self.new.bat = table_at;
         }
@@ -267,7 +274,14 @@ impl Disk<'_> {
             let place = u32::try_from(from_offset / ALIGNMENT).ok().and_then(|place| packing.place_for(place));
             let Some(to_offset) = place.map(|place| u64::from(place) * ALIGNMENT) else { return Ok(()) };
             let (from, to, len) = (device, device, self.new.block);
-            self.machine.submit(&[Step::Copy { from, from_offset, to, to_offset, len, skip_zero: 0 }])?;
+            self.machine.submit(&[Step::Copy {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                len,
+                zeroes: instar_image::Zeroes::Copied,
+            }])?;
             let data = (to_offset | state::FULLY_PRESENT).to_le_bytes().to_vec();
             moved.push(Placed::Owned { device, offset: self.new.bat + index * 8, data });
             if (moved.len() as u64) < AT_ONCE { Ok(()) } else { settle(&mut moved) }

@@ -222,7 +222,7 @@ impl<'a> Disk<'a> {
             to: device,
             to_offset: self.end,
             len: used * 4,
-            skip_zero: 0,
+            zeroes: instar_image::Zeroes::Copied,
         };
         self.machine.submit(&[copy])?;
         Ok(Span { offset: self.end, count })
@@ -249,7 +249,14 @@ impl<'a> Disk<'a> {
             return Ok(());
         }
         let (from, to) = (self.device, self.device);
-        self.machine.submit(&[Step::Copy { from, from_offset, to, to_offset, len, skip_zero: 0 }])?;
+        self.machine.submit(&[Step::Copy {
+            from,
+            from_offset,
+            to,
+            to_offset,
+            len,
+            zeroes: instar_image::Zeroes::Copied,
+        }])?;
         self.blocks.table.offset = to_offset;
         self.write_header(self.blocks.table)
     }
@@ -331,7 +338,14 @@ impl<'a> Disk<'a> {
             moved.push((number, place));
             let (to_offset, len) = (u64::from(place) * SECTOR, self.blocks.block);
             let (from, to) = (device, device);
-            self.machine.submit(&[Step::Copy { from, from_offset, to, to_offset, len, skip_zero: 0 }])?;
+            self.machine.submit(&[Step::Copy {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                len,
+                zeroes: instar_image::Zeroes::Copied,
+            }])?;
             if moved.len() < AT_ONCE { Ok(()) } else { settle(&mut moved) }
         })?;
         settle(&mut moved)

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use instar_image::chain::Chain;
 use instar_image::reader::is_zero;
 use instar_image::write::{Encrypter, Piece, Target, Writer};
-use instar_image::{DeviceId, Error, Machine, Place, Result, Scope, Step};
+use instar_image::{DeviceId, Error, Machine, Place, Result, Scope, Step, Zeroes};
 
 use super::Settings;
 use super::fill::Filler;
@@ -30,11 +30,8 @@ struct Output<'a> {
     base: u64,
     /// See [`Writer::split`].
     split: Option<(u64, &'a [DeviceId])>,
-    /// It reads as zeroes where nothing was written, and may stay so.
-    sparse: bool,
-    /// Unit in which runs of zeroes are looked for, in bytes.
-    unit: usize,
-    unmap: bool,
+    /// What becomes of zeroes: they are left out where it reads as zeroes and may stay so.
+    zeroes: Zeroes,
 }
 
 impl Output<'_> {
@@ -58,10 +55,11 @@ impl Output<'_> {
                 at + done,
                 piece.step(done, part, device, offset).map(|step| match step {
                     Step::Copy { from, from_offset, to, to_offset, len, .. } => {
-                        let skip_zero = if self.sparse { self.unit as u32 } else { 0 };
-                        Step::Copy { from, from_offset, to, to_offset, len, skip_zero }
+                        Step::Copy { from, from_offset, to, to_offset, len, zeroes: self.zeroes }
                     }
-                    Step::Zero { device, offset, len, .. } => Step::Zero { device, offset, len, unmap: self.unmap },
+                    Step::Zero { device, offset, len, .. } => {
+                        Step::Zero { device, offset, len, unmap: self.zeroes != Zeroes::Copied }
+                    }
                     other => other,
                 }),
             );
@@ -117,9 +115,11 @@ pub fn run(
         device,
         base,
         split: writer.split(),
-        sparse: (zeroed || settings.zeroed) && settings.sparse != 0,
-        unit: settings.sparse.next_power_of_two().clamp(UNIT_MIN, UNIT_MAX) as usize,
-        unmap: settings.sparse != 0,
+        zeroes: match settings.sparse.next_power_of_two().clamp(UNIT_MIN, UNIT_MAX) as u32 {
+            _ if settings.sparse == 0 => Zeroes::Copied,
+            unit if zeroed || settings.zeroed => Zeroes::Skipped(unit),
+            unit => Zeroes::Unmapped(unit),
+        },
     };
     machine.broadcast(&|_| {
         let mut worker = Worker {
@@ -210,7 +210,7 @@ impl Worker<'_> {
                 Place::Data { device, offset } if copies => {
                     output.put(part.at, Piece::Copy(device, offset, len), steps)?;
                 }
-                Place::Zero { .. } | Place::Unallocated if output.sparse => {}
+                Place::Zero { .. } | Place::Unallocated if matches!(output.zeroes, Zeroes::Skipped(_)) => {}
                 Place::Zero { .. } | Place::Unallocated => output.put(part.at, Piece::Zero(len), steps)?,
                 // Of an encrypted image, all is one part.
                 Place::Data { .. } | Place::Encrypted { .. } if len > BUFFER => {
@@ -235,7 +235,7 @@ impl Worker<'_> {
 
     /// Decompresses a run of parts and writes what is not zeroes.
     fn unpack(&mut self, parts: &[Part]) -> Result<()> {
-        let Output { sparse, unit, .. } = self.output;
+        let zeroes = self.output.zeroes;
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(()) };
         let len = (last.at + last.extent.len - first.at) as usize;
         if self.buf.len() < len {
@@ -244,8 +244,14 @@ impl Worker<'_> {
         let buf = self.buf.get_mut(..len).unwrap_or_default();
         self.filler.fill(parts, first.at, buf)?;
         let mut steps = Steps::default();
-        for (offset, data) in runs(buf, first.at, if sparse { unit } else { len.max(1) }, sparse) {
+        let mut end = 0;
+        let none = (len, &[][..]);
+        for (offset, data) in runs(buf, first.at, zeroes.unit()).into_iter().chain([none]) {
+            if matches!(zeroes, Zeroes::Unmapped(_)) {
+                self.output.put(first.at + end as u64, Piece::Zero((offset - end) as u64), &mut steps)?;
+            }
             self.output.put(first.at + offset as u64, Piece::Data(data), &mut steps)?;
+            end = offset + data.len();
         }
         self.machine.submit(&steps.steps).map_err(|e| unwritable(first.at, e))
     }
@@ -264,10 +270,8 @@ fn packed_run(parts: &[Part]) -> &[Part] {
 
 /// The runs of `buf` (which stands for bytes from `at` on) that are to be written: offset and bytes. Units are the
 /// target's own.
-fn runs(buf: &[u8], at: u64, unit: usize, skip_zero: bool) -> Vec<(usize, &[u8])> {
-    if !skip_zero {
-        return vec![(0, buf)];
-    }
+fn runs(buf: &[u8], at: u64, unit: Option<u32>) -> Vec<(usize, &[u8])> {
+    let Some(unit) = unit.map(|unit| unit as usize) else { return vec![(0, buf)] };
     let mut found: Vec<(usize, &[u8])> = Vec::new();
     let mut start = None;
     let mut from = 0;
@@ -299,7 +303,7 @@ mod tests {
     fn what_lies_over_the_bounds_of_files_goes_to_each() {
         let devices = [7, 8, 9].map(DeviceId);
         let split = Some((100, &devices[..]));
-        let output = Output { device: devices[0], base: 0, split, sparse: true, unit: 512, unmap: true };
+        let output = Output { device: devices[0], base: 0, split, zeroes: Zeroes::Skipped(512) };
         let mut steps = Steps::default();
         output.put(50, Piece::Copy(DeviceId(1), 5000, 200), &mut steps).expect("it lies in the files");
         let copy = |from_offset, to, to_offset, len| Step::Copy {
@@ -308,7 +312,7 @@ mod tests {
             to: DeviceId(to),
             to_offset,
             len,
-            skip_zero: 512,
+            zeroes: Zeroes::Skipped(512),
         };
         assert_eq!(steps.at, [50, 100, 200]);
         assert_eq!(steps.steps, [copy(5000, 7, 50, 50), copy(5050, 8, 0, 100), copy(5150, 9, 0, 50)]);
@@ -324,9 +328,9 @@ mod tests {
     fn runs_of_zeroes_are_cut_out_on_the_targets_units() {
         let mut buf = vec![1u8; 10_000];
         buf[1096..5192].fill(0);
-        let found: Vec<(usize, usize)> = runs(&buf, 3000, 4096, true).iter().map(|(o, d)| (*o, d.len())).collect();
+        let found: Vec<(usize, usize)> = runs(&buf, 3000, Some(4096)).iter().map(|(o, d)| (*o, d.len())).collect();
         assert_eq!(found, [(0, 1096), (5192, 4808)]);
-        assert_eq!(runs(&buf, 3000, 4096, false).len(), 1);
-        assert!(runs(&[0; 100], 5, 512, true).is_empty());
+        assert_eq!(runs(&buf, 3000, None).len(), 1);
+        assert!(runs(&[0; 100], 5, Some(512)).is_empty());
     }
 }

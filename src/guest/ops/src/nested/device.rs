@@ -3,6 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use instar_image::Zeroes;
 use instar_image::chain::{Chain, Node};
 use instar_image::keys::Keys;
 use instar_image::reader::is_zero;
@@ -42,8 +43,8 @@ impl Nested<'_> {
     }
 
     /// A copy out of the image: read, and written. `number`: of the step that it is.
-    fn copy(&self, number: usize, from: u64, to: (DeviceId, u64), len: u64, skip_zero: u32) -> Result<()> {
-        let unit = if skip_zero == 0 { PIECE } else { (skip_zero as usize).clamp(1, PIECE) };
+    fn copy(&self, number: usize, from: u64, to: (DeviceId, u64), len: u64, zeroes: Zeroes) -> Result<()> {
+        let unit = zeroes.unit().map_or(PIECE, |unit| (unit as usize).clamp(1, PIECE));
         let mut buf = vec![0; PIECE - PIECE % unit];
         let mut done = 0;
         while done < len {
@@ -52,9 +53,15 @@ impl Nested<'_> {
             let read = self.read_image(from.saturating_add(done), buf);
             read.map_err(|e| Error { scope: Some(Scope::Source(number, done)), ..e })?;
             let mut steps = Vec::new();
-            for (i, data) in buf.chunks(unit).enumerate().filter(|(_, data)| skip_zero == 0 || !is_zero(data)) {
-                let offset = to.1.saturating_add(done + (i * unit) as u64);
-                steps.push(Step::Write { device: to.0, offset, data });
+            for (i, data) in buf.chunks(unit).enumerate() {
+                let (device, offset) = (to.0, to.1.saturating_add(done + (i * unit) as u64));
+                match zeroes {
+                    Zeroes::Skipped(_) if is_zero(data) => {}
+                    Zeroes::Unmapped(_) if is_zero(data) => {
+                        steps.push(Step::Zero { device, offset, len: data.len() as u64, unmap: true });
+                    }
+                    _ => steps.push(Step::Write { device, offset, data }),
+                }
             }
             let written = self.below.submit(&steps);
             written.map_err(|e| Error { scope: Some(Scope::Target(number, done)), ..e })?;
@@ -213,8 +220,8 @@ impl Sink for Nested<'_> {
         let mut first = 0;
         for run in steps.chunk_by(|a, b| !through(a) && !through(b)) {
             match *run {
-                [Step::Copy { from, from_offset, to, to_offset, len, skip_zero }] if from == self.id => {
-                    self.copy(first, from_offset, (to, to_offset), len, skip_zero)?;
+                [Step::Copy { from, from_offset, to, to_offset, len, zeroes }] if from == self.id => {
+                    self.copy(first, from_offset, (to, to_offset), len, zeroes)?;
                 }
                 _ => self.below.submit(run).map_err(|e| e.of_steps_behind(first))?,
             }

@@ -18,6 +18,7 @@ mod parts;
 mod vouched;
 mod walk;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -31,8 +32,8 @@ use instar_abi::ring::{Role, Status};
 use rustix::fs::{Mode as Permissions, OFlags, ResolveFlags};
 
 use crate::device::{Device, Mode};
-use crate::locks;
 use crate::server::{Holder, Slot};
+use crate::{locks, medium};
 pub use asked::{Asked, Log};
 pub use parts::Parts;
 use vouched::Vouched;
@@ -108,6 +109,8 @@ pub struct Gate {
     vouched: Vec<Vouched>,
     /// Folders as they were named, and where they are.
     known: Vec<(PathBuf, PathBuf)>,
+    /// What is written, under whatever name: it is not read as something else.
+    written: BTreeSet<(u64, u64)>,
     /// The guest was given something of what it may not write.
     foreign: AtomicBool,
 }
@@ -271,7 +274,9 @@ impl Gate {
                 }
             }
         }
-        Self { policy, roots, vouched, known, foreign: AtomicBool::new(false) }
+        let names_devices = !policy.deny_all && !policy.allowed.is_empty();
+        let written = medium::same_as_written(devices, names_devices);
+        Self { policy, roots, vouched, known, written, foreign: AtomicBool::new(false) }
     }
 
     /// The directories (and files) that may be reached, and whether what is there may be written.
@@ -364,6 +369,9 @@ impl Gate {
             // Whatever the user says of other programs (`-U`): what is written here is not read as something else.
             Holder::Writer => return Err(Status::Locked.into()),
             Holder::Other if write => return Err(Status::Locked.into()),
+            Holder::Other | Holder::Nobody if !write && self.written.contains(&seen) => {
+                return Err(Status::Locked.into());
+            }
             Holder::Other | Holder::Nobody => {}
         }
         let (mode, parts) = match (write, role) {

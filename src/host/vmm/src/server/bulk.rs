@@ -93,13 +93,42 @@ pub struct Broken {
     pub done: u64,
 }
 
-/// Copies; returns how many bytes were written. `skip_zero`: units of so many bytes that are all zeroes are not.
+/// What becomes of zeroes that are copied, in units of so many bytes of the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeroes {
+    /// They are written.
+    Copied,
+    /// The target reads as zeroes there.
+    Skipped(usize),
+    /// It is made to, without blocks if that can be.
+    Unmapped(usize),
+}
+
+impl Zeroes {
+    /// The units in which they are looked for.
+    const fn unit(self) -> Option<usize> {
+        match self {
+            Self::Copied => None,
+            Self::Skipped(unit) | Self::Unmapped(unit) => Some(unit),
+        }
+    }
+
+    /// Sees to a range of zeroes that is not written.
+    fn put(self, to: &Slot, offset: u64, len: u64, over: &AtomicBool) -> io::Result<()> {
+        match self {
+            Self::Unmapped(_) => super::exec::write_zeroes(to, (offset, len), true, false, over).map(drop),
+            Self::Copied | Self::Skipped(_) => Ok(()),
+        }
+    }
+}
+
+/// Copies; returns how many bytes were written.
 pub fn copy(
     buffer: &mut Buffer,
     from: (&Slot, u64),
     to: (&Slot, u64),
     len: u64,
-    skip_zero: Option<usize>,
+    zeroes: Zeroes,
     over: &AtomicBool,
 ) -> Result<u64, Broken> {
     let source_len = from.0.len.load(Ordering::Acquire);
@@ -113,16 +142,19 @@ pub fn copy(
         go_on(over).map_err(broken(false))?;
         let at = from.1 + done;
         let mut piece = len - done;
-        if skip_zero.is_some() {
+        if zeroes != Zeroes::Copied {
             let data = if at >= source_len { u64::MAX } else { data_from(from.0, at, source_len) };
             if data > at {
-                done += piece.min(if data >= source_len { u64::MAX } else { data - at });
+                let hole = piece.min(if data >= source_len { u64::MAX } else { data - at });
+                zeroes.put(to.0, to.1 + done, hole, over).map_err(broken(true))?;
+                done += hole;
                 continue;
             }
         } else if at < source_len {
             piece = piece.min(source_len - at);
         }
-        let moved = if skip_zero.is_none() { copy_range(from, to, done, piece.min(RANGE_MAX), source_len) } else { 0 };
+        let moved =
+            if zeroes == Zeroes::Copied { copy_range(from, to, done, piece.min(RANGE_MAX), source_len) } else { 0 };
         if moved > 0 {
             (done, written) = (done + moved, written + moved);
             continue;
@@ -131,16 +163,16 @@ pub fn copy(
         let chunk_len = (piece.min(CHUNK as u64)) as usize;
         let chunk = &mut chunk[..chunk_len];
         fill(from.0, chunk, at).map_err(broken(false))?;
-        written += write_sparse(to, done, chunk, skip_zero).map_err(broken(true))?;
+        written += write_sparse(to, done, chunk, zeroes, over).map_err(broken(true))?;
         done += chunk_len as u64;
     }
     Ok(written)
 }
 
 /// Writes the runs of `chunk` that are not zeroes.
-fn write_sparse(to: (&Slot, u64), done: u64, chunk: &[u8], skip_zero: Option<usize>) -> io::Result<u64> {
+fn write_sparse(to: (&Slot, u64), done: u64, chunk: &[u8], zeroes: Zeroes, over: &AtomicBool) -> io::Result<u64> {
     let base = to.1 + done;
-    let Some(unit) = skip_zero else {
+    let Some(unit) = zeroes.unit() else {
         put(to.0, chunk, base)?;
         return Ok(chunk.len() as u64);
     };
@@ -149,14 +181,21 @@ fn write_sparse(to: (&Slot, u64), done: u64, chunk: &[u8], skip_zero: Option<usi
     let mut written = 0;
     let mut run: Option<usize> = None;
     let mut at = 0;
+    // Where the zeroes begin that nothing was done about yet.
+    let mut blank = 0;
     while at < chunk.len() {
         let end = if at == 0 { first.min(chunk.len()) } else { (at + unit).min(chunk.len()) };
         match (run, is_zero(&chunk[at..end])) {
-            (None, false) => run = Some(at),
+            (None, false) => {
+                if at > blank {
+                    zeroes.put(to.0, base + blank as u64, (at - blank) as u64, over)?;
+                }
+                run = Some(at);
+            }
             (Some(start), true) => {
                 put(to.0, &chunk[start..at], base + start as u64)?;
                 written += (at - start) as u64;
-                run = None;
+                (run, blank) = (None, at);
             }
             _ => {}
         }
@@ -165,6 +204,8 @@ fn write_sparse(to: (&Slot, u64), done: u64, chunk: &[u8], skip_zero: Option<usi
     if let Some(start) = run {
         put(to.0, &chunk[start..], base + start as u64)?;
         written += (chunk.len() - start) as u64;
+    } else if blank < chunk.len() {
+        zeroes.put(to.0, base + blank as u64, (chunk.len() - blank) as u64, over)?;
     }
     Ok(written)
 }

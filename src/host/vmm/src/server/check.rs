@@ -87,7 +87,7 @@ const fn shape(op: Op) -> Shape {
     match op {
         Op::Read => Shape { buf: Buf::Len, ..RANGE },
         Op::Write => Shape { buf: Buf::Len, ..CHANGE },
-        Op::Copy => Shape { flags: FLAG_SKIP_ZERO, dev2: Some(true), arg: true, ..RANGE },
+        Op::Copy => Shape { flags: FLAG_SKIP_ZERO | FLAG_UNMAP, dev2: Some(true), arg: true, ..RANGE },
         Op::WriteZeroes => Shape { flags: FLAG_UNMAP | FLAG_ALLOCATE, ..CHANGE },
         Op::Discard => CHANGE,
         Op::Flush => Shape { writes: true, ..DEVICE },
@@ -170,7 +170,7 @@ fn arg_fits(op: Op, request: &Request) -> bool {
     const UNIT: std::ops::RangeInclusive<u32> = 512..=2 << 20;
     let unit = |arg: u32| arg.is_power_of_two() && UNIT.contains(&arg);
     match op {
-        Op::Copy if request.flags & FLAG_SKIP_ZERO == 0 => request.arg == 0,
+        Op::Copy if request.flags & FLAG_SKIP_ZERO == 0 => request.arg == 0 && request.flags & FLAG_UNMAP == 0,
         Op::Copy => request.arg == 0 || unit(request.arg),
         Op::ZeroMap => unit(request.arg) && request.len.div_ceil(u64::from(request.arg)).div_ceil(8) <= request.buf_len,
         Op::OpenNamed => Role::from_wire(request.arg).is_some(),

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::bulk::Zeroes;
 use crate::policy::{Asked, Opened};
 use crate::{Device, target};
 use instar_abi::ring::{
@@ -55,17 +56,22 @@ impl Server<'_> {
             Op::Copy => {
                 const UNIT: usize = 4096;
                 let to = request.slot2.as_deref().ok_or_else(|| refused(Status::BadDevice))?;
-                let skip_zero = match (request.flags & FLAG_SKIP_ZERO != 0, request.arg) {
-                    (false, _) => None,
-                    (true, 0) => Some(UNIT),
-                    (true, unit) => Some(unit as usize),
+                let unit = if request.arg == 0 { UNIT } else { request.arg as usize };
+                let zeroes = match (request.flags & FLAG_SKIP_ZERO != 0, request.flags & FLAG_UNMAP != 0) {
+                    (false, _) => Zeroes::Copied,
+                    (true, false) => Zeroes::Skipped(unit),
+                    (true, true) => Zeroes::Unmapped(unit),
                 };
                 let (from, to) = ((slot, request.offset), (to, request.offset2));
-                super::bulk::copy(&mut self.buffer(worker), from, to, request.len, skip_zero, &self.aborted)
+                super::bulk::copy(&mut self.buffer(worker), from, to, request.len, zeroes, &self.aborted)
                     .map(value)
                     .map_err(|b| Reply { value: b.done, value2: u64::from(b.in_target), ..failed(&b.error) })
             }
-            Op::WriteZeroes => write_zeroes(slot, request, &self.aborted).map(value).map_err(|e| failed(&e)),
+            Op::WriteZeroes => {
+                let (unmap, allocate) = (request.flags & FLAG_UNMAP != 0, request.flags & FLAG_ALLOCATE != 0);
+                let done = write_zeroes(slot, (request.offset, request.len), unmap, allocate, &self.aborted);
+                done.map(value).map_err(|e| failed(&e))
+            }
             Op::Discard => {
                 punch(slot, request.offset, request.len).ok();
                 Ok(Reply::default())
@@ -270,17 +276,22 @@ fn is_final(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EIO | libc::EFBIG))
 }
 
-fn write_zeroes(slot: &Slot, request: &Checked<'_>, over: &AtomicBool) -> io::Result<u64> {
-    let (offset, len) = (request.offset, request.len);
+pub(super) fn write_zeroes(
+    slot: &Slot,
+    (offset, len): (u64, u64),
+    unmap: bool,
+    allocate: bool,
+    over: &AtomicBool,
+) -> io::Result<u64> {
     if len == 0 {
         return Ok(0);
     }
     // What is past the old end reads as zeroes as soon as it exists.
     let old = slot.extend(offset + len)?;
-    if offset >= old && request.flags & FLAG_ALLOCATE == 0 {
+    if offset >= old && !allocate {
         return Ok(0);
     }
-    let unmap = request.flags & FLAG_UNMAP != 0 && request.flags & FLAG_ALLOCATE == 0;
+    let unmap = unmap && !allocate;
     if let Some(old) = &slot.device.old {
         old.keep_zeroes(offset, len);
     }

@@ -20,6 +20,7 @@ use crate::memory::Backing;
 use crate::policy::Parts;
 use crate::target::{Cache, Old, Target, Written};
 
+mod copies;
 mod limits;
 
 /// How long the second device may become.
@@ -229,32 +230,6 @@ trait Tap: Sized {
 impl Tap for Request {}
 
 #[test]
-fn copies_leave_zeroes_out_where_asked() {
-    let data = vec![7u8; 3 * 4096];
-    let mut gaps = vec![0u8; 16 * 4096];
-    gaps[4096..2 * 4096].fill(1);
-    gaps[9 * 4096 + 5] = 2;
-    let bench = Bench::new("copy", &[(0, &data), (MIB, &gaps), (3 * MIB, b"end")], 4 * MIB);
-    let sparse = copying(0, 4 * MIB).tap(|r| (r.flags, r.arg) = (FLAG_SKIP_ZERO, 4096));
-    let written = bench.ok(sparse).value;
-    assert_eq!(written, 3 * 4096 + 2 * 4096 + 4096);
-    bench.ok(Request { dev: 1, len: 4 * MIB, ..request(Op::SetLength) });
-    assert_eq!(bench.target(), std::fs::read(bench.folder.join("source")).expect("it is there"));
-    assert!(std::fs::metadata(bench.folder.join("target")).expect("it is there").blocks() * 512 < MIB);
-}
-
-#[test]
-fn copies_write_everything_else() {
-    let bench = Bench::new("copy-all", &[(5, b"abc")], 5000);
-    bench.memory.fill(bench.heap(), &[9; 8192]);
-    bench.ok(Request { dev: 1, len: 8192, buf: bench.heap(), ..request(Op::Write) });
-    assert_eq!(bench.ok(copying(0, 6000)).value, 6000);
-    let target = bench.target();
-    assert_eq!((&target[5..8], &target[5000..6000], target[6000]), (&b"abc"[..], &[0; 1000][..], 9));
-    assert!(target[8..5000].iter().all(|b| *b == 0));
-}
-
-#[test]
 fn zeroes_extend_and_overwrite() {
     let bench = Bench::new("zeroes", &[], 1);
     bench.memory.fill(bench.heap(), &[9; 8192]);
@@ -289,8 +264,15 @@ fn a_writer_is_never_cut_off_by_one_who_extends() {
         for i in 0..1000 {
             let mut buffer = bulk::Buffer::default();
             let from = bench.server.table.get(0).expect("it is there");
-            bulk::copy(&mut buffer, (&from, 0), (&slot, i * 4096), 4096, Some(512), &AtomicBool::new(false))
-                .expect("room on the disk");
+            bulk::copy(
+                &mut buffer,
+                (&from, 0),
+                (&slot, i * 4096),
+                4096,
+                bulk::Zeroes::Skipped(512),
+                &AtomicBool::new(false),
+            )
+            .expect("room on the disk");
         }
     });
     assert!(bench.target().chunks(4096).take(1000).all(|block| block[0] == 5 && block.len() == 4096));

@@ -53,6 +53,11 @@ impl Attributes {
     pub fn give(&self, file: &File) -> io::Result<()> {
         let has = Self::of(file)?;
         if has != *self {
+            // A folder that gives a project to what is made in it takes in no file of another one.
+            let given = |attributes: &Self| attributes.project.map_or(0, |project| project.project);
+            if given(&has) != 0 && given(&has) != given(self) {
+                return Err(Errno::XDEV.into());
+            }
             self.change(file, &has)?;
         }
         if Self::of(file)? == *self { Ok(()) } else { Err(Errno::NOTSUP.into()) }

@@ -34,6 +34,8 @@ impl Keep {
             || is_held(file)
         {
             Some(Self::Shared)
+        } else if is_append_only(place) {
+            Some(Self::NoOther)
         } else if lacks_room(file, &meta, need) {
             Some(Self::Room)
         } else {
@@ -50,6 +52,12 @@ fn is_mounted(file: &File, place: &Place) -> bool {
     }
     let device = |stat: rustix::fs::Stat| stat.st_dev;
     rustix::fs::fstat(file).ok().map(device) != rustix::fs::fstat(&place.folder).ok().map(device)
+}
+
+/// Names in the folder stay for ever (`chattr +a`).
+fn is_append_only(place: &Place) -> bool {
+    let seen = rustix::fs::statx(&place.folder, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE);
+    seen.is_ok_and(|seen| seen.stx_attributes.contains(StatxAttributes::APPEND))
 }
 
 /// It can be seen at another place, too, as a mount of this one file: there the old one would stay. What is mounted for

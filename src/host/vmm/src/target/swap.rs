@@ -49,18 +49,31 @@ pub fn replace(place: &Place, hidden: &CStr, earlier: &File, undone: bool) -> Re
     let is_earlier = |name: &CStr| {
         rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| identity(&stat) == earlier)
     };
+    let new = rustix::fs::statat(folder, hidden, AtFlags::SYMLINK_NOFOLLOW).map(|stat| identity(&stat))?;
+    let is_new = |name: &CStr| {
+        rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| identity(&stat) == new)
+    };
     let exchange = || rustix::fs::renameat_with(folder, hidden, folder, name, RenameFlags::EXCHANGE);
-    if exchange().is_ok() {
-        // What came there since it was looked at goes back.
-        return if is_earlier(hidden) {
-            Ok(Shown::Over(Some(hidden.to_owned())))
-        } else {
-            exchange().and(Err(Errno::STALE))
-        };
+    match exchange() {
+        Ok(()) if is_earlier(hidden) => return Ok(Shown::Over(Some(hidden.to_owned()))),
+        Ok(()) => {
+            // What came there since it was looked at goes back; unless something still newer has come there meanwhile.
+            exchange()?;
+            if is_new(hidden) {
+                return Err(Errno::STALE);
+            }
+            return exchange().and(Err(Errno::STALE));
+        }
+        // The earlier one has gone: nothing is replaced then.
+        Err(Errno::NOENT) => return self::name(place, hidden),
+        Err(_) => {}
     }
     // A file system that cannot exchange names: the earlier file gets a second one first.
     let remove = |name: &CStr| rustix::fs::unlinkat(folder, name, AtFlags::empty());
     let second = untaken(name, |second| rustix::fs::linkat(folder, name, folder, second, AtFlags::empty()));
+    if second == Err(Errno::NOENT) {
+        return self::name(place, hidden);
+    }
     if let Ok(((), second)) = second {
         if !is_earlier(&second) {
             remove(&second)?;
@@ -205,6 +218,19 @@ mod tests {
                 let Place { folder, name, .. } = &files.place;
                 rustix::fs::renameat(folder, &kept, folder, name).expect("it comes back");
                 has(files, &[("name", b"old")]);
+            });
+        }
+    }
+
+    #[test]
+    fn what_has_gone_is_not_replaced() {
+        for calls in [ALL, NO_EXCHANGE] {
+            on(calls, |files| {
+                let earlier = files.put(b"old");
+                std::fs::remove_file(files.folder.join("name")).expect("it is there");
+                let shown = replace(&files.place, c"hidden", &earlier, false);
+                assert_eq!(shown, Ok(Shown::New));
+                has(files, &[("name", b"new")]);
             });
         }
     }

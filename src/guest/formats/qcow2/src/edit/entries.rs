@@ -202,7 +202,7 @@ impl<'a> Qcow2Editor<'a> {
                 to: device,
                 to_offset: host + skip,
                 len: u64::from(count) * unit,
-                skip_zero: 0,
+                zeroes: instar_image::Zeroes::Copied,
             }));
             stay &= !((1u64.unbounded_shl(count) - 1) << first);
         }

@@ -188,16 +188,20 @@ impl Machine {
             }
             let mut bytes = vec![0; CHUNK.min(len - done) as usize];
             self.read(from.0, from.1 + done, &mut bytes)?;
-            for (i, part) in bytes.chunks(unit).enumerate() {
-                let offset = to.1 + done + (i * unit) as u64;
-                let is_zero = zeroes.unit().is_some() && instar_image::reader::is_zero(part);
-                if is_zero && unmaps {
-                    unmap(offset, part.len() as u64)?;
-                }
-                if !is_zero {
+            // Units of zeroes that follow one another are one range, as at the host.
+            let is_zero = |part: &&[u8]| zeroes.unit().is_some() && instar_image::reader::is_zero(part);
+            let parts: Vec<&[u8]> = bytes.chunks(unit).collect();
+            let mut offset = to.1 + done;
+            for run in parts.chunk_by(|a, b| is_zero(a) && is_zero(b)) {
+                let len = run.iter().map(|part| part.len() as u64).sum();
+                if !run.iter().all(|part| is_zero(part)) {
+                    let part = run.first().copied().unwrap_or_default();
                     self.log_step(&Step::Write { device: to.0, offset, data: part });
                     self.change(to.0, |disk| disk.write(offset, part))?;
+                } else if unmaps {
+                    unmap(offset, len)?;
                 }
+                offset += len;
             }
             done += bytes.len() as u64;
         }

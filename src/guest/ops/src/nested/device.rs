@@ -55,12 +55,12 @@ impl Nested<'_> {
             let mut steps = Vec::new();
             for (i, data) in buf.chunks(unit).enumerate() {
                 let (device, offset) = (to.0, to.1.saturating_add(done + (i * unit) as u64));
-                match zeroes {
-                    Zeroes::Skipped(_) if is_zero(data) => {}
-                    Zeroes::Unmapped(_) if is_zero(data) => {
-                        steps.push(Step::Zero { device, offset, len: data.len() as u64, unmap: true });
-                    }
-                    _ => steps.push(Step::Write { device, offset, data }),
+                let is_left_out = zeroes.unit().is_some() && is_zero(data);
+                match steps.last_mut() {
+                    _ if !is_left_out => steps.push(Step::Write { device, offset, data }),
+                    _ if !matches!(zeroes, Zeroes::Unmapped(_)) => {}
+                    Some(Step::Zero { len, .. }) => *len += data.len() as u64,
+                    _ => steps.push(Step::Zero { device, offset, len: data.len() as u64, unmap: true }),
                 }
             }
             let written = self.below.submit(&steps);

@@ -194,7 +194,7 @@ impl Machine {
             let mut offset = to.1 + done;
             for run in parts.chunk_by(|a, b| is_zero(a) && is_zero(b)) {
                 let len = run.iter().map(|part| part.len() as u64).sum();
-                if !run.iter().all(|part| is_zero(part)) {
+                if !run.iter().all(is_zero) {
                     let part = run.first().copied().unwrap_or_default();
                     self.log_step(&Step::Write { device: to.0, offset, data: part });
                     self.change(to.0, |disk| disk.write(offset, part))?;

@@ -87,6 +87,9 @@ class TestOptionsComplete(InstarTestBase):
                     unknown = PARSING.search(stock[1]) is not None
                     self.assertEqual(unknown, (command, name) in DOCUMENTED_ONLY, stock[1])
                     out, err, status = self.run_as_qemu_img(*words)
+                    if unknown and (out, err, status) == stock:
+                        # Not known to that release by this name, whatever its help says.
+                        continue
                     self.assertIsNone(PARSING.search(err), err)
                     # The text of the help is each tool's own.
                     if not unknown and name not in ("-h", "--help"):

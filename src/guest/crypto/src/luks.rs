@@ -253,7 +253,8 @@ impl Header {
             return Err(Error::limit("the key material of a slot is too long"));
         }
         let keys = source.keys();
-        if let Some(key) = keys.and_then(|keys| keys.find(&self.origin(password))) {
+        let origin = self.origin(password);
+        if let Some(key) = keys.and_then(|keys| keys.find(&origin)) {
             return scheme.with_key(&key);
         }
         for (number, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.active) {
@@ -265,7 +266,7 @@ impl Header {
             let key = af::merge(self.hash, &material, self.key_bytes);
             if self.hash.pbkdf2(&key, &self.salt, self.rounds, DIGEST) == self.digest {
                 if let Some(keys) = keys {
-                    keys.add(self.origin(password), key.to_vec());
+                    keys.add(origin, key.to_vec());
                 }
                 return scheme.with_key(&key);
             }

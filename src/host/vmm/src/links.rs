@@ -10,7 +10,7 @@ use rustix::io::Errno;
 pub const LINKS_MAX: usize = 40;
 
 /// Magic number of /proc (statfs(2)).
-const PROC_MAGIC: i64 = 0x9fa0;
+pub const PROC_MAGIC: i64 = 0x9fa0;
 
 /// The links of a folder on /proc may be the kernel's own: what such a one reads as is not always where it leads.
 pub fn are_the_kernels(folder: &OwnedFd) -> io::Result<bool> {

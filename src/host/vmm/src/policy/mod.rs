@@ -32,6 +32,7 @@ use instar_abi::ring::{Role, Status};
 use rustix::fs::{Mode as Permissions, OFlags, ResolveFlags};
 
 use crate::device::{Device, Mode};
+use crate::links::PROC_MAGIC;
 use crate::server::{Holder, Slot};
 use crate::{locks, medium};
 pub use asked::{Asked, Log};
@@ -502,7 +503,6 @@ fn examine(file: &File) -> Result<(u64, u64), No> {
 /// In the place of the file system's number: the file is a block device.
 pub const BLOCK: u64 = u64::MAX;
 
-const PROC_MAGIC: i64 = 0x9fa0;
 const SYSFS_MAGIC: i64 = 0x6265_6572;
 
 #[cfg(test)]

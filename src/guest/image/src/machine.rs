@@ -112,10 +112,13 @@ pub trait Source: Sync {
 /// # Errors
 /// As the stock tool says it.
 pub fn alone(source: &dyn Source, device: DeviceId, name: &[u8]) -> Result<()> {
-    if source.stat(device)?.contended {
-        return Err(Error::new(Kind::Io(EAGAIN), in_use("Failed to get shared \"write\" lock", name)));
-    }
-    Ok(())
+    if source.stat(device)?.contended { Err(has_a_writer(name)) } else { Ok(()) }
+}
+
+/// What is said of a file, shown as `name`, that another program has open to write.
+#[must_use]
+pub fn has_a_writer(name: &[u8]) -> Error {
+    Error::new(Kind::Io(EAGAIN), in_use("Failed to get shared \"write\" lock", name))
 }
 
 /// What the stock tool says of a file that it cannot get that lock of.

@@ -10,7 +10,7 @@ use instar_image::chain::{Chain, Layer};
 use instar_image::damage::{Damage, SECTOR};
 use instar_image::format::{SnapshotSelector, Wanted};
 use instar_image::limits::{CHAIN_DEPTH_MAX, PROBE_HEAD};
-use instar_image::machine::{EAGAIN, alone, display_name, in_use};
+use instar_image::machine::{EAGAIN, Stat, display_name, has_a_writer, in_use};
 use instar_image::names::{combine, without_file, without_protocol};
 use instar_image::{
     Backing, Creator, DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Result, Role, Source, Value,
@@ -94,7 +94,10 @@ pub fn format_by_name(name: &str) -> Result<&'static dyn Format> {
 
 /// Finds out the format from the content.
 pub fn probe(source: &dyn Source, device: DeviceId, name: &[u8]) -> Result<&'static dyn Format> {
-    let len = source.stat(device)?.len;
+    probe_in(source, device, source.stat(device)?.len, name)
+}
+
+fn probe_in(source: &dyn Source, device: DeviceId, len: u64, name: &[u8]) -> Result<&'static dyn Format> {
     // A file never has more bytes than its length: no need to bound further.
     let mut head = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(PROBE_HEAD)];
     // The stock tool looks at one sector: what else cannot be read is no reason to stop here.
@@ -144,29 +147,33 @@ impl<'a> Opening<'a> {
 
     /// The same of an image that is going to be changed.
     pub fn image_for(self, spec: &ImageSpec, write: bool) -> Result<Opened<'a>> {
-        self.image_at(spec.device, &spec.name, spec.format.as_deref(), &spec.options, Purpose::of(write, false))
+        let purpose = Purpose::of(write, false);
+        let layer = self.layer_at(spec.device, spec.name.clone(), spec.format.as_deref(), &spec.options, purpose)?;
+        Ok((layer.image, layer.format))
     }
 
-    fn image_at(
+    fn layer_at(
         self,
         device: DeviceId,
-        name: &[u8],
+        name: Vec<u8>,
         format: Option<&str>,
         options: &[(String, String)],
         purpose: Purpose,
-    ) -> Result<Opened<'a>> {
+    ) -> Result<Layer<'a>> {
         let source = self.machine.source();
-        let format = match format {
-            Some(name) => format_by_name(name)?,
-            None => probe(source, device, name)?,
+        let named = format.map(format_by_name).transpose()?;
+        let Stat { len, contended, .. } = source.stat(device)?;
+        let format = match named {
+            Some(format) => format,
+            None => probe_in(source, device, len, &name)?,
         };
-        if !format.bears_writers() {
-            alone(source, device, name)?;
+        if contended && !format.bears_writers() {
+            return Err(has_a_writer(&name));
         }
         let opener = (self.data || format.opens_extents()).then_some(self.machine);
         let options: DriverOptions = options.iter().filter(|(key, value)| !is_alone(key, value)).cloned().collect();
         let write = matches!(purpose, Purpose::Write { .. });
-        let cx = OpenContext { source, opener, device, name, version: self.version, write, options: &options };
+        let cx = OpenContext { source, opener, device, name: &name, version: self.version, write, options: &options };
         if let (Purpose::Write { lower }, Some(editing)) = (purpose, format.editing()) {
             editing.recover(self.machine, &cx, lower)?;
         }
@@ -174,7 +181,7 @@ impl<'a> Opening<'a> {
             Purpose::Damaged(wanted) => format.open_damaged(cx, wanted)?,
             Purpose::Read | Purpose::Write { .. } => format.open(cx)?,
         };
-        Ok((image, format))
+        Ok(Layer { image, format, device, name, contended })
     }
 
     /// Opens an image and all that it stands on.
@@ -207,17 +214,8 @@ impl<'a> Opening<'a> {
 
     fn layers_for(self, spec: &ImageSpec, purpose: &dyn Fn(usize, &[u8]) -> Purpose) -> Result<Chain<'a>> {
         let own = apart(&spec.options).own;
-        let opened = self.image_at(spec.device, &spec.name, spec.format.as_deref(), &own, purpose(0, &spec.name))?;
-        self.layers_from(opened, spec, purpose)
-    }
-
-    fn layers_from(
-        self,
-        (image, format): Opened<'a>,
-        spec: &ImageSpec,
-        purpose: &dyn Fn(usize, &[u8]) -> Purpose,
-    ) -> Result<Chain<'a>> {
-        let mut layers = vec![Layer { image, format, device: spec.device, name: spec.name.clone() }];
+        let top = purpose(0, &spec.name);
+        let mut layers = vec![self.layer_at(spec.device, spec.name.clone(), spec.format.as_deref(), &own, top)?];
         let mut above = apart(&spec.options);
         loop {
             let below = apart(&above.below);
@@ -301,8 +299,7 @@ impl<'a> Opening<'a> {
             (None, None) if driver.is_none() => return Err(Error::usage("Must specify either driver or file")),
             (None, None) => return Err(Error::usage("A block device must be specified for \"file\"")),
         };
-        let (image, format) = self.image_at(device, &name, format, &own, purpose)?;
-        Ok(Some(Layer { image, format, device, name }))
+        self.layer_at(device, name, format, &own, purpose).map(Some)
     }
 }
 

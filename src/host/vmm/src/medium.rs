@@ -51,19 +51,27 @@ impl Medium {
 /// Indices of the first two devices of which one is written and the other, which is read, is the same disk.
 #[must_use]
 pub fn written_and_read(devices: &[Device]) -> Option<(usize, usize)> {
-    let media: Vec<Medium> = devices.iter().map(|device| Medium::of(&device.file)).collect();
-    let is_read = |index: &usize| devices[*index].mode == Mode::Read;
-    let written = (0..devices.len()).filter(|index| !is_read(index));
-    let mut pairs = written.flat_map(|one| (0..devices.len()).filter(is_read).map(move |other| (one, other)));
-    pairs.find(|(one, other)| media[*one].overlaps(&media[*other]))
+    let media = |wanted: fn(&Device) -> bool| -> Vec<(usize, Medium)> {
+        let found = devices.iter().enumerate().filter(|(_, device)| wanted(device));
+        found.map(|(index, device)| (index, Medium::of(&device.file))).collect()
+    };
+    let changed = media(is_changed);
+    let read = if changed.is_empty() { Vec::new() } else { media(|device| device.mode == Mode::Read) };
+    let mut pairs = changed.iter().flat_map(|one| read.iter().map(move |other| (one, other)));
+    let found = pairs.find(|((_, written), (_, read))| written.overlaps(read));
+    found.map(|((one, _), (other, _))| (*one, *other))
+}
+
+/// It is written, and was there before. Nothing lies in what is made only now, and that lies in nothing.
+fn is_changed(device: &Device) -> bool {
+    device.mode != Mode::Read && (!device.fresh || device.old.is_some())
 }
 
 /// What else must not be read, as it would be written over, by the identity that the open policy knows it by. `devices`:
 /// an image can name block devices, too.
 pub fn same_as_written(all: &[Device], devices: bool) -> BTreeSet<Identity> {
-    // Nothing lies in what is made only now, and that lies in nothing.
-    let written = all.iter().filter(|device| device.mode != Mode::Read && (!device.fresh || device.old.is_some()));
-    let written: Vec<Medium> = written.map(|device| Medium::of(&device.file)).collect();
+    let written: Vec<Medium> =
+        all.iter().filter(|device| is_changed(device)).map(|device| Medium::of(&device.file)).collect();
     let below = written.iter().flat_map(|medium| medium.0.iter().map(|(identity, _)| *identity));
     let mut same: BTreeSet<Identity> = below.collect();
     if devices && !written.is_empty() {

@@ -10,7 +10,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
-use instar_image::machine::alone;
+use instar_image::machine::{alone, has_a_writer};
 use instar_image::write::{Target, Writer};
 use instar_image::{
     Backing, CreateContext, EditContext, Error, Format, Kind, Machine, OpenContext, Result, Value, Version,
@@ -113,8 +113,9 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
 /// Refuses a chain that another program writes to, whatever it bears.
 fn only_reader(machine: &dyn Machine, chain: &Chain<'_>) -> Result<()> {
     for layer in &chain.layers {
-        if let Some((device, name)) = devices(machine, layer.device, &layer.name).pop() {
-            alone(machine.source(), device, &name)?;
+        if layer.contended {
+            let file = devices(machine, layer.device, &layer.name).pop();
+            return Err(has_a_writer(file.as_ref().map_or(&layer.name, |(_, name)| name)));
         }
         for (device, name) in layer.image.data_files() {
             alone(machine.source(), device, &name)?;

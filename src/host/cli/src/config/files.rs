@@ -106,8 +106,8 @@ impl Place {
             _ if self.role == Role::Named => false,
             // A link that leads nowhere is a file, or a folder, that somebody wanted there.
             ErrorKind::NotFound => {
-                let there = self.path.ancestors().find(|at| at.symlink_metadata().is_ok());
-                there.is_none_or(|at| at.metadata().is_ok())
+                let there = self.path.ancestors().find_map(|at| Some((at, at.symlink_metadata().ok()?)));
+                there.is_none_or(|(at, found)| !found.is_symlink() || at.metadata().is_ok())
             }
             ErrorKind::NotADirectory => true,
             _ => false,

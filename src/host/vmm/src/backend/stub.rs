@@ -12,15 +12,18 @@ use crate::layout::PAGE;
 pub const CODE_ADDR: u64 = 0x3e00_0000;
 /// Where its data lies.
 const DATA_ADDR: u64 = CODE_ADDR + PAGE;
+const DATA_LEN: u64 = 2 * PAGE;
 /// The end of both.
-pub const END_ADDR: u64 = DATA_ADDR + PAGE;
+pub const END_ADDR: u64 = DATA_ADDR + DATA_LEN;
 
-/// Parts of the data page, which begins with the ranges (24 bytes each, the last one empty).
+/// Parts of the data, which begins with the ranges (24 bytes each, the last one empty).
 const RANGES_MAX: usize = 64;
 const PROGRAM_AT: usize = 2048;
 const FILTER_AT: usize = 2064;
-/// An area as `xrstor` reads it, all components in their first state; on 64 bytes.
-const VECTORS_AT: usize = 2560;
+/// An area as `xrstor` reads it, all components in their first state. It has a page of its own: some processors (AMD's
+/// Zen 5) look at all the bytes that the components would have (2,688 with AVX-512), stored or not.
+const VECTORS_AT: usize = PAGE as usize;
+const _: () = assert!(VECTORS_AT + 2688 <= DATA_LEN as usize);
 const MXCSR_AT: usize = VECTORS_AT + 24;
 const MXCSR: u32 = 0x1f80;
 
@@ -29,7 +32,7 @@ core::arch::global_asm!(
     ".balign 4096, 0xcc",
     ".globl instar_stub",
     "instar_stub:",
-    // r12: data page, r13: it knows xrstor, r14: entry, r15: stack top, rbx: boot page, rbp: worker
+    // r12: data, r13: it knows xrstor, r14: entry, r15: stack top, rbx: boot page, rbp: worker
     "mov r8, r12",
     "2:",
     "mov rdi, [r8]",
@@ -160,7 +163,7 @@ pub struct Entry {
     pub worker: u64,
 }
 
-/// Moves the code to its place and writes the data page. `false`: the kernel does not let it, or there are too many ranges.
+/// Moves the code to its place and writes the data. `false`: the kernel does not let it, or there are too many ranges.
 ///
 /// # Safety
 /// Only in a fresh child, which has nothing at these addresses.
@@ -168,8 +171,8 @@ pub unsafe fn prepare(unmap: &[Range]) -> bool {
     if unmap.len() >= RANGES_MAX {
         return false;
     }
-    // SAFETY: the code is alone in its page; the data page is mapped here for the purpose; all that is written fits in it: fewer than RANGES_MAX ranges of 24
-    // bytes end before PROGRAM_AT, 16 instructions before VECTORS_AT, and the area of `xrstor` before the page's end.
+    // SAFETY: the code is alone in its page; the data's pages are mapped here for the purpose; all that is written fits:
+    // fewer than RANGES_MAX ranges of 24 bytes end before PROGRAM_AT, 16 instructions before VECTORS_AT.
     unsafe {
         let code = (&raw const instar_stub).cast_mut().cast::<libc::c_void>();
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
@@ -179,7 +182,7 @@ pub unsafe fn prepare(unmap: &[Range]) -> bool {
         }
         let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         let at = DATA_ADDR as *mut libc::c_void;
-        let page = libc::mmap(at, PAGE as usize, rights, flags | libc::MAP_FIXED, -1, 0).cast::<u8>();
+        let page = libc::mmap(at, DATA_LEN as usize, rights, flags | libc::MAP_FIXED, -1, 0).cast::<u8>();
         if page as u64 != DATA_ADDR {
             return false;
         }
@@ -192,7 +195,7 @@ pub unsafe fn prepare(unmap: &[Range]) -> bool {
         let program = libc::sock_fprog { len: filter.len() as u16, filter: page.add(FILTER_AT).cast() };
         page.add(PROGRAM_AT).cast::<libc::sock_fprog>().write(program);
         page.add(MXCSR_AT).cast::<u32>().write(MXCSR);
-        libc::mprotect(page.cast(), PAGE as usize, libc::PROT_READ) == 0
+        libc::mprotect(page.cast(), DATA_LEN as usize, libc::PROT_READ) == 0
     }
 }
 

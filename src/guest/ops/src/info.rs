@@ -7,7 +7,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::chain::Node;
-use instar_image::machine::display_name;
+use instar_image::machine::{Stat, display_name};
 use instar_image::names::{combine, without_file};
 use instar_image::{
     Description, DeviceId, Error, Format, Image, Kind, Machine, Result, Snapshot, Source, Value, Version,
@@ -70,7 +70,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
 
 fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec: &ImageSpec) -> Result<Value> {
     if instar_registry::is_protocol(format.name()) {
-        return protocol_info(source, spec.device, &spec.name, format.name());
+        return protocol_info(&source.stat(spec.device)?, &spec.name, format.name());
     }
     let Description { cluster_size, clusters_of_file, encrypted, dirty, tells_nothing, snapshots, specific, children } =
         image.describe()?;
@@ -84,7 +84,7 @@ fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec:
         let file = file.map_or(&spec.name, |(_, name)| name);
         let below = match source.node(device) {
             Some(node) => node_info(source, node)?,
-            None => protocol_info(source, device, file, protocol(source, device)?)?,
+            None => protocol_info(&stat, file, if stat.block_device { "host_device" } else { "file" })?,
         };
         let mut child = Value::map();
         child.set("name", name).set("info", below);
@@ -178,14 +178,9 @@ fn node_info(source: &dyn Source, Node { layer, name }: Node<'_>) -> Result<Valu
     Ok(info)
 }
 
-/// What QEMU opens such a file with.
-fn protocol(source: &dyn Source, device: DeviceId) -> Result<&'static str> {
-    Ok(if source.stat(device)?.block_device { "host_device" } else { "file" })
-}
-
 /// A file, as QEMU's protocol layer sees it (its length in sectors): what an image is in, or an image by itself.
-fn protocol_info(source: &dyn Source, device: DeviceId, name: &[u8], protocol: &str) -> Result<Value> {
-    let stat = source.stat(device)?;
+/// `protocol`: the driver that QEMU opens it with.
+fn protocol_info(stat: &Stat, name: &[u8], protocol: &str) -> Result<Value> {
     let len = stat.len.checked_next_multiple_of(SECTOR).ok_or_else(|| Error::limit("File too large"))?;
     let mut specific = Value::map();
     let mut data = Value::map();

@@ -1,8 +1,9 @@
-//! Which processor features the guest sees: the few that its code asks for.
+//! Which features the processor has, and which of them the guest sees: the few that its code asks for.
 //!
 //! The kernel's own list of everything that it could offer takes longer to make than the machine itself.
 
-use std::arch::x86_64::__cpuid_count;
+use std::arch::x86_64::{__cpuid_count, CpuidResult};
+use std::sync::LazyLock;
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
@@ -57,26 +58,95 @@ const LEAVES: &[Leaf] = &[
     Leaf { leaf: 0x8000_0008, index: None, mask: [0xffff, 0, 0, 0] },
 ];
 
+/// The answers to [`LEAVES`]. Where this machine is itself virtual each question leaves it, and takes some microseconds:
+/// none is asked twice.
+static ANSWERS: LazyLock<Vec<Option<CpuidResult>>> = LazyLock::new(|| {
+    let mut highest = [0; 2];
+    let ask = |leaf: &Leaf| {
+        let half = usize::from(leaf.leaf >= EXTENDED);
+        let is_first = leaf.leaf == 0 || leaf.leaf == EXTENDED;
+        let answer =
+            (is_first || leaf.leaf <= highest[half]).then(|| __cpuid_count(leaf.leaf, leaf.index.unwrap_or(0)));
+        if let (true, Some(answer)) = (is_first, &answer) {
+            highest[half] = answer.eax;
+        }
+        answer
+    };
+    LEAVES.iter().map(ask).collect()
+});
+
+const EXTENDED: u32 = 0x8000_0000;
+
+fn answer(leaf: u32) -> CpuidResult {
+    let none = CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+    let mut all = LEAVES.iter().zip(ANSWERS.iter());
+    all.find(|(known, _)| known.leaf == leaf).and_then(|(_, answer)| *answer).unwrap_or(none)
+}
+
+const fn has(word: u32, bits: &[u32]) -> bool {
+    let mut i = 0;
+    while i < bits.len() {
+        if word & bit(bits[i]) == 0 {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+/// The system has switched `xsave` on, and `xrstor`.
+pub fn has_xsave() -> bool {
+    has(answer(1).ecx, &[27])
+}
+
+/// AVX, whose registers the system keeps: the area of all that it keeps now has room for them.
+pub fn has_avx() -> bool {
+    const WITH_AVX: u32 = 576 + 256;
+    has_xsave() && has(answer(1).ecx, &[28]) && answer(13).ebx >= WITH_AVX
+}
+
+/// AVX2, in the same way.
+pub fn has_avx2() -> bool {
+    has_avx() && has(answer(7).ebx, &[5])
+}
+
+/// All of x86-64-v3 (System V ABI for AMD64, table 3.1): FMA, MOVBE, F16C; BMI1, AVX2, BMI2; LZCNT.
+pub fn has_all_of_v3() -> bool {
+    has_avx2() && has(answer(1).ecx, &[12, 22, 29]) && has(answer(7).ebx, &[3, 8]) && has(answer(0x8000_0001).ecx, &[5])
+}
+
 /// What the guest is told.
 pub fn short_list() -> Option<CpuId> {
-    let (highest, highest_extended) = (__cpuid_count(0, 0).eax, __cpuid_count(0x8000_0000, 0).eax);
-    let there = |leaf: u32| leaf <= if leaf < 0x8000_0000 { highest } else { highest_extended };
-    let entries: Vec<kvm_cpuid_entry2> = LEAVES
-        .iter()
-        .filter(|l| there(l.leaf))
-        .map(|l| {
-            let found = __cpuid_count(l.leaf, l.index.unwrap_or(0));
-            kvm_cpuid_entry2 {
-                function: l.leaf,
-                index: l.index.unwrap_or(0),
-                flags: if l.index.is_some() { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
-                eax: found.eax & l.mask[0],
-                ebx: found.ebx & l.mask[1],
-                ecx: found.ecx & l.mask[2],
-                edx: found.edx & l.mask[3],
-                ..Default::default()
-            }
+    let found = LEAVES.iter().zip(ANSWERS.iter()).filter_map(|(leaf, answer)| Some((leaf, answer.as_ref()?)));
+    let entries: Vec<kvm_cpuid_entry2> = found
+        .map(|(l, found)| kvm_cpuid_entry2 {
+            function: l.leaf,
+            index: l.index.unwrap_or(0),
+            flags: if l.index.is_some() { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
+            eax: found.eax & l.mask[0],
+            ebx: found.ebx & l.mask[1],
+            ecx: found.ecx & l.mask[2],
+            edx: found.edx & l.mask[3],
+            ..Default::default()
         })
         .collect();
     CpuId::from_entries(&entries).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_processor_is_seen_as_the_standard_library_sees_it() {
+        assert_eq!(super::has_xsave(), is_x86_feature_detected!("xsave"));
+        assert_eq!(super::has_avx(), is_x86_feature_detected!("avx"));
+        assert_eq!(super::has_avx2(), is_x86_feature_detected!("avx2"));
+        let v3 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("movbe");
+        assert_eq!(super::has_all_of_v3(), v3);
+    }
 }

@@ -16,11 +16,5 @@ pub fn program() -> &'static [u8] {
 /// Whether the processor has all of x86-64-v3.
 #[must_use]
 pub fn fast() -> bool {
-    is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("bmi1")
-        && is_x86_feature_detected!("bmi2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
-        && is_x86_feature_detected!("lzcnt")
-        && is_x86_feature_detected!("movbe")
+    crate::cpuid::has_all_of_v3()
 }

@@ -21,6 +21,7 @@ mod memory;
 mod page_tables;
 pub mod policy;
 mod probe;
+mod proc;
 mod run;
 mod secret;
 mod server;

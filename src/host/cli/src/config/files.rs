@@ -9,7 +9,8 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use super::way;
 use crate::program::plain;
@@ -81,6 +82,9 @@ impl Place {
     /// # Errors
     /// In words, with its name.
     pub fn read(&self) -> Result<Found, String> {
+        if self.role != Role::Named && is_nowhere(&self.path) {
+            return Ok(Found::Absent);
+        }
         match open(&self.path) {
             Ok(file) => match self.unless_strangers(file) {
                 Ok(Some(file)) => self.text(file),
@@ -163,6 +167,14 @@ impl Place {
 
 const STRANGERS: &str = "it, or a link that leads to it, belongs to another user";
 const NO_FILE: &str = "it is not a regular file";
+
+/// There is no such file, and no link on the way that leads nowhere: the usual case, told with one call. `false`: it is
+/// not known (the kernel may be older than the call).
+fn is_nowhere(path: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    found.is_err_and(|error| error == Errno::NOENT)
+}
 
 /// A pipe without a writer is not waited for.
 fn open(path: &Path) -> io::Result<File> {

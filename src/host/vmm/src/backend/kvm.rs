@@ -55,7 +55,7 @@ pub struct Machine {
 /// The processor features that the guest may use, as boot information has them.
 #[must_use]
 pub fn cpu_bits() -> u64 {
-    if is_x86_feature_detected!("avx2") { CPU_AVX2 } else { 0 }
+    if crate::cpuid::has_avx2() { CPU_AVX2 } else { 0 }
 }
 
 fn kvm_error(what: &str) -> impl Fn(kvm_ioctls::Error) -> Unavailable {
@@ -173,7 +173,7 @@ fn set_registers(vcpu: &VcpuFd, entry: u64, memory: &Shared, worker: u32, root: 
     (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (CR0, root, CR4, EFER);
     vcpu.set_sregs(&sregs).map_err(kvm_error("set a processor's state"))?;
     let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-    xcrs.xcrs[0] = kvm_xcr { xcr: 0, reserved: 0, value: if is_x86_feature_detected!("avx") { 7 } else { 3 } };
+    xcrs.xcrs[0] = kvm_xcr { xcr: 0, reserved: 0, value: if crate::cpuid::has_avx() { 7 } else { 3 } };
     vcpu.set_xcrs(&xcrs).map_err(kvm_error("set a processor's vector state"))?;
     let (_, top) = memory.layout().stack(worker);
     let regs = kvm_regs {

@@ -65,6 +65,7 @@ struct Plan<'a> {
     unmap: Vec<Range>,
     cpu_seconds: Option<u64>,
     parent: u32,
+    xsave: bool,
 }
 
 /// Makes one child for each worker. Must be called while this process has one thread.
@@ -82,7 +83,8 @@ pub fn spawn(program: &Program<'_>, memory: &Shared, cpu_seconds: Option<u64>) -
         (RW_BASE, RW_BASE + layout.len),
     ];
     let unmap = ranges::all_but(&keep, &ranges::of_the_kernel());
-    let plan = Plan { program, memory, text: code::sealed(program)?, unmap, cpu_seconds, parent: std::process::id() };
+    let (text, parent, xsave) = (code::sealed(program)?, std::process::id(), crate::cpuid::has_xsave());
+    let plan = Plan { program, memory, text, unmap, cpu_seconds, parent, xsave };
     let mut children = Vec::new();
     for worker in 0..layout.workers {
         let (ours, theirs) = UnixStream::pair()?;
@@ -146,7 +148,8 @@ unsafe fn child(plan: &Plan<'_>, worker: u32, doorbell: i32, to_close: &[i32]) -
         must(Step::Rights, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
         let layout = plan.memory.layout();
         let (_, rsp) = layout.stack(worker);
-        stub::leave(&stub::Entry { rip: plan.program.entry, rsp, boot: layout.boot, worker: u64::from(worker) });
+        let (rip, boot, worker) = (plan.program.entry, layout.boot, u64::from(worker));
+        stub::leave(&stub::Entry { rip, rsp, boot, worker, xsave: plan.xsave });
     }
 }
 

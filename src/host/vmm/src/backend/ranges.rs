@@ -17,7 +17,7 @@ const KERNEL: &[&str] = &["[vdso]", "[vvar]", "[vvar_vclock]"];
 
 /// The kernel's own mappings in this process. None where /proc is missing: if they are sealed there, no child runs.
 pub fn of_the_kernel() -> Vec<Range> {
-    std::fs::read("/proc/self/maps").map_or_else(|_| Vec::new(), |maps| named(&String::from_utf8_lossy(&maps)))
+    crate::proc::read("/proc/self/maps").map_or_else(|_| Vec::new(), |maps| named(&String::from_utf8_lossy(&maps)))
 }
 
 fn named(maps: &str) -> Vec<Range> {

@@ -161,6 +161,8 @@ pub struct Entry {
     pub boot: u64,
     /// Worker.
     pub worker: u64,
+    /// The processor has `xrstor`, switched on.
+    pub xsave: bool,
 }
 
 /// Moves the code to its place and writes the data. `false`: the kernel does not let it, or there are too many ranges.
@@ -204,7 +206,7 @@ pub unsafe fn prepare(unmap: &[Range]) -> bool {
 /// # Safety
 /// Only in a child that has nothing left to do, all of it [`prepare`]d.
 pub unsafe fn leave(entry: &Entry) -> ! {
-    let xrstor = u64::from(is_x86_feature_detected!("xsave"));
+    let xrstor = u64::from(entry.xsave);
     // SAFETY: the registers are set as the code expects.
     unsafe {
         core::arch::asm!(

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, sock_filter,
 };
 
 /// What a call's argument must be for the call to pass.
@@ -220,16 +221,21 @@ pub fn install(opening: bool, receives: bool, children: &[libc::pid_t]) -> Resul
     if receives {
         table.insert(libc::SYS_recvmsg, Vec::new());
     }
-    let filter = program(table, denied(), SeccompAction::Allow).map_err(in_words)?;
-    // The C library falls back from clone3, whose flags no filter can see, to clone where it does not exist.
-    let clone3 = program(
-        Table::from([(libc::SYS_clone3, Vec::new())]),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS.cast_unsigned()),
-    )
-    .map_err(in_words)?;
-    // Of two filters' errors the newer one's counts.
-    seccompiler::apply_filter(&filter).and_then(|()| seccompiler::apply_filter(&clone3)).map_err(in_words)
+    let mut filter = without_clone3().to_vec();
+    filter.extend(program(table, denied(), SeccompAction::Allow).map_err(in_words)?);
+    seccompiler::apply_filter(&filter).map_err(in_words)
+}
+
+/// What stands before a filter: the C library falls back from clone3, whose flags no filter can see, to clone where it
+/// does not exist. The library's filters have one error for all calls, and a filter of its own would take each call's
+/// time.
+fn without_clone3() -> [sock_filter; 3] {
+    let statement = |code: u32, jf, k| sock_filter { code: code as u16, jt: 0, jf, k };
+    [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_clone3 as u32),
+        statement(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned()),
+    ]
 }
 
 /// The filter of the process that publishes.

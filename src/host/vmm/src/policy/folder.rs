@@ -18,7 +18,8 @@ pub fn holds_devices(folder: impl AsFd) -> bool {
         return true;
     }
     let number = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-    std::fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| is_devtmpfs(&mounts, &number))
+    crate::proc::read("/proc/self/mountinfo")
+        .is_ok_and(|mounts| is_devtmpfs(&String::from_utf8_lossy(&mounts), &number))
 }
 
 /// Whether proc_pid_mountinfo(5) has `number` as that of a devtmpfs.

@@ -63,7 +63,7 @@ fn is_append_only(place: &Place) -> bool {
 /// It can be seen at another place, too, as a mount of this one file: there the old one would stay. What is mounted for
 /// other processes only cannot be seen from here.
 fn is_mounted_elsewhere(file: &File, place: &Place) -> bool {
-    let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return false };
+    let Ok(mounts) = crate::proc::read("/proc/self/mountinfo") else { return false };
     let own = rustix::fs::fstat(file).ok().map(|stat| identity(&stat));
     mounts.split(|byte| *byte == b'\n').any(|line| {
         // proc_pid_mountinfo(5): the fourth field is what of a file system is seen, the fifth where.

@@ -92,6 +92,18 @@ class Tidy(unittest.TestCase):
                 text = "".join(p.read_text() for p in crate.glob("src/**/*.rs"))
                 self.assertIn("fn safety(&self)", text)
 
+    def test_no_operation_asks_for_a_format_by_name(self):
+        """What sets a format apart is a row of its own table: a quirk, or an ability."""
+        asks = re.compile(r"name\(\)\s*[!=]=")
+        found = [
+            f"{path}:{number}"
+            for path in sources(".rs")
+            if path.startswith("src/guest/ops/")
+            for number, line in code_lines(path)
+            if asks.search(line)
+        ]
+        self.assertEqual(found, [])
+
     def test_readme_shows_the_cells_that_are_expected(self):
         """`scripts/cells --update` writes both."""
         self.assertEqual(cells.table_in((ROOT / "README.md").read_text()), cells.table(cells.expected()))

@@ -102,7 +102,7 @@ fn look(format: &'static dyn Format, machine: &Machine, device: DeviceId, option
 }
 
 fn walk(machine: &Machine, image: &dyn Image) {
-    let _ = (image.describe(), image.backing(), image.warnings(), image.mapping(), image.data_files());
+    let _ = (image.describe(), image.backing(), image.warnings(), image.is_preallocated(), image.data_files());
     let (mut at, mut left, mut unpacker) = (0, READ_MAX, image.unpacker());
     for _ in 0..EXTENTS {
         if at >= image.virtual_size() {

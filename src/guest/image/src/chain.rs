@@ -118,9 +118,9 @@ impl Chain<'_> {
     #[must_use]
     pub fn shows(&self, depth: usize) -> bool {
         let pairs = self.layers.iter().zip(self.layers.iter().skip(1)).take(depth);
-        pairs.map(|(above, below)| (above.image.backing_identity(), below)).all(|(wanted, below)| {
+        pairs.map(|(above, below)| (above.image.identity(), below)).all(|(above, below)| {
             // Most formats do not care.
-            wanted.is_none() || wanted == below.image.identity()
+            above.is_none_or(|above| below.image.identity().is_some_and(|below| below.own == above.backing))
         })
     }
 }

@@ -98,11 +98,6 @@ pub trait Editing: Sync {
         false
     }
 
-    /// An image can say that its backing file is of this format; of others, readers find out themselves.
-    fn names_backing_format(&self, _format: &str) -> bool {
-        true
-    }
-
     /// Makes an image sound again that was not closed, whatever it is opened for; says nothing. Cut anywhere, it is to be
     /// done again. Called before anything of the image is read that is kept. `lower`: the image is open to be read already,
     /// by one above it.

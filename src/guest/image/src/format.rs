@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use crate::options::OptionSpec;
 use crate::{
-    Ability, Bitmaps, CheckContext, CheckReport, Creator, DeviceId, Editing, Error, Extent, Machine, Packed, Resizer,
-    Result, Source, Value, Version,
+    Ability, Bitmaps, CheckContext, CheckReport, Creator, DeviceId, Editing, Error, Extent, Machine, Packed, Quirk,
+    Resizer, Result, Source, Value, Version,
 };
 
 /// What probing may look at.
@@ -95,20 +95,25 @@ pub struct Snapshot {
 pub struct Description {
     /// `cluster-size`, for formats that report one.
     pub cluster_size: Option<u64>,
-    /// Else it is that of the image that this one lies in, if it lies in one.
-    pub clusters_of_file: bool,
     /// `encrypted: yes`.
     pub encrypted: bool,
     /// `cleanly shut down: no`.
     pub dirty: bool,
-    /// The stock tool's driver tells neither that nor anything else of itself: `dirty-flag` is not shown.
-    pub tells_nothing: bool,
     /// The snapshot list.
     pub snapshots: Vec<Snapshot>,
     /// `format-specific`: the map under `data`; its `type` is the format's name.
     pub specific: Option<Value>,
     /// Further child nodes (name, device) beside `file`, in qemu's order.
     pub children: Vec<(String, DeviceId)>,
+}
+
+/// Numbers by which an image and those that stand on it know each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The image's own.
+    pub own: u32,
+    /// Its backing file's, without which the image does not show that one's bytes.
+    pub backing: u32,
 }
 
 /// An open image, read-only by type. `'a` is the devices' lifetime.
@@ -126,18 +131,15 @@ pub trait Image: Sync {
         None
     }
 
-    /// What an image that stands on this one may hold to know it again.
-    fn identity(&self) -> Option<u32> {
-        None
-    }
-
-    /// The [`Image::identity`] that the backing file must have for this image to show its bytes. `None`: any.
-    fn backing_identity(&self) -> Option<u32> {
+    /// How an image that stands on this one knows it again, and this one what it stands on. `None`: its kind does not care.
+    fn identity(&self) -> Option<Identity> {
         None
     }
 
     /// What `info` shows.
-    fn describe(&self) -> Result<Description>;
+    fn describe(&self) -> Result<Description> {
+        Ok(Description::default())
+    }
 
     /// What the user is to be warned of (without `warning: `), as the stock tool does when it opens such an image.
     fn warnings(&self) -> Vec<String> {
@@ -159,26 +161,15 @@ pub trait Image: Sync {
         Ok(None)
     }
 
-    /// How `map` tells of what is stored.
-    fn mapping(&self) -> Result<Mapping> {
-        Ok(Mapping::Extents)
-    }
-
-    /// The stock tool's driver tells of no more than so many bytes (a block of them) at once, which only
-    /// `compare -s` shows. `None`: of as much as lies in a row.
-    fn told_at_once(&self) -> Option<u64> {
-        None
+    /// Every unit has had its place since the image was made: to `map`, plain data of which the file has only a hole is
+    /// zeroes that are stored.
+    fn is_preallocated(&self) -> Result<bool> {
+        Ok(false)
     }
 
     /// The files beside its own that data may lie in: device, and full name.
     fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {
         Vec::new()
-    }
-
-    /// The stock tool's driver does not tell where anything is: whatever counts or shows places (`map`, `measure`)
-    /// takes all of the disk for data without one.
-    fn hides_places(&self) -> bool {
-        false
     }
 
     /// Checks the metadata. `None`: the format has no check ("does not support checks").
@@ -195,19 +186,6 @@ pub trait Image: Sync {
     fn cluster_size(&self) -> Option<u64> {
         None
     }
-}
-
-/// How `map` tells of what an image stores: the stock tool's drivers differ in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mapping {
-    /// As the extents are.
-    Extents,
-    /// Plain data of which the file has only a hole is zeroes that are stored: the image was preallocated.
-    Holes,
-    /// So is what reads as zeroes and has a place.
-    Reserved,
-    /// What lies in another image is told of as that one tells it.
-    Through,
 }
 
 /// Which snapshot `-l` asks for.
@@ -239,6 +217,12 @@ pub trait Unpacker {
     }
 }
 
+impl PartialEq for dyn Format {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
 /// A format: one crate, one static, one line in the registry.
 pub trait Format: Sync {
     /// Its name, as qemu-img spells it.
@@ -252,21 +236,6 @@ pub trait Format: Sync {
         Err(Error::unsupported(alloc::format!("instar cannot read the {} format", self.name())))
     }
 
-    /// A colon in the name of a backing file is a part of it, `file:` in front excepted.
-    fn names_files(&self) -> bool {
-        false
-    }
-
-    /// Its images are read while another program writes to them: their file holds nothing but the disk's bytes.
-    fn bears_writers(&self) -> bool {
-        false
-    }
-
-    /// Its images are in several files, which are opened whatever the command wants of them.
-    fn opens_extents(&self) -> bool {
-        false
-    }
-
     /// The same in spite of damage that keeps an image from being opened else.
     fn open_damaged<'a>(&self, cx: OpenContext<'a, '_>, _wanted: Wanted) -> Result<Box<dyn Image + 'a>> {
         self.open(cx)
@@ -274,6 +243,11 @@ pub trait Format: Sync {
 
     /// What can be done with its images that the stock tool cannot do.
     fn extensions(&self) -> &'static [Ability] {
+        &[]
+    }
+
+    /// What sets its images apart from those of other formats.
+    fn quirks(&self) -> &'static [Quirk] {
         &[]
     }
 
@@ -290,11 +264,6 @@ pub trait Format: Sync {
     /// with. `preallocation` is listed by a format that knows more of it than that file does.
     fn shown_options(&self) -> &'static [(&'static str, Option<&'static str>)] {
         &[]
-    }
-
-    /// The release from which on the format has an option that is not as old as the format itself.
-    fn option_since(&self, _name: &str) -> Version {
-        Version::V5_2
     }
 
     /// Makes images of this format. `None`: it is only read.

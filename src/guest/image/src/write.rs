@@ -83,14 +83,6 @@ pub trait Creator: Sync {
         None
     }
 
-    /// What is said of a backing format that nobody knows.
-    fn unknown_backing_format(&self, name: &str, version: Version) -> Error {
-        if version == Version::V5_2 {
-            return Error::usage(alloc::format!("Invalid parameter '{name}'"));
-        }
-        Error::usage(alloc::format!("Parameter 'backing-fmt' does not accept value '{name}'"))
-    }
-
     /// Checks the options and the size, and makes an image that reads as zeroes (or as its backing file).
     /// What makes the file recognisable (header) is written last, by [`Writer::finish`]: a target whose
     /// conversion broke off is never mistaken for a whole one.

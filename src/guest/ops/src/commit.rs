@@ -19,6 +19,7 @@ use instar_image::{
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
 use crate::copy::{self, Selection, Settings};
+use crate::guessed::tell_guessed;
 use crate::open::{ImageSpec, Opening};
 use crate::resize;
 
@@ -36,8 +37,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     };
     let opening = Opening { machine, version, data: true };
     let mut chain = opening.chain_for(&image, &|depth, name| depth == 0 || is_base(depth, name))?;
-    if image.format.is_none() && chain.layers.first().is_some_and(|l| l.format.name() == "raw") {
-        machine.emit("guessed-raw", &Value::from(image.name.as_slice()))?;
+    if let Some(top) = chain.layers.first() {
+        tell_guessed(machine, &image, top.format)?;
     }
     let depth = chain.layers.iter().enumerate().skip(1).find(|(depth, layer)| is_base(*depth, &layer.name));
     let depth = match (depth, params.bytes("base")) {
@@ -94,7 +95,7 @@ fn editor<'a>(
         keeps_identity: depth
             .checked_sub(1)
             .and_then(|above| chain.layers.get(above))
-            .is_some_and(|l| l.format.name() == name),
+            .is_some_and(|above| above.format == layer.format),
         backing: None,
         compressed: false,
         options,

@@ -8,8 +8,10 @@ use alloc::vec::Vec;
 
 use instar_image::machine::display_name;
 use instar_image::options::{OptionKind, OptionSpec, Options, number, size};
+use instar_image::quirk::has;
 use instar_image::{
-    Ability, Backing, CreateContext, Creator, DeviceId, Error, Format, Kind, Machine, Result, Value, Version, allowed,
+    Ability, Backing, CreateContext, Creator, DeviceId, Error, Format, Kind, Machine, Quirk, Result, Value, Version,
+    allowed,
 };
 
 use crate::open::{ImageSpec, Opening};
@@ -180,8 +182,8 @@ fn backing(
     let spec = ImageSpec { format: named.clone(), ..ImageSpec::from_value(image)? };
     // Nothing is read of its disk: no key is needed, and no data file.
     let chain = Opening { machine, version, data: false }.layers(&spec).map_err(not_opened)?;
-    let found = chain.layers.first().map_or("raw", |top| top.format.name());
-    if named.is_none() {
+    if let (None, Some(top)) = (&named, chain.layers.first()) {
+        let found = top.format.name();
         if !lax {
             return Err(Error::usage(format!("{UNNAMED}\nDetected format of {found}.")));
         }
@@ -189,7 +191,7 @@ fn backing(
             format!("Deprecated use of backing file without explicit backing format (detected format of {found})");
         machine.emit("warnings", &Value::List(Vec::from([Value::from(warning)])))?;
         // A probed raw file is not recorded, so that later programs warn of it as well.
-        if !instar_registry::is_fallback(found) {
+        if !has(top.format, Quirk::Fallback) {
             options.set("backing_fmt", found);
         }
     }
@@ -234,6 +236,17 @@ fn parent(request: &Request<'_>) -> Result<DeviceId> {
     ImageSpec::from_value(image).map(|spec| spec.device)
 }
 
+/// What is said of a backing format that nobody knows.
+fn unknown_backing_format(format: &dyn Format, name: &str, version: Version) -> Error {
+    if has(format, Quirk::OwnWordsForBackingFormat) {
+        return Error::usage(format!("unrecognized backing format '{name}'"));
+    }
+    if version == Version::V5_2 {
+        return Error::usage(format!("Invalid parameter '{name}'"));
+    }
+    Error::usage(format!("Parameter 'backing-fmt' does not accept value '{name}'"))
+}
+
 fn make(machine: &dyn Machine, request: &Request<'_>, plan: &Plan, version: Version) -> Result<()> {
     if let Some(text) = request.target_error {
         return Err(Error::usage(text));
@@ -242,7 +255,7 @@ fn make(machine: &dyn Machine, request: &Request<'_>, plan: &Plan, version: Vers
     if let Some(name) = plan.backing.as_ref().and_then(|b| b.format.as_deref())
         && instar_registry::by_name(name).is_none()
     {
-        return Err(plan.creator.unknown_backing_format(name, version));
+        return Err(unknown_backing_format(plan.format, name, version));
     }
     let cx = CreateContext {
         machine,

@@ -9,10 +9,12 @@ use alloc::vec::Vec;
 use instar_image::chain::Node;
 use instar_image::machine::{Stat, display_name};
 use instar_image::names::{combine, without_file};
+use instar_image::quirk::has;
 use instar_image::{
-    Description, DeviceId, Error, Format, Image, Kind, Machine, Result, Snapshot, Source, Value, Version,
+    Description, DeviceId, Error, Format, Image, Kind, Machine, Quirk, Result, Snapshot, Source, Value, Version,
 };
 
+use crate::guessed::is_guessed;
 use crate::open::{ImageSpec, Opening, open_backing, stored_name};
 
 const SECTOR: u64 = 512;
@@ -55,8 +57,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
             info.set("content", content.name());
         }
         if params.flag("limits") {
-            let probed = spec.format.is_none() && format.name() == "raw";
-            set_limits(machine.source(), &mut info, spec.device, probed)?;
+            set_limits(machine.source(), &mut info, spec.device, is_guessed(&spec, format))?;
         }
         images.push(info);
         warnings.extend(image.warnings().into_iter().map(Value::from));
@@ -69,11 +70,10 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
 }
 
 fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec: &ImageSpec) -> Result<Value> {
-    if instar_registry::is_protocol(format.name()) {
+    if has(format, Quirk::FileDriver) {
         return protocol_info(&source.stat(spec.device)?, &spec.name, format.name());
     }
-    let Description { cluster_size, clusters_of_file, encrypted, dirty, tells_nothing, snapshots, specific, children } =
-        image.describe()?;
+    let Description { cluster_size, encrypted, dirty, snapshots, specific, children } = image.describe()?;
     let mut child_list = Vec::new();
     let mut actual = 0u64;
     let files = image.data_files();
@@ -95,14 +95,14 @@ fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec:
         .set("format", format.name())
         .set("virtual-size", image.virtual_size())
         .set("actual-size", actual);
-    let below = if clusters_of_file { clusters(source, spec.device) } else { None };
+    let below = if has(format, Quirk::ClusterSizeOfFile) { clusters(source, spec.device) } else { None };
     if let Some(bytes) = cluster_size.or(below) {
         info.set("cluster-size", bytes);
     }
     if encrypted {
         info.set("encrypted", true);
     }
-    if !tells_nothing {
+    if !has(format, Quirk::NoDriverInfo) {
         info.set("dirty-flag", dirty);
     }
     if let Some(backing) = image.backing() {
@@ -161,7 +161,7 @@ fn set_limits(source: &dyn Source, info: &mut Value, device: DeviceId, probed: b
 fn clusters(source: &dyn Source, mut device: DeviceId) -> Option<u64> {
     while let Some(node) = source.node(device) {
         let description = node.layer.image.describe().ok()?;
-        if description.cluster_size.is_some() || !description.clusters_of_file {
+        if description.cluster_size.is_some() || !has(node.layer.format, Quirk::ClusterSizeOfFile) {
             return description.cluster_size;
         }
         device = node.layer.device;

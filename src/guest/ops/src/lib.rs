@@ -14,6 +14,7 @@ pub mod compare;
 pub mod convert;
 mod copy;
 pub mod create;
+mod guessed;
 pub mod info;
 pub mod map;
 pub mod measure;

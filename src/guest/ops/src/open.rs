@@ -12,9 +12,10 @@ use instar_image::format::{SnapshotSelector, Wanted};
 use instar_image::limits::{CHAIN_DEPTH_MAX, PROBE_HEAD};
 use instar_image::machine::{EAGAIN, Stat, display_name, has_a_writer, in_use};
 use instar_image::names::{combine, without_file, without_protocol};
+use instar_image::quirk::has;
 use instar_image::{
-    Backing, Creator, DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Result, Role, Source, Value,
-    Version,
+    Backing, Creator, DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Quirk, Result, Role, Source,
+    Value, Version,
 };
 
 /// An image as a parameter names it.
@@ -167,10 +168,10 @@ impl<'a> Opening<'a> {
             Some(format) => format,
             None => probe_in(source, device, len, &name)?,
         };
-        if contended && !format.bears_writers() {
+        if contended && !has(format, Quirk::SharedWithWriters) {
             return Err(has_a_writer(&name));
         }
-        let opener = (self.data || format.opens_extents()).then_some(self.machine);
+        let opener = (self.data || has(format, Quirk::SeveralFiles)).then_some(self.machine);
         let options: DriverOptions = options.iter().filter(|(key, value)| !is_alone(key, value)).cloned().collect();
         let write = matches!(purpose, Purpose::Write { .. });
         let cx = OpenContext { source, opener, device, name: &name, version: self.version, write, options: &options };
@@ -243,6 +244,7 @@ impl<'a> Opening<'a> {
     ) -> core::result::Result<Option<Layer<'a>>, (Error, usize)> {
         let depth = layers.len();
         let Some(layer) = layers.last() else { return Ok(None) };
+        let can_back = layer.format.creator().is_some_and(Creator::can_back);
         match (said.backing.as_deref(), said.below.first()) {
             (None, _) => {}
             (Some(""), None) => return Ok(None),
@@ -251,10 +253,7 @@ impl<'a> Opening<'a> {
                     format!("Block format '{}' does not support the option 'backing.{key}'", layer.format.name());
                 return Err((Error::usage(text), depth.saturating_sub(1)));
             }
-            // QEMU's driver of parallels has backing files, though nothing makes such images.
-            (Some(_), _)
-                if layer.format.name() != "parallels" && !layer.format.creator().is_some_and(Creator::can_back) =>
-            {
+            (Some(_), _) if !can_back && !has(layer.format, Quirk::BackingOnlyByOption) => {
                 return Err((Error::usage("Driver doesn't support backing files"), depth.saturating_sub(1)));
             }
             (Some(name), _) => {
@@ -262,7 +261,7 @@ impl<'a> Opening<'a> {
             }
         }
         let is_told = !said.below.is_empty();
-        if is_told && !layer.format.creator().is_some_and(Creator::can_back) {
+        if is_told && !can_back {
             return Err((Error::usage("Driver doesn't support backing files"), depth.saturating_sub(1)));
         }
         let given = given.iter().find(|file| file.place == depth);
@@ -358,7 +357,7 @@ pub fn emit_warnings(machine: &dyn Machine, chains: &[Chain<'_>]) -> Result<()> 
 
 /// The name that an image of that format has for its backing file, as one that QEMU would take so.
 pub fn stored_name(format: &dyn Format, backing: &Backing) -> Vec<u8> {
-    let is_file = format.names_files() && !backing.name.starts_with(b"file:");
+    let is_file = has(format, Quirk::BackingIsFile) && !backing.name.starts_with(b"file:");
     if is_file { without_protocol(&backing.name) } else { backing.name.clone() }
 }
 

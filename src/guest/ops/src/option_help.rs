@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::options::{OptionKind, OptionSpec, Options};
+use instar_image::quirk::has_option;
 use instar_image::{Creator, Error, Format, Machine, Result, Value, Version};
 
 /// Options of the file that an image is in, whatever its format.
@@ -29,7 +30,7 @@ pub fn run(machine: &dyn Machine, format: &str, version: Version) -> Result<u8> 
 
 /// The options that a format has in that release, in the order of `-o help`.
 pub fn options(format: &dyn Format, version: Version) -> impl Iterator<Item = &'static OptionSpec> + '_ {
-    format.create_options().iter().filter(move |option| version >= format.option_since(option.name))
+    format.create_options().iter().filter(move |option| has_option(format, option.name, version))
 }
 
 /// What `-o` says for a new image of the format, as far as that release has such options.

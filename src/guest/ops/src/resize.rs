@@ -8,6 +8,7 @@ use instar_image::chain::Chain;
 use instar_image::{Ability, Error, Machine, Preallocation, ResizeContext, Result, Value, Version, allowed};
 
 use crate::copy::fill::read_at;
+use crate::guessed::tell_guessed;
 use crate::open::{ImageSpec, Opening};
 
 /// The largest unit that a format has.
@@ -24,9 +25,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let opening = Opening { machine, version, data: true };
     let chain = opening.chain_for(&image, &|depth, _| depth == 0)?;
     let format = chain.layers.first().map(|l| l.format).ok_or_else(|| Error::corrupt("a chain without an image"))?;
-    if image.format.is_none() && format.name() == "raw" {
-        machine.emit("guessed-raw", &Value::from(image.name.as_slice()))?;
-    }
+    tell_guessed(machine, &image, format)?;
     let old = chain.virtual_size();
     let size = new_size(params, old)?;
     if size <= old && preallocation != Preallocation::Off {

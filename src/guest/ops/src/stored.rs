@@ -3,8 +3,9 @@
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
+use instar_image::quirk::{has, hides_places};
 use instar_image::runs::RunMap;
-use instar_image::{Error, Extent, Machine, Mapping, Place, Result, Run};
+use instar_image::{Error, Extent, Machine, Place, Quirk, Result, Run};
 
 /// It is in a layer of the chain.
 pub const PRESENT: u32 = 1;
@@ -33,34 +34,30 @@ pub struct Entry {
 pub struct Stored<'a> {
     machine: &'a dyn Machine,
     chain: &'a Chain<'a>,
-    /// Each layer's way, and the runs of its file where its holes show.
-    layers: Vec<(Mapping, Option<RunMap<'a>>)>,
+    /// Of each layer, the runs of its file where holes of that show.
+    holes: Vec<Option<RunMap<'a>>>,
 }
 
 impl<'a> Stored<'a> {
     /// Of a chain.
     pub fn of(machine: &'a dyn Machine, chain: &'a Chain<'a>) -> Result<Self> {
-        let mut layers = Vec::new();
+        let mut holes = Vec::new();
         for layer in &chain.layers {
-            let mapping = layer.image.mapping()?;
+            let shows = layer.image.is_preallocated()?;
             let len = machine.stat(layer.device)?.len;
-            let runs = (mapping == Mapping::Holes).then(|| RunMap::new(machine.source(), layer.device, len));
-            layers.push((mapping, runs));
+            holes.push(shows.then(|| RunMap::new(machine.source(), layer.device, len)));
         }
-        Ok(Self { machine, chain, layers })
+        Ok(Self { machine, chain, holes })
     }
 
-    /// The way of layer `depth`.
-    fn mapping(&self, depth: usize) -> Mapping {
-        self.layers.get(depth).map_or(Mapping::Extents, |(mapping, _)| *mapping)
+    /// Whether the format of layer `depth` has the quirk.
+    fn has(&self, depth: usize, quirk: Quirk) -> bool {
+        self.chain.layers.get(depth).is_some_and(|layer| has(layer.format, quirk))
     }
 
     /// The run at byte `offset` of the file of layer `depth`, where holes show.
     fn hole(&self, depth: usize, offset: u64) -> Result<Option<Run>> {
-        match self.layers.get(depth) {
-            Some((_, Some(runs))) => runs.run(offset).map(Some),
-            _ => Ok(None),
-        }
+        self.holes.get(depth).and_then(Option::as_ref).map(|runs| runs.run(offset)).transpose()
     }
 
     /// The extent as the image that it lies in has it, if it does not lie in a file; and whether that one has a backing
@@ -76,7 +73,7 @@ impl<'a> Stored<'a> {
             let inner = node.layer.image.extent(offset, extent.len.min(left))?;
             extent = Extent { at: extent.at, ..inner };
             hidden = node.layer.image.backing().is_some();
-            if node.layer.image.mapping()? != Mapping::Through {
+            if !has(node.layer.format, Quirk::StatusOfFile) {
                 break;
             }
         }
@@ -85,19 +82,18 @@ impl<'a> Stored<'a> {
 
     /// What lies at `at`, at most `max` bytes of it.
     pub fn entry(&self, at: u64, max: u64) -> Result<Entry> {
-        if self.chain.layers.first().is_some_and(|l| l.image.hides_places()) {
+        if self.chain.layers.first().is_some_and(hides_places) {
             return Ok(Entry { start: at, len: max, bits: PRESENT | DATA, ..Entry::default() });
         }
         let (depth, extent) = self.chain.extent(at, max)?;
         if extent.len == 0 {
             return Err(Error::corrupt("an extent without a byte"));
         }
-        let through = self.mapping(depth) == Mapping::Through;
+        let through = self.has(depth, Quirk::StatusOfFile);
         let (extent, hidden) = if through { self.through(extent)? } else { (extent, false) };
         let mut entry = Entry { start: at, len: extent.len, depth: depth as u32, ..Entry::default() };
-        let mapping = self.mapping(depth);
         match extent.place {
-            _ if self.chain.layers.get(depth).is_some_and(|l| l.image.hides_places()) => entry.bits = PRESENT | DATA,
+            _ if self.chain.layers.get(depth).is_some_and(hides_places) => entry.bits = PRESENT | DATA,
             Place::Data { device, offset } => {
                 (entry.bits, entry.offset, entry.device) = (PRESENT | DATA | HAS_OFFSET, offset, device.0);
                 if let Some(run) = self.hole(depth, offset)? {
@@ -108,7 +104,7 @@ impl<'a> Stored<'a> {
             Place::Packed(_) => entry.bits = PRESENT | DATA | COMPRESSED,
             Place::Encrypted { .. } => entry.bits = PRESENT | DATA,
             Place::Zero { at: Some((device, offset)) } => {
-                let stored = if mapping == Mapping::Reserved { DATA } else { 0 };
+                let stored = if self.has(depth, Quirk::StoredZeroes) { DATA } else { 0 };
                 (entry.bits, entry.offset, entry.device) = (PRESENT | ZERO | HAS_OFFSET | stored, offset, device.0);
             }
             Place::Zero { at: None } => entry.bits = PRESENT | ZERO,

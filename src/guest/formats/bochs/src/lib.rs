@@ -16,9 +16,7 @@ use alloc::boxed::Box;
 
 use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
-use instar_image::{
-    Description, Error, Extent, Format, Image, OpenContext, Packed, Probe, Result, SafetyCheck, Unpacker,
-};
+use instar_image::{Error, Extent, Format, Image, OpenContext, Packed, Probe, Quirk, Result, SafetyCheck, Unpacker};
 
 use crate::header::Header;
 use crate::map::Map;
@@ -41,6 +39,15 @@ impl Format for Bochs {
             return Err(Error::unsupported("Image is read-only"));
         }
         Ok(Box::new(BochsImage { header: Header::read(&cx)?, map: Map::new(cx.source, cx.device) }))
+    }
+
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // The driver has no `get_info`.
+            Quirk::NoDriverInfo,
+            // The driver has no `block_status`.
+            Quirk::NoBlockStatus,
+        ]
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
@@ -66,16 +73,8 @@ impl Image for BochsImage<'_> {
         self.map.extent(&self.header, at, max)
     }
 
-    fn describe(&self) -> Result<Description> {
-        Ok(Description { tells_nothing: true, ..Description::default() })
-    }
-
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
         Some(Box::new(Nothing))
-    }
-
-    fn hides_places(&self) -> bool {
-        true
     }
 }
 

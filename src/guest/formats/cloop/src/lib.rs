@@ -17,8 +17,7 @@ use instar_image::format::Wanted;
 use instar_image::options::check_driver_options;
 use instar_image::pieces::Pieces;
 use instar_image::{
-    Description, DeviceId, Error, Extent, Format, Image, OpenContext, Packed, Place, Probe, Result, SafetyCheck,
-    Unpacker,
+    DeviceId, Error, Extent, Format, Image, OpenContext, Packed, Place, Probe, Quirk, Result, SafetyCheck, Unpacker,
 };
 use spin::Mutex;
 
@@ -52,6 +51,15 @@ impl Format for Cloop {
             Wanted::Damage => self.open(cx),
             Wanted::Rest => Ok(Box::new(open(&cx)?)),
         }
+    }
+
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // The driver has no `get_info`.
+            Quirk::NoDriverInfo,
+            // The driver has no `block_status`.
+            Quirk::NoBlockStatus,
+        ]
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
@@ -109,16 +117,8 @@ impl Image for CloopImage<'_> {
         Ok(Extent { at, len: rest.min(left), place: Place::Packed(packed) })
     }
 
-    fn describe(&self) -> Result<Description> {
-        Ok(Description { tells_nothing: true, ..Description::default() })
-    }
-
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
         Some(Box::<CloopUnpacker>::default())
-    }
-
-    fn hides_places(&self) -> bool {
-        true
     }
 }
 

@@ -22,8 +22,7 @@ use alloc::vec::Vec;
 use instar_image::machine::display_name;
 use instar_image::options::check_driver_options;
 use instar_image::{
-    Description, DeviceId, Error, Extent, Format, Image, OpenContext, Packed, Place, Probe, Result, SafetyCheck,
-    Unpacker,
+    DeviceId, Error, Extent, Format, Image, OpenContext, Packed, Place, Probe, Quirk, Result, SafetyCheck, Unpacker,
 };
 
 use crate::chunks::{Chunk, Chunks, Found};
@@ -76,6 +75,15 @@ impl Format for Dmg {
         }
         let (device, len) = (cx.device, cx.source.stat(cx.device)?.len);
         Ok(Box::new(DmgImage { size: trailer.sectors * SECTOR, device, len, chunks }))
+    }
+
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // The driver has no `get_info`.
+            Quirk::NoDriverInfo,
+            // The driver has no `block_status`.
+            Quirk::NoBlockStatus,
+        ]
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
@@ -155,10 +163,6 @@ impl Image for DmgImage {
         Ok(Extent { at, len: len.min(left), place })
     }
 
-    fn describe(&self) -> Result<Description> {
-        Ok(Description { tells_nothing: true, ..Description::default() })
-    }
-
     fn warnings(&self) -> Vec<String> {
         let text =
             |kind| format!("Image contains chunks of unknown type {kind:x}, accessing them will result in I/O errors");
@@ -167,10 +171,6 @@ impl Image for DmgImage {
 
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
         Some(Box::new(DmgUnpacker::new(&self.chunks)))
-    }
-
-    fn hides_places(&self) -> bool {
-        true
     }
 }
 

@@ -43,12 +43,7 @@ impl Image for LuksImage {
     }
 
     fn describe(&self) -> Result<Description> {
-        Ok(Description {
-            encrypted: true,
-            clusters_of_file: true,
-            specific: Some(self.specific.clone()),
-            ..Description::default()
-        })
+        Ok(Description { encrypted: true, specific: Some(self.specific.clone()), ..Description::default() })
     }
 
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {

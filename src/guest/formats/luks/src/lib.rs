@@ -18,7 +18,9 @@ use instar_crypto::Crypter;
 use instar_crypto::luks::{Header, MAGIC, password};
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
-use instar_image::{Creator, Editing, Error, Format, Image, OpenContext, Probe, Resizer, Result, SafetyCheck, Version};
+use instar_image::{
+    Creator, Editing, Error, Format, Image, OpenContext, Probe, Quirk, Resizer, Result, SafetyCheck, Version,
+};
 
 use crate::image::{LuksImage, Sectors};
 
@@ -60,10 +62,6 @@ impl Format for Luks {
         if probe.head.starts_with(&MAGIC) && version == Ok(VERSION_1) { 100 } else { 0 }
     }
 
-    fn bears_writers(&self) -> bool {
-        true
-    }
-
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         if !cx.source.is_stock() && v2::is_there(cx.source, cx.device)? {
             return v2::open(&cx, secret(&cx)?);
@@ -82,10 +80,6 @@ impl Format for Luks {
         write::SHOWN
     }
 
-    fn option_since(&self, name: &str) -> Version {
-        if name == "detached-header" { Version::V10_0 } else { Version::V5_2 }
-    }
-
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::LuksCreator)
     }
@@ -96,6 +90,17 @@ impl Format for Luks {
 
     fn resizer(&self) -> Option<&dyn Resizer> {
         Some(&write::LuksResizer)
+    }
+
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // The header does not change while the disk is in use.
+            Quirk::SharedWithWriters,
+            // `detached-header` came with 10.0.
+            Quirk::OptionSince("detached-header", Version::V10_0),
+            // The driver passes the question on to its file.
+            Quirk::ClusterSizeOfFile,
+        ]
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -24,8 +24,8 @@ use instar_image::bitmap::RunSink;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    Ability, Bitmaps, CheckContext, CheckReport, Creator, Description, DeviceId, DirtyBitmap, Editing, Extent, Format,
-    Image, OpenContext, Probe, Resizer, Result, SafetyCheck,
+    Ability, Bitmaps, CheckContext, CheckReport, Creator, DeviceId, DirtyBitmap, Editing, Extent, Format, Image,
+    OpenContext, Probe, Quirk, Resizer, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -86,6 +86,15 @@ impl Format for Parallels {
         Some(&resize::ParallelsResizer)
     }
 
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // The driver has no `get_info`.
+            Quirk::NoDriverInfo,
+            // QEMU's driver says that it has backing files, though nothing makes such images.
+            Quirk::BackingOnlyByOption,
+        ]
+    }
+
     fn safety(&self) -> &'static [SafetyCheck] {
         &[
             SafetyCheck::NoneNeeded("it names no other file"),
@@ -121,10 +130,6 @@ impl Image for ParallelsImage<'_> {
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
         self.map.extent(&self.header, at, max)
-    }
-
-    fn describe(&self) -> Result<Description> {
-        Ok(Description { tells_nothing: true, ..Description::default() })
     }
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {

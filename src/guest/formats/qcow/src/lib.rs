@@ -20,7 +20,8 @@ use alloc::boxed::Box;
 use instar_crypto::qcow::Key;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, Creator, Description, Editing, Extent, Format, Image, OpenContext, Probe, Result, SafetyCheck, Unpacker,
+    Backing, Creator, Description, Editing, Extent, Format, Image, OpenContext, Probe, Quirk, Result, SafetyCheck,
+    Unpacker,
 };
 
 use crate::header::Header;
@@ -63,6 +64,15 @@ impl Format for Qcow {
         Some(&edit::QcowEditing)
     }
 
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // The driver looks at one cluster at a time.
+            Quirk::StatusByCluster,
+            // Its `create` checks the name itself, before QAPI could.
+            Quirk::OwnWordsForBackingFormat,
+        ]
+    }
+
     fn safety(&self) -> &'static [SafetyCheck] {
         &[
             SafetyCheck::Checked("a backing file is opened by the host's policy"),
@@ -102,10 +112,6 @@ impl Image for QcowImage<'_> {
 
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
         Some(Key::unpacker(self.key.as_ref(), Box::<QcowUnpacker>::default()))
-    }
-
-    fn told_at_once(&self) -> Option<u64> {
-        Some(self.header.cluster())
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -1,7 +1,6 @@
 //! Making qcow images: clusters are placed in the order in which their data comes.
 
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::vec::Vec;
 
 use instar_codec::Deflater;
@@ -11,7 +10,7 @@ use instar_image::options::{OptionKind, OptionSpec, of_file};
 use instar_image::pieces::Span;
 use instar_image::sealed::Placed;
 use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
-use instar_image::{Backing, CreateContext, Creator, Error, Machine, Result, Step, Version};
+use instar_image::{Backing, CreateContext, Creator, Error, Machine, Result, Step};
 
 use crate::encrypted;
 use crate::layout::{BACKING_NAME_MAX, COMPRESSED, ENTRIES_MAX, ENTRY, HEADER_LEN, MAGIC_1, SECTOR, field, plain};
@@ -135,10 +134,6 @@ impl Creator for QcowCreator {
 
     fn can_compress(&self) -> bool {
         true
-    }
-
-    fn unknown_backing_format(&self, name: &str, _version: Version) -> Error {
-        Error::usage(format!("unrecognized backing format '{name}'"))
     }
 
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {

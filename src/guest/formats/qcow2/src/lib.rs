@@ -40,7 +40,7 @@ use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::{
     Backing, Bitmaps, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
-    Mapping, OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Version, limits,
+    OpenContext, Probe, Quirk, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Version, limits,
 };
 
 use crate::bitmaps::{Bitmap, Directory};
@@ -117,10 +117,6 @@ impl Format for Qcow2 {
         write::SHOWN
     }
 
-    fn option_since(&self, name: &str) -> Version {
-        if name == "keep_data_file" { Version::V11_1 } else { Version::V5_2 }
-    }
-
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::Qcow2Creator)
     }
@@ -131,6 +127,13 @@ impl Format for Qcow2 {
 
     fn resizer(&self) -> Option<&dyn Resizer> {
         Some(&edit::Qcow2Resizer)
+    }
+
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // `keep_data_file` came with 11.1.
+            Quirk::OptionSince("keep_data_file", Version::V11_1),
+        ]
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
@@ -348,9 +351,8 @@ impl Image for Qcow2Image<'_> {
         Ok(self.map.reserved(at)?.map(|offset| (self.geometry.data, offset)))
     }
 
-    fn mapping(&self) -> Result<Mapping> {
-        let preallocated = preallocated::looks_so(self.source, self.device, &self.header)?;
-        Ok(if preallocated { Mapping::Holes } else { Mapping::Extents })
+    fn is_preallocated(&self) -> Result<bool> {
+        preallocated::looks_so(self.source, self.device, &self.header)
     }
 
     fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {

@@ -27,10 +27,6 @@ impl Editing for QedEditing {
         true
     }
 
-    fn names_backing_format(&self, format: &str) -> bool {
-        format == "raw"
-    }
-
     fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
         crate::recover::recover(machine, cx)
     }

@@ -20,7 +20,7 @@ use alloc::boxed::Box;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
     Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext,
-    Probe, Resizer, Result, SafetyCheck,
+    Probe, Quirk, Resizer, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -63,6 +63,13 @@ impl Format for Qed {
 
     fn resizer(&self) -> Option<&dyn Resizer> {
         Some(&edit::QedResizer)
+    }
+
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // All that an image says is whether its backing file is raw.
+            Quirk::BackingFormats(&["raw"]),
+        ]
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -17,8 +17,7 @@ use alloc::boxed::Box;
 use instar_image::options::OptionSpec;
 use instar_image::runs::RunMap;
 use instar_image::{
-    Creator, Description, DeviceId, Editing, Extent, Format, Image, Mapping, OpenContext, Place, Probe, Resizer,
-    Result, SafetyCheck,
+    Creator, DeviceId, Editing, Extent, Format, Image, OpenContext, Place, Probe, Quirk, Resizer, Result, SafetyCheck,
 };
 
 use crate::part::Part;
@@ -38,10 +37,6 @@ impl Format for Raw {
     /// Everything is raw, if it is nothing else.
     fn probe(&self, _probe: &Probe<'_>) -> u32 {
         1
-    }
-
-    fn bears_writers(&self) -> bool {
-        true
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
@@ -64,6 +59,19 @@ impl Format for Raw {
 
     fn resizer(&self) -> Option<&dyn Resizer> {
         Some(&write::RawResizer)
+    }
+
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // Every file is a raw image.
+            Quirk::Fallback,
+            // A reader sees some state of each sector, as a machine would.
+            Quirk::SharedWithWriters,
+            // The driver passes the question on to its file.
+            Quirk::ClusterSizeOfFile,
+            // So too where data is.
+            Quirk::StatusOfFile,
+        ]
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
@@ -92,14 +100,6 @@ impl Image for RawImage<'_> {
             Place::Zero { at: Some((self.device, offset)) }
         };
         Ok(Extent { at, len: run.len.min(left).min(max), place })
-    }
-
-    fn describe(&self) -> Result<Description> {
-        Ok(Description { clusters_of_file: true, ..Description::default() })
-    }
-
-    fn mapping(&self) -> Result<Mapping> {
-        Ok(Mapping::Through)
     }
 }
 

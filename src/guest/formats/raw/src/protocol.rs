@@ -8,7 +8,7 @@ use instar_image::machine::display_name;
 use instar_image::options::{OptionKind, OptionSpec, check_driver_options};
 use instar_image::write::Writer;
 use instar_image::{
-    CreateContext, Creator, Editing, Error, Format, Image, OpenContext, Probe, Resizer, Result, SafetyCheck,
+    CreateContext, Creator, Editing, Error, Format, Image, OpenContext, Probe, Quirk, Resizer, Result, SafetyCheck,
 };
 
 use crate::Raw;
@@ -54,10 +54,6 @@ impl Format for Protocol {
         0
     }
 
-    fn bears_writers(&self) -> bool {
-        true
-    }
-
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         check_driver_options(self.name, cx.options, &[])?;
         if cx.source.stat(cx.device)?.block_device != self.of_devices {
@@ -86,6 +82,19 @@ impl Format for Protocol {
 
     fn resizer(&self) -> Option<&dyn Resizer> {
         Some(&RawResizer)
+    }
+
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // It is named where a format would be.
+            Quirk::FileDriver,
+            // A reader sees some state of each sector, as a machine would.
+            Quirk::SharedWithWriters,
+            // What may lie below it is an image that another driver knows.
+            Quirk::ClusterSizeOfFile,
+            // So too where data is.
+            Quirk::StatusOfFile,
+        ]
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {

@@ -40,18 +40,6 @@ pub fn by_name(name: &str) -> Option<&'static dyn Format> {
     formats().iter().chain(PROTOCOLS).copied().find(|f| f.name() == name)
 }
 
-/// That one is a driver of files.
-#[must_use]
-pub fn is_protocol(name: &str) -> bool {
-    PROTOCOLS.iter().any(|f| f.name() == name)
-}
-
-/// The format of whatever is of no other.
-#[must_use]
-pub fn is_fallback(name: &str) -> bool {
-    name == instar_format_raw::Raw.name()
-}
-
 /// The format with the highest score, the first of them on a tie. An empty file is raw, whatever its name.
 #[must_use]
 pub fn probe(probe: &Probe<'_>) -> &'static dyn Format {
@@ -80,9 +68,9 @@ mod tests {
             assert!(by_name(format.name()).is_some());
             assert!(!format.safety().is_empty(), "{} leaves its safety checks open", format.name());
         }
-        assert!(by_name("nosuch").is_none() && !is_protocol("raw"));
+        assert!(by_name("nosuch").is_none());
         for name in ["file", "host_device", "host_cdrom"] {
-            assert!(by_name(name).is_some_and(|f| f.name() == name) && is_protocol(name));
+            assert!(by_name(name).is_some_and(|f| f.name() == name));
         }
     }
 

@@ -21,8 +21,8 @@ use alloc::boxed::Box;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    Ability, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, Mapping,
-    OpenContext, Probe, Resizer, Result, SafetyCheck,
+    Ability, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext,
+    Probe, Quirk, Resizer, Result, SafetyCheck,
 };
 
 use crate::header::Header;
@@ -71,6 +71,13 @@ impl Format for Vdi {
         Some(&resize::VdiResizer)
     }
 
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // The driver looks at one block at a time.
+            Quirk::StatusByCluster,
+        ]
+    }
+
     fn safety(&self) -> &'static [SafetyCheck] {
         &[
             SafetyCheck::Checked("images that differ from another one are refused: no other file is opened"),
@@ -95,8 +102,8 @@ impl Image for VdiImage<'_> {
         self.map.extent(&self.header, at, max)
     }
 
-    fn mapping(&self) -> Result<Mapping> {
-        Ok(if self.header.preallocated { Mapping::Holes } else { Mapping::Extents })
+    fn is_preallocated(&self) -> Result<bool> {
+        Ok(self.header.preallocated)
     }
 
     fn describe(&self) -> Result<Description> {
@@ -105,10 +112,6 @@ impl Image for VdiImage<'_> {
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
         Some(check::run(&self.header, self.device, cx))
-    }
-
-    fn told_at_once(&self) -> Option<u64> {
-        Some(BLOCK)
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -30,7 +30,7 @@ use instar_image::format::Wanted;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
     Ability, Backing, CheckContext, CheckReport, Creator, Description, Editing, Extent, Format, Image, OpenContext,
-    Probe, Resizer, Result, SafetyCheck,
+    Probe, Quirk, Resizer, Result, SafetyCheck,
 };
 
 use crate::bat::{Geometry, verify};
@@ -88,6 +88,13 @@ impl Format for Vhdx {
         Some(&resize::VhdxResizer)
     }
 
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // The driver has no `block_status`.
+            Quirk::NoBlockStatus,
+        ]
+    }
+
     fn safety(&self) -> &'static [SafetyCheck] {
         &[
             SafetyCheck::Checked("the parent is opened by the host's policy"),
@@ -131,11 +138,6 @@ impl Image for VhdxImage<'_> {
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
         self.map.extent(at, max)
-    }
-
-    /// But in children of a parent, which the stock tool does not have.
-    fn hides_places(&self) -> bool {
-        !self.geometry.differencing
     }
 
     fn backing(&self) -> Option<Backing> {

@@ -33,8 +33,8 @@ use instar_image::machine::{alone, display_name, not_opened};
 use instar_image::names::{beside, without_protocol};
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Ability, Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
-    Mapping, OpenContext, Probe, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Value, Version,
+    Ability, Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format,
+    Identity, Image, OpenContext, Probe, Quirk, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Value, Version,
 };
 use spin::Mutex;
 
@@ -60,14 +60,6 @@ impl Format for Vmdk {
         if probe::is_vmdk(probe.head) { 100 } else { 0 }
     }
 
-    fn opens_extents(&self) -> bool {
-        true
-    }
-
-    fn names_files(&self) -> bool {
-        true
-    }
-
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         Ok(Box::new(VmdkImage::open(&cx, false)?))
     }
@@ -84,10 +76,6 @@ impl Format for Vmdk {
         write::SHOWN
     }
 
-    fn option_since(&self, name: &str) -> Version {
-        if name == "toolsversion" { Version::V7_2 } else { Version::V5_2 }
-    }
-
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::VmdkCreator)
     }
@@ -98,6 +86,21 @@ impl Format for Vmdk {
 
     fn resizer(&self) -> Option<&dyn Resizer> {
         Some(&resize::VmdkResizer)
+    }
+
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // The descriptor says little of the disk: its extents do, in files of their own.
+            Quirk::SeveralFiles,
+            // `parentFileNameHint` is a path, whatever stands in it.
+            Quirk::BackingIsFile,
+            // `toolsversion` came with 7.2.
+            Quirk::OptionSince("toolsversion", Version::V7_2),
+            // The driver gives zeroed grains and flat extents a place in the file.
+            Quirk::StoredZeroes,
+            // It looks at one grain at a time.
+            Quirk::StatusByCluster,
+        ]
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
@@ -242,12 +245,8 @@ impl Image for VmdkImage<'_> {
         self.parent.clone().map(|name| Backing { name, format: Some("vmdk".into()) })
     }
 
-    fn identity(&self) -> Option<u32> {
-        Some(self.cid)
-    }
-
-    fn backing_identity(&self) -> Option<u32> {
-        Some(self.parent_cid)
+    fn identity(&self) -> Option<Identity> {
+        Some(Identity { own: self.cid, backing: self.parent_cid })
     }
 
     fn describe(&self) -> Result<Description> {
@@ -293,14 +292,6 @@ impl Image for VmdkImage<'_> {
     fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {
         let named = self.extents.iter().filter(|extent| !extent.name.is_empty());
         named.map(|extent| (extent.part.device, beside(&self.name, &extent.name))).collect()
-    }
-
-    fn mapping(&self) -> Result<Mapping> {
-        Ok(Mapping::Reserved)
-    }
-
-    fn told_at_once(&self) -> Option<u64> {
-        self.cluster_size()
     }
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {

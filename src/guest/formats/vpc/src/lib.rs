@@ -23,7 +23,7 @@ use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::runs::RunMap;
 use instar_image::{
     Ability, Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
-    Mapping, OpenContext, Probe, Resizer, Result, SafetyCheck,
+    OpenContext, Probe, Quirk, Resizer, Result, SafetyCheck,
 };
 
 use crate::check::Subject;
@@ -73,6 +73,13 @@ impl Format for Vpc {
 
     fn resizer(&self) -> Option<&dyn Resizer> {
         Some(&resize::VpcResizer)
+    }
+
+    fn quirks(&self) -> &'static [Quirk] {
+        &[
+            // Of a fixed image the driver says that all of it has its place.
+            Quirk::StoredZeroes,
+        ]
     }
 
     fn safety(&self) -> &'static [SafetyCheck] {
@@ -132,10 +139,6 @@ impl Image for VpcImage<'_> {
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
         self.map.extent(at, max, self.footer.size)
-    }
-
-    fn mapping(&self) -> Result<Mapping> {
-        Ok(if matches!(self.map, Map::Fixed { .. }) { Mapping::Reserved } else { Mapping::Extents })
     }
 
     fn backing(&self) -> Option<Backing> {

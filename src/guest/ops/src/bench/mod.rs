@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use instar_image::{Error, Kind, Machine, Result, Value, Version};
 use spin::Mutex;
 
+use crate::guessed::tell_guessed;
 use crate::open::{ImageSpec, Opening};
 use read::Reader;
 use write::Writing;
@@ -70,8 +71,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         disk: chain.virtual_size(),
     };
     let writing = if writes {
-        if image.format.is_none() && chain.layers.first().is_some_and(|l| l.format.name() == "raw") {
-            machine.emit("guessed-raw", &Value::from(image.name.as_slice()))?;
+        if let Some(top) = chain.layers.first() {
+            tell_guessed(machine, &image, top.format)?;
         }
         Some(Writing::open(opening, &image, &chain, number("pattern") as u8, &requests)?)
     } else {

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use instar_image::chain::Chain;
 use instar_image::error::Kind;
 use instar_image::machine::display_name;
+use instar_image::quirk::told_at_once;
 use instar_image::{Error, Machine, Place, Result};
 use spin::Mutex;
 
@@ -174,7 +175,7 @@ impl<'a> Walk<'a> {
         let Some(stored) = self.stored.get(part.source) else { return Ok(((0, false, false), u64::MAX)) };
         let entry = stored.entry(part.at, size.saturating_sub(part.at))?;
         let depth = entry.depth as usize;
-        let told = layers.get(depth).and_then(|layer| layer.image.told_at_once()).unwrap_or(u64::MAX).max(1);
+        let told = told_at_once(layers.get(depth));
         let len = entry.len.min(told - part.at % told);
         // What a backing file is too short for counts as if it were in it.
         let allocated = entry.bits & PRESENT != 0 || depth + 1 < layers.len();

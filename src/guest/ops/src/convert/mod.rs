@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::machine::{alone, has_a_writer};
+use instar_image::quirk::can_name;
 use instar_image::write::{Target, Writer};
 use instar_image::{
     Backing, CreateContext, EditContext, Error, Format, Kind, Machine, OpenContext, Result, Value, Version,
@@ -203,7 +204,7 @@ fn writer<'a>(
     if let Some(image) = params.backing_image.as_ref().filter(|_| backed) {
         // An image that cannot be read because of what it stands on is of no use. A format that the target cannot name is
         // found out by its readers.
-        let named = |name: &String| format.editing().is_none_or(|editing| editing.names_backing_format(name));
+        let named = |name: &String| can_name(format, name);
         let image = ImageSpec { format: image.format.clone().filter(named), ..image.clone() };
         let layers = Opening { machine, version, data: false }.layers(&image);
         layers.map_err(|e| params.target.could_not_open(e.context("Could not open backing file")))?;

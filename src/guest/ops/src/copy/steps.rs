@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
+use instar_image::quirk::told_at_once;
 use instar_image::{Machine, Place, Result};
 
 use crate::stored::{self, Stored};
@@ -112,7 +113,7 @@ impl<'a> Disk<'a> {
     fn status(&self, at: u64) -> Option<(u32, u64, usize)> {
         let entry = self.stored.entry(at, self.size() - at).ok()?;
         let depth = entry.depth as usize;
-        let told = self.chain.layers.get(depth).and_then(|layer| layer.image.told_at_once()).unwrap_or(u64::MAX).max(1);
+        let told = told_at_once(self.chain.layers.get(depth));
         Some((entry.bits, entry.len.min(told - at % told).max(1), depth))
     }
 }

@@ -12,15 +12,17 @@ use alloc::vec::Vec;
 use instar_image::chain::Chain;
 use instar_image::limits::BACKING_NAME_MAX;
 use instar_image::machine::display_name;
+use instar_image::quirk::{can_name, has};
 use instar_image::{
-    Ability, Backing, EditContext, Editing, Editor, Error, Format, Machine, NewBacking, Result, Value, Version, Writer,
-    allowed,
+    Ability, Backing, EditContext, Editing, Editor, Error, Format, Machine, NewBacking, Quirk, Result, Value, Version,
+    Writer, allowed,
 };
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
 use crate::copy::steps::Steps;
 use crate::copy::{self, Selection, Settings};
+use crate::guessed::tell_guessed;
 use crate::open::{ImageSpec, Opening, format_by_name, probe};
 
 /// Runs of zeroes of so many bytes become zero clusters.
@@ -69,19 +71,17 @@ impl Params {
 pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
     let params = Params::read(params)?;
     let opening = Opening { machine, version, data: !params.only_name };
-    let (chain, format, tells_nothing) = if params.only_name {
+    let (chain, format) = if params.only_name {
         let opened = opening.image_for(&params.image, true);
-        let (image, format) = opened.map_err(|e| params.image.could_not_open(e))?;
-        (None, format, image.describe()?.tells_nothing)
+        let (_, format) = opened.map_err(|e| params.image.could_not_open(e))?;
+        (None, format)
     } else {
         let chain = opening.chain_for(&params.image, &|depth, _| depth == 0 && !params.dry_run)?;
         let top = chain.layers.first().ok_or_else(|| Error::corrupt("a chain without an image"))?;
-        let (format, tells_nothing) = (top.format, top.image.describe()?.tells_nothing);
-        (Some(chain), format, tells_nothing)
+        let format = top.format;
+        (Some(chain), format)
     };
-    if params.image.format.is_none() && format.name() == "raw" {
-        machine.emit("guessed-raw", &Value::from(params.image.name.as_slice()))?;
-    }
+    tell_guessed(machine, &params.image, format)?;
     if params.compress && !format.editing().is_some_and(Editing::can_compress) {
         return Err(Error::usage("Compression not supported for this file format"));
     }
@@ -94,12 +94,12 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         let hint = "-u changes the name without looking at the new backing file";
         return Err(Error::usage(text.as_str()).with_hint(hint));
     }
-    if tells_nothing && version >= Version::V10_0 {
+    if has(format, Quirk::NoDriverInfo) && version >= Version::V10_0 {
         return Err(Error::unsupported("could not get block driver info"));
     }
     let editing = checked(&params, format, machine, version)?;
     let new = match &params.new {
-        Some(spec) => as_it_will_be_read(opening, editing, spec).map_err(|e| not_opened(spec, e))?,
+        Some(spec) => as_it_will_be_read(opening, format, spec).map_err(|e| not_opened(spec, e))?,
         None => Chain { layers: Vec::new() },
     };
     let options = params.image.options_at(0);
@@ -131,13 +131,13 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
 
 /// The new chain as readers of the image will see it. A QED image cannot say that its backing file is a fixed VHD: it will be
 /// read as raw, its footer as the end of the disk (the stock tool copies what differs from the VHD, and the disk changes).
-fn as_it_will_be_read<'a>(opening: Opening<'a>, editing: &dyn Editing, spec: &ImageSpec) -> Result<Chain<'a>> {
+fn as_it_will_be_read<'a>(opening: Opening<'a>, format: &dyn Format, spec: &ImageSpec) -> Result<Chain<'a>> {
     let said = opening.chain(spec)?;
-    if spec.format.as_deref().is_none_or(|format| editing.names_backing_format(format)) {
+    if spec.format.as_deref().is_none_or(|backing| can_name(format, backing)) {
         return Ok(said);
     }
     let found = probe(opening.machine.source(), spec.device, &spec.name)?;
-    if said.layers.first().is_some_and(|layer| layer.format.name() == found.name()) {
+    if said.layers.first().is_some_and(|layer| layer.format == found) {
         return Ok(said);
     }
     opening.chain(&ImageSpec { format: None, ..spec.clone() })

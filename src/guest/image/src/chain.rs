@@ -24,9 +24,10 @@ pub struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    /// See [`Image::extent`]. A failure too is about no more than was asked for.
-    fn extent(&self, at: u64, max: u64) -> Result<Extent> {
-        self.image.extent(at, max).map_err(|e| e.losing_at_most(max))
+    /// See [`Image::extent`]; never empty. A failure too is about no more than was asked for.
+    pub fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        let extent = self.image.extent(at, max).map_err(|e| e.losing_at_most(max))?;
+        if extent.len > 0 { Ok(extent) } else { Err(Error::corrupt("an extent without a byte")) }
     }
 }
 

@@ -35,6 +35,7 @@ pub mod runs;
 pub mod sealed;
 pub mod table;
 pub mod version;
+pub mod walk;
 pub mod windows;
 pub mod write;
 

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::machine::STREAM_MAX;
+use instar_image::walk::walk;
 use instar_image::{DeviceId, Error, Kind, Machine, Result, Value, Version};
 
 use crate::copy::losses::words;
@@ -47,32 +48,31 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let size = chain.virtual_size();
     let start = params.u64("start").unwrap_or(0);
     let end = params.u64("length").map_or(size, |len| start.saturating_add(len)).min(size);
-    let mut walk = Walk { machine, files, stored: Stored::of(machine, &chain)?, batch: Vec::new() };
+    let stored = Stored::of(machine, &chain)?;
+    let mut records = Records { machine, files, batch: Vec::new() };
     let told = if version == Version::V5_2 { !PRESENT } else { !0 };
     let mut current = Entry { start, ..Entry::default() };
-    let mut at = start;
-    while at < end {
-        let next = match walk.stored.entry(at, end - at) {
+    for next in walk(start..end, |at, max| stored.entry(at, max)) {
+        let next = match next {
             Ok(next) => next,
             Err(error) => {
                 // What is complete is shown.
-                walk.flush()?;
+                records.flush()?;
                 return Err(unreadable(machine, error));
             }
         };
-        at = at.saturating_add(next.len);
         if current.len > 0 && current.takes(&next, told) {
             current.len = current.len.saturating_add(next.len);
             continue;
         }
         if current.len > 0 {
-            walk.push(&current)?;
+            records.push(&current)?;
         }
         current = next;
     }
     // The last one is handed over even where there is none: the stock tool shows it.
-    walk.push(&current)?;
-    walk.flush()?;
+    records.push(&current)?;
+    records.flush()?;
     Ok(0)
 }
 
@@ -90,15 +90,15 @@ fn files(machine: &dyn Machine, chain: &Chain<'_>) -> Vec<(DeviceId, Vec<u8>)> {
     own.chain(others).collect()
 }
 
-struct Walk<'a> {
+/// On their way to the host.
+struct Records<'a> {
     machine: &'a dyn Machine,
     /// That data may lie in, and their names.
     files: Vec<(DeviceId, Vec<u8>)>,
-    stored: Stored<'a>,
     batch: Vec<u8>,
 }
 
-impl Walk<'_> {
+impl Records<'_> {
     fn push(&mut self, entry: &Entry) -> Result<()> {
         for number in [entry.start, entry.len, entry.offset] {
             self.batch.extend_from_slice(&number.to_le_bytes());

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
+use instar_image::walk::walk;
 use instar_image::{
     Backing, Bitmaps, CreateContext, DeviceId, Error, Machine, Measure, Measured, Result, Value, Version,
 };
@@ -78,17 +79,21 @@ struct Source<'a> {
 impl Measured for Source<'_> {
     fn data(&self, unit: u64) -> Result<u64> {
         let size = self.chain.virtual_size();
-        let (mut at, mut data) = (0u64, 0u64);
-        while at < size {
-            let entry = self.stored.entry(at, size - at).map_err(|_| Error::malformed("Unable to get block status"))?;
-            let mut end = at.saturating_add(entry.len);
+        let mut data = 0u64;
+        let units = walk(0..size, |at, max| {
+            let mut entry = self.stored.entry(at, max)?;
             if entry.bits & (DATA | PRESENT | ZERO) == DATA | PRESENT {
-                end = end.div_ceil(unit).saturating_mul(unit);
+                let end = at.saturating_add(entry.len).div_ceil(unit).saturating_mul(unit);
                 data = data.saturating_add(end - at / unit * unit);
+                entry.len = end - at;
             }
-            at = end;
+            Ok(entry)
+        });
+        let failed = units.filter_map(Result::err).next();
+        match failed {
+            Some(_) => Err(Error::malformed("Unable to get block status")),
+            None => Ok(data),
         }
-        Ok(data)
     }
 
     fn bitmaps(&self) -> Option<&dyn Bitmaps> {

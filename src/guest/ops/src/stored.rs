@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use instar_image::chain::Chain;
 use instar_image::quirk::{has, hides_places};
 use instar_image::runs::RunMap;
-use instar_image::{Error, Extent, Machine, Place, Quirk, Result, Run};
+use instar_image::walk::Stretch;
+use instar_image::{Extent, Machine, Place, Quirk, Result, Run};
 
 /// It is in a layer of the chain.
 pub const PRESENT: u32 = 1;
@@ -28,6 +29,12 @@ pub struct Entry {
     pub bits: u32,
     /// The device that it is on, where it has a plain place.
     pub device: u32,
+}
+
+impl Stretch for Entry {
+    fn bytes(&self) -> u64 {
+        self.len
+    }
 }
 
 /// See the module.
@@ -70,7 +77,7 @@ impl<'a> Stored<'a> {
             if left == 0 {
                 return Ok((Extent { place: Place::Zero { at: None }, ..extent }, false));
             }
-            let inner = node.layer.image.extent(offset, extent.len.min(left))?;
+            let inner = node.layer.extent(offset, extent.len.min(left))?;
             extent = Extent { at: extent.at, ..inner };
             hidden = node.layer.image.backing().is_some();
             if !has(node.layer.format, Quirk::StatusOfFile) {
@@ -86,9 +93,6 @@ impl<'a> Stored<'a> {
             return Ok(Entry { start: at, len: max, bits: PRESENT | DATA, ..Entry::default() });
         }
         let (depth, extent) = self.chain.extent(at, max)?;
-        if extent.len == 0 {
-            return Err(Error::corrupt("an extent without a byte"));
-        }
         let through = self.has(depth, Quirk::StatusOfFile);
         let (extent, hidden) = if through { self.through(extent)? } else { (extent, false) };
         let mut entry = Entry { start: at, len: extent.len, depth: depth as u32, ..Entry::default() };

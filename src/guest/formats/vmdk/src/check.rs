@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use instar_image::walk::walk;
 use instar_image::{CheckContext, CheckReport, DeviceId, Error, Image, Machine, Packed, Place, Result, Unpacker};
 
 use crate::VmdkImage;
@@ -15,14 +16,11 @@ pub fn run(image: &VmdkImage<'_>, cx: CheckContext<'_>) -> Result<CheckReport> {
     let mut known = None;
     let mut grains = Grains { unpacker: image.unpacker(), stored: Vec::new(), grain: Vec::new() };
     let mut at = 0;
-    while at < size {
-        let extent = match image.extent(at, size - at) {
-            Ok(extent) => extent,
-            Err(_) => {
-                let sector = at / 512;
-                cx.findings.line(&alloc::format!("ERROR: could not get cluster_offset for sector {sector}"))?;
-                return Err(Error::corrupt("Operation not permitted"));
-            }
+    for extent in walk(0..size, |at, max| image.extent(at, max)) {
+        let Ok(extent) = extent else {
+            let sector = at / 512;
+            cx.findings.line(&alloc::format!("ERROR: could not get cluster_offset for sector {sector}"))?;
+            return Err(Error::corrupt("Operation not permitted"));
         };
         let place = match extent.place {
             Place::Data { device, offset } => Some((device, offset, extent.len)),
@@ -45,7 +43,7 @@ pub fn run(image: &VmdkImage<'_>, cx: CheckContext<'_>) -> Result<CheckReport> {
             cx.findings.line(&alloc::format!("ERROR: the compressed grain of sector {sector} cannot be unpacked"))?;
             report.corruptions += 1;
         }
-        at = at.saturating_add(extent.len.max(1));
+        at = extent.end();
     }
     Ok(report)
 }

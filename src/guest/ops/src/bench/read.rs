@@ -4,6 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
+use instar_image::walk::walk;
 use instar_image::{Machine, Result};
 
 use super::{ROOM, Requests, failed, failure};
@@ -55,19 +56,14 @@ impl<'a> Reader<'a> {
 
     /// What a range of the disk consists of.
     fn parts(&self, at: u64, len: u64) -> Result<Vec<Part>> {
-        let (mut parts, mut done) = (Vec::new(), 0);
-        while done < len {
-            let (depth, extent) = self.chain.extent(at + done, len - done).map_err(|error| failed(&error))?;
-            if extent.len == 0 {
-                return Err(failure("Input/output error"));
-            }
+        let found = walk(at..at.saturating_add(len), |at, max| {
+            let (depth, extent) = self.chain.extent(at, max).map_err(|error| failed(&error))?;
             // The stock tool asks the images below even where they hold nothing.
             if !self.chain.shows(depth) {
                 return Err(failure("Invalid argument"));
             }
-            parts.push(Part { source: 0, depth, at: at + done, extent, work: true });
-            done += extent.len;
-        }
-        Ok(parts)
+            Ok(Part { source: 0, depth, at, extent, work: true })
+        });
+        found.collect()
     }
 }

@@ -152,17 +152,15 @@ impl<'a> Walk<'a> {
         let size = self.sizes.get(source).copied().unwrap_or_default();
         let Some(chain) = self.chains.get(source).filter(|_| at < size) else { return Ok(None) };
         match chain.extent(at, max.min(size - at)) {
-            Ok((depth, extent)) if extent.len > 0 => match chain.readable(depth, extent) {
+            Ok((depth, extent)) => match chain.readable(depth, extent) {
                 Ok(extent) => Ok(Some(Part { source, depth, at, extent, work: true })),
                 Err(error) => Err(Event::Unreadable(unreadable(chain, at, &error.message))),
             },
-            outcome => {
+            Err(error) => {
                 let name = chain.layers.first().map(|layer| display_name(&layer.name)).unwrap_or_default();
                 let failed = Error::malformed(format!("Sector allocation test failed for {name}"));
-                Err(Event::NoStatus(match outcome {
-                    Err(error) if matches!(error.kind, Kind::Corrupt) => failed.after(error.message),
-                    _ => failed,
-                }))
+                let is_told = matches!(error.kind, Kind::Corrupt);
+                Err(Event::NoStatus(if is_told { failed.after(error.message) } else { failed }))
             }
         }
     }

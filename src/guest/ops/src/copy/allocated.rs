@@ -9,6 +9,7 @@ use core::ops::Range;
 use core::slice;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use crate::copy::fill::parts_of;
 use instar_image::chain::Chain;
 use instar_image::reader::is_zero;
 use instar_image::sealed::{self, Placed};
@@ -258,19 +259,8 @@ impl Worker<'_> {
         for (task, area) in tasks.iter().zip(split(&mut self.seen, tasks, unit)) {
             let job = task.job;
             let shown = chain.virtual_size().saturating_sub(job.at).min(job.len);
-            let (mut parts, mut done) = (Vec::new(), 0);
-            while done < shown {
-                let at = job.at + done;
-                let (depth, extent) = chain.extent(at, shown - done)?;
-                if extent.len == 0 {
-                    return Err(Error::corrupt("an extent without a byte"));
-                }
-                let extent = chain.readable(depth, extent)?;
-                parts.push(Part { source: 0, depth, at, extent, work: true });
-                done += extent.len;
-            }
             area.get_mut(shown as usize..).unwrap_or_default().fill(0);
-            all.push(parts);
+            all.push(parts_of(chain, 0, job.at, shown)?);
         }
         fill(other, tasks, &all, &mut self.seen, unit)?;
         for (fate, (ours, theirs)) in self.fates.iter_mut().zip(self.buf.chunks(unit).zip(self.seen.chunks(unit))) {

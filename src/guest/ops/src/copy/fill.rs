@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::damage::Damage;
+use instar_image::walk::walk;
 use instar_image::{Error, Kind, Packed, Place, Read, Result, Source, Unpacker};
 
 use super::losses::{Cause, Losses};
@@ -284,18 +285,19 @@ fn in_units(offset: u64, len: usize, unit: u64) -> bool {
     offset.is_multiple_of(unit) && (len as u64).is_multiple_of(unit)
 }
 
+/// The parts of the `len` bytes that layer `depth` of a chain shows at `at`.
+pub fn parts_of(chain: &Chain<'_>, depth: usize, at: u64, len: u64) -> Result<Vec<Part>> {
+    let found = walk(at..at.saturating_add(len), |at, max| {
+        let (depth, extent) = chain.extent_below(depth, at, max)?;
+        let extent = chain.readable(depth, extent)?;
+        Ok(Part { source: 0, depth, at, extent, work: true })
+    });
+    found.collect()
+}
+
 /// Reads what layer `depth` of a chain shows at `at`.
 pub fn read_at(source: &dyn Source, chain: &Chain<'_>, depth: usize, at: u64, buf: &mut [u8]) -> Result<()> {
-    let (mut parts, mut done) = (Vec::new(), 0);
-    while done < buf.len() as u64 {
-        let (depth, extent) = chain.extent_below(depth, at + done, buf.len() as u64 - done)?;
-        if extent.len == 0 {
-            return Err(Error::corrupt("an extent without a byte"));
-        }
-        let extent = chain.readable(depth, extent)?;
-        parts.push(Part { source: 0, depth, at: at + done, extent, work: true });
-        done += extent.len;
-    }
+    let parts = parts_of(chain, depth, at, buf.len() as u64)?;
     Filler::new(core::slice::from_ref(chain), source, None).fill(&parts, at, buf)
 }
 

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use instar_image::chain::Chain;
 use instar_image::damage::SECTOR;
+use instar_image::walk::{Stretch, walk};
 use instar_image::write::Target;
 use instar_image::{Error, Extent, Kind, Place, Result, Scope, Source};
 use spin::Mutex;
@@ -38,6 +39,12 @@ pub struct Part {
     pub extent: Extent,
     /// The target has to be made to show it; else it does so already.
     pub work: bool,
+}
+
+impl Stretch for Part {
+    fn bytes(&self) -> u64 {
+        self.extent.len
+    }
 }
 
 /// A part of a worker's next task: bytes in a row.
@@ -184,17 +191,14 @@ impl<'a> Planner<'a> {
                 resolved.push(*part);
                 continue;
             };
-            let mut done = 0;
-            while done < part.extent.len {
-                let (at, left) = (part.at + done, part.extent.len - done);
+            let found = walk(part.at..part.at.saturating_add(part.extent.len), |at, left| {
                 let found = self.or_lost(source, at, left, chain.extent_below(self.above, at, left));
                 let (depth, extent) = found.map_err(|e| no_place(at, e))?;
-                if extent.len == 0 {
-                    return Err(Error::corrupt("an extent without a byte"));
-                }
                 let extent = self.readable(source, depth, extent, at)?;
-                resolved.push(Part { source, depth, at, extent, ..*part });
-                done += extent.len;
+                Ok(Part { source, depth, at, extent, ..*part })
+            });
+            for part in found {
+                resolved.push(part?);
             }
         }
         Ok(resolved)
@@ -243,9 +247,6 @@ impl<'a> Planner<'a> {
             Selection::All | Selection::Differing(_) => chain.extent(inside, max),
         };
         let (depth, extent) = self.or_lost(source, inside, max, found).map_err(|e| no_place(inside, e))?;
-        if extent.len == 0 {
-            return Err(Error::corrupt("an extent without a byte"));
-        }
         let extent = self.readable(source, depth, extent, at)?;
         let part = Part { source, depth, at, extent, work: true };
         if let Selection::Differing(other) = self.selection {
@@ -294,11 +295,7 @@ impl<'a> Planner<'a> {
         }
         let size = other.virtual_size();
         let there = if at < size {
-            let (_, extent) = other.extent(at, len.min(size - at))?;
-            if extent.len == 0 {
-                return Err(Error::corrupt("an extent without a byte"));
-            }
-            extent
+            other.extent(at, len.min(size - at))?.1
         } else {
             Extent { at, len, place: Place::Unallocated }
         };
@@ -309,30 +306,23 @@ impl<'a> Planner<'a> {
     /// `room`: bytes that the job may have, rounded up to whole units.
     fn plan(&self, position: &mut Position, room: u64) -> Result<Option<Job>> {
         // Past what needs no work.
-        let mut at = position.next;
-        let first = loop {
-            if at >= self.total {
-                position.next = at;
-                return Ok(None);
-            }
-            let part = self.part(at, self.total - at)?;
-            if part.work {
-                break part;
-            }
-            at = at.saturating_add(part.extent.len);
+        let mut ahead = walk(position.next..self.total, |at, max| self.part(at, max));
+        let Some(first) = ahead.find(|part| part.as_ref().map_or(true, |part| part.work)).transpose()? else {
+            position.next = position.next.max(self.total);
+            return Ok(None);
         };
         // Whole units: what lies before the first work in its unit belongs to the job.
-        let start = (at / self.unit * self.unit).max(position.next);
+        let start = (first.at / self.unit * self.unit).max(position.next);
         let end = start.saturating_add(room).next_multiple_of(self.unit).min(self.total);
         let mut parts = Vec::new();
         let mut at = start;
         let mut work_end = start;
-        while at < end && parts.len() < EXTENTS_MAX {
-            let part = if at == first.at {
-                Part { extent: first.extent.slice(first.extent.at, end - at), ..first }
-            } else {
-                self.part(at, end - at)?
-            };
+        let found = walk(start..end, |at, max| match at {
+            _ if at == first.at => Ok(Part { extent: first.extent.slice(first.extent.at, max), ..first }),
+            _ => self.part(at, max),
+        });
+        for part in found.take(EXTENTS_MAX) {
+            let part = part?;
             let next = at.saturating_add(part.extent.len);
             if part.work {
                 work_end = next;
@@ -361,12 +351,7 @@ impl<'a> Planner<'a> {
             return self.trim(parts, whole);
         }
         let end = (start + self.unit).min(self.total);
-        let mut at = at;
-        while at < end {
-            let Ok(part) = self.part(at, end - at) else { break };
-            at = at.saturating_add(part.extent.len);
-            parts.push(part);
-        }
+        parts.extend(walk(at..end, |at, max| self.part(at, max)).map_while(Result::ok));
         end
     }
 

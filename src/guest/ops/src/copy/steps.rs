@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::quirk::told_at_once;
+use instar_image::walk::walk;
 use instar_image::{Machine, Place, Result};
 
 use crate::stored::{self, Stored};
@@ -69,17 +70,9 @@ impl<'a> Steps<'a> {
     /// Of a rebase: a piece is what the image leaves to its backing file, and each counts the same, however small.
     pub fn of_rebase(chain: &'a Chain<'a>) -> Self {
         let size = chain.virtual_size();
-        let mut at = 0;
-        Self::new(size.div_ceil(BUFFER).max(1), move || {
-            while at < size {
-                let extent = chain.extent_above(1, at, BUFFER.min(size - at)).ok()?.1;
-                at += extent.len.max(1);
-                if extent.place == Place::Unallocated {
-                    return Some((at, 1));
-                }
-            }
-            None
-        })
+        let own = walk(0..size, |at, max| chain.extent_above(1, at, max.min(BUFFER)).map(|(_, extent)| extent));
+        let mut left = own.map_while(Result::ok).filter(|extent| extent.place == Place::Unallocated);
+        Self::new(size.div_ceil(BUFFER).max(1), move || left.next().map(|extent| (extent.end(), 1)))
     }
 
     /// Tells of all pieces that end at byte `at` of the disk or before.

@@ -7,6 +7,7 @@ use instar_image::Zeroes;
 use instar_image::chain::{Chain, Node};
 use instar_image::keys::Keys;
 use instar_image::reader::is_zero;
+use instar_image::walk::walk;
 use instar_image::{
     Beside, DeviceId, Error, Machine, Place, RangePair, Read, Result, Role, Run, Scope, Sink, Source, Stat, Step, Value,
 };
@@ -117,18 +118,12 @@ impl Source for Nested<'_> {
         }
         let end = offset.saturating_add(len).min(self.chain.virtual_size());
         let mut at = offset;
-        for _ in 0..RUNS {
-            if at >= end {
-                break;
-            }
-            let extent = match self.chain.extent(at, end - at) {
+        for found in walk(offset..end, |at, max| self.chain.extent(at, max)).take(RUNS) {
+            let extent = match found {
                 // It is an error when it is asked for by itself.
                 Err(_) if at > offset => break,
                 other => other?.1,
             };
-            if extent.len == 0 {
-                return Err(Error::corrupt("an extent without a byte"));
-            }
             let data = !matches!(extent.place, Place::Zero { .. } | Place::Unallocated);
             match runs.last_mut().filter(|last| at > offset && last.data == data) {
                 Some(last) => last.len += extent.len,

@@ -13,7 +13,8 @@ pub mod tables;
 use alloc::format;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use instar_image::{CheckContext, CheckReport, DeviceId, Error, Machine, Result};
+use instar_image::walk::walk;
+use instar_image::{CheckContext, CheckReport, DeviceId, Error, Extent, Machine, Place, Result};
 
 use crate::Qcow2Image;
 use crate::bitmaps::{self, Bitmap};
@@ -83,19 +84,15 @@ pub fn run(image: &Qcow2Image<'_>, mut cx: CheckContext<'_>) -> Result<CheckRepo
 /// nothing.
 fn unreadable(image: &Qcow2Image<'_>, cx: &mut CheckContext<'_>, report: &mut CheckReport) -> Result<()> {
     let (size, cluster) = (image.header.size, image.header.cluster_size());
-    let mut at = 0u64;
-    while at < size {
-        let step = match image.map.extent(at, size - at) {
-            Ok(extent) => extent.len.max(1),
-            Err(error) => {
-                cx.findings.line(&format!("ERROR offset={at:x}: the cluster cannot be read: {error}"))?;
-                report.corruptions = report.corruptions.saturating_add(1);
-                cluster - at % cluster
-            }
-        };
-        at = at.saturating_add(step);
-    }
-    Ok(())
+    let mut all = walk(0..size, |at, max| match image.map.extent(at, max) {
+        Err(error) => {
+            cx.findings.line(&format!("ERROR offset={at:x}: the cluster cannot be read: {error}"))?;
+            report.corruptions = report.corruptions.saturating_add(1);
+            Ok(Extent { at, len: cluster - at % cluster, place: Place::Unallocated })
+        }
+        found => found,
+    });
+    all.try_for_each(|extent| extent.map(|_| ()))
 }
 
 /// Everything that refers to clusters, in qemu-img's order.

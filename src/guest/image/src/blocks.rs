@@ -1,17 +1,21 @@
-//! Disks of blocks with one table, an entry of 32 bits for each: written new or changed in place.
+//! Disks of blocks with one table, an entry of 32 bits for each: read, written new or changed in place.
 //!
 //! A format says what its entries mean ([`Blocks`]); where blocks go and in what order things get stable is the same
 //! for all: bytes go to new blocks at the end, the file has its length, then what counts the blocks is written, then the
 //! entries. A run that is cut in between has blocks that nothing refers to.
 
+mod read;
+
 use alloc::vec::Vec;
 
 use spin::Mutex;
 
-use crate::pieces::{Pieces, Span};
 use crate::sealed::{self, Placed};
+use crate::table::{Span, TableCache};
 use crate::write::{Piece, Target};
-use crate::{DeviceId, Error, Machine, Result, Step};
+use crate::{DeviceId, Error, Machine, Result, Source, Step};
+
+pub use read::BlockReader;
 
 /// Entries that may wait: 16 bytes each.
 const WAITING_MAX: usize = 1 << 16;
@@ -39,6 +43,8 @@ pub struct Blocks {
     pub absent: fn(u32) -> bool,
     /// How entries are stored.
     pub big_endian: bool,
+    /// Where there is no block, what lies below shows (else zeroes).
+    pub backed: bool,
 }
 
 impl Blocks {
@@ -71,13 +77,13 @@ impl Blocks {
 
     /// Entry number `index`; `None` behind the end of the table.
     pub fn at(&self, machine: &dyn Machine, index: u64) -> Result<Option<u32>> {
-        let entry = Pieces::<4>::new(machine.source(), self.device).entry(self.table, index)?;
+        let entry = TableCache::<4>::new(machine.source(), self.device).entry(self.table, index)?;
         Ok(entry.map(|bytes| self.value(bytes)))
     }
 
     /// Calls `each` for every entry: its number and its value.
-    pub fn each(&self, machine: &dyn Machine, mut each: impl FnMut(u64, u32) -> Result<()>) -> Result<()> {
-        let mut pieces = Pieces::<4>::new(machine.source(), self.device);
+    pub fn each(&self, source: &dyn Source, mut each: impl FnMut(u64, u32) -> Result<()>) -> Result<()> {
+        let mut pieces = TableCache::<4>::new(source, self.device);
         let mut index = 0;
         while index < self.table.count {
             let entries = pieces.from(self.table, index)?;
@@ -112,7 +118,7 @@ impl Blocks {
         let device = self.device;
         loop {
             let mut found: Vec<(u64, u32)> = Vec::new();
-            self.each(machine, |number, entry| {
+            self.each(machine.source(), |number, entry| {
                 let offset = self.place(entry);
                 if offset.is_some_and(|offset| offset < self.table_end()) {
                     return Err(misplaced());
@@ -190,7 +196,7 @@ pub struct BlockWriter<'a> {
 }
 
 struct State<'a> {
-    pieces: Pieces<'a, 4>,
+    pieces: TableCache<'a, 4>,
     /// New entries by number, in ascending order.
     added: Vec<(u64, u32)>,
     /// Offset of the next new block.
@@ -203,7 +209,7 @@ impl<'a> BlockWriter<'a> {
     /// New blocks are put from `end` on. `fresh`: there are none yet.
     pub fn new(machine: &'a dyn Machine, blocks: Blocks, end: u64, fresh: bool) -> Result<Self> {
         let old_len = machine.stat(blocks.device)?.len;
-        let pieces = Pieces::new(machine.source(), blocks.device);
+        let pieces = TableCache::new(machine.source(), blocks.device);
         let state = Mutex::new(State { pieces, added: Vec::new(), end, len: old_len });
         Ok(Self { machine, blocks, old_len, fresh, state })
     }

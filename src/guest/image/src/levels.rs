@@ -1,18 +1,23 @@
-//! Disks of clusters with two levels of tables, entries of `N` bytes in each: written new or changed in place.
+//! Disks of clusters with two levels of tables, entries of `N` bytes in each: read, written new or
+//! changed in place.
 //!
 //! A format says what its entries mean ([`Levels`]); what is the same for all is where clusters go and in what order
 //! things get stable: bytes go to new clusters at the end, then the file has its length, then second-level entries are
 //! written, then first-level ones. A run that is cut in between has clusters that nothing refers to.
+
+mod read;
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use spin::Mutex;
 
-use crate::pieces::{Pieces, Span};
 use crate::sealed::Placed;
+use crate::table::{Span, TableCache};
 use crate::write::Piece;
 use crate::{DeviceId, Error, Machine, Result, Step};
+
+pub use read::{Entries, LevelReader};
 
 /// Entries that may wait: some tens of bytes each.
 const WAITING_MAX: usize = 1 << 15;
@@ -74,8 +79,8 @@ pub struct LevelWriter<'a, const N: usize = 8> {
 
 /// What is not settled yet.
 struct State<'a, const N: usize> {
-    l1: Pieces<'a, N>,
-    l2: Pieces<'a, N>,
+    l1: TableCache<'a, N>,
+    l2: TableCache<'a, N>,
     /// New tables: offset by number.
     tables: BTreeMap<u64, u64>,
     /// New entries by the number of their cluster.
@@ -90,7 +95,7 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
     /// What is new is put from `end` on.
     pub fn new(machine: &'a dyn Machine, levels: Levels, end: u64) -> Result<Self> {
         let old_len = machine.stat(levels.device)?.len;
-        let pieces = || Pieces::new(machine.source(), levels.device);
+        let pieces = || TableCache::new(machine.source(), levels.device);
         let (tables, entries) = (BTreeMap::new(), BTreeMap::new());
         let state = Mutex::new(State { l1: pieces(), l2: pieces(), tables, entries, end, len: old_len });
         Ok(Self { machine, levels, old_len, state })

@@ -1,15 +1,56 @@
-//! Tables of fixed-width entries, read in pieces.
+//! Reading tables of fixed-width entries, in pieces: any of an image's tables through one window.
 
-use alloc::vec;
+use alloc::format;
 use alloc::vec::Vec;
 
 use crate::damage::Damage;
-use crate::{DeviceId, Result, Source};
+use crate::limits::LACKING_MAX;
+use crate::{DeviceId, Error, Result, Source};
 
-/// Bytes that are held of a table.
-const PIECE: u64 = 65536;
+/// Bytes read at once.
+const PIECE: usize = 65536;
 
-/// What a table is read from.
+/// Where a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Byte offset.
+    pub offset: u64,
+    /// Entries.
+    pub count: u64,
+}
+
+impl Span {
+    /// Fails where the file does not have most of a large table, whose entries are `entry` bytes long.
+    pub fn check_held(&self, source: &dyn Source, device: DeviceId, entry: u64) -> Result<()> {
+        let held = source.stat(device)?.len.saturating_sub(self.offset) / entry.max(1);
+        if self.count.saturating_sub(held) > LACKING_MAX {
+            return Err(Error::malformed(format!("the file ends before most of a table of {} entries", self.count)));
+        }
+        Ok(())
+    }
+
+    /// The same where a table is never zeroes: holes of the file do not count as held.
+    pub fn check_written(&self, source: &dyn Source, device: DeviceId, entry: u64) -> Result<()> {
+        self.check_held(source, device, entry)?;
+        let (mut at, end) = (self.offset, self.offset.saturating_add(self.count.saturating_mul(entry)));
+        let mut lacking = 0;
+        while self.count > LACKING_MAX && at < end {
+            let mut runs = Vec::new();
+            let next = source.runs(device, at, end - at, &mut runs)?;
+            lacking += runs.iter().filter(|run| !run.data).map(|run| run.len).sum::<u64>();
+            if lacking / entry.max(1) > LACKING_MAX {
+                return Err(Error::malformed(format!("most of a table of {} entries was never written", self.count)));
+            }
+            if next <= at {
+                break;
+            }
+            at = next;
+        }
+        Ok(())
+    }
+}
+
+/// What tables are read from.
 pub trait Bytes {
     /// Reads from byte `offset` on; zeroes past the end.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
@@ -24,71 +65,71 @@ impl Bytes for OnDevice<'_> {
     }
 }
 
-/// A table on a device.
-pub type Table<'a, const N: usize> = TableOver<OnDevice<'a>, N>;
+/// The same of tables on a device.
+pub type TableCache<'a, const N: usize> = TableCacheOver<OnDevice<'a>, N>;
 
-/// A table of entries of `N` bytes. One piece is held, so a walk from front to back crosses to the host once for each
-/// piece, and memory does not grow with the image. Of what cannot be read, only the entries that lie there are lost.
-pub struct TableOver<B, const N: usize> {
-    bytes: B,
-    /// Byte offset of the table.
-    offset: u64,
-    entries: u64,
-    /// First entry that is held.
-    first: u64,
-    held: Vec<u8>,
+/// Reads tables whose entries are `N` bytes long, and keeps the last piece: a walk from front to back crosses to the host
+/// once for each piece, and memory does not grow with the image. What lies past the end is zeroes; of what cannot be read,
+/// only the entries that lie there are lost.
+pub struct TableCacheOver<B, const N: usize> {
+    from: B,
+    /// Byte offset of what is held.
+    at: u64,
+    bytes: Vec<u8>,
     damage: Damage,
 }
 
-impl<'a, const N: usize> Table<'a, N> {
+impl<'a, const N: usize> TableCache<'a, N> {
     /// Nothing is read yet.
     #[must_use]
-    pub const fn new(source: &'a dyn Source, device: DeviceId, offset: u64, entries: u64) -> Self {
-        Self::over(OnDevice(source, device), offset, entries)
+    pub const fn new(source: &'a dyn Source, device: DeviceId) -> Self {
+        Self::over(OnDevice(source, device))
     }
 }
 
-impl<B, const N: usize> TableOver<B, N> {
-    /// A table in `bytes`. Nothing is read yet.
+impl<B, const N: usize> TableCacheOver<B, N> {
+    /// Tables in `from`. Nothing is read yet.
     #[must_use]
-    pub const fn over(bytes: B, offset: u64, entries: u64) -> Self {
-        Self { bytes, offset, entries, first: 0, held: Vec::new(), damage: Damage::none() }
+    pub const fn over(from: B) -> Self {
+        Self { from, at: 0, bytes: Vec::new(), damage: Damage::none() }
     }
 }
 
-impl<B: Bytes, const N: usize> TableOver<B, N> {
-    /// How many entries it has.
-    #[must_use]
-    pub const fn entries(&self) -> u64 {
-        self.entries
-    }
-
-    /// The entry number `index`; `None` behind the table's end.
-    pub fn get(&mut self, index: u64) -> Result<Option<[u8; N]>> {
-        if index >= self.entries {
-            return Ok(None);
+impl<B: Bytes, const N: usize> TableCacheOver<B, N> {
+    /// The entries of `table` from number `first` on, as many as one piece holds and can be read: none only behind the
+    /// table's end.
+    pub fn from(&mut self, table: Span, first: u64) -> Result<&[[u8; N]]> {
+        let most = (PIECE / N.max(1)) as u64;
+        let start = first - first % most;
+        let count = table.count.saturating_sub(start).min(most) as usize;
+        let at = table.offset.saturating_add(start.saturating_mul(N as u64));
+        if at.saturating_add((count * N) as u64) > i64::MAX as u64 {
+            return Err(Error::malformed("Input/output error"));
         }
-        if self.held_entry(index).is_none() {
-            self.fetch(index);
+        if self.at != at || self.bytes.len() != count * N {
+            self.bytes.clear();
+            self.bytes.resize(count * N, 0);
+            let from = &self.from;
+            let read = |skip, buf: &mut [u8]| from.read_at(at.saturating_add(skip as u64), buf);
+            self.damage = Damage::read(at, &mut self.bytes, read);
+            self.at = at;
         }
-        let Some((skip, entry)) = self.held_entry(index) else { return Ok(None) };
-        self.damage.good_until(skip, N)?;
-        Ok(Some(entry))
+        let skip = (first - start) as usize;
+        let (entries, _) = self.bytes.as_chunks::<N>();
+        if skip >= entries.len() {
+            return Ok(&[]);
+        }
+        let until = self.damage.good_until(skip * N, N)? / N.max(1);
+        Ok(entries.get(skip..until.min(entries.len())).unwrap_or_default())
     }
 
-    /// The entry, and where it begins in what is held.
-    fn held_entry(&self, index: u64) -> Option<(usize, [u8; N])> {
-        let skip = usize::try_from(index.checked_sub(self.first)?).ok()?.checked_mul(N)?;
-        Some((skip, self.held.get(skip..)?.first_chunk::<N>().copied()?))
+    /// Entry `index` of `table`; `None` behind its end.
+    pub fn entry(&mut self, table: Span, index: u64) -> Result<Option<[u8; N]>> {
+        Ok(self.from(table, index)?.first().copied())
     }
 
-    fn fetch(&mut self, index: u64) {
-        let piece = PIECE / N as u64;
-        let first = index - index % piece;
-        let count = self.entries.saturating_sub(first).min(piece);
-        let mut held = vec![0; usize::try_from(count.saturating_mul(N as u64)).unwrap_or_default()];
-        let at = self.offset.saturating_add(first.saturating_mul(N as u64));
-        self.damage = Damage::read(at, &mut held, |skip, buf| self.bytes.read_at(at.saturating_add(skip as u64), buf));
-        (self.first, self.held) = (first, held);
+    /// Forgets what is held: the table was written to.
+    pub fn forget(&mut self) {
+        self.bytes.clear();
     }
 }

@@ -2,8 +2,8 @@
 
 use alloc::format;
 
-use instar_image::pieces::Span;
 use instar_image::reader::Reader;
+use instar_image::table::Span;
 use instar_image::{Error, OpenContext, Result};
 
 use crate::layout::{

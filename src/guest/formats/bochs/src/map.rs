@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use instar_image::pieces::Pieces;
+use instar_image::table::TableCache;
 use instar_image::{DeviceId, Error, Extent, Packed, Place, Result, Source};
 use spin::Mutex;
 
@@ -18,7 +18,7 @@ pub struct Map<'a> {
 
 /// A piece of the catalog, and the bitmap that was read last.
 struct Held<'a> {
-    catalog: Pieces<'a, 4>,
+    catalog: TableCache<'a, 4>,
     bitmap_at: Option<u64>,
     bitmap: Vec<u8>,
 }
@@ -26,7 +26,7 @@ struct Held<'a> {
 impl<'a> Map<'a> {
     /// Nothing is read yet.
     pub const fn new(source: &'a dyn Source, device: DeviceId) -> Self {
-        let held = Held { catalog: Pieces::new(source, device), bitmap_at: None, bitmap: Vec::new() };
+        let held = Held { catalog: TableCache::new(source, device), bitmap_at: None, bitmap: Vec::new() };
         Self { source, device, held: Mutex::new(held) }
     }
 

@@ -2,8 +2,8 @@
 
 use alloc::format;
 
-use instar_image::pieces::{Pieces, Span};
 use instar_image::reader::Reader;
+use instar_image::table::{Span, TableCache};
 use instar_image::{Error, OpenContext, Result};
 
 use crate::layout::{BLOCK_MAX, BLOCKS_MAX, ENTRY, HEADER_AT, HEADER_LEN, SECTOR, STORED_MAX, TABLE_MAX};
@@ -58,7 +58,7 @@ impl Header {
 
     /// Fails where blocks are not one behind another, or longer than a block can be.
     pub fn check_table(&self, cx: &OpenContext<'_, '_>) -> Result<()> {
-        let mut pieces = Pieces::<8>::new(cx.source, cx.device);
+        let mut pieces = TableCache::<8>::new(cx.source, cx.device);
         let len = cx.source.stat(cx.device)?.len;
         // Behind the end of the file all entries are zero: the first of them tells.
         let stored = len.saturating_sub(self.table.offset).div_ceil(ENTRY).saturating_add(1).min(self.table.count);

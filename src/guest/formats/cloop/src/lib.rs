@@ -15,7 +15,7 @@ use alloc::boxed::Box;
 
 use instar_image::format::Wanted;
 use instar_image::options::check_driver_options;
-use instar_image::pieces::Pieces;
+use instar_image::table::TableCache;
 use instar_image::{
     DeviceId, Error, Extent, Format, Image, OpenContext, Packed, Place, Probe, Quirk, Result, SafetyCheck, Unpacker,
 };
@@ -77,7 +77,7 @@ fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<CloopImage<'a>> {
     }
     let header = Header::read(cx)?;
     let stored_max = (header.block * 2 + 4096).min(cx.source.stat(cx.device)?.len);
-    let table = Mutex::new(Pieces::new(cx.source, cx.device));
+    let table = Mutex::new(TableCache::new(cx.source, cx.device));
     Ok(CloopImage { header, device: cx.device, stored_max, table })
 }
 
@@ -87,7 +87,7 @@ struct CloopImage<'a> {
     device: DeviceId,
     /// Most bytes that are read of a stored block: deflate never needs that many, what follows is junk.
     stored_max: u64,
-    table: Mutex<Pieces<'a, 8>>,
+    table: Mutex<TableCache<'a, 8>>,
 }
 
 impl Image for CloopImage<'_> {

@@ -1,7 +1,7 @@
 //! Where block tables are: encoded in the property list, or in the resource fork of older images. Both are read in
 //! pieces, a byte at a time goes on.
 
-use instar_image::pieces::{Pieces, Span};
+use instar_image::table::{Span, TableCache};
 use instar_image::{OpenContext, Result};
 
 use crate::chunks::{Chunks, Table};
@@ -14,14 +14,14 @@ const END: &[u8] = b"</data>";
 
 /// The bytes of a range, one after another.
 struct Bytes<'a> {
-    pieces: Pieces<'a, 1>,
+    pieces: TableCache<'a, 1>,
     span: Span,
     at: u64,
 }
 
 impl<'a> Bytes<'a> {
     fn new(cx: &OpenContext<'a, '_>, (offset, count): Range) -> Self {
-        Self { pieces: Pieces::new(cx.source, cx.device), span: Span { offset, count }, at: 0 }
+        Self { pieces: TableCache::new(cx.source, cx.device), span: Span { offset, count }, at: 0 }
     }
 
     /// Gives the next `len` bytes to `take`, or until it is content.

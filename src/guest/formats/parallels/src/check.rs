@@ -5,7 +5,6 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::pieces::Pieces;
 use instar_image::{CheckContext, CheckReport, DeviceId, Error, Findings, Machine, Result, Source};
 
 use crate::header::Header;
@@ -28,16 +27,8 @@ struct Check<'c> {
 impl Check<'_> {
     /// Calls `each` for all map entries: their number, and the byte offset of the cluster (0: none).
     fn each(&self, mut each: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
-        let mut pieces = Pieces::<4>::new(self.source, self.device);
-        let mut index = 0;
-        while index < self.header.map.count {
-            let entries = pieces.from(self.header.map, index)?;
-            for (entry, index) in entries.iter().map(|e| u32::from_le_bytes(*e)).zip(index..) {
-                each(index, self.header.place(entry))?;
-            }
-            index += entries.len() as u64;
-        }
-        Ok(())
+        let header = self.header;
+        header.blocks(self.device).each(self.source, |index, entry| each(index, header.place(entry)))
     }
 
     /// First sector of the clusters, and whether that is what the header says.

@@ -56,7 +56,7 @@ pub fn refuse_damaged(header: &Header, cx: &EditContext<'_, '_>) -> Result<()> {
 /// Byte behind the last cluster, where another one can be.
 pub fn end(machine: &dyn Machine, header: &Header, blocks: &Blocks) -> Result<u64> {
     let mut end = header.align(header.map_end().max(u64::from(header.data) * SECTOR));
-    blocks.each(machine, |_, entry| {
+    blocks.each(machine.source(), |_, entry| {
         let last = blocks.place(entry).map_or(0, |offset| offset.saturating_add(header.cluster));
         end = end.max(last);
         Ok(())

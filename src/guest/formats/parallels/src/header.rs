@@ -1,8 +1,8 @@
 //! The header, parsed once into checked values.
 
 use instar_image::blocks::Blocks;
-use instar_image::pieces::Span;
 use instar_image::reader::Reader;
+use instar_image::table::Span;
 use instar_image::{DeviceId, Error, OpenContext, Result, Version};
 
 use crate::layout::{
@@ -88,6 +88,7 @@ impl Header {
             scale: self.entry_unit,
             absent: is_absent,
             big_endian: false,
+            backed: true,
         }
     }
 

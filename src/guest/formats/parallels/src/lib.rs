@@ -1,7 +1,6 @@
 //! The Parallels format (expandable images).
 //!
-//! [`header`] parses the header once, into checked values; [`map`] turns ranges of the virtual disk into places in
-//! the file; [`check`] finds clusters outside of the file and clusters that are used twice.
+//! [`header`] parses the header once, into checked values; [`check`] finds clusters outside of the file and clusters that are used twice.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -12,7 +11,6 @@ mod edit;
 mod extension;
 mod header;
 pub mod layout;
-mod map;
 mod recover;
 mod resize;
 mod write;
@@ -21,6 +19,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::bitmap::RunSink;
+use instar_image::blocks::BlockReader;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
@@ -30,7 +29,6 @@ use instar_image::{
 
 use crate::header::Header;
 use crate::layout::{MAGIC_CLUSTERS, MAGIC_SECTORS, VERSION, field};
-use crate::map::Map;
 
 /// The options of `--image-opts` that tune QEMU's own doing.
 const DRIVER_OPTIONS: &[&str] = &["prealloc-size", "prealloc-mode"];
@@ -59,9 +57,9 @@ impl Format for Parallels {
         extension::check(&cx, &header)?;
         let can_have_bitmaps = cx.version > instar_image::Version::V7_2;
         Ok(Box::new(ParallelsImage {
+            blocks: BlockReader::new(cx.source, header.blocks(cx.device)),
             header,
             device: cx.device,
-            map: Map::new(cx.source, cx.device),
             can_have_bitmaps,
         }))
     }
@@ -107,7 +105,7 @@ impl Format for Parallels {
 struct ParallelsImage<'a> {
     header: Header,
     device: DeviceId,
-    map: Map<'a>,
+    blocks: BlockReader<'a>,
     /// The stock tool's driver knows bitmaps.
     can_have_bitmaps: bool,
 }
@@ -129,7 +127,7 @@ impl Image for ParallelsImage<'_> {
     }
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
-        self.map.extent(&self.header, at, max)
+        self.blocks.extent(at, max)
     }
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {

@@ -50,7 +50,7 @@ fn forget_outside(machine: &dyn Machine, header: &Header, cx: &OpenContext<'_, '
     let len = machine.stat(cx.device)?.len.next_multiple_of(SECTOR);
     let blocks = header.blocks(cx.device);
     let mut outside: Vec<(u64, u32)> = Vec::new();
-    blocks.each(machine, |number, entry| {
+    blocks.each(machine.source(), |number, entry| {
         if blocks.place(entry).is_some_and(|at| at.saturating_add(header.cluster) > len) {
             outside.push((number, 0));
         }

@@ -5,7 +5,7 @@ use alloc::format;
 
 use instar_image::blocks::Blocks;
 use instar_image::check::Quiet;
-use instar_image::pieces::Span;
+use instar_image::table::Span;
 use instar_image::{
     CheckContext, EditContext, Error, Machine, OpenContext, Preallocation, ResizeContext, Resizer, Result, Step,
 };

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 
 use instar_image::blocks::{BlockWriter, Blocks};
 use instar_image::options::{OptionKind, OptionSpec, of_file, size};
-use instar_image::pieces::Span;
 use instar_image::sealed::Placed;
+use instar_image::table::Span;
 use instar_image::write::{Piece, Target, Writer};
 use instar_image::{CreateContext, Creator, Error, Machine, Result, Step};
 
@@ -110,6 +110,7 @@ impl Creator for ParallelsCreator {
             scale: spec.cluster,
             absent: is_absent,
             big_endian: false,
+            backed: true,
         };
         // All of it has blocks in the file, as with QEMU.
         machine.submit(&[Step::Zero { device, offset: 0, len: spec.data(), unmap: false }])?;

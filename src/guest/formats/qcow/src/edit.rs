@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_crypto::qcow::Key;
-use instar_image::levels::{LevelWriter, Levels};
+use instar_image::levels::LevelWriter;
 use instar_image::options::check_driver_options;
 use instar_image::sealed::Placed;
 use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
@@ -13,7 +13,7 @@ use instar_image::{EditContext, Editing, Editor, Error, Machine, OpenContext, Re
 
 use crate::encrypted;
 use crate::header::Header;
-use crate::layout::{ENTRY, HEADER_LEN, SECTOR, plain};
+use crate::layout::ENTRY;
 use crate::write::{packer, place_packed};
 
 /// Bytes of a table that are cleared at once.
@@ -36,21 +36,7 @@ impl Editing for QcowEditing {
         if key.is_some() && cx.compressed {
             return Err(Error::unsupported("Compression and encryption not supported at the same time"));
         }
-        let levels = Levels {
-            device,
-            size: header.size,
-            cluster: header.cluster(),
-            l1: header.l1,
-            copy: None,
-            scale: 1,
-            l2_entries: 1 << header.l2_bits,
-            big_endian: true,
-            table_first: true,
-            room: (HEADER_LEN as u64, SECTOR),
-            plain,
-            backed: header.backing.is_some(),
-            zero: None,
-        };
+        let levels = header.levels(device);
         let tables = header.l1.offset.saturating_add(header.l1.count * ENTRY);
         let end = machine.stat(device)?.len.max(tables);
         Ok(Box::new(QcowEditor { machine, header, key, clusters: LevelWriter::new(machine, levels, end)? }))

@@ -3,12 +3,13 @@
 use alloc::format;
 use alloc::vec;
 
+use instar_image::levels::Levels;
 use instar_image::machine::display_name;
-use instar_image::pieces::Span;
 use instar_image::reader::Reader;
-use instar_image::{Backing, Error, OpenContext, Result};
+use instar_image::table::Span;
+use instar_image::{Backing, DeviceId, Error, OpenContext, Result};
 
-use crate::layout::{BACKING_NAME_MAX, ENTRY, HEADER_LEN, MAGIC, SECTOR, field};
+use crate::layout::{BACKING_NAME_MAX, ENTRY, HEADER_LEN, MAGIC, SECTOR, field, plain};
 
 /// What the header says.
 #[derive(Clone, Debug)]
@@ -80,14 +81,23 @@ impl Header {
         1 << self.cluster_bits
     }
 
-    /// Bytes of the disk that one L2 table covers.
-    pub const fn reach(&self) -> u64 {
-        1 << (self.cluster_bits + self.l2_bits)
-    }
-
-    /// The L2 table at `offset`.
-    pub const fn table_at(&self, offset: u64) -> Span {
-        Span { offset, count: 1 << self.l2_bits }
+    /// The tables, of an image on `device`.
+    pub const fn levels(&self, device: DeviceId) -> Levels {
+        Levels {
+            device,
+            size: self.size,
+            cluster: self.cluster(),
+            l1: self.l1,
+            copy: None,
+            scale: 1,
+            l2_entries: 1 << self.l2_bits,
+            big_endian: true,
+            table_first: true,
+            room: (HEADER_LEN as u64, SECTOR),
+            plain,
+            backed: self.backing.is_some(),
+            zero: None,
+        }
     }
 }
 

@@ -18,15 +18,15 @@ mod write;
 use alloc::boxed::Box;
 
 use instar_crypto::qcow::Key;
+use instar_image::levels::LevelReader;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, Creator, Description, Editing, Extent, Format, Image, OpenContext, Probe, Quirk, Result, SafetyCheck,
-    Unpacker,
+    Backing, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Probe, Quirk, Result,
+    SafetyCheck, Unpacker,
 };
 
 use crate::header::Header;
 use crate::layout::MAGIC_1;
-use crate::map::Map;
 use crate::packed::QcowUnpacker;
 
 /// The format.
@@ -45,7 +45,8 @@ impl Format for Qcow {
         check_driver_options(self.name(), cx.options, &["encrypt."])?;
         let header = Header::read(&cx)?;
         let key = encrypted::read(&cx, header.encrypted)?;
-        Ok(Box::new(QcowImage { header, key, map: Map::new(cx.source, cx.device) }))
+        let clusters = LevelReader::new(cx.source, header.levels(cx.device));
+        Ok(Box::new(QcowImage { header, key, device: cx.device, clusters }))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -86,7 +87,8 @@ struct QcowImage<'a> {
     header: Header,
     /// Absent too where no data is wanted.
     key: Option<Key>,
-    map: Map<'a>,
+    device: DeviceId,
+    clusters: LevelReader<'a>,
 }
 
 impl Image for QcowImage<'_> {
@@ -95,7 +97,7 @@ impl Image for QcowImage<'_> {
     }
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
-        self.map.extent(&self.header, at, max)
+        self.clusters.extent(&map::Entries { header: &self.header, device: self.device }, at, max)
     }
 
     fn backing(&self) -> Option<Backing> {

@@ -7,8 +7,8 @@ use instar_codec::Deflater;
 use instar_crypto::qcow::{KEY_SECRET, Key, Method};
 use instar_image::levels::{LevelWriter, Levels};
 use instar_image::options::{OptionKind, OptionSpec, of_file};
-use instar_image::pieces::Span;
 use instar_image::sealed::Placed;
+use instar_image::table::Span;
 use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
 use instar_image::{Backing, CreateContext, Creator, Error, Machine, Result, Step};
 

@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::pieces::Pieces;
+use instar_image::table::TableCache;
 use instar_image::{CheckContext, CheckReport, DeviceId, Error, Result};
 
 use crate::header::Header;
@@ -43,8 +43,8 @@ pub fn run(header: &Header, device: DeviceId, cx: &CheckContext<'_>) -> Result<C
     let mut report = CheckReport { total_clusters: header.size.div_ceil(header.cluster), ..CheckReport::default() };
     used.take(0, header.header.min(clusters));
     report.corruptions += used.take(header.l1, header.table);
-    let mut l1 = Pieces::<8>::new(cx.machine.source(), device);
-    let mut l2 = Pieces::<8>::new(cx.machine.source(), device);
+    let mut l1 = TableCache::<8>::new(cx.machine.source(), device);
+    let mut l2 = TableCache::<8>::new(cx.machine.source(), device);
     let mut index = 0;
     loop {
         let tables = l1.from(header.table_at(header.l1), index)?;
@@ -72,7 +72,7 @@ pub fn run(header: &Header, device: DeviceId, cx: &CheckContext<'_>) -> Result<C
 /// One L2 table.
 fn check_table(
     header: &Header,
-    pieces: &mut Pieces<'_, 8>,
+    pieces: &mut TableCache<'_, 8>,
     table: u64,
     used: &mut Used,
     report: &mut CheckReport,

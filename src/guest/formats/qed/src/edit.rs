@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::check::Quiet;
-use instar_image::levels::{LevelWriter, Levels};
+use instar_image::levels::LevelWriter;
 use instar_image::options::check_driver_options;
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Target, Writer};
@@ -17,7 +17,7 @@ use spin::Mutex;
 
 use crate::check;
 use crate::header::Header;
-use crate::layout::{HEADER_LEN, SECTOR, ZERO, feature, field, plain, size_max};
+use crate::layout::{HEADER_LEN, SECTOR, feature, field, size_max};
 
 /// Opens them to be changed.
 pub struct QedEditing;
@@ -35,22 +35,8 @@ impl Editing for QedEditing {
         check_driver_options("qed", cx.options, &[])?;
         let (machine, device) = (cx.machine, cx.device);
         let header = writable(&cx)?;
-        let levels = Levels {
-            device,
-            size: header.size,
-            cluster: header.cluster,
-            l1: header.table_at(header.l1),
-            copy: None,
-            scale: 1,
-            l2_entries: header.entries(),
-            big_endian: false,
-            table_first: false,
-            room: (header.header.saturating_mul(header.cluster), header.cluster),
-            plain,
-            // Of a rebase it is not known yet.
-            backed: header.backing.is_some() || !cx.changes_content,
-            zero: Some(ZERO),
-        };
+        // Of a rebase it is not known yet.
+        let levels = header.levels(device, header.backing.is_some() || !cx.changes_content);
         let head = Head::read(machine, device)?;
         let clusters = LevelWriter::new(machine, levels, header.file_len)?;
         Ok(Box::new(QedEditor { machine, header, clusters, head: Mutex::new(head) }))

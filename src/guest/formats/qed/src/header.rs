@@ -4,13 +4,15 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use instar_image::levels::Levels;
 use instar_image::machine::display_name;
-use instar_image::pieces::Span;
 use instar_image::reader::Reader;
-use instar_image::{Backing, Error, Kind, OpenContext, Result, Version};
+use instar_image::table::Span;
+use instar_image::{Backing, DeviceId, Error, Kind, OpenContext, Result, Version};
 
 use crate::layout::{
-    BACKING_NAME_MAX, ENTRY, HEADER_LEN, MAGIC, SECTOR, feature, field, is_cluster_size, is_table_size, size_max,
+    BACKING_NAME_MAX, ENTRY, HEADER_LEN, MAGIC, SECTOR, ZERO, feature, field, is_cluster_size, is_table_size, plain,
+    size_max,
 };
 
 const NOT_QED: &str = "Image not in QED format";
@@ -117,14 +119,28 @@ impl Header {
         Ok(if name.is_empty() { None } else { Some(Backing { name, format }) })
     }
 
+    /// The tables, of an image on `device`.
+    pub const fn levels(&self, device: DeviceId, backed: bool) -> Levels {
+        Levels {
+            device,
+            size: self.size,
+            cluster: self.cluster,
+            l1: self.table_at(self.l1),
+            copy: None,
+            scale: 1,
+            l2_entries: self.entries(),
+            big_endian: false,
+            table_first: false,
+            room: (self.header.saturating_mul(self.cluster), self.cluster),
+            plain,
+            backed,
+            zero: Some(ZERO),
+        }
+    }
+
     /// Entries of a table.
     pub const fn entries(&self) -> u64 {
         self.cluster * self.table / ENTRY
-    }
-
-    /// Bytes of the disk that one L2 table covers.
-    pub const fn reach(&self) -> u64 {
-        self.entries().saturating_mul(self.cluster)
     }
 
     /// The table at `offset`.

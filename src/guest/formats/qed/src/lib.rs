@@ -1,7 +1,7 @@
 //! The QED format.
 //!
-//! [`header`] parses the header once, into checked values; [`map`] turns ranges of the virtual disk into places in
-//! the file through two levels of tables; [`check`] finds clusters that are used twice or never.
+//! [`header`] parses the header once, into checked values; [`map`] says what the entries of its tables
+//! mean; [`check`] finds clusters that are used twice or never.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ mod write;
 
 use alloc::boxed::Box;
 
+use instar_image::levels::LevelReader;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
     Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext,
@@ -25,7 +26,6 @@ use instar_image::{
 
 use crate::header::Header;
 use crate::layout::MAGIC;
-use crate::map::Map;
 
 /// The format.
 pub struct Qed;
@@ -42,7 +42,8 @@ impl Format for Qed {
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         check_driver_options(self.name(), cx.options, &[])?;
         let header = Header::read(&cx)?;
-        Ok(Box::new(QedImage { header, device: cx.device, map: Map::new(cx.source, cx.device) }))
+        let clusters = LevelReader::new(cx.source, header.levels(cx.device, header.backing.is_some()));
+        Ok(Box::new(QedImage { header, device: cx.device, clusters }))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -85,7 +86,7 @@ impl Format for Qed {
 struct QedImage<'a> {
     header: Header,
     device: DeviceId,
-    map: Map<'a>,
+    clusters: LevelReader<'a>,
 }
 
 impl Image for QedImage<'_> {
@@ -94,7 +95,7 @@ impl Image for QedImage<'_> {
     }
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
-        self.map.extent(&self.header, at, max)
+        self.clusters.extent(&map::Entries { header: &self.header, device: self.device }, at, max)
     }
 
     fn backing(&self) -> Option<Backing> {

@@ -1,72 +1,30 @@
-//! From the virtual disk to the file: the L1 table, the L2 tables.
+//! From the virtual disk to the file: what the entries of the tables mean.
 
-use instar_image::pieces::Pieces;
-use instar_image::{DeviceId, Error, Extent, Place, Result, Source};
-use spin::Mutex;
+use instar_image::{DeviceId, Error, Place, Result, levels};
 
 use crate::header::Header;
 use crate::layout::{UNALLOCATED, ZERO};
 
-/// The mapping of one image.
-pub struct Map<'a> {
-    device: DeviceId,
-    tables: Mutex<(Pieces<'a, 8>, Pieces<'a, 8>)>,
+/// Those of one image.
+pub struct Entries<'h> {
+    /// Its header.
+    pub header: &'h Header,
+    /// Its device.
+    pub device: DeviceId,
 }
 
-impl<'a> Map<'a> {
-    /// Nothing is read yet.
-    pub fn new(source: &'a dyn Source, device: DeviceId) -> Self {
-        Self { device, tables: Mutex::new((Pieces::new(source, device), Pieces::new(source, device))) }
+impl levels::Entries for Entries<'_> {
+    fn check_table(&self, offset: u64) -> Result<()> {
+        if self.header.is_table(offset) { Ok(()) } else { Err(invalid()) }
     }
 
-    /// The extent at `at`, at most `max` bytes.
-    pub fn extent(&self, header: &Header, at: u64, max: u64) -> Result<Extent> {
-        let left = header.size.saturating_sub(at).min(max);
-        if left == 0 {
-            return Err(Error::usage("read past the end of the disk"));
+    fn place(&self, entry: u64) -> Result<Place> {
+        match entry {
+            UNALLOCATED => Ok(Place::Unallocated),
+            ZERO => Ok(Place::Zero { at: None }),
+            _ if !self.header.is_cluster(entry) => Err(invalid()),
+            _ => Ok(Place::Data { device: self.device, offset: entry }),
         }
-        let (l1, l2) = &mut *self.tables.lock();
-        // What is wrong with a table costs what the table is for, an entry only its cluster.
-        let of_table = |e: Error| e.losing(header.reach() - at % header.reach());
-        let index = at / header.reach();
-        let mut found =
-            l1.from(header.table_at(header.l1), index).map_err(of_table)?.iter().map(|e| u64::from_le_bytes(*e));
-        let table = found.next().unwrap_or(UNALLOCATED);
-        if table == UNALLOCATED {
-            let tables = found.take_while(|t| *t == UNALLOCATED).count() as u64 + 1;
-            let end = index.saturating_add(tables).saturating_mul(header.reach());
-            return Ok(Extent { at, len: end.saturating_sub(at).min(left), place: Place::Unallocated });
-        }
-        if !header.is_table(table) {
-            return Err(of_table(invalid()));
-        }
-        let of_cluster = |e: Error| e.losing(header.cluster - at % header.cluster);
-        let cluster = (at % header.reach()) / header.cluster;
-        let mut entries =
-            l2.from(header.table_at(table), cluster).map_err(of_cluster)?.iter().map(|e| u64::from_le_bytes(*e));
-        let entry = entries.next().unwrap_or(UNALLOCATED);
-        let skip = at % header.cluster;
-        let step = match entry {
-            UNALLOCATED | ZERO => 0,
-            _ if !header.is_cluster(entry) => return Err(of_cluster(invalid())),
-            _ => header.cluster,
-        };
-        let mut next = entry;
-        let mut len = header.cluster - skip;
-        while len < left {
-            next = next.saturating_add(step);
-            // As with the stock tool only the first cluster of a run has to lie in the file.
-            if entries.next() != Some(next) {
-                break;
-            }
-            len = len.saturating_add(header.cluster);
-        }
-        let place = match entry {
-            UNALLOCATED => Place::Unallocated,
-            ZERO => Place::Zero { at: None },
-            _ => Place::Data { device: self.device, offset: entry.saturating_add(skip) },
-        };
-        Ok(Extent { at, len: len.min(left), place })
     }
 }
 

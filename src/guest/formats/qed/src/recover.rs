@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 
 use instar_image::check::Quiet;
-use instar_image::pieces::{Pieces, Span};
+use instar_image::table::{Span, TableCache};
 use instar_image::{CheckContext, DeviceId, Error, Machine, OpenContext, Result, Step};
 
 use crate::check;
@@ -53,7 +53,7 @@ struct Tables<'t> {
 impl Tables<'_> {
     /// Calls `act` for every entry of the table at `offset` that is not empty.
     fn each(&self, offset: u64, mut act: impl FnMut(u64) -> Result<()>) -> Result<()> {
-        let mut pieces = Pieces::<8>::new(self.machine.source(), self.device);
+        let mut pieces = TableCache::<8>::new(self.machine.source(), self.device);
         let table: Span = self.header.table_at(offset);
         let mut index = 0;
         while index < table.count {
@@ -69,7 +69,7 @@ impl Tables<'_> {
     /// Empties the entries of the table at `offset` that are not `fine`.
     fn forget(&self, offset: u64, fine: impl Fn(u64) -> bool) -> Result<()> {
         let (machine, device) = (self.machine, self.device);
-        let mut pieces = Pieces::<8>::new(machine.source(), device);
+        let mut pieces = TableCache::<8>::new(machine.source(), device);
         let table: Span = self.header.table_at(offset);
         let mut index = 0;
         while index < table.count {

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use instar_image::levels::{LevelWriter, Levels};
 use instar_image::options::{OptionKind, OptionSpec, Options, of_file, size};
-use instar_image::pieces::Span;
 use instar_image::sealed::Placed;
+use instar_image::table::Span;
 use instar_image::write::{Piece, Target, Writer};
 use instar_image::{Backing, CreateContext, Creator, Error, Machine, Result, Step};
 

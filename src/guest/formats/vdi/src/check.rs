@@ -3,11 +3,10 @@
 use alloc::format;
 use alloc::vec;
 
-use instar_image::pieces::Pieces;
 use instar_image::{CheckContext, CheckReport, DeviceId, Error, Result};
 
 use crate::header::Header;
-use crate::layout::DISCARDED;
+use crate::layout::is_absent;
 
 /// Most blocks of an image that is checked: a bit for each has to fit into the guest's memory (instar).
 const CHECKED_MAX: u64 = 1 << 28;
@@ -20,31 +19,24 @@ pub fn run(header: &Header, device: DeviceId, cx: CheckContext<'_>) -> Result<Ch
     }
     let mut report = CheckReport::default();
     let mut used = vec![0u64; blocks.div_ceil(64) as usize];
-    let mut pieces = Pieces::<4>::new(cx.machine.source(), device);
     let mut allocated = 0u32;
-    let mut block = 0;
-    while block < blocks {
-        let entries = pieces.from(header.map, block)?;
-        for (entry, block) in entries.iter().map(|e| u32::from_le_bytes(*e)).zip(block..) {
-            if entry >= DISCARDED {
-                continue;
-            }
-            if u64::from(entry) >= blocks {
-                cx.findings.line(&format!("ERROR: block index {block} too large, is {entry}"))?;
-                report.corruptions += 1;
-                continue;
-            }
-            allocated = allocated.wrapping_add(1);
-            let Some(word) = used.get_mut((entry / 64) as usize) else { continue };
-            if *word & (1 << (entry % 64)) == 0 {
-                *word |= 1 << (entry % 64);
-            } else {
-                cx.findings.line(&format!("ERROR: block index {entry} also used by {entry}"))?;
-                report.corruptions += 1;
-            }
+    header.blocks(device).each(cx.machine.source(), |block, entry| {
+        if is_absent(entry) {
+            return Ok(());
         }
-        block += entries.len() as u64;
-    }
+        if u64::from(entry) >= blocks {
+            report.corruptions += 1;
+            return cx.findings.line(&format!("ERROR: block index {block} too large, is {entry}"));
+        }
+        allocated = allocated.wrapping_add(1);
+        let Some(word) = used.get_mut((entry / 64) as usize) else { return Ok(()) };
+        if *word & (1 << (entry % 64)) == 0 {
+            *word |= 1 << (entry % 64);
+            return Ok(());
+        }
+        report.corruptions += 1;
+        cx.findings.line(&format!("ERROR: block index {entry} also used by {entry}"))
+    })?;
     if allocated != header.allocated {
         let said = header.allocated;
         cx.findings.line(&format!("ERROR: allocated blocks mismatch, is {allocated}, should be {said}"))?;

@@ -24,7 +24,7 @@ impl Editing for VdiEditing {
         // What is wrong with a header is said by whoever opens the image.
         let Ok(header) = Header::read(cx) else { return Ok(()) };
         let (mut count, mut behind) = (0u64, 0u64);
-        header.blocks(cx.device).each(machine, |_, entry| {
+        header.blocks(cx.device).each(machine.source(), |_, entry| {
             if !is_absent(entry) {
                 (count, behind) = (count + 1, behind.max(u64::from(entry) + 1));
             }
@@ -52,7 +52,7 @@ impl Editing for VdiEditing {
 /// Number of the first block of the file that nothing refers to, nor to any behind it.
 pub fn used(machine: &dyn Machine, blocks: &Blocks, header: &Header) -> Result<u64> {
     let mut used = u64::from(header.allocated);
-    blocks.each(machine, |_, entry| {
+    blocks.each(machine.source(), |_, entry| {
         if !is_absent(entry) {
             used = used.max(u64::from(entry) + 1);
         }

@@ -3,8 +3,8 @@
 use alloc::format;
 
 use instar_image::blocks::Blocks;
-use instar_image::pieces::Span;
 use instar_image::reader::{Reader, is_zero};
+use instar_image::table::Span;
 use instar_image::{DeviceId, Error, OpenContext, Result};
 
 use crate::layout::{
@@ -113,6 +113,7 @@ impl Header {
             scale: BLOCK,
             absent: is_absent,
             big_endian: false,
+            backed: false,
         }
     }
 

@@ -1,7 +1,6 @@
 //! The VDI format (VirtualBox), version 1.1.
 //!
-//! [`header`] parses the header once, into checked values; [`map`] turns ranges of the virtual disk into places in
-//! the file; [`check`] finds blocks that are used twice. What differs from another image (undo, differencing) is
+//! [`header`] parses the header once, into checked values; [`check`] finds blocks that are used twice. What differs from another image (undo, differencing) is
 //! refused, as the stock tool does: nothing in the file says where the other one is.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -12,12 +11,12 @@ mod check;
 mod edit;
 mod header;
 pub mod layout;
-mod map;
 mod resize;
 mod write;
 
 use alloc::boxed::Box;
 
+use instar_image::blocks::BlockReader;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
@@ -27,7 +26,6 @@ use instar_image::{
 
 use crate::header::Header;
 use crate::layout::{BLOCK, SIGNATURE, SIGNATURE_AT};
-use crate::map::Map;
 
 /// The format.
 pub struct Vdi;
@@ -48,7 +46,8 @@ impl Format for Vdi {
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         check_driver_options(self.name(), cx.options, &[])?;
         let header = Header::read(&cx)?;
-        Ok(Box::new(VdiImage { header, device: cx.device, map: Map::new(cx.source, cx.device) }))
+        let blocks = BlockReader::new(cx.source, header.blocks(cx.device));
+        Ok(Box::new(VdiImage { header, device: cx.device, blocks }))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -90,7 +89,7 @@ impl Format for Vdi {
 struct VdiImage<'a> {
     header: Header,
     device: DeviceId,
-    map: Map<'a>,
+    blocks: BlockReader<'a>,
 }
 
 impl Image for VdiImage<'_> {
@@ -99,7 +98,7 @@ impl Image for VdiImage<'_> {
     }
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
-        self.map.extent(&self.header, at, max)
+        self.blocks.extent(at, max)
     }
 
     fn is_preallocated(&self) -> Result<bool> {

@@ -7,7 +7,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::blocks::Blocks;
-use instar_image::pieces::Span;
+use instar_image::table::Span;
 use instar_image::{
     CheckContext, EditContext, Error, Findings, Machine, OpenContext, Preallocation, ResizeContext, Resizer, Result,
     Step,
@@ -144,7 +144,7 @@ impl Resized<'_> {
         let table = Span { offset: self.header.data, count };
         let moved = Blocks { table, ..self.blocks };
         let mut entries: Vec<(u64, u32)> = Vec::new();
-        self.blocks.each(self.machine, |number, entry| {
+        self.blocks.each(self.machine.source(), |number, entry| {
             let entry = if is_absent(entry) { entry } else { entry - (dropped as u32).min(entry) };
             entries.push((number, entry));
             if entries.len() == AT_ONCE {
@@ -186,7 +186,7 @@ impl Resized<'_> {
     fn fill_holes(&mut self) -> Result<()> {
         let mut bits = alloc::vec![0u64; self.used.div_ceil(64) as usize];
         let mut count = 0;
-        self.blocks.each(self.machine, |_, entry| {
+        self.blocks.each(self.machine.source(), |_, entry| {
             if let Some(word) = bits.get_mut((entry / 64) as usize).filter(|_| !is_absent(entry)) {
                 *word |= 1 << (entry % 64);
                 count += 1;
@@ -197,7 +197,7 @@ impl Resized<'_> {
         let mut hole = 0;
         loop {
             let mut moved: Vec<(u64, u32)> = Vec::new();
-            self.blocks.each(self.machine, |number, entry| {
+            self.blocks.each(self.machine.source(), |number, entry| {
                 if !is_absent(entry) && u64::from(entry) >= count && moved.len() < AT_ONCE {
                     moved.push((number, entry));
                 }

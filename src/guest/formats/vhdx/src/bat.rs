@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::String;
 
 use instar_image::Result;
-use instar_image::table::{Bytes, TableOver};
+use instar_image::table::{Span, TableCacheOver};
 
 use crate::layout::{BITMAP_BLOCK, CHUNK_SECTORS, OFFSET_MASK, state};
 use crate::metadata::Metadata;
@@ -89,11 +89,22 @@ impl Entry {
 }
 
 /// The table, read in pieces.
-pub type Bat<B> = TableOver<B, 8>;
+pub struct Bat<'a> {
+    table: Span,
+    cache: TableCacheOver<View<'a>, 8>,
+}
 
-/// The entry number `index`; behind the end of the table nothing is present.
-pub fn entry<B: Bytes>(bat: &mut Bat<B>, index: u64) -> Result<Entry> {
-    Ok(Entry(bat.get(index)?.map_or(0, u64::from_le_bytes)))
+impl<'a> Bat<'a> {
+    /// Nothing is read yet.
+    pub fn new(view: &View<'a>, geometry: &Geometry) -> Self {
+        let table = Span { offset: geometry.bat, count: geometry.entries() };
+        Self { table, cache: TableCacheOver::over(view.clone()) }
+    }
+
+    /// The entry number `index`; behind the end of the table nothing is present.
+    pub fn entry(&mut self, index: u64) -> Result<Entry> {
+        Ok(Entry(self.cache.entry(self.table, index)?.map_or(0, u64::from_le_bytes)))
+    }
 }
 
 /// Whether every block lies in the file and in no region; `wrong` takes each that does not, in the stock tool's words.
@@ -105,9 +116,9 @@ pub fn verify(
 ) -> Result<()> {
     let file_len = view.len()?.checked_next_multiple_of(512).unwrap_or(u64::MAX);
     let entries = geometry.entries();
-    let mut bat = Bat::over(view.clone(), geometry.bat, entries);
+    let mut bat = Bat::new(view, geometry);
     for index in 0..entries {
-        let found = entry(&mut bat, index)?;
+        let found = bat.entry(index)?;
         let present = found.state() == state::FULLY_PRESENT
             || (geometry.differencing && found.state() == state::PARTIALLY_PRESENT);
         if !present {

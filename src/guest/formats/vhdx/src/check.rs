@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use instar_image::{CheckContext, CheckReport, Result};
 
-use crate::bat::{Bat, Geometry, entry, verify};
+use crate::bat::{Bat, Geometry, verify};
 use crate::layout::state;
 use crate::regions::Regions;
 use crate::view::View;
@@ -32,10 +32,10 @@ pub fn check(view: &View<'_>, geometry: &Geometry, regions: &Regions, cx: CheckC
 
 /// Two blocks of the disk in the same bytes of the file.
 fn shared(view: &View<'_>, geometry: &Geometry, wrong: &mut dyn FnMut(String) -> Result<()>) -> Result<()> {
-    let mut bat = Bat::over(view.clone(), geometry.bat, geometry.entries());
+    let mut bat = Bat::new(view, geometry);
     let mut places: Vec<u64> = Vec::new();
     for block in 0..geometry.blocks {
-        let found = entry(&mut bat, geometry.payload(block))?;
+        let found = bat.entry(geometry.payload(block))?;
         if matches!(found.state(), state::FULLY_PRESENT | state::PARTIALLY_PRESENT) && places.len() < PLACES_MAX {
             places.push(found.offset());
         }

@@ -7,7 +7,7 @@ use instar_image::table::Bytes;
 use instar_image::{Error, Extent, Kind, Place, Result};
 use spin::Mutex;
 
-use crate::bat::{Bat, Geometry, entry};
+use crate::bat::{Bat, Geometry};
 use crate::layout::{BITMAP_BLOCK, CHUNK_SECTORS, state};
 use crate::regions::{Range, Regions};
 use crate::view::View;
@@ -31,7 +31,7 @@ pub struct Map<'a> {
 
 /// What is kept between calls.
 struct State<'a> {
-    bat: Bat<View<'a>>,
+    bat: Bat<'a>,
     /// The piece of a sector bitmap that is held, and its byte offset.
     bitmap: Vec<u8>,
     bitmap_at: u64,
@@ -51,7 +51,7 @@ enum Run {
 impl<'a> Map<'a> {
     /// Nothing is read yet.
     pub fn new(view: View<'a>, geometry: Geometry, sector: u64, bounds: Option<(Regions, u64)>) -> Self {
-        let bat = Bat::over(view.clone(), geometry.bat, geometry.entries());
+        let bat = Bat::new(&view, &geometry);
         let state = Mutex::new(State { bat, bitmap: Vec::new(), bitmap_at: 0 });
         Self { view, geometry, sector, bounds, state }
     }
@@ -107,7 +107,7 @@ impl<'a> Map<'a> {
     }
 
     fn run(&self, state: &mut State<'_>, block: u64) -> Result<Run> {
-        let found = entry(&mut state.bat, self.geometry.payload(block))?;
+        let found = state.bat.entry(self.geometry.payload(block))?;
         let here = Range { at: found.offset(), len: self.geometry.block };
         let has_place = matches!(found.state(), state::FULLY_PRESENT | state::PARTIALLY_PRESENT);
         if has_place && self.bounds.as_ref().is_some_and(|(regions, _)| regions.overlap(here).is_some()) {
@@ -124,7 +124,7 @@ impl<'a> Map<'a> {
 
     /// Of a block that is partly the parent's: whose the sector at `inside` is, and for how long that stays.
     fn sectors(&self, state: &mut State<'_>, block: u64, inside: u64, offset: u64, extent: Extent) -> Result<Extent> {
-        let bitmap = entry(&mut state.bat, self.geometry.bitmap(block))?;
+        let bitmap = state.bat.entry(self.geometry.bitmap(block))?;
         if bitmap.state() != state::FULLY_PRESENT {
             return Err(Error::corrupt("a block is partly present and has no sector bitmap"));
         }

@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 
 use instar_image::check::Quiet;
 use instar_image::packing::Packing;
-use instar_image::pieces::{Pieces, Span};
 use instar_image::sealed::{self, Placed};
+use instar_image::table::{Span, TableCache};
 use instar_image::{
     CheckContext, DeviceId, EditContext, Error, Machine, OpenContext, Preallocation, ResizeContext, Resizer, Result,
     Step,
@@ -161,7 +161,7 @@ impl Disk<'_> {
     /// Calls `each` for every block of a disk that has a place: number of its entry, and byte offset.
     fn each(&self, geometry: &Geometry, mut each: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
         let table = Span { offset: geometry.bat, count: geometry.entries() };
-        let mut pieces = Pieces::<8>::new(self.machine.source(), self.device);
+        let mut pieces = TableCache::<8>::new(self.machine.source(), self.device);
         let mut index = 0;
         while index < table.count {
             let entries = pieces.from(table, index)?;
@@ -185,7 +185,7 @@ impl Disk<'_> {
         }
         let table = Span { offset: self.old.bat, count: self.old.entries() };
         let entry =
-            Pieces::<8>::new(self.machine.source(), self.device).entry(table, self.old.payload(size / block))?;
+            TableCache::<8>::new(self.machine.source(), self.device).entry(table, self.old.payload(size / block))?;
         let entry = Entry(entry.map_or(0, u64::from_le_bytes));
         if entry.state() != state::FULLY_PRESENT {
             return Ok(());

@@ -3,8 +3,8 @@
 use alloc::format;
 
 use instar_image::machine::display_name;
-use instar_image::pieces::{Pieces, Span};
 use instar_image::runs::RunMap;
+use instar_image::table::{Span, TableCache};
 use instar_image::{DeviceId, Error, Extent, Packed, Place, Result, Source};
 
 use crate::descriptor::ExtentKind;
@@ -240,8 +240,8 @@ fn held(bound: Option<u64>, offset: u64) -> Result<u64> {
 /// A window on the tables of one extent.
 pub struct Tables<'a> {
     /// Directory and table of four-byte entries; and the redundant ones.
-    short: [[Pieces<'a, 4>; 2]; 2],
-    long: [Pieces<'a, 8>; 2],
+    short: [[TableCache<'a, 4>; 2]; 2],
+    long: [TableCache<'a, 8>; 2],
     /// Bytes of the file, of an image that may be damaged: what refers to a place behind them is wrong, and the redundant
     /// tables are asked.
     bound: Option<u64>,
@@ -252,11 +252,11 @@ pub struct Tables<'a> {
 impl<'a> Tables<'a> {
     /// Nothing is read yet; `len`: of the file, which may be damaged.
     pub fn new(source: &'a dyn Source, device: DeviceId, len: u64, damaged: bool) -> Self {
-        let short = || [Pieces::new(source, device), Pieces::new(source, device)];
+        let short = || [TableCache::new(source, device), TableCache::new(source, device)];
         Self {
             runs: RunMap::new(source, device, len),
             short: [short(), short()],
-            long: [Pieces::new(source, device), Pieces::new(source, device)],
+            long: [TableCache::new(source, device), TableCache::new(source, device)],
             bound: damaged.then_some(len),
         }
     }
@@ -286,7 +286,7 @@ impl<'a> Tables<'a> {
         Ok(offset.map(|offset| Span { offset, count: grains.table }))
     }
 
-    const fn short_of(&mut self, redundant: bool) -> &mut [Pieces<'a, 4>; 2] {
+    const fn short_of(&mut self, redundant: bool) -> &mut [TableCache<'a, 4>; 2] {
         let [first, second] = &mut self.short;
         if redundant { second } else { first }
     }

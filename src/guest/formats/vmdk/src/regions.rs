@@ -4,8 +4,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::levels::{LevelWriter, Levels};
-use instar_image::pieces::Span;
 use instar_image::sealed::Placed;
+use instar_image::table::Span;
 use instar_image::write::Piece;
 use instar_image::{DeviceId, Error, Machine, Result, Step};
 

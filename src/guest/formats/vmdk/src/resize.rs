@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::pieces::{Pieces, Span};
+use instar_image::table::{Span, TableCache};
 use instar_image::{
     DeviceId, EditContext, Error, Machine, OpenContext, Preallocation, ResizeContext, Resizer, Result, Step,
 };
@@ -95,7 +95,7 @@ impl Resized<'_> {
         let (number, inside) = (self.old / grain, self.old % grain);
         for (nth, directory) in [Some(directory), second].into_iter().flatten().enumerate() {
             let Some(at) = self.table(directory, number / table)? else { continue };
-            let mut pieces = Pieces::<4>::new(self.machine.source(), self.device);
+            let mut pieces = TableCache::<4>::new(self.machine.source(), self.device);
             let mut first = number % table;
             if inside > 0 {
                 let span = Span { offset: at, count: table };
@@ -118,7 +118,7 @@ impl Resized<'_> {
     }
 
     fn table(&self, directory: Span, index: u64) -> Result<Option<u64>> {
-        let entry = Pieces::<4>::new(self.machine.source(), self.device).entry(directory, index)?;
+        let entry = TableCache::<4>::new(self.machine.source(), self.device).entry(directory, index)?;
         let entry = entry.map_or(0, u32::from_le_bytes);
         Ok((entry != 0).then_some(u64::from(entry) * SECTOR))
     }
@@ -136,7 +136,7 @@ impl Resized<'_> {
             let Some(old) = old else { continue };
             let tables_at = end + directory_len;
             let mut bytes = Vec::with_capacity(directory_len as usize);
-            let mut pieces = Pieces::<4>::new(machine.source(), device);
+            let mut pieces = TableCache::<4>::new(machine.source(), device);
             let mut next = tables_at;
             for index in 0..count {
                 let entry = if index < old.count { pieces.entry(old, index)? } else { None };

@@ -3,12 +3,10 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use instar_image::table::Table;
 use instar_image::{CheckContext, CheckReport, DeviceId, Result, Source};
 
 use crate::header::{Dynamic, Footer, Kind};
 use crate::layout::{DYNAMIC_HEADER, FOOTER, SECTOR, bitmap_len};
-use crate::map::place_of;
 
 /// Most blocks whose places are compared with each other: what a disk of 2040 GiB has at 512 KiB a block.
 pub const PLACES_MAX: u64 = 1 << 22;
@@ -85,14 +83,13 @@ pub fn blocks(
         wrong(cx, report, "the block allocation table lies outside the file".into())?;
         return Ok(());
     }
-    let mut table = Table::<4>::new(source, subject.device, header.table, header.entries);
+    let table = header.blocks(subject.device, subject.footer.size);
     let mut places: Vec<u64> = Vec::new();
     let (mut end, mut before) = (table_end.next_multiple_of(SECTOR), None);
-    for block in 0..header.entries {
-        let Some(offset) = place_of(&mut table, block)? else { continue };
+    table.each(source, |block, entry| {
+        let Some(offset) = table.place(entry) else { return Ok(()) };
         if offset.saturating_add(whole) > len {
-            wrong(cx, report, format!("block {block} at {offset:#x} lies outside the file"))?;
-            continue;
+            return wrong(cx, report, format!("block {block} at {offset:#x} lies outside the file"));
         }
         let meets = |from: u64, to: u64| offset < to && offset + whole > from;
         if offset < FOOTER as u64 || meets(header_at, header_end) || meets(header.table, table_end) {
@@ -105,7 +102,8 @@ pub fn blocks(
         if (places.len() as u64) < PLACES_MAX {
             places.push(offset);
         }
-    }
+        Ok(())
+    })?;
     places.sort_unstable();
     for (at, next) in places.iter().zip(places.iter().skip(1)) {
         if at + whole > *next {

@@ -3,14 +3,15 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use instar_image::blocks::Blocks;
 use instar_image::machine::display_name;
-use instar_image::pieces::Span;
 use instar_image::reader::Reader;
-use instar_image::{Error, OpenContext, Result, Version};
+use instar_image::table::Span;
+use instar_image::{DeviceId, Error, OpenContext, Result, Version};
 
 use crate::layout::{
     COOKIE, DYNAMIC_COOKIE, DYNAMIC_HEADER, ENTRIES_MAX, FOOTER, LOCATOR, LOCATORS, MAX_GEOMETRY, MAX_SECTORS, SECTOR,
-    checksum, dynamic, footer, put,
+    bitmap_len, checksum, dynamic, footer, is_absent, put,
 };
 use crate::write::geometry::{self, LARGEST};
 
@@ -214,6 +215,21 @@ impl Dynamic {
         }
         let sound = r.be32(dynamic::CHECKSUM)? == checksum(&bytes, dynamic::CHECKSUM);
         Ok(Self { table, entries: entries.into(), block: block.into(), sound, bytes })
+    }
+
+    /// The table, of a disk of `size` bytes on `device`: blocks with their bitmaps, which stand before them.
+    pub const fn blocks(&self, device: DeviceId, size: u64) -> Blocks {
+        Blocks {
+            device,
+            size,
+            block: bitmap_len(self.block) + self.block,
+            table: Span { offset: self.table, count: self.entries },
+            base: 0,
+            scale: SECTOR,
+            absent: is_absent,
+            big_endian: true,
+            backed: false,
+        }
     }
 
     /// Its bytes with the table elsewhere. What changes lies in their first sector.

@@ -14,6 +14,13 @@ pub const FOOTER: usize = 512;
 pub const DYNAMIC_HEADER: usize = 1024;
 /// A block that has no place in the file.
 pub const UNUSED: u32 = u32::MAX;
+
+/// Whether an entry is that of no block.
+#[must_use]
+pub const fn is_absent(entry: u32) -> bool {
+    entry == UNUSED
+}
+
 /// Largest disk in sectors: what offsets in the table can reach (2040 GiB).
 pub const MAX_SECTORS: u64 = 0xff00_0000;
 /// Sectors of the largest disk that cylinders, heads and sectors can tell.

@@ -117,8 +117,8 @@ fn open<'a>(cx: &OpenContext<'a, '_>, damaged: bool) -> Result<VpcImage<'a>> {
             let len = cx.source.stat(cx.device)?.len;
             Map::Fixed { device: cx.device, runs: RunMap::new(cx.source, cx.device, len) }
         }
-        Some(dynamic) => Map::Blocks(Blocks::new(cx.source, cx.device, dynamic, differencing, len)),
-        None => Map::Blocks(Blocks::new(cx.source, cx.device, &Dynamic::none(), false, len)),
+        Some(dynamic) => Map::Blocks(Box::new(Blocks::new(cx, dynamic, footer.size, differencing, len))),
+        None => Map::Blocks(Box::new(Blocks::new(cx, &Dynamic::none(), footer.size, false, len))),
     };
     Ok(VpcImage { device: cx.device, footer, dynamic, backing, map })
 }

@@ -1,21 +1,22 @@
 //! From the virtual disk to the file.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use instar_image::blocks::{BlockReader, Blocks as Table};
 use instar_image::runs::RunMap;
-use instar_image::table::Table;
-use instar_image::{DeviceId, Error, Extent, Place, Result, Source};
+use instar_image::{DeviceId, Error, Extent, OpenContext, Place, Result, Source};
 use spin::Mutex;
 
 use crate::header::Dynamic;
-use crate::layout::{SECTOR, UNUSED, bitmap_len};
+use crate::layout::{SECTOR, bitmap_len};
 
 /// Where the bytes of a disk are.
 pub enum Map<'a> {
     /// In the file as in the disk.
     Fixed { device: DeviceId, runs: RunMap<'a> },
     /// In blocks.
-    Blocks(Blocks<'a>),
+    Blocks(Box<Blocks<'a>>),
 }
 
 impl Map<'_> {
@@ -42,79 +43,71 @@ impl Map<'_> {
 
 /// Blocks, each behind a bitmap of its sectors.
 pub struct Blocks<'a> {
-    source: &'a dyn Source,
-    device: DeviceId,
+    blocks: BlockReader<'a>,
     /// Bytes of a block.
     block: u64,
     /// Bytes of the file, of an image that may be damaged: what lies behind them is lost.
     file: u64,
-    /// Sectors whose bit is not set are the parent's. (Else the bitmaps mean nothing: QEMU does not look at them, and
-    /// writes all bits as soon as it allocates a block.)
-    differencing: bool,
-    state: Mutex<State<'a>>,
-}
-
-struct State<'a> {
-    table: Table<'a, 4>,
-    /// Byte offset of the bitmap that is held.
-    bitmap_at: Option<u64>,
-    bitmap: Vec<u8>,
+    /// Of a child, whose are sectors. (Else the bitmaps mean nothing: QEMU does not look at them, and writes all bits as
+    /// soon as it allocates a block.)
+    bitmaps: Option<Mutex<Bitmaps<'a>>>,
 }
 
 impl<'a> Blocks<'a> {
     /// Nothing is read yet.
-    pub fn new(source: &'a dyn Source, device: DeviceId, header: &Dynamic, differencing: bool, file: u64) -> Self {
-        let table = Table::new(source, device, header.table, header.entries);
-        let state = Mutex::new(State { table, bitmap_at: None, bitmap: Vec::new() });
-        Self { source, device, block: header.block, file, differencing, state }
+    pub fn new(cx: &OpenContext<'a, '_>, header: &Dynamic, size: u64, differencing: bool, file: u64) -> Self {
+        let (source, device, block) = (cx.source, cx.device, header.block);
+        let blocks = Table { block, base: bitmap_len(block), backed: differencing, ..header.blocks(cx.device, size) };
+        let bitmaps = differencing.then(|| Mutex::new(Bitmaps { source, device, block, at: None, bytes: Vec::new() }));
+        Self { blocks: BlockReader::new(source, blocks), block, file, bitmaps }
     }
 
     fn extent(&self, at: u64, left: u64) -> Result<Extent> {
-        let state = &mut *self.state.lock();
-        let mut block = at / self.block;
+        let found = self.blocks.extent(at, left)?;
+        let Place::Data { offset, .. } = found.place else { return Ok(found) };
         let inside = at % self.block;
-        let in_block = (self.block - inside).min(left);
         let of_block = |e: Error| e.losing(self.block - inside);
-        if let Some(offset) = place_of(&mut state.table, block).map_err(of_block)? {
-            let data = offset.saturating_add(bitmap_len(self.block)).saturating_add(inside);
-            let here = Place::Data { device: self.device, offset: data };
-            // Of a block that the file has in part, that part can be had.
-            let held = self.file.saturating_sub(data);
-            let none = || of_block(Error::malformed("Input/output error"));
-            if !self.differencing {
-                return if held > 0 { Ok(Extent { at, len: in_block.min(held), place: here }) } else { Err(none()) };
-            }
-            let (own, len) = self.sectors(state, offset, inside).map_err(of_block)?;
-            if own && held == 0 {
-                return Err(none());
-            }
-            let len = if own { len.min(held) } else { len };
-            let place = if own { here } else { Place::Unallocated };
-            return Ok(Extent { at, len: len.min(in_block), place });
+        let (own, len) = match &self.bitmaps {
+            Some(bitmaps) => bitmaps.lock().run(offset, inside).map_err(of_block)?,
+            None => (true, found.len),
+        };
+        let len = len.min(found.len);
+        if !own {
+            return Ok(Extent { len, place: Place::Unallocated, ..found });
         }
-        let mut len = in_block;
-        while len < left {
-            block = block.saturating_add(1);
-            // A bad entry is reported when it is its turn.
-            if !matches!(place_of(&mut state.table, block), Ok(None)) {
-                break;
-            }
-            len = len.saturating_add(self.block).min(left);
+        // Of a block that the file has in part, that part can be had.
+        match self.file.saturating_sub(offset) {
+            0 => Err(of_block(Error::malformed("Input/output error"))),
+            held => Ok(Extent { len: len.min(held), ..found }),
         }
-        let place = if self.differencing { Place::Unallocated } else { Place::Zero { at: None } };
-        Ok(Extent { at, len, place })
     }
+}
 
-    /// Whether the sector at byte `inside` of the block at `offset` is the child's, and the bytes for which that stays.
-    fn sectors(&self, state: &mut State<'_>, offset: u64, inside: u64) -> Result<(bool, u64)> {
-        if state.bitmap_at != Some(offset) {
-            state.bitmap_at = None;
-            state.bitmap.resize(usize::try_from(bitmap_len(self.block)).unwrap_or_default(), 0);
-            self.source.read(self.device, offset, &mut state.bitmap)?;
-            state.bitmap_at = Some(offset);
+/// The bitmaps of a child's blocks, of which one is held.
+struct Bitmaps<'a> {
+    source: &'a dyn Source,
+    device: DeviceId,
+    /// Bytes of a block.
+    block: u64,
+    /// Byte offset of the one that is held.
+    at: Option<u64>,
+    bytes: Vec<u8>,
+}
+
+impl Bitmaps<'_> {
+    /// Whether the sector at byte `inside` of its block, and byte `offset` of the file, is the child's, and the bytes for
+    /// which that stays.
+    fn run(&mut self, offset: u64, inside: u64) -> Result<(bool, u64)> {
+        let len = bitmap_len(self.block);
+        let at = offset.saturating_sub(inside).saturating_sub(len);
+        if self.at != Some(at) {
+            self.at = None;
+            self.bytes.resize(usize::try_from(len).unwrap_or_default(), 0);
+            self.source.read(self.device, at, &mut self.bytes)?;
+            self.at = Some(at);
         }
         let bit = |sector: u64| {
-            let byte = usize::try_from(sector / 8).ok().and_then(|i| state.bitmap.get(i)).copied().unwrap_or(0);
+            let byte = usize::try_from(sector / 8).ok().and_then(|i| self.bytes.get(i)).copied().unwrap_or(0);
             byte & (0x80 >> (sector % 8)) != 0
         };
         let first = inside / SECTOR;
@@ -125,15 +118,9 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// Byte offset of the bitmap of block number `block`, if it has a place.
-pub fn place_of(table: &mut Table<'_, 4>, block: u64) -> Result<Option<u64>> {
-    let entry = table.get(block)?.map(u32::from_be_bytes);
-    Ok(entry.filter(|e| *e != UNUSED).map(|e| u64::from(e) * SECTOR))
-}
-
 /// The byte behind the last block, or behind the table if there is none.
 pub fn end_of_blocks(source: &dyn Source, device: DeviceId, header: &Dynamic) -> Result<u64> {
-    let mut table = Table::<4>::new(source, device, header.table, header.entries);
+    let table = header.blocks(device, 0);
     let bytes = header.entries * 4;
     let mut end = header.table.saturating_add(bytes).checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX);
     let len = source.stat(device)?.len;
@@ -141,10 +128,9 @@ pub fn end_of_blocks(source: &dyn Source, device: DeviceId, header: &Dynamic) ->
     if end > len.checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX) {
         return Ok(end);
     }
-    for block in 0..header.entries {
-        if let Some(offset) = place_of(&mut table, block)? {
-            end = end.max(offset + bitmap_len(header.block) + header.block);
-        }
-    }
+    table.each(source, |_, entry| {
+        end = end.max(table.place(entry).map_or(0, |offset| offset + table.block));
+        Ok(())
+    })?;
     Ok(end)
 }

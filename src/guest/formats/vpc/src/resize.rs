@@ -11,7 +11,7 @@ use instar_image::blocks::Blocks;
 use instar_image::check::Quiet;
 use instar_image::options::check_driver_options;
 use instar_image::packing::Packing;
-use instar_image::pieces::Span;
+use instar_image::table::Span;
 use instar_image::{
     CheckContext, CheckReport, DeviceId, EditContext, Error, Machine, OpenContext, Preallocation, ResizeContext,
     Resizer, Result, Step,
@@ -148,16 +148,7 @@ impl<'a> Disk<'a> {
         if report.corruptions > 0 {
             return Err(Error::corrupt("the image is damaged: instar check tells where"));
         }
-        let blocks = Blocks {
-            device,
-            size: footer.size,
-            block: bitmap_len(header.block) + header.block,
-            table: Span { offset: header.table, count: header.entries },
-            base: 0,
-            scale: SECTOR,
-            absent: |entry| entry == UNUSED,
-            big_endian: true,
-        };
+        let blocks = header.blocks(device, footer.size);
         Ok(Self { machine, device, footer, header, blocks, end })
     }
 
@@ -232,7 +223,7 @@ impl<'a> Disk<'a> {
     fn next_from(&self, offset: u64) -> Result<u64> {
         let others = self.header.locators().map(|(at, _)| at).chain([self.footer.data_offset]);
         let mut next = others.filter(|at| *at >= offset).fold(u64::MAX, u64::min);
-        self.blocks.each(self.machine, |_, entry| {
+        self.blocks.each(self.machine.source(), |_, entry| {
             let at = self.blocks.place(entry).filter(|at| *at >= offset);
             next = next.min(at.unwrap_or(next));
             Ok(())
@@ -285,7 +276,7 @@ impl<'a> Disk<'a> {
     fn shrink(&mut self, size: u64) -> Result<()> {
         let count = self.count(size)?;
         let (mut kept, mut free) = (Vec::new(), Vec::new());
-        self.blocks.each(self.machine, |number, entry| {
+        self.blocks.each(self.machine.source(), |number, entry| {
             if entry == UNUSED {
                 return Ok(());
             }
@@ -308,7 +299,7 @@ impl<'a> Disk<'a> {
         let table_end = self.blocks.table.offset + count * 4;
         let headers = self.footer.data_offset.saturating_add(DYNAMIC_HEADER as u64);
         let mut end = self.header.locators().fold(table_end.max(headers), |end, (_, locator)| end.max(locator));
-        self.blocks.each(self.machine, |_, entry| {
+        self.blocks.each(self.machine.source(), |_, entry| {
             end = end.max(self.blocks.place(entry).map_or(0, |at| at + self.blocks.block));
             Ok(())
         })?;
@@ -332,7 +323,7 @@ impl<'a> Disk<'a> {
             moved.clear();
             Ok(())
         };
-        self.blocks.each(self.machine, |number, entry| {
+        self.blocks.each(self.machine.source(), |number, entry| {
             let Some(from_offset) = self.blocks.place(entry) else { return Ok(()) };
             let Some(place) = packing.place_for(entry) else { return Ok(()) };
             moved.push((number, place));

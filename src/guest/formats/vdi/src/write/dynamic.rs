@@ -4,14 +4,13 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::blocks::{BlockWriter, Blocks};
-use instar_image::pieces::Span;
+use instar_image::blocks::BlockWriter;
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Target, Writer};
 use instar_image::{CreateContext, Machine, Result, Step};
 
 use super::{Spec, encode};
-use crate::layout::{BLOCK, HEADER_LEN, SECTOR, UNALLOCATED, is_absent};
+use crate::layout::{BLOCK, SECTOR, UNALLOCATED};
 
 struct Dynamic<'a> {
     machine: &'a dyn Machine,
@@ -22,18 +21,9 @@ struct Dynamic<'a> {
 /// Writes the map, of no block.
 pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec) -> Result<Box<dyn Writer + 'a>> {
     let (machine, device) = (cx.machine, cx.device);
-    let blocks = Blocks {
-        device,
-        size: spec.size,
-        block: BLOCK,
-        table: Span { offset: HEADER_LEN as u64, count: spec.blocks() },
-        base: spec.data(),
-        scale: BLOCK,
-        absent: is_absent,
-        big_endian: false,
-    };
+    let blocks = spec.blocks(device);
     blocks.fill(machine, 0, |_| UNALLOCATED)?;
-    let rest = spec.data() - blocks.table.offset - spec.blocks() * 4;
+    let rest = spec.data() - blocks.table.offset - blocks.table.count * 4;
     let zeroes = vec![0; rest as usize % SECTOR as usize];
     machine.submit(&[Step::Write { device, offset: spec.data() - rest, data: &zeroes }])?;
     let blocks = BlockWriter::new(machine, blocks, spec.data(), true)?;

@@ -32,7 +32,7 @@ pub fn header(spec: &Spec, allocated: u64) -> [u8; HEADER_LEN] {
         (field::DATA_OFFSET, spec.data() as u32),
         (field::SECTOR_SIZE, SECTOR as u32),
         (field::BLOCK_SIZE, BLOCK as u32),
-        (field::BLOCKS, spec.blocks() as u32),
+        (field::BLOCKS, spec.count() as u32),
         (field::ALLOCATED, allocated as u32),
     ] {
         put(at, &value.to_le_bytes());

@@ -8,11 +8,13 @@ mod fixed;
 use alloc::boxed::Box;
 use alloc::format;
 
+use instar_image::blocks::Blocks;
 use instar_image::options::{OptionKind, OptionSpec, boolean, of_file};
+use instar_image::table::Span;
 use instar_image::windows::guid;
-use instar_image::{CreateContext, Creator, Error, Result, Writer};
+use instar_image::{CreateContext, Creator, DeviceId, Error, Result, Writer};
 
-use crate::layout::{BLOCK, ENTRY, HEADER_LEN, SECTOR, SIZE_MAX};
+use crate::layout::{BLOCK, ENTRY, HEADER_LEN, SECTOR, SIZE_MAX, is_absent};
 
 /// The options, in the order of `-o help`.
 pub const OPTIONS: &[OptionSpec] = &[
@@ -51,13 +53,28 @@ impl Spec {
     }
 
     /// Blocks of the disk.
-    const fn blocks(&self) -> u64 {
+    const fn count(&self) -> u64 {
         self.size.div_ceil(BLOCK)
+    }
+
+    /// The map, of an image on `device`.
+    const fn blocks(&self, device: DeviceId) -> Blocks {
+        Blocks {
+            device,
+            size: self.size,
+            block: BLOCK,
+            table: Span { offset: HEADER_LEN as u64, count: self.count() },
+            base: self.data(),
+            scale: BLOCK,
+            absent: is_absent,
+            big_endian: false,
+            backed: false,
+        }
     }
 
     /// Byte offset of the first block, behind the map.
     const fn data(&self) -> u64 {
-        HEADER_LEN as u64 + (self.blocks() * ENTRY).next_multiple_of(SECTOR)
+        HEADER_LEN as u64 + (self.count() * ENTRY).next_multiple_of(SECTOR)
     }
 }
 

@@ -10,8 +10,8 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use instar_image::pieces::{Pieces, Span};
 use instar_image::sealed::Placed;
+use instar_image::table::{Span, TableCache};
 use instar_image::write::{Piece, Target, Writer};
 use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
 use spin::Mutex;
@@ -50,7 +50,7 @@ impl Editing for VhdxEditing {
         let (machine, device) = (cx.machine, cx.device);
         let end = machine.stat(device)?.len.checked_next_multiple_of(ALIGNMENT);
         let end = end.ok_or_else(|| Error::limit("the file gets too large"))?;
-        let pieces = Pieces::new(machine.source(), device);
+        let pieces = TableCache::new(machine.source(), device);
         let bits = Bits::new(machine, device, image.metadata.sector);
         let state = State { pieces, added: BTreeMap::new(), bits, end, old: Some(Header::read(&opened)?) };
         Ok(Box::new(VhdxEditor {
@@ -94,7 +94,7 @@ struct VhdxEditor<'a> {
 }
 
 struct State<'a> {
-    pieces: Pieces<'a, 8>,
+    pieces: TableCache<'a, 8>,
     /// New entries by their numbers.
     added: BTreeMap<u64, u64>,
     /// Sector bitmaps.

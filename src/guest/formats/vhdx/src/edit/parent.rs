@@ -4,8 +4,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::bits::runs_of;
-use instar_image::pieces::{Pieces, Span};
 use instar_image::reader::Reader;
+use instar_image::table::{Span, TableCache};
 use instar_image::{Backing, Error, Result, Step};
 
 use super::{VhdxEditor, refuse};
@@ -106,7 +106,7 @@ impl VhdxEditor<'_> {
     fn fill_blocks(&self) -> Result<()> {
         let geometry = self.geometry;
         let table = Span { offset: geometry.bat, count: geometry.entries() };
-        let mut pieces = Pieces::<8>::new(self.machine.source(), self.device);
+        let mut pieces = TableCache::<8>::new(self.machine.source(), self.device);
         let mut bitmap = (u64::MAX, Vec::new());
         let mut waiting: Vec<(u64, u64)> = Vec::new();
         for number in 0..geometry.blocks {

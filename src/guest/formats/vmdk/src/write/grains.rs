@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::levels::{LevelWriter, Levels};
-use instar_image::pieces::Span;
+use instar_image::table::Span;
 use instar_image::{DeviceId, Machine, Result, Step};
 
 use super::spec::TEXT_SECTORS;

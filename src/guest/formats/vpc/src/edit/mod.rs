@@ -10,8 +10,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::options::check_driver_options;
-use instar_image::pieces::{Pieces, Span};
 use instar_image::sealed::Placed;
+use instar_image::table::{Span, TableCache};
 use instar_image::write::{Piece, Target, Writer};
 use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
 use spin::Mutex;
@@ -118,7 +118,7 @@ struct BlockEditor<'a> {
 }
 
 struct State<'a> {
-    pieces: Pieces<'a, 4>,
+    pieces: TableCache<'a, 4>,
     /// New blocks: number to byte offset.
     added: BTreeMap<u64, u64>,
     /// Bitmaps that have changed: byte offset to bytes.
@@ -136,7 +136,7 @@ impl<'a> BlockEditor<'a> {
         parent: Option<Identity>,
     ) -> Result<Self> {
         let end = end_of_file(machine, device, header)?;
-        let pieces = Pieces::new(machine.source(), device);
+        let pieces = TableCache::new(machine.source(), device);
         let state = State { pieces, added: BTreeMap::new(), bitmaps: BTreeMap::new(), end };
         Ok(Self {
             machine,

@@ -104,6 +104,33 @@ class Tidy(unittest.TestCase):
         ]
         self.assertEqual(found, [])
 
+    def test_what_the_host_serves_is_asked_for(self):
+        """Each operation of the ring is sent by the guest's client, each method of that client's traits has a caller, and
+        each step is made by somebody: what is not is attack surface for nothing."""
+
+        def text(*folders):
+            own = (p for p in sources(".rs") if p.startswith(folders) and not p.startswith("src/guest/ops/src/nested/"))
+            return "\n".join(line for path in own for _, line in code_lines(path))
+
+        operations = re.search(r"Op: u16 \{(.*?)\n    \}", (ROOT / "src/abi/src/ring.rs").read_text(), re.DOTALL).group(
+            1
+        )
+        client = text("src/guest/entry/")
+        unsent = [op for op in re.findall(r"^ +(\w+) = \d+,", operations, re.MULTILINE) if f"Op::{op}" not in client]
+        machine = (ROOT / "src/guest/image/src/machine.rs").read_text()
+        traits = re.findall(r"^pub trait (?:Source|Sink|Machine)\b.*?^\}", machine, re.MULTILINE | re.DOTALL)
+        methods = re.findall(r"^    fn (\w+)", "\n".join(traits), re.MULTILINE)
+        steps = re.findall(
+            r"^    (\w+) \{", re.search(r"pub enum Step.*?^\}", machine, re.M | re.S).group(0), re.MULTILINE
+        )
+        users = text(
+            "src/guest/ops/", "src/guest/image/", "src/guest/formats/", "src/guest/crypto/", "src/guest/codec/"
+        )
+        uncalled = [name for name in methods if not re.search(rf"\.{name}\(", users)]
+        unmade = [step for step in steps if not re.search(rf"Step::{step} \{{(?! \.\.)", users)]
+        self.assertEqual((unsent, uncalled, unmade), ([], [], []))
+        self.assertGreater(min(len(operations), len(methods), len(steps)), 5)
+
     def test_readme_shows_the_cells_that_are_expected(self):
         """`scripts/cells --update` writes both."""
         self.assertEqual(cells.table_in((ROOT / "README.md").read_text()), cells.table(cells.expected()))

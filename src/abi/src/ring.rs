@@ -120,9 +120,6 @@ numbered! {
         /// `dev offset len buf buf_len`: where data and holes lie, as [`ExtentEntry`]s from `offset` on.
         /// Returns in `value` the number of entries and in `value2` the offset that they reach.
         Extents = 9,
-        /// `dev offset len arg buf buf_len`: one bit a block of `arg` bytes, least significant first, 1 = not all
-        /// zeroes. The last block may be short. Returns in `value` how many bits are set.
-        ZeroMap = 10,
         /// `dev offset len` with `dev2 offset2`: returns in `value` the number of leading bytes that are equal
         /// (`len` if all are). Past the end of either is zeroes.
         Compare = 11,
@@ -136,8 +133,7 @@ numbered! {
         Stat = 13,
         /// `offset len`: `offset` of `len` units of work are done.
         Progress = 14,
-        /// `arg=level buf buf_len`: [`LOG_VERBOSE`]: a line for `-v`; [`LOG_LINES`]: lines that the user is to
-        /// see; [`LOG_RECORDS`]: records.
+        /// `arg=level buf buf_len`: [`LOG_LINES`]: lines that the user is to see; [`LOG_RECORDS`]: records.
         Log = 15,
         /// `buf buf_len`: appends to the result stream (a [`crate::record`] stream; batches of `Emit`s
         /// are appended in the order of their slots).
@@ -161,8 +157,6 @@ numbered! {
     }
 }
 
-/// [`Op::Log`]: a line for `-v`.
-pub const LOG_VERBOSE: u32 = 0;
 /// [`Op::Log`]: text for standard error as it comes, line ends and all; it may end within a line.
 pub const LOG_LINES: u32 = 1;
 /// [`Op::Log`]: whole records of a fixed size, to be rendered as they come; which, the command knows.

@@ -264,18 +264,6 @@ impl Source for Machine {
         })
     }
 
-    fn zero_map(&self, device: DeviceId, offset: u64, len: u64, block: u32, bits: &mut [u8]) -> Result<()> {
-        let mut bytes = vec![0; usize::try_from(len).expect("a test maps little")];
-        self.read(device, offset, &mut bytes)?;
-        bits.fill(0);
-        for (i, part) in bytes.chunks(block as usize).enumerate() {
-            if !instar_image::reader::is_zero(part) {
-                bits[i / 8] |= 1 << (i % 8);
-            }
-        }
-        Ok(())
-    }
-
     fn equal_prefixes(&self, pairs: &[RangePair], equal: &mut [u64]) -> Result<()> {
         for (pair, equal) in pairs.iter().zip(equal) {
             let len = usize::try_from(pair.len).expect("a test compares little");
@@ -312,10 +300,6 @@ impl Sink for Machine {
 
 impl Api for Machine {
     fn source(&self) -> &dyn Source {
-        self
-    }
-
-    fn sink(&self) -> &dyn Sink {
         self
     }
 
@@ -356,8 +340,6 @@ impl Api for Machine {
     }
 
     fn progress(&self, _done: u64, _total: u64) {}
-
-    fn log(&self, _text: &str) {}
 
     fn say(&self, text: &str) -> Result<()> {
         lock(&self.said).push_str(text);

@@ -10,8 +10,8 @@ use instar_abi::boot::{BootInfo, MAX_WORKERS};
 use instar_abi::record;
 use instar_abi::ring::{
     BATCH_MAX, Beside, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES,
-    LOG_RECORDS, LOG_VERBOSE, Op, Reply, Request, Role, STAT_ALIGNMENT_SHIFT, STAT_BLOCK_DEVICE, STAT_CONTENDED,
-    STAT_FRESH, STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
+    LOG_RECORDS, Op, Reply, Request, Role, STAT_ALIGNMENT_SHIFT, STAT_BLOCK_DEVICE, STAT_CONTENDED, STAT_FRESH,
+    STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
 use instar_image::keys::Keys;
 use instar_image::{DeviceId, Machine, RangePair, Read, Result, Run, Sink, Source, Stat, Step, Value, Zeroes};
@@ -265,21 +265,6 @@ impl Source for RingMachine {
         Ok(reply.value2)
     }
 
-    fn zero_map(&self, device: DeviceId, offset: u64, len: u64, block: u32, bits: &mut [u8]) -> Result<()> {
-        let map = alloc::vec![0u8; bits.len()];
-        self.call(Request {
-            dev: device.0,
-            offset,
-            len,
-            arg: block,
-            buf: map.as_ptr() as u64,
-            buf_len: map.len() as u64,
-            ..request(Op::ZeroMap)
-        })?;
-        bits.copy_from_slice(&map);
-        Ok(())
-    }
-
     fn equal_prefixes(&self, pairs: &[RangePair], equal: &mut [u64]) -> Result<()> {
         for (pairs, equal) in pairs.chunks(BATCH_MAX).zip(equal.chunks_mut(BATCH_MAX)) {
             let compare = |pair: &RangePair| Request {
@@ -372,10 +357,6 @@ impl Machine for RingMachine {
         self
     }
 
-    fn sink(&self) -> &dyn Sink {
-        self
-    }
-
     fn open_named(&self, from: DeviceId, name: &[u8], role: Role, write: bool) -> Result<DeviceId> {
         let reply = self.reachable(name, |name| {
             self.call(Request {
@@ -438,18 +419,6 @@ impl Machine for RingMachine {
             self.reported.store(done, Ordering::Relaxed);
             self.client().one(Request { offset: done, len: total, ..request(Op::Progress) });
         }
-    }
-
-    fn log(&self, text: &str) {
-        self.reachable(text.as_bytes(), |bytes| {
-            let log = Request {
-                arg: LOG_VERBOSE,
-                buf: bytes.as_ptr() as u64,
-                buf_len: bytes.len() as u64,
-                ..request(Op::Log)
-            };
-            self.client().one(log);
-        });
     }
 
     fn say(&self, text: &str) -> Result<()> {

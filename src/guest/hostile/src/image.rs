@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use instar_abi::boot::BootInfo;
-use instar_abi::ring::{Beside, FLAG_WRITE, LOG_LINES, LOG_RECORDS, LOG_VERBOSE, Op, Request, Role, Status};
+use instar_abi::ring::{Beside, FLAG_WRITE, LOG_LINES, LOG_RECORDS, Op, Request, Role, Status};
 use instar_entry::RingMachine;
 use instar_image::{Machine, Value};
 
@@ -140,7 +140,7 @@ pub fn publish(machine: &RingMachine, _: &BootInfo) -> u8 {
 pub fn print(machine: &RingMachine, _: &BootInfo) -> u8 {
     let text = b"\x1b[2J\x1b]0;title\x07\x9b31m\rgone\x08\x7f\n".to_vec();
     let (buf, buf_len) = (text.as_ptr() as u64, text.len() as u64);
-    for arg in [LOG_VERBOSE, LOG_LINES, LOG_RECORDS] {
+    for arg in [0, LOG_LINES, LOG_RECORDS] {
         machine.raw_call(Request { arg, buf, buf_len, ..request(Op::Log) });
     }
     let mut error = Value::map();

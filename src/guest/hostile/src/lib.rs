@@ -123,7 +123,6 @@ pub const CASES: &[(&str, Case)] = &[
     ("part-foreign", parts::foreign),
     ("part-foreign-copy", parts::foreign_copy),
     ("part-foreign-compare", parts::foreign_compare),
-    ("part-foreign-map", parts::foreign_map),
     ("part-others", parts::others),
     ("part-itself", parts::itself),
     ("part-second", parts::second),

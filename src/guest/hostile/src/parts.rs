@@ -82,11 +82,6 @@ pub fn foreign_compare(machine: &RingMachine, boot: &BootInfo) -> u8 {
     report(machine, boot, open(machine, WRITABLE, Role::DataFile, b"bystander"))
 }
 
-pub fn foreign_map(machine: &RingMachine, boot: &BootInfo) -> u8 {
-    machine.raw_call(Request { buf_len: 512, len: 65536, arg: 512, ..good(Op::ZeroMap, READ_ONLY, boot) });
-    report(machine, boot, open(machine, WRITABLE, Role::DataFile, b"bystander"))
-}
-
 /// The one that it may have is no reason for another.
 pub fn second(machine: &RingMachine, boot: &BootInfo) -> u8 {
     open(machine, WRITABLE, Role::DataFile, b"part");

@@ -5,8 +5,6 @@
 pub const CHAIN_DEPTH_MAX: usize = 200;
 /// Most images that `info` shows of a chain, one at a time (instar).
 pub const CHAIN_SHOWN_MAX: usize = 4096;
-/// Most devices open at once: images, data files, extents, targets (instar).
-pub const DEVICES_MAX: usize = 1 << 14;
 /// Longest backing file name in bytes (QEMU and spec for qcow2: 1023).
 pub const BACKING_NAME_MAX: usize = 1023;
 /// Bytes of the start of a file that probing looks at (QEMU: 2048). What lies further in (ISO 9660, GPT) is no

@@ -83,8 +83,6 @@ pub trait Source: Sync {
     /// Data and holes from `offset` on for at most `len` bytes; returns the offset that `runs` (appended to,
     /// a bounded number) reaches.
     fn runs(&self, device: DeviceId, offset: u64, len: u64, runs: &mut Vec<Run>) -> Result<u64>;
-    /// Which blocks of `block` bytes hold anything but zeroes: bit set, least significant first.
-    fn zero_map(&self, device: DeviceId, offset: u64, len: u64, block: u32, bits: &mut [u8]) -> Result<()>;
     /// The program was called by the stock tool's name: what that cannot read, or reads in another way, is not to be
     /// read better.
     fn is_stock(&self) -> bool {
@@ -197,8 +195,6 @@ pub const STREAM_MAX: usize = 65536;
 pub trait Machine: Sink {
     /// This trait object as its readable half.
     fn source(&self) -> &dyn Source;
-    /// This trait object as its writable half.
-    fn sink(&self) -> &dyn Sink;
 
     /// Opens what the image on `from` names. The host's policy decides; its refusal is [`crate::Kind::Refused`].
     fn open_named(&self, from: DeviceId, name: &[u8], role: Role, write: bool) -> Result<DeviceId>;
@@ -218,8 +214,6 @@ pub trait Machine: Sink {
 
     /// `done` of `total` bytes of work are done. Cheap: rate-limited by the implementation.
     fn progress(&self, done: u64, total: u64);
-    /// A line for `-v`.
-    fn log(&self, text: &str);
     /// Text that the user sees at once, on standard error: at most [`SAY_MAX`] bytes, line ends and all.
     fn say(&self, text: &str) -> Result<()>;
     /// Whole records of a fixed size that the host renders at once: at most [`STREAM_MAX`] bytes.

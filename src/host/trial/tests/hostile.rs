@@ -104,7 +104,6 @@ const CASES: &[(&str, End)] = &[
     ("part-foreign", End::Answer(5)),
     ("part-foreign-copy", End::Answer(5)),
     ("part-foreign-compare", End::Answer(5)),
-    ("part-foreign-map", End::Answer(5)),
     ("part-others", End::Answer(12)),
     ("part-itself", End::Answer(12)),
     ("part-second", End::Answer(10)),

@@ -17,8 +17,6 @@ pub mod field {
     pub const BACKING_OFFSET: usize = 8;
     /// Bytes of it (u32).
     pub const BACKING_LEN: usize = 16;
-    /// When the backing file was changed, seconds since 1970 (u32).
-    pub const MTIME: usize = 20;
     /// Virtual size in bytes (u64).
     pub const SIZE: usize = 24;
     /// Bits of an offset in a cluster (u8).

@@ -17,8 +17,6 @@ pub mod field {
     pub const HEADER_SIZE: usize = 12;
     /// Features that a reader must know (u64).
     pub const FEATURES: usize = 16;
-    /// Features that a reader need not know (u64).
-    pub const COMPAT_FEATURES: usize = 24;
     /// Features that are switched off by a writer that does not know them (u64).
     pub const AUTOCLEAR_FEATURES: usize = 32;
     /// Byte offset of the L1 table (u64).

@@ -134,29 +134,6 @@ impl Source for Nested<'_> {
         Ok(at)
     }
 
-    fn zero_map(&self, device: DeviceId, offset: u64, len: u64, block: u32, bits: &mut [u8]) -> Result<()> {
-        if device != self.id {
-            return self.below.zero_map(device, offset, len, block, bits);
-        }
-        bits.fill(0);
-        let mut buf = vec![0; (block as usize).min(PIECE)];
-        let blocks = len.div_ceil(u64::from(block.max(1)));
-        for number in 0..blocks {
-            let (mut at, end) = (number * u64::from(block), ((number + 1) * u64::from(block)).min(len));
-            while at < end {
-                let piece = buf.get_mut(..(end - at).min(PIECE as u64) as usize).unwrap_or_default();
-                self.read_image(offset.saturating_add(at), piece)?;
-                at += piece.len() as u64;
-                if !is_zero(piece) {
-                    let byte = bits.get_mut((number / 8) as usize);
-                    *byte.ok_or_else(|| Error::usage("a map that is too short"))? |= 1 << (number % 8);
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn is_stock(&self) -> bool {
         self.below.is_stock()
     }
@@ -231,10 +208,6 @@ impl Machine for Nested<'_> {
         self
     }
 
-    fn sink(&self) -> &dyn Sink {
-        self
-    }
-
     fn open_named(&self, from: DeviceId, name: &[u8], role: Role, write: bool) -> Result<DeviceId> {
         self.below.open_named(if from == self.id { self.file } else { from }, name, role, write)
     }
@@ -261,10 +234,6 @@ impl Machine for Nested<'_> {
 
     fn progress(&self, done: u64, total: u64) {
         self.below.progress(done, total);
-    }
-
-    fn log(&self, text: &str) {
-        self.below.log(text);
     }
 
     fn say(&self, text: &str) -> Result<()> {

@@ -6,9 +6,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use instar_abi::ring::Reply;
-
-use super::check::Checked;
 use super::direct;
 use super::exec::data_from;
 use super::table::Slot;
@@ -276,41 +273,6 @@ pub fn write_plain_zeroes(slot: &Slot, offset: u64, len: u64, over: &AtomicBool)
         done += n;
     }
     Ok(())
-}
-
-/// One bit a block: set where anything is not zero.
-pub fn zero_map(buffer: &mut Buffer, slot: &Slot, request: &Checked<'_>, over: &AtomicBool) -> io::Result<Reply> {
-    let unit = request.arg as usize;
-    let source_len = slot.len.load(Ordering::Relaxed);
-    let mut bits = vec![0u8; request.buf.len()];
-    let mut set = 0;
-    let mut done = 0;
-    while done < request.len {
-        go_on(over)?;
-        let at = request.offset + done;
-        // Blocks that lie wholly in a hole are zero without being read.
-        let data = if at >= source_len { u64::MAX } else { data_from(slot, at, source_len) };
-        let hole = if data >= source_len { request.len - done } else { data - at };
-        let whole = hole / unit as u64 * unit as u64;
-        if whole > 0 || hole >= request.len - done {
-            done += if hole >= request.len - done { request.len - done } else { whole };
-            continue;
-        }
-        let chunk = buffer.pair().0;
-        let len = (request.len - done).min((CHUNK / unit).max(1) as u64 * unit as u64).min(CHUNK as u64) as usize;
-        let chunk = &mut chunk[..len];
-        fill(slot, chunk, at)?;
-        for (i, block) in chunk.chunks(unit).enumerate() {
-            let bit = done as usize / unit + i;
-            if !is_zero(block) && bits[bit / 8] & (1 << (bit % 8)) == 0 {
-                bits[bit / 8] |= 1 << (bit % 8);
-                set += 1;
-            }
-        }
-        done += len as u64;
-    }
-    request.buf.copy_from(&bits);
-    Ok(Reply { value: set, ..Reply::default() })
 }
 
 /// How many leading bytes of two ranges are equal.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use instar_abi::ring::{
-    Beside, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Request, Role, Status,
+    Beside, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES, LOG_RECORDS, Op, Request,
+    Role, Status,
 };
 
 use super::table::{Slot, Table};
@@ -54,7 +55,7 @@ impl Checked<'_> {
 
     /// Whether the guest learns from it what is on its devices.
     pub fn gives(&self) -> bool {
-        matches!(self.op, Op::Read | Op::Copy | Op::Extents | Op::ZeroMap | Op::Compare)
+        matches!(self.op, Op::Read | Op::Copy | Op::Extents | Op::Compare)
     }
 }
 
@@ -95,7 +96,6 @@ const fn shape(op: Op) -> Shape {
         Op::CreateBeside => Shape { arg: true, ..CHANGE },
         Op::Allocate => Shape { flags: FLAG_FULL, ..CHANGE },
         Op::Extents => Shape { buf: Buf::Own, ..RANGE },
-        Op::ZeroMap => Shape { buf: Buf::Own, arg: true, ..RANGE },
         Op::Compare => Shape { dev2: Some(false), ..RANGE },
         Op::OpenNamed => Shape { flags: FLAG_WRITE, buf: Buf::Own, arg: true, ..DEVICE },
         Op::Stat => DEVICE,
@@ -172,11 +172,11 @@ fn arg_fits(op: Op, request: &Request) -> bool {
     match op {
         Op::Copy if request.flags & FLAG_SKIP_ZERO == 0 => request.arg == 0 && request.flags & FLAG_UNMAP == 0,
         Op::Copy => request.arg == 0 || unit(request.arg),
-        Op::ZeroMap => unit(request.arg) && request.len.div_ceil(u64::from(request.arg)).div_ceil(8) <= request.buf_len,
         Op::OpenNamed => Role::from_wire(request.arg).is_some(),
         Op::SetLength | Op::Wait => request.offset == 0,
         Op::CreateBeside => request.offset == 0 && Beside::from_wire(request.arg).is_some_and(|k| k.has(request.len)),
         Op::Finish => request.arg <= 255,
+        Op::Log => matches!(request.arg, LOG_LINES | LOG_RECORDS),
         Op::Panic => request.arg <= 1,
         _ => true,
     }

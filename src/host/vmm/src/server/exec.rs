@@ -81,9 +81,6 @@ impl Server<'_> {
             Op::SetLength => slot.set_length(request.len).map(|()| value(0)).map_err(|e| failed(&e)),
             Op::Allocate => allocate(slot, request, &self.aborted).map(value).map_err(|e| failed(&e)),
             Op::Extents => extents(slot, request, &self.aborted),
-            Op::ZeroMap => {
-                super::bulk::zero_map(&mut self.buffer(worker), slot, request, &self.aborted).map_err(|e| failed(&e))
-            }
             Op::Compare => {
                 let other = request.slot2.as_deref().ok_or_else(|| refused(Status::BadDevice))?;
                 let both = ((slot, request.offset), (other, request.offset2));

@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use instar_abi::ring::{BATCH_MAX, LOG_LINES, LOG_RECORDS, Op, Reply, Status};
+use instar_abi::ring::{BATCH_MAX, LOG_LINES, Op, Reply, Status};
 
 use crate::limits::{MESSAGES, RESULTS};
 use crate::memory::Shared;
@@ -191,9 +191,7 @@ impl<'a> Server<'a> {
     fn log(&self, checked: &check::Checked<'_>) -> Result<Reply, Served> {
         let (shown, max, (name, flag)) = match checked.arg {
             LOG_LINES => (&self.messages, self.limits.message_bytes, MESSAGES),
-            LOG_RECORDS => (&self.shown, self.limits.shown_bytes, RESULTS),
-            // Nobody sees it.
-            _ => return Ok(Reply::default()),
+            _ => (&self.shown, self.limits.shown_bytes, RESULTS),
         };
         let over = |bytes: u64| (bytes > max).then(|| Served::Limit { name, flag, value: format!("{max} bytes") });
         let text = checked.buf.to_vec();

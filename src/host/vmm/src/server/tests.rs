@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use instar_abi::ring::{
-    Beside, ExtentEntry, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_VERBOSE, Request, Role, STAT_FRESH,
+    Beside, ExtentEntry, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Request, Role, STAT_FRESH,
     STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -279,16 +279,8 @@ fn a_writer_is_never_cut_off_by_one_who_extends() {
 }
 
 #[test]
-fn maps_and_comparisons() {
+fn comparisons_tell_how_much_is_equal() {
     let bench = Bench::new("map", &[(2 * MIB + 1, b"x"), (5 * MIB, b"y")], 6 * MIB);
-    let map = Request { len: 6 * MIB, arg: 1 << 20, buf: bench.heap(), buf_len: 1, ..request(Op::ZeroMap) };
-    assert_eq!(bench.ok(map).value, 2);
-    assert_eq!(bench.heap_bytes(1), [0b10_0100]);
-    assert_eq!(bench.refused(Request { buf_len: 0, ..map }), Status::BadRequest);
-    assert_eq!(bench.refused(Request { arg: 3000, ..map }), Status::BadRequest);
-    // Two blocks of 2 MiB and half a one, with two bytes of another kind behind.
-    assert_eq!(bench.ok(Request { arg: 2 << 20, offset: MIB, len: 5 * MIB, ..map }).value, 2);
-    assert_eq!(bench.heap_bytes(1), [0b101]);
     let compare = Request { len: 1 << 60, dev2: 2, ..request(Op::Compare) };
     assert_eq!(bench.ok(compare).value, 2 * MIB + 1);
     assert_eq!(bench.ok(Request { offset: 5 * MIB + 1, offset2: 5 * MIB + 1, ..compare }).value, 1 << 60);
@@ -403,8 +395,6 @@ fn what_a_target_held_is_not_shown_and_goes_with_the_first_change() {
         assert_eq!((stat.value, stat.value2), (0, 0));
         let read = bench.ok(Request { len: 16, buf: heap, ..request(Op::Read) });
         assert_eq!((read.value, bench.heap_bytes(16)), (0, vec![0; 16]));
-        let map = Request { len: 8192, arg: 4096, buf: heap, buf_len: 1, ..request(Op::ZeroMap) };
-        assert_eq!((bench.ok(map).value, bench.heap_bytes(1)), (0, vec![0]));
         let extents = Request { len: 8192, buf: heap, buf_len: 64, ..request(Op::Extents) };
         assert_eq!(bench.ok(extents).value, 0);
         bench.ok(request(Op::Flush));

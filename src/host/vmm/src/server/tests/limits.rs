@@ -1,6 +1,7 @@
 //! What a guest may tell and take, and how a run ends.
 
 use super::*;
+use instar_abi::ring::LOG_RECORDS;
 
 #[test]
 fn results_are_bounded_and_the_end_is_the_end() {
@@ -33,7 +34,7 @@ fn messages_and_what_is_shown_are_bounded() {
         bench.ok(log(arg, 0));
         assert!(matches!(bench.batch(&[log(arg, 0)]).0, Served::Limit { .. }));
     }
-    assert_eq!(bench.batch(&[log(LOG_VERBOSE, 400); 4]).0, Served::Continue, "nobody sees these");
+    assert_eq!(bench.refused(log(0, 400)), Status::BadRequest, "there is no such level");
 }
 
 #[test]

@@ -83,16 +83,9 @@ impl Blocks {
 
     /// Calls `each` for every entry: its number and its value.
     pub fn each(&self, source: &dyn Source, mut each: impl FnMut(u64, u32) -> Result<()>) -> Result<()> {
-        let mut pieces = TableCache::<4>::new(source, self.device);
-        let mut index = 0;
-        while index < self.table.count {
-            let entries = pieces.from(self.table, index)?;
-            for (entry, index) in entries.iter().zip(index..) {
-                each(index, self.value(*entry))?;
-            }
-            index += entries.len().max(1) as u64;
-        }
-        Ok(())
+        TableCache::<4>::new(source, self.device).each(self.table, |first, entries| {
+            entries.iter().zip(first..).try_for_each(|(entry, index)| each(index, self.value(*entry)))
+        })
     }
 
     /// Writes entries, in ascending order of their numbers, and then they are stable.

@@ -128,6 +128,18 @@ impl<B: Bytes, const N: usize> TableCacheOver<B, N> {
         Ok(self.from(table, index)?.first().copied())
     }
 
+    /// Calls `each` for all entries of `table`, as many at a time as one piece holds: the number of the first, and what they
+    /// are.
+    pub fn each(&mut self, table: Span, mut each: impl FnMut(u64, &[[u8; N]]) -> Result<()>) -> Result<()> {
+        let mut index = 0;
+        while index < table.count {
+            let entries = self.from(table, index)?;
+            each(index, entries)?;
+            index = index.saturating_add(entries.len().max(1) as u64);
+        }
+        Ok(())
+    }
+
     /// Forgets what is held: the table was written to.
     pub fn forget(&mut self) {
         self.bytes.clear();

@@ -38,6 +38,7 @@ use instar_image::names::combine;
 use instar_image::options::OptionSpec;
 use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
+use instar_image::table::Span;
 use instar_image::{
     Backing, Bitmaps, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
     OpenContext, Probe, Quirk, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Version, limits,
@@ -49,7 +50,7 @@ use crate::entry::Geometry;
 use crate::extensions::{Extensions, text};
 use crate::header::{Compression, Encryption, Header};
 use crate::layout::{AUTOCLEAR_DATA_FILE_RAW, MAGIC, SHOWN_MAX, field, incompatible};
-use crate::map::{L1, Map};
+use crate::map::Map;
 use crate::packed::{ZlibUnpacker, ZstdUnpacker};
 use crate::window::Window;
 
@@ -185,7 +186,7 @@ fn open<'a>(cx: OpenContext<'a, '_>, wanted: Option<Wanted>) -> Result<Qcow2Imag
         Some(name) => name.as_bytes().to_vec(),
         None => combine(cx.name, extensions.data_file.as_deref().unwrap_or_default()),
     };
-    let l1 = L1 { offset: header.l1_offset, size: u64::from(header.l1_size) };
+    let l1 = Span { offset: header.l1_offset, count: u64::from(header.l1_size) };
     let map = Map::new(cx.source, cx.device, geometry, header.size, l1);
     let device = cx.device;
     let source = cx.source;

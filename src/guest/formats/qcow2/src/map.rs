@@ -4,34 +4,23 @@
 //! host once for every [`PIECE`] bytes of tables or more; small neighbouring L2 tables are fetched together. Nothing
 //! depends on the size of the image but the numbers.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::damage::Damage;
 use instar_image::reader::Reader;
+use instar_image::table::{Span, TableCache};
 use instar_image::{DeviceId, Error, Extent, Packed, Place, Read, Result, Source};
 use spin::Mutex;
 
 use crate::entry::{Content, Entries, Geometry, Spot};
-use crate::layout::{L1_ENTRY, L1_OFFSET_MASK};
+use crate::layout::L1_OFFSET_MASK;
 
 /// Bytes of L2 tables fetched at once, to begin with.
 const PIECE: u64 = 65536;
 /// And where they are walked from front to back.
 const PIECE_MAX: u64 = 4 * PIECE;
-/// Entries of the L1 table fetched at once.
-const L1_PIECE: u64 = 2048;
 /// Pieces of L2 tables that are kept for each image. More do not help a walk, and a chain may have many images.
 const PIECES: usize = 2;
-
-/// Where an L1 table is.
-#[derive(Clone, Copy, Debug)]
-pub struct L1 {
-    /// Byte offset.
-    pub offset: u64,
-    /// Entries.
-    pub size: u64,
-}
 
 /// The mapping of one image, or of one of its snapshots.
 pub struct Map<'a> {
@@ -40,24 +29,15 @@ pub struct Map<'a> {
     geometry: Geometry,
     /// Virtual size in bytes.
     size: u64,
-    l1: L1,
-    tables: Mutex<Tables>,
+    l1: Span,
+    tables: Mutex<Tables<'a>>,
 }
 
-#[derive(Default)]
-struct Tables {
-    l1: L1Piece,
+struct Tables<'a> {
+    l1: TableCache<'a, 8>,
     l2: [L2Piece; PIECES],
     /// Which of `l2` was used last.
     latest: usize,
-}
-
-/// Entries of the L1 table from number `first` on.
-#[derive(Default)]
-struct L1Piece {
-    first: u64,
-    entries: Vec<u64>,
-    damage: Damage,
 }
 
 /// L2 entries of the clusters from number `first` on. A table that the L1 does not have is zeroes here: both
@@ -69,6 +49,13 @@ struct L2Piece {
     count: u64,
     bytes: Vec<u8>,
     damage: Damage,
+}
+
+impl<'a> Tables<'a> {
+    /// Nothing is read yet.
+    fn new(source: &'a dyn Source, device: DeviceId) -> Self {
+        Self { l1: TableCache::new(source, device), l2: Default::default(), latest: 0 }
+    }
 }
 
 impl L2Piece {
@@ -95,14 +82,15 @@ impl L2Piece {
 
 impl<'a> Map<'a> {
     /// Nothing is read yet.
-    pub fn new(source: &'a dyn Source, device: DeviceId, geometry: Geometry, size: u64, l1: L1) -> Self {
-        Self { source, device, geometry, size, l1, tables: Mutex::default() }
+    pub fn new(source: &'a dyn Source, device: DeviceId, geometry: Geometry, size: u64, l1: Span) -> Self {
+        let tables = Mutex::new(Tables::new(source, device));
+        Self { source, device, geometry, size, l1, tables }
     }
 
     /// Shows another L1 table, of a disk of `size` bytes.
-    pub fn set_l1(&mut self, l1: L1, size: u64) {
+    pub fn set_l1(&mut self, l1: Span, size: u64) {
         (self.l1, self.size) = (l1, size);
-        self.tables = Mutex::default();
+        self.tables = Mutex::new(Tables::new(self.source, self.device));
     }
 
     /// The extent at `at`, at most `max` bytes.
@@ -150,33 +138,17 @@ impl<'a> Map<'a> {
     }
 
     /// Entry `index` of the L1 table; 0 behind its end.
-    fn l1_entry(&self, piece: &mut L1Piece, index: u64) -> Result<u64> {
-        let first = index & !L1_PIECE.wrapping_sub(1);
-        if piece.first != first || piece.entries.is_empty() {
-            let count = self.l1.size.saturating_sub(first).min(L1_PIECE);
-            let mut bytes = vec![0; usize::try_from(count.saturating_mul(L1_ENTRY)).unwrap_or_default()];
-            let offset = self.l1.offset.saturating_add(first.saturating_mul(L1_ENTRY));
-            piece.damage = Damage::read(offset, &mut bytes, |skip, buf| {
-                self.source.read(self.device, offset.saturating_add(skip as u64), buf)
-            });
-            piece.entries = bytes.as_chunks::<8>().0.iter().map(|e| u64::from_be_bytes(*e)).collect();
-            piece.first = first;
-        }
-        let inside = usize::try_from(index.saturating_sub(first)).unwrap_or(usize::MAX);
-        let entry = piece.entries.get(inside).copied();
-        if entry.is_some() {
-            piece.damage.good_until(inside * L1_ENTRY as usize, L1_ENTRY as usize)?;
-        }
-        Ok(entry.unwrap_or(0))
+    fn l1_entry(&self, cache: &mut TableCache<'_, 8>, index: u64) -> Result<u64> {
+        Ok(cache.entry(self.l1, index)?.map_or(0, u64::from_be_bytes))
     }
 
     /// The byte of the virtual disk at which the run of absent L2 tables ends that `index` is in; at most `end`.
-    fn hole_end(&self, piece: &mut L1Piece, index: u64, end: u64) -> Result<u64> {
+    fn hole_end(&self, l1: &mut TableCache<'_, 8>, index: u64, end: u64) -> Result<u64> {
         let bits = self.geometry.cluster_bits.saturating_add(self.geometry.table_bits());
         let mut next = index.saturating_add(1);
-        while next < self.l1.size && next << bits < end {
+        while next < self.l1.count && next << bits < end {
             // What cannot be read is found out when it is its turn.
-            if self.l1_entry(piece, next).map_or(true, |entry| entry & L1_OFFSET_MASK != 0) {
+            if self.l1_entry(l1, next).map_or(true, |entry| entry & L1_OFFSET_MASK != 0) {
                 return Ok((next << bits).min(end));
             }
             next = next.saturating_add(1);
@@ -185,7 +157,7 @@ impl<'a> Map<'a> {
     }
 
     /// The piece of L2 tables that has `cluster`.
-    fn l2_piece<'t>(&self, tables: &'t mut Tables, cluster: u64) -> Result<&'t L2Piece> {
+    fn l2_piece<'t>(&self, tables: &'t mut Tables<'_>, cluster: u64) -> Result<&'t L2Piece> {
         if let Some(found) = tables.l2.iter().position(|p| p.holds(cluster)) {
             tables.latest = found;
         } else {
@@ -203,7 +175,7 @@ impl<'a> Map<'a> {
     }
 
     /// Fetches the tables of `wanted` clusters, a power of two, that `cluster` is among.
-    fn fill(&self, l1: &mut L1Piece, piece: &mut L2Piece, cluster: u64, wanted: u64) -> Result<()> {
+    fn fill(&self, l1: &mut TableCache<'_, 8>, piece: &mut L2Piece, cluster: u64, wanted: u64) -> Result<()> {
         let g = &self.geometry;
         let clusters = self.size.div_ceil(g.cluster_size());
         let first = cluster & !wanted.wrapping_sub(1);

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use instar_image::format::SnapshotSelector;
 use instar_image::reader::Reader;
+use instar_image::table::Span;
 use instar_image::{Error, Result, Snapshot};
 
 use crate::extensions::text;
@@ -12,7 +13,7 @@ use crate::header::{Header, l1_table};
 use crate::layout::{
     FILE_OFFSET_MAX, SNAPSHOT_EXTRA_MAX, SNAPSHOT_HEADER, SNAPSHOT_NAMES_MAX, SNAPSHOT_TABLE_BYTES_MAX,
 };
-use crate::map::L1;
+
 use crate::window::Window;
 
 /// One snapshot: what is shown of it, and its own L1 table (not checked before it is used).
@@ -129,7 +130,7 @@ fn one(window: &mut Window<'_>, at: u64, index: u32) -> Result<(Entry, u64)> {
 }
 
 /// The L1 table of the snapshot that `wanted` asks for, and the header as it was then.
-pub fn select(entries: &[Entry], wanted: &SnapshotSelector, header: &Header) -> Result<(L1, Header)> {
+pub fn select(entries: &[Entry], wanted: &SnapshotSelector, header: &Header) -> Result<(Span, Header)> {
     let by_id = |id: &[u8]| entries.iter().find(|e| e.shown.id == id);
     let by_name = |name: &[u8]| entries.iter().find(|e| e.shown.name == name);
     let found = match wanted {
@@ -148,12 +149,12 @@ pub fn select(entries: &[Entry], wanted: &SnapshotSelector, header: &Header) -> 
     if end.map_err(|e| e.context(prefix))? > FILE_OFFSET_MAX {
         return Err(Error::malformed(format!("{prefix}: Failed to read l1 table for snapshot")));
     }
-    let l1 = L1 { offset: entry.l1_offset, size: u64::from(entry.l1_size) };
+    let l1 = Span { offset: entry.l1_offset, count: u64::from(entry.l1_size) };
     let Some(size) = entry.disk_size else { return Ok((l1, header.clone())) };
     let header = Header { size, ..header.clone() };
     header.check_size().map_err(|e| e.context(prefix))?;
     // Else a part of the disk would be empty because the table ends.
-    if l1.size < header.l1_needed() {
+    if l1.count < header.l1_needed() {
         return Err(Error::malformed(format!("{prefix}: L1 table is too small")));
     }
     Ok((l1, header))

@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::damage::Damage;
-use instar_image::reader::Reader;
+use instar_image::table::{Span, TableCache};
 use instar_image::{DeviceId, Error, Result, Source};
 
 /// Bytes fetched at first: headers and extensions nearly always fit.
@@ -59,16 +59,7 @@ pub fn numbers(
     count: u64,
     act: &mut dyn FnMut(u64, &[u64]) -> Result<()>,
 ) -> Result<()> {
-    const AT_ONCE: u64 = 32768;
-    let mut first = 0;
-    while first < count {
-        let some = count.saturating_sub(first).min(AT_ONCE);
-        let mut bytes = vec![0; usize::try_from(some.saturating_mul(8)).unwrap_or_default()];
-        source.read(device, offset.saturating_add(first.saturating_mul(8)), &mut bytes)?;
-        let r = Reader::new(&bytes);
-        let entries: Vec<u64> = (0..some as usize).map(|i| r.be64(i.saturating_mul(8))).collect::<Result<_>>()?;
-        act(first, &entries)?;
-        first = first.saturating_add(some);
-    }
-    Ok(())
+    TableCache::<8>::new(source, device).each(Span { offset, count }, |first, entries| {
+        act(first, &entries.iter().map(|entry| u64::from_be_bytes(*entry)).collect::<Vec<u64>>())
+    })
 }

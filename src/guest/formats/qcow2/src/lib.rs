@@ -21,7 +21,7 @@ mod map;
 mod packed;
 mod packer;
 mod preallocated;
-mod refblock;
+mod refcount;
 mod repair;
 mod snapshots;
 mod window;

@@ -8,7 +8,7 @@ use instar_image::{DeviceId, Result, Source};
 
 use crate::header::Header;
 use crate::layout::{HEADER_LENGTH_V2, REFCOUNT_TABLE_BYTES_MAX, field};
-use crate::refblock;
+use crate::refcount::block;
 use crate::window::Window;
 
 /// The lower bits of an entry of the refcount table are reserved.
@@ -40,7 +40,7 @@ pub fn looks_so(source: &dyn Source, device: DeviceId, header: &Header) -> Resul
         if offset != 0 {
             source.read(device, offset, &mut block)?;
             let here = reach.min(end - first) as usize;
-            count += (0..here).filter(|i| refblock::get(&block, order, *i) != 0).count() as u64;
+            count += (0..here).filter(|i| block::get(&block, order, *i) != 0).count() as u64;
             if count >= threshold {
                 return Ok(true);
             }

@@ -6,12 +6,13 @@ use alloc::vec;
 use instar_image::reader::Reader;
 use instar_image::{CheckContext, CheckReport, Result};
 
-use super::sheet::{MANY, Sheet};
-use super::stored::{Block, Stored};
 use super::tables::is_plain;
 use crate::Qcow2Image;
 use crate::layout::{L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED};
 use crate::map::Hex;
+use crate::refcount::sheet::{MANY, Sheet};
+use crate::refcount::stored::Stored;
+use crate::refcount::table::Block;
 use crate::window::numbers;
 
 /// What comparing has come to.
@@ -52,9 +53,9 @@ impl Compare {
         let end = sheet.range.end.min(reached);
         let mut first = sheet.range.start;
         while first < end {
-            let number = first >> stored.block_bits();
-            let next = number.saturating_add(1).saturating_mul(1 << stored.block_bits()).min(end);
-            match stored.block(number) {
+            let number = stored.table.geometry.place(first).0;
+            let next = stored.table.geometry.first(number + 1).min(end);
+            match stored.table.block(number) {
                 Block::Absent | Block::At(_) => {
                     for cluster in first..next {
                         self.cluster(cluster, sheet, stored, cx, report)?;
@@ -164,7 +165,7 @@ impl Compare {
         match stored.get(cluster)? {
             Ok(count) => Ok(Some(count)),
             Err(bad) => {
-                self.bad_block(cluster >> stored.block_bits(), bad, cx)?;
+                self.bad_block(stored.table.geometry.place(cluster).0, bad, cx)?;
                 Ok(None)
             }
         }

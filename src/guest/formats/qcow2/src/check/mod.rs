@@ -1,13 +1,11 @@
 //! `check`: whether everything that refers to a cluster is counted in the refcounts, and nothing else.
 //!
-//! [`tables`] counts the references into a [`sheet`], which also holds what [`stored`] refcounts say; [`compare`] tells
+//! [`tables`] counts the references into a [`Sheet`], which also holds what [`Stored`] refcounts say; [`compare`] tells
 //! where the two differ. All workers count at first, saying nothing; only when something is wrong is it counted again,
 //! in the order in which qemu-img finds and says it.
 
 mod compare;
-pub mod sheet;
 mod snapshots;
-pub mod stored;
 pub mod tables;
 
 use alloc::format;
@@ -19,9 +17,9 @@ use instar_image::{CheckContext, CheckReport, DeviceId, Error, Extent, Machine, 
 use crate::Qcow2Image;
 use crate::bitmaps::{self, Bitmap};
 use crate::layout::{FILE_OFFSET_MAX, incompatible};
+use crate::refcount::sheet::{Sheet, WINDOW};
+use crate::refcount::stored::Stored;
 use crate::window::numbers;
-use sheet::{Sheet, WINDOW};
-use stored::Stored;
 use tables::{Count, Out, Tally, loud, quiet};
 
 /// Most clusters of a file that is checked (QEMU).
@@ -48,7 +46,7 @@ pub fn run(image: &Qcow2Image<'_>, mut cx: CheckContext<'_>) -> Result<CheckRepo
     let reach = clusters.saturating_add(1);
     while window < reach || window == 0 {
         let end = reach.min(window.saturating_add(WINDOW));
-        let sheet = Sheet::new(window..end, crate::refblock::max(header.refcount_order));
+        let sheet = Sheet::new(window..end, stored.table.geometry.max());
         stored.load(&sheet)?;
         let walk = Walk { image, device, stored: &stored, file_len, clusters };
         let later = window > 0;
@@ -146,7 +144,7 @@ impl Walk<'_, '_> {
             out.corruption(&|| format!("ERROR {snapshots} snapshots in image with data file"))?;
         }
         snapshots::count(self.image, count, out)?;
-        count.refer(self.stored.place.0, self.stored.place.1, out)?;
+        count.refer(self.stored.table.place.0, self.stored.table.place.1, out)?;
         if let Some((offset, len)) = self.image.extensions.crypto_header {
             count.refer(offset, len, out)?;
         }
@@ -180,7 +178,7 @@ impl Walk<'_, '_> {
     fn blocks(&self, count: &Count<'_>, out: &mut Out<'_>) -> Result<()> {
         const RESERVED: u64 = !crate::layout::REFCOUNT_BLOCK_MASK;
         let bits = self.image.header.cluster_bits;
-        for (number, entry) in self.stored.table.iter().copied().enumerate() {
+        for (number, entry) in self.stored.table.entries.iter().copied().enumerate() {
             let offset = entry & crate::layout::REFCOUNT_BLOCK_MASK;
             let cluster = offset >> bits;
             if entry & RESERVED != 0 {

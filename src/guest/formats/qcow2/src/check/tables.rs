@@ -8,11 +8,11 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use instar_image::{CheckContext, DeviceId, Error, Findings, Machine, Read, Result};
 use spin::Mutex;
 
-use super::sheet::Sheet;
 use crate::entry::{Geometry, packed_range};
 use crate::layout::{
     FILE_OFFSET_MAX, L1_ENTRY, L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO,
 };
+use crate::refcount::sheet::Sheet;
 use crate::window::numbers;
 
 /// Bits of an L1 entry that must be zero.

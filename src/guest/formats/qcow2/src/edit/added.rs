@@ -8,11 +8,11 @@ use alloc::vec::Vec;
 
 use instar_image::{Bitmaps, DirtyBitmap, Error, Result, Step};
 
-use super::counts::Counts;
 use super::head::Head;
 use super::{Qcow2Editor, State, WAITING_MAX};
 use crate::bitmaps::{ALL_ONES, BITMAP_MAX, Directory, FLAG_AUTO, encode_entry};
 use crate::layout::AUTOCLEAR_KNOWN;
+use crate::refcount::counts::Counts;
 
 /// One bitmap's bits on their way into the file: a cluster of them at a time.
 struct Bits<'b, 'a> {

@@ -10,7 +10,6 @@
 
 mod added;
 mod clear;
-mod counts;
 mod entries;
 mod head;
 mod resize;
@@ -37,8 +36,8 @@ use crate::extensions::Extensions;
 use crate::header::{Compression, Encryption, Header};
 use crate::layout::{AUTOCLEAR_KNOWN, COMPRESSED_SECTOR, field, incompatible};
 use crate::packer::packer;
+use crate::refcount::counts::Counts;
 use crate::window::Window;
-use counts::Counts;
 use head::Head;
 use tables::Tables;
 use tracker::Tracker;

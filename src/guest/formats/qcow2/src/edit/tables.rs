@@ -12,10 +12,10 @@ use instar_image::reader::is_zero;
 use instar_image::sealed::Placed;
 use instar_image::{DeviceId, Error, Machine, Result};
 
-use super::counts::{Counts, widen};
 use crate::header::Header;
 use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, OFLAG_COPIED};
 use crate::map::{Hex, corrupt};
+use crate::refcount::counts::{Counts, widen};
 
 struct Table {
     bytes: Vec<u8>,

@@ -9,9 +9,9 @@ use alloc::vec::Vec;
 
 use instar_image::{DeviceId, Error, Machine, Result, Step};
 
-use super::counts::Counts;
 use crate::bitmaps::{self, ALL_ONES, Bitmap, FLAG_AUTO, FLAG_IN_USE};
 use crate::header::Header;
+use crate::refcount::counts::Counts;
 
 /// Ranges that wait before they are put into the bitmaps.
 const RANGES_MAX: usize = 1 << 14;

@@ -7,9 +7,9 @@ use instar_image::reader::Reader;
 use instar_image::{Machine, Result, Step};
 
 use crate::Qcow2Image;
-use crate::check::sheet::Sheet;
 use crate::check::tables::is_plain;
 use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED};
+use crate::refcount::sheet::Sheet;
 use crate::window::numbers;
 
 /// Sets those of the disk's entries that lead to clusters of `sheet`.

@@ -18,16 +18,14 @@ use instar_image::format::Wanted;
 use instar_image::{CheckContext, Error, Machine, OpenContext, Result, Step};
 
 use crate::Qcow2Image;
-use crate::check::sheet::{Sheet, WINDOW};
-use crate::check::stored::Stored;
 use crate::check::{self, CLUSTERS_MAX};
 use crate::header::Header;
 use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, REFCOUNT_TABLE_BYTES_MAX, field, incompatible};
-use crate::refblock;
+use crate::refcount::sheet::{Sheet, WINDOW};
+use crate::refcount::stored::Stored;
+use crate::refcount::table::{ENTRY, Table};
 use crate::window::{Window, numbers};
 
-/// Bytes of an entry of the refcount table.
-const TABLE_ENTRY: u64 = 8;
 /// Bytes of tables that are walked through for one count, the windows taken together. A disk of 128 TiB in clusters of
 /// 64 KiB has so many; what claims more is damaged or hostile.
 const WORK_MAX: u64 = 16 << 30;
@@ -77,7 +75,7 @@ fn is_sound(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<bool> {
 /// what counting alone does not mend.
 pub fn refcounts(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
     let mut stored = Stored::open(machine, image.device, &image.header)?;
-    let before = (stored.place, stored.table.clone());
+    let before = stored.table.clone();
     let file_len = machine.stat(image.device)?.len;
     let clusters = file_len.div_ceil(image.header.cluster_size());
     if clusters > CLUSTERS_MAX {
@@ -111,7 +109,7 @@ struct Repair<'r, 'a> {
 impl Repair<'_, '_> {
     /// The windows of `clusters` clusters, each of whole blocks.
     fn windows(&self, clusters: u64, stored: &Stored<'_>) -> impl Iterator<Item = core::ops::Range<u64>> + use<> {
-        let whole = WINDOW >> stored.block_bits() << stored.block_bits();
+        let whole = WINDOW / stored.table.geometry.reach() * stored.table.geometry.reach();
         let starts = (0..clusters.div_ceil(whole)).map(move |number| number.saturating_mul(whole));
         starts.map(move |start| start..clusters.min(start.saturating_add(whole)))
     }
@@ -145,17 +143,17 @@ impl Repair<'_, '_> {
         let count = loop {
             let count = missing.len() as u64 + table_clusters;
             let entries = missing.last().map_or(0, |last| last + 1);
-            let wanted = if entries > stored.table.len() as u64 || survey.table_moves {
-                entries.max(stored.table.len() as u64).saturating_mul(TABLE_ENTRY).div_ceil(1 << bits)
+            let wanted = if entries > stored.table.entries.len() as u64 || survey.table_moves {
+                entries.max(stored.table.entries.len() as u64).saturating_mul(ENTRY).div_ceil(1 << bits)
             } else {
                 0
             };
             if wanted << bits > REFCOUNT_TABLE_BYTES_MAX {
                 return Err(too_large());
             }
-            let own = if count == 0 { 0..0 } else { counted_by(stored, first..first + count) };
+            let own = if count == 0 { 0..0 } else { stored.table.geometry.blocks_of(first..first + count) };
             let more: Vec<u64> =
-                own.filter(|number| offset_of(stored, *number) == 0 && !missing.contains(number)).collect();
+                own.filter(|number| stored.table.offset(*number) == 0 && !missing.contains(number)).collect();
             if more.is_empty() && wanted == table_clusters {
                 break count;
             }
@@ -163,12 +161,14 @@ impl Repair<'_, '_> {
             table_clusters = wanted;
         };
         if table_clusters > 0 {
-            stored.place = ((first + missing.len() as u64) << bits, table_clusters << bits);
-            stored.table.resize(usize::try_from(stored.place.1 / TABLE_ENTRY).map_err(|_| too_large())?, 0);
+            stored.table.place = ((first + missing.len() as u64) << bits, table_clusters << bits);
+            let entries = stored.table.place.1 / ENTRY;
+            stored.table.entries.resize(usize::try_from(entries).map_err(|_| too_large())?, 0);
         }
         for (number, cluster) in missing.iter().zip(first..) {
-            let entry = usize::try_from(*number).ok().and_then(|number| stored.table.get_mut(number));
-            *entry.ok_or_else(too_large)? = cluster << bits;
+            if !stored.table.set(*number, cluster << bits) {
+                return Err(too_large());
+            }
         }
         Ok(Fresh { first, count })
     }
@@ -179,7 +179,7 @@ impl Repair<'_, '_> {
         let end = fresh.first + fresh.count;
         let after = Repair { file_len: self.file_len.max(end << header.cluster_bits), clusters: end, ..*self };
         for range in after.windows(end, stored) {
-            let sheet = Sheet::new(range, refblock::max(header.refcount_order));
+            let sheet = Sheet::new(range, stored.table.geometry.max());
             after.count(&sheet, stored, |_| Ok(()))?;
             after.write_blocks(&sheet, stored, fresh)?;
             flags::set(self.image, self.machine, &sheet)?;
@@ -189,7 +189,7 @@ impl Repair<'_, '_> {
 
     fn write_blocks(&self, sheet: &Sheet, stored: &Stored<'_>, fresh: &Fresh) -> Result<()> {
         let header = &self.image.header;
-        let (machine, device, order) = (self.machine, self.image.device, header.refcount_order);
+        let (machine, device, geometry) = (self.machine, self.image.device, stored.table.geometry);
         let mut waiting: Vec<(u64, Vec<u8>)> = Vec::new();
         let write = |waiting: &mut Vec<(u64, Vec<u8>)>| {
             let steps: Vec<Step<'_>> =
@@ -199,16 +199,15 @@ impl Repair<'_, '_> {
             Ok(())
         };
         let mut old = vec![0; 1 << header.cluster_bits];
-        for number in counted_by(stored, sheet.range.clone()) {
-            let offset = offset_of(stored, number);
+        for number in geometry.blocks_of(sheet.range.clone()) {
+            let offset = stored.table.offset(number);
             if offset == 0 {
                 continue;
             }
             let mut block = vec![0; 1 << header.cluster_bits];
-            let first = number << stored.block_bits();
-            for (index, cluster) in (first..first.saturating_add(1 << stored.block_bits())).enumerate() {
+            for (index, cluster) in (geometry.first(number)..geometry.first(number + 1)).enumerate() {
                 if let Some(count) = sheet.references(cluster).filter(|count| *count > 0) {
-                    refblock::set(&mut block, order, index, count);
+                    geometry.set(&mut block, index, count);
                 }
             }
             let is_fresh = offset >> header.cluster_bits >= fresh.first;
@@ -225,42 +224,22 @@ impl Repair<'_, '_> {
         write(&mut waiting)
     }
 
-    /// Makes the blocks known. `before`: place and entries of the table as they are in the file.
-    fn publish(&self, stored: &Stored<'_>, before: &((u64, u64), Vec<u64>)) -> Result<()> {
-        let (machine, device) = (self.machine, self.image.device);
-        let encoded = |entries: &[u64]| -> Vec<u8> { entries.iter().flat_map(|entry| entry.to_be_bytes()).collect() };
-        if stored.place != before.0 {
-            let data = encoded(&stored.table);
-            machine.submit(&[Step::Write { device, offset: stored.place.0, data: &data }])?;
-            self.barrier()?;
-            let clusters = stored.place.1 >> self.image.header.cluster_bits;
-            let mut fields = stored.place.0.to_be_bytes().to_vec();
-            fields.extend_from_slice(&u32::try_from(clusters).unwrap_or(u32::MAX).to_be_bytes());
-            machine.submit(&[Step::Write { device, offset: field::REFCOUNT_OFFSET as u64, data: &fields }])?;
-            return self.barrier();
+    /// Makes the blocks known. `before`: the table as it is in the file.
+    fn publish(&self, stored: &Stored<'_>, before: &Table) -> Result<()> {
+        let (machine, device, table) = (self.machine, self.image.device, &stored.table);
+        if table.place != before.place {
+            table.write(machine, device, 0..table.entries.len())?;
+            return table.publish(machine, device);
         }
         let differs = |(new, old): &(&u64, &u64)| new != old;
-        let pairs = || stored.table.iter().zip(&before.1);
+        let pairs = || table.entries.iter().zip(&before.entries);
         let first = pairs().position(|pair| differs(&pair));
         let last = pairs().enumerate().rfind(|(_, pair)| differs(pair));
         let (Some(first), Some((last, _))) = (first, last) else { return Ok(()) };
-        let data = encoded(stored.table.get(first..=last).unwrap_or_default());
-        let offset = stored.place.0.saturating_add(first as u64 * TABLE_ENTRY);
-        machine.submit(&[Step::Write { device, offset, data: &data }])?;
-        self.barrier()
+        table.write(machine, device, first..last + 1)
     }
 
     fn barrier(&self) -> Result<()> {
         self.machine.submit(&[Step::Barrier { device: self.image.device }])
     }
-}
-
-/// Where the block with that number is; 0: there is none.
-fn offset_of(stored: &Stored<'_>, number: u64) -> u64 {
-    usize::try_from(number).ok().and_then(|number| stored.table.get(number)).copied().unwrap_or(0)
-}
-
-/// The numbers of the blocks that count those clusters.
-fn counted_by(stored: &Stored<'_>, clusters: core::ops::Range<u64>) -> core::ops::Range<u64> {
-    (clusters.start >> stored.block_bits())..clusters.end.div_ceil(1 << stored.block_bits())
 }

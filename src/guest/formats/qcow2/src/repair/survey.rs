@@ -8,13 +8,13 @@ use core::sync::atomic::Ordering;
 use instar_image::check::First;
 use instar_image::{CheckContext, Error, Result};
 
-use super::{Repair, TABLE_ENTRY, counted_by, offset_of};
+use super::Repair;
 use crate::check::Walk;
-use crate::check::sheet::Sheet;
-use crate::check::stored::Stored;
 use crate::check::tables::{loud, quiet};
 use crate::layout::{REFCOUNT_BLOCK_MASK, REFCOUNT_TABLE_BYTES_MAX};
-use crate::refblock;
+use crate::refcount::sheet::Sheet;
+use crate::refcount::stored::Stored;
+use crate::refcount::table::ENTRY;
 
 /// What was found.
 pub struct Survey {
@@ -30,11 +30,11 @@ impl Repair<'_, '_> {
     /// Counts everything once. Blocks that are of no use are gone from the table then.
     pub fn survey(&self, stored: &mut Stored<'_>) -> Result<Survey> {
         let (header, behind) = (&self.image.header, self.clusters.saturating_add(1));
-        let numbers = counted_by(stored, 0..behind).end;
-        if numbers > REFCOUNT_TABLE_BYTES_MAX / TABLE_ENTRY {
+        let numbers = stored.table.geometry.blocks_of(0..behind).end;
+        if numbers > REFCOUNT_TABLE_BYTES_MAX / ENTRY {
             return Err(Error::limit("File too large"));
         }
-        for (number, entry) in (0..).zip(&mut stored.table) {
+        for (number, entry) in (0..).zip(&mut stored.table.entries) {
             let offset = *entry & REFCOUNT_BLOCK_MASK;
             let is_place =
                 offset.is_multiple_of(header.cluster_size()) && offset >> header.cluster_bits < self.clusters;
@@ -46,17 +46,17 @@ impl Repair<'_, '_> {
         let mut shared: Vec<usize> = Vec::new();
         let mut needed = vec![false; usize::try_from(numbers).unwrap_or_default()];
         for range in self.windows(behind, stored) {
-            let sheet = Sheet::new(range.clone(), refblock::max(header.refcount_order));
+            let sheet = Sheet::new(range.clone(), stored.table.geometry.max());
             let found = self.count(&sheet, stored, |number| {
                 shared.push(number);
                 Ok(())
             })?;
             reached = reached.max(found);
-            let (start, end) = (stored.place.0, stored.place.0.saturating_add(stored.place.1));
+            let (start, end) = (stored.table.place.0, stored.table.place.0.saturating_add(stored.table.place.1));
             let own = (start >> header.cluster_bits)..end.div_ceil(header.cluster_size());
             table_moves |= own.clone().any(|cluster| sheet.references(cluster).is_some_and(|count| count != 1));
-            for number in counted_by(stored, range) {
-                let clusters = number << stored.block_bits()..(number + 1) << stored.block_bits();
+            for number in stored.table.geometry.blocks_of(range) {
+                let clusters = stored.table.geometry.first(number)..stored.table.geometry.first(number + 1);
                 let used = || clusters.clone().any(|c| sheet.references(c).is_some_and(|count| count > 0));
                 if let Some(needed) = needed.get_mut(usize::try_from(number).unwrap_or(usize::MAX)) {
                     *needed = used();
@@ -64,12 +64,12 @@ impl Repair<'_, '_> {
             }
         }
         for number in shared {
-            if let Some(entry) = stored.table.get_mut(number) {
+            if let Some(entry) = stored.table.entries.get_mut(number) {
                 *entry = 0;
             }
         }
         let wanted = (0..).zip(needed).filter(|(_, needed)| *needed).map(|(number, _)| number);
-        let missing = wanted.filter(|number| offset_of(stored, *number) == 0).collect();
+        let missing = wanted.filter(|number| stored.table.offset(*number) == 0).collect();
         Ok(Survey { reached, missing, table_moves })
     }
 
@@ -93,7 +93,7 @@ impl Repair<'_, '_> {
             walk.count_but_blocks(&walk.counting(sheet, machine), &mut loud(&mut cx, false))?;
             return Err(Error::corrupt(first.0));
         }
-        for (number, offset) in stored.table.iter().enumerate().filter(|(_, offset)| **offset != 0) {
+        for (number, offset) in stored.table.entries.iter().enumerate().filter(|(_, offset)| **offset != 0) {
             match sheet.references(offset >> bits) {
                 Some(0) => {
                     sheet.refer(offset >> bits);

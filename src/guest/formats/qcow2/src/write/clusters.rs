@@ -11,11 +11,11 @@ use spin::Mutex;
 
 use super::fresh::Layout;
 use super::header::{self, Tables};
-use super::refcounts::Refcounts;
 use super::spec::Codec;
 use super::{NewImage, l1_bytes, l1_entry};
 use crate::layout::{COMPRESSED_SECTOR, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS};
 use crate::packer::packer;
+use crate::refcount::stream::Refcounts;
 
 /// See the module.
 pub struct Clusters<'a> {
@@ -40,7 +40,7 @@ struct State {
 impl<'a> Clusters<'a> {
     /// Nothing is written yet.
     pub fn new(image: NewImage<'a>) -> Self {
-        let refcounts = Refcounts::new(image.device, &image.spec);
+        let refcounts = Refcounts::new(image.device, image.spec.refcounts());
         let l1 = vec![0; usize::try_from(image.spec.l1_entries).unwrap_or(0)];
         let state =
             State { refcounts, l1_offset: None, luks_offset: 0, l1, l2: Vec::new(), l2_index: None, packed_at: None };

@@ -7,11 +7,11 @@ use alloc::vec::Vec;
 use instar_image::write::check_room;
 use instar_image::{Result, Step};
 
-use super::allocator::{Allocator, Runs};
 use super::header::{self, Tables};
 use super::spec::{Preallocation, Spec};
 use super::{NewImage, l1_bytes, l1_entry};
 use crate::layout::{OFLAG_COPIED, SUBCLUSTERS};
+use crate::refcount::allocator::{Allocator, Runs};
 
 /// Largest part of the disk that QEMU reserves at once, in bytes.
 const RESERVED_AT_ONCE: u64 = i32::MAX as u64;
@@ -45,7 +45,7 @@ pub struct Layout {
 impl Layout {
     /// For an image as `spec` wants it.
     pub fn new(spec: &Spec) -> Result<Self> {
-        let mut allocator = Allocator::new(spec);
+        let mut allocator = Allocator::new(spec.refcounts());
         let bits = spec.cluster_bits;
         let mut l1 = 0;
         let mut len = allocator.end() << bits;

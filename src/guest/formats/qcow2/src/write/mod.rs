@@ -6,13 +6,11 @@
 //! by [`fresh`]; encryption is in [`sealed`]. What changes an image that is there is in
 //! [`crate::edit`].
 
-mod allocator;
 mod clusters;
 mod fresh;
 mod header;
 mod linear;
 mod measure;
-mod refcounts;
 mod reserved;
 mod sealed;
 mod spec;

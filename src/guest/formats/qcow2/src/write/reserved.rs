@@ -9,8 +9,8 @@ use instar_image::{Error, Result, Step};
 use spin::Mutex;
 
 use super::NewImage;
-use super::allocator::Runs;
 use super::fresh::Layout;
+use crate::refcount::allocator::Runs;
 
 /// See the module.
 pub struct Reserved<'a> {

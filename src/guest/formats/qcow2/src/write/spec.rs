@@ -11,6 +11,7 @@ use instar_image::options::Options;
 use instar_image::{CreateContext, Error, Result, Version};
 
 use crate::layout::{CLUSTER_BITS, L1_BYTES_MAX, L1_ENTRY, REFCOUNT_ORDER_MAX, SUBCLUSTERS, VIRTUAL_SIZE_MAX};
+use crate::refcount::Geometry;
 
 /// Compression of clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +191,11 @@ impl Spec {
             spec.luks_len = Request::read(cx.machine.source(), options, PREFIX, cx.version)?.0.payload();
         }
         Ok(spec)
+    }
+
+    /// How clusters are counted.
+    pub const fn refcounts(&self) -> Geometry {
+        Geometry { cluster_bits: self.cluster_bits, order: self.refcount_order }
     }
 
     /// Bytes of a cluster.

@@ -11,12 +11,9 @@ use alloc::vec::Vec;
 
 use instar_image::{Error, Result};
 
-use super::spec::Spec;
+use super::Geometry;
+use super::table::ENTRY;
 use crate::layout::{FILE_OFFSET_MAX, REFCOUNT_TABLE_BYTES_MAX};
-use crate::refblock;
-
-/// Bytes of an entry of the refcount table.
-const TABLE_ENTRY: u64 = 8;
 
 /// Runs of clusters: first, and the one behind the last. Adjacent ones are merged.
 #[derive(Default)]
@@ -68,8 +65,7 @@ impl Runs {
 
 /// See the module. All numbers are of clusters.
 pub struct Allocator {
-    cluster_bits: u32,
-    order: u32,
+    geometry: Geometry,
     used: Runs,
     /// Where the next search begins.
     free: u64,
@@ -86,28 +82,15 @@ struct Again;
 
 impl Allocator {
     /// The header, the refcount table and its first block are there.
-    pub fn new(spec: &Spec) -> Self {
+    pub fn new(geometry: Geometry) -> Self {
         let mut used = Runs::default();
         used.insert(0, 3);
-        let entries = (spec.cluster() / TABLE_ENTRY) as usize;
+        let entries = geometry.block_len() / ENTRY as usize;
         let mut blocks = vec![0; entries];
         if let Some(first) = blocks.first_mut() {
             *first = 2;
         }
-        Self {
-            cluster_bits: spec.cluster_bits,
-            order: spec.refcount_order,
-            used,
-            free: 3,
-            blocks,
-            table: (1, 1),
-            left: Vec::new(),
-        }
-    }
-
-    /// Clusters that one block counts.
-    const fn reach(&self) -> u64 {
-        (8 << self.cluster_bits) >> self.order
+        Self { geometry, used, free: 3, blocks, table: (1, 1), left: Vec::new() }
     }
 
     /// The cluster behind the last one in use.
@@ -117,37 +100,37 @@ impl Allocator {
 
     /// Byte offset and clusters of the refcount table.
     pub fn table(&self) -> (u64, u32) {
-        (self.table.0 << self.cluster_bits, u32::try_from(self.table.1).unwrap_or(u32::MAX))
+        (self.table.0 << self.geometry.cluster_bits, u32::try_from(self.table.1).unwrap_or(u32::MAX))
     }
 
     /// The table's bytes.
     pub fn table_bytes(&self) -> Vec<u8> {
         let mut bytes: Vec<u8> =
-            self.blocks.iter().flat_map(|block| (block << self.cluster_bits).to_be_bytes()).collect();
-        bytes.resize(usize::try_from(self.table.1 << self.cluster_bits).unwrap_or(usize::MAX), 0);
+            self.blocks.iter().flat_map(|block| (block << self.geometry.cluster_bits).to_be_bytes()).collect();
+        bytes.resize(usize::try_from(self.table.1 << self.geometry.cluster_bits).unwrap_or(usize::MAX), 0);
         bytes
     }
 
     /// Former tables: byte offset and content.
     pub fn left(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.left.iter().map(|(cluster, bytes)| (cluster << self.cluster_bits, bytes.as_slice()))
+        self.left.iter().map(|(cluster, bytes)| (cluster << self.geometry.cluster_bits, bytes.as_slice()))
     }
 
     /// The blocks: their byte offset and their content.
     pub fn block_bytes(&self) -> impl Iterator<Item = (u64, Vec<u8>)> + '_ {
         let there = (0u64..).zip(&self.blocks).filter(|(_, block)| **block != 0);
         there.map(|(index, block)| {
-            let mut bytes = vec![0; 1 << self.cluster_bits];
-            let (begin, end) = (index * self.reach(), (index + 1) * self.reach());
+            let mut bytes = vec![0; 1 << self.geometry.cluster_bits];
+            let (begin, end) = (index * self.geometry.reach(), (index + 1) * self.geometry.reach());
             let mut at = begin;
             while let Some((start, behind)) = self.used.next(at).filter(|(start, _)| *start < end) {
                 for cluster in start.max(begin)..behind.min(end) {
                     // Below the reach, which is 16 Mi at most.
-                    refblock::set(&mut bytes, self.order, (cluster - begin) as usize, 1);
+                    self.geometry.set(&mut bytes, (cluster - begin) as usize, 1);
                 }
                 at = behind;
             }
-            (block << self.cluster_bits, bytes)
+            (block << self.geometry.cluster_bits, bytes)
         })
     }
 
@@ -181,7 +164,7 @@ impl Allocator {
             first = end;
         }
         self.free = first.saturating_add(count);
-        if self.free > FILE_OFFSET_MAX >> self.cluster_bits {
+        if self.free > FILE_OFFSET_MAX >> self.geometry.cluster_bits {
             return Err(Error::limit("File too large"));
         }
         Ok(first)
@@ -196,7 +179,7 @@ impl Allocator {
                 self.free = self.free.min(first);
                 return Ok(Err(Again));
             }
-            let next = ((at / self.reach() + 1) * self.reach()).min(end);
+            let next = ((at / self.geometry.reach() + 1) * self.geometry.reach()).min(end);
             self.used.insert(at, next);
             at = next;
         }
@@ -214,13 +197,13 @@ impl Allocator {
     /// Makes the block that counts `cluster`, if it is not there. Blocks are counted in blocks: this goes at most two
     /// levels deep, as a block that lies in its own reach counts itself.
     fn block_for(&mut self, cluster: u64) -> Result<core::result::Result<(), Again>> {
-        let index = cluster / self.reach();
+        let index = cluster / self.geometry.reach();
         let slot = usize::try_from(index).unwrap_or(usize::MAX);
         if self.blocks.get(slot).is_some_and(|block| *block != 0) {
             return Ok(Ok(()));
         }
         let block = self.search(1)?;
-        if block / self.reach() == index {
+        if block / self.geometry.reach() == index {
             self.used.insert(block, block + 1);
         } else if self.count(block, block + 1)?.is_err() {
             return Ok(Err(Again));
@@ -229,7 +212,7 @@ impl Allocator {
             Some(entry) => *entry = block,
             None => {
                 // The table is full: a larger one goes behind all that the blocks so far can count.
-                let behind = (cluster + 1).max(block).div_ceil(self.reach()) * self.reach();
+                let behind = (cluster + 1).max(block).div_ceil(self.geometry.reach()) * self.geometry.reach();
                 self.move_table(behind, 0, false, Some((slot, block)))?;
             }
         }
@@ -239,11 +222,11 @@ impl Allocator {
     /// Puts a refcount table, with the blocks that are missing before it, to cluster `start`, so that `more` clusters
     /// can follow (half as much again, if not `exact`). Returns the cluster behind it.
     pub fn move_table(&mut self, start: u64, more: u64, exact: bool, added: Option<(usize, u64)>) -> Result<u64> {
-        let entries = (1u64 << self.cluster_bits) / TABLE_ENTRY;
+        let entries = (1u64 << self.geometry.cluster_bits) / ENTRY;
         let count = self.blocks_for(start + more, exact);
         let wanted = if exact { count } else { count + count.div_ceil(2) };
         let length = wanted.next_multiple_of(entries);
-        if length * TABLE_ENTRY > REFCOUNT_TABLE_BYTES_MAX {
+        if length * ENTRY > REFCOUNT_TABLE_BYTES_MAX {
             return Err(Error::limit("File too large"));
         }
         // Nobody reads the old table any more; QEMU leaves it where it was.
@@ -254,7 +237,7 @@ impl Allocator {
         {
             *entry = block;
         }
-        let from = usize::try_from(start / self.reach()).unwrap_or(usize::MAX);
+        let from = usize::try_from(start / self.geometry.reach()).unwrap_or(usize::MAX);
         let to = usize::try_from(count).unwrap_or(usize::MAX);
         let mut table = start;
         for entry in self.blocks.iter_mut().take(to).skip(from).filter(|entry| **entry == 0) {
@@ -270,11 +253,11 @@ impl Allocator {
 
     /// How many blocks count `clusters` clusters, themselves and the table.
     fn blocks_for(&self, clusters: u64, exact: bool) -> u64 {
-        let entries = (1u64 << self.cluster_bits) / TABLE_ENTRY;
+        let entries = (1u64 << self.geometry.cluster_bits) / ENTRY;
         let (mut clusters, mut generous) = (clusters, !exact);
         let (mut blocks, mut table, mut last) = (0u64, 0u64, 0u64);
         loop {
-            blocks = (clusters + table + blocks).div_ceil(self.reach());
+            blocks = (clusters + table + blocks).div_ceil(self.geometry.reach());
             table = blocks.div_ceil(entries);
             let all = clusters + blocks + table;
             if all == last {

@@ -8,15 +8,13 @@ use alloc::vec::Vec;
 use instar_image::sealed::Placed;
 use instar_image::{DeviceId, Error, Result};
 
-use super::spec::Spec;
+use super::Geometry;
 use crate::layout::{FILE_OFFSET_MAX, REFCOUNT_TABLE_BYTES_MAX};
-use crate::refblock;
 
 /// Hands out clusters and counts them.
 pub struct Refcounts {
     device: DeviceId,
-    cluster_bits: u32,
-    order: u32,
+    geometry: Geometry,
     /// First cluster that is free; all after it are.
     next: u64,
     /// Blocks that still change, by number.
@@ -27,42 +25,30 @@ pub struct Refcounts {
 
 impl Refcounts {
     /// Nothing is handed out yet.
-    pub fn new(device: DeviceId, spec: &Spec) -> Self {
-        Self {
-            device,
-            cluster_bits: spec.cluster_bits,
-            order: spec.refcount_order,
-            next: 0,
-            open: BTreeMap::new(),
-            table: Vec::new(),
-        }
-    }
-
-    /// Clusters that one block counts.
-    const fn reach(&self) -> u64 {
-        (8 << self.cluster_bits) >> self.order
+    pub const fn new(device: DeviceId, geometry: Geometry) -> Self {
+        Self { device, geometry, next: 0, open: BTreeMap::new(), table: Vec::new() }
     }
 
     /// First free byte.
     pub const fn end(&self) -> u64 {
-        self.next << self.cluster_bits
+        self.next << self.geometry.cluster_bits
     }
 
     /// The largest count.
     pub const fn max(&self) -> u64 {
-        refblock::max(self.order)
+        self.geometry.max()
     }
 
     /// Hands out `count` adjacent clusters; returns the byte offset of the first.
     pub fn allocate(&mut self, count: u64) -> Result<u64> {
         let first = self.next;
         let end = first.saturating_add(count);
-        if end > FILE_OFFSET_MAX >> self.cluster_bits {
+        if end > FILE_OFFSET_MAX >> self.geometry.cluster_bits {
             return Err(Error::limit("File too large"));
         }
         self.next = end;
         self.add_range(first, end);
-        Ok(first << self.cluster_bits)
+        Ok(first << self.geometry.cluster_bits)
     }
 
     /// Counts every cluster of a range once, whole bytes of ones at a time where the width lets it.
@@ -72,28 +58,23 @@ impl Refcounts {
         }
     }
 
-    fn place(&self, cluster: u64) -> (u64, usize) {
-        // The index is below the reach, which is 16 Mi at most.
-        (cluster / self.reach(), (cluster % self.reach()) as usize)
-    }
-
     /// The count of a cluster whose block is still open.
     pub fn get(&self, cluster: u64) -> u64 {
-        let (block, index) = self.place(cluster);
-        self.open.get(&block).map_or(0, |bytes| refblock::get(bytes, self.order, index))
+        let (block, index) = self.geometry.place(cluster);
+        self.open.get(&block).map_or(0, |bytes| self.geometry.get(bytes, index))
     }
 
     /// Sets the count of a cluster whose block is still open.
     pub fn set(&mut self, cluster: u64, count: u64) {
-        let (block, index) = self.place(cluster);
-        let size = 1usize << self.cluster_bits;
+        let (block, index) = self.geometry.place(cluster);
+        let size = 1usize << self.geometry.cluster_bits;
         let bytes = self.open.entry(block).or_insert_with(|| vec![0; size]);
-        refblock::set(bytes, self.order, index, count);
+        self.geometry.set(bytes, index, count);
     }
 
     /// Writes the blocks that count only clusters below byte `settled`.
     pub fn flush(&mut self, settled: u64, steps: &mut Vec<Placed<'_>>) -> Result<()> {
-        let limit = (settled >> self.cluster_bits) / self.reach();
+        let limit = (settled >> self.geometry.cluster_bits) / self.geometry.reach();
         while let Some(block) = self.open.keys().next().copied().filter(|block| *block < limit) {
             self.write(block, steps)?;
         }
@@ -112,14 +93,14 @@ impl Refcounts {
 
     /// Writes all blocks and the table; returns the table's byte offset and clusters.
     pub fn finish(&mut self, steps: &mut Vec<Placed<'_>>) -> Result<(u64, u32)> {
-        let size = 1u64 << self.cluster_bits;
+        let size = 1u64 << self.geometry.cluster_bits;
         let mut blocks: u64;
         let mut table_clusters;
         // The table and the blocks count themselves: look for the numbers that fit.
         let used = self.next;
         let (mut total, done) = (used, self.table.len() as u64);
         loop {
-            blocks = total.div_ceil(self.reach()).max(1);
+            blocks = total.div_ceil(self.geometry.reach()).max(1);
             table_clusters = (blocks * 8).div_ceil(size);
             let wanted = used + (blocks - done) + table_clusters;
             if wanted == total {
@@ -133,13 +114,13 @@ impl Refcounts {
         let table = self.allocate(table_clusters)?;
         let first = self.allocate(blocks - done)?;
         for block in done..blocks {
-            let offset = first + ((block - done) << self.cluster_bits);
-            let data = self.open.remove(&block).unwrap_or_else(|| vec![0; 1 << self.cluster_bits]);
+            let offset = first + ((block - done) << self.geometry.cluster_bits);
+            let data = self.open.remove(&block).unwrap_or_else(|| vec![0; 1 << self.geometry.cluster_bits]);
             self.table.push(offset);
             steps.push(Placed::Owned { device: self.device, offset, data });
         }
         let mut data: Vec<u8> = self.table.iter().flat_map(|offset| offset.to_be_bytes()).collect();
-        data.resize((table_clusters << self.cluster_bits) as usize, 0);
+        data.resize((table_clusters << self.geometry.cluster_bits) as usize, 0);
         steps.push(Placed::Owned { device: self.device, offset: table, data });
         Ok((table, table_clusters as u32))
     }

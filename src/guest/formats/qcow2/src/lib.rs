@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod bitmaps;
+mod cache;
 mod check;
 mod edit;
 mod encrypted;

@@ -3,7 +3,6 @@
 //! A table that only this disk refers to is changed in its place; another one gets a new place, and the L1 entry
 //! follows.
 
-use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -12,6 +11,7 @@ use instar_image::reader::is_zero;
 use instar_image::sealed::Placed;
 use instar_image::{DeviceId, Error, Machine, Result};
 
+use crate::cache::{Cached, WriteCache};
 use crate::header::Header;
 use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, OFLAG_COPIED};
 use crate::map::{Hex, corrupt};
@@ -27,6 +27,12 @@ struct Table {
     changed: Range<usize>,
 }
 
+impl Cached for Table {
+    fn is_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+}
+
 /// See the module.
 pub struct Tables<'a> {
     machine: &'a dyn Machine,
@@ -36,7 +42,7 @@ pub struct Tables<'a> {
     l1: Vec<u64>,
     /// L1 entries that differ from the file's.
     l1_changed: Range<usize>,
-    tables: BTreeMap<usize, Table>,
+    tables: WriteCache<Table>,
 }
 
 impl<'a> Tables<'a> {
@@ -47,7 +53,15 @@ impl<'a> Tables<'a> {
         machine.read(device, header.l1_offset, &mut bytes)?;
         let l1 = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_be_bytes(*b)).collect();
         let (cluster_bits, l1_offset) = (header.cluster_bits, header.l1_offset);
-        Ok(Self { machine, device, cluster_bits, l1_offset, l1, l1_changed: 0..0, tables: BTreeMap::new() })
+        Ok(Self {
+            machine,
+            device,
+            cluster_bits,
+            l1_offset,
+            l1,
+            l1_changed: 0..0,
+            tables: WriteCache::new(cluster_bits),
+        })
     }
 
     /// Number of L1 entries.
@@ -72,7 +86,7 @@ impl<'a> Tables<'a> {
 
     /// Bytes that wait in memory.
     pub fn waiting(&self) -> usize {
-        self.tables.len() << self.cluster_bits
+        self.tables.waiting()
     }
 
     /// The bytes of L2 table `index`; zeroes where there is none.
@@ -84,19 +98,15 @@ impl<'a> Tables<'a> {
         if index >= self.l1.len() {
             return Err(Error::corrupt("a cluster beyond the L1 table"));
         }
-        if !self.tables.contains_key(&index) {
-            // What was only looked at is not kept: places are looked for in ascending order.
-            self.tables.retain(|_, table| !table.changed.is_empty());
-            let offset = self.offset(index)?;
-            let mut bytes = vec![0; 1 << self.cluster_bits];
+        let (machine, device, bits, offset) = (self.machine, self.device, self.cluster_bits, self.offset(index)?);
+        let own = self.l1.get(index).is_some_and(|entry| entry & OFLAG_COPIED != 0);
+        self.tables.get(index as u64, || {
+            let mut bytes = vec![0; 1 << bits];
             if offset != 0 {
-                self.machine.read(self.device, offset, &mut bytes)?;
+                machine.read(device, offset, &mut bytes)?;
             }
-            let own = self.l1.get(index).is_some_and(|entry| entry & OFLAG_COPIED != 0);
-            let place = (offset != 0 && own).then_some(offset);
-            self.tables.insert(index, Table { bytes, place, fresh: false, changed: 0..0 });
-        }
-        self.tables.get_mut(&index).ok_or_else(|| Error::corrupt("no such table"))
+            Ok(Table { bytes, place: (offset != 0 && own).then_some(offset), fresh: false, changed: 0..0 })
+        })
     }
 
     /// Changes bytes of L2 table `index`, and gives it a place of its own if it has none.
@@ -125,29 +135,29 @@ impl<'a> Tables<'a> {
 
     /// Gives up the tables that changes left without anything: none says the same.
     pub fn drop_empty(&mut self, counts: &mut Counts<'_>) -> Result<()> {
-        let is_left = |table: &Table| table.changed.is_empty() || !is_zero(&table.bytes);
-        let indices: Vec<usize> = self.tables.iter().filter(|(_, t)| !is_left(t)).map(|(index, _)| *index).collect();
-        for index in indices {
-            let Some(table) = self.tables.get(&index) else { continue };
+        let mut dropped = Vec::new();
+        for (index, table) in self.tables.changed().filter(|(_, table)| is_zero(&table.bytes)) {
             match table.place.map(|place| place >> self.cluster_bits) {
                 Some(cluster) if table.fresh => counts.take_back(cluster, 1)?,
                 Some(cluster) => counts.release(cluster, 1),
                 None => {}
             }
-            self.remove(index);
+            dropped.push(index as usize);
         }
+        dropped.into_iter().for_each(|index| self.remove(index));
         Ok(())
     }
 
     /// The steps that write tables in new places: nothing refers to them yet.
     pub fn write_fresh(&mut self, steps: &mut Vec<Placed<'_>>) {
-        for (index, table) in self.tables.iter_mut().filter(|(_, table)| table.fresh) {
+        for (index, table) in self.tables.changed().filter(|(_, table)| table.fresh) {
+            let index = index as usize;
             let Some(offset) = table.place else { continue };
             steps.push(Placed::Owned { device: self.device, offset, data: table.bytes.clone() });
-            if let Some(entry) = self.l1.get_mut(*index) {
+            if let Some(entry) = self.l1.get_mut(index) {
                 *entry = offset | OFLAG_COPIED;
             }
-            widen(&mut self.l1_changed, *index..index + 1);
+            widen(&mut self.l1_changed, index..index + 1);
             (table.fresh, table.changed) = (false, 0..0);
         }
     }
@@ -155,10 +165,11 @@ impl<'a> Tables<'a> {
     /// The steps that make known what was written: entries in tables that have their places, and in the L1 table.
     pub fn write_references(&mut self, steps: &mut Vec<Placed<'_>>) {
         let device = self.device;
-        for table in core::mem::take(&mut self.tables).into_values() {
-            let Some(offset) = table.place.filter(|_| !table.changed.is_empty()) else { continue };
-            let data = table.bytes.get(table.changed.clone()).unwrap_or_default().to_vec();
-            steps.push(Placed::Owned { device, offset: offset + table.changed.start as u64, data });
+        for (_, table) in self.tables.changed() {
+            let Some(offset) = table.place else { continue };
+            let changed = core::mem::replace(&mut table.changed, 0..0);
+            let data = table.bytes.get(changed.clone()).unwrap_or_default().to_vec();
+            steps.push(Placed::Owned { device, offset: offset + changed.start as u64, data });
         }
         let range = core::mem::replace(&mut self.l1_changed, 0..0);
         if !range.is_empty() {
@@ -193,7 +204,7 @@ impl<'a> Tables<'a> {
 
     /// Forgets L2 table `index`, which nothing refers to any more.
     pub fn remove(&mut self, index: usize) {
-        self.tables.remove(&index);
+        self.tables.remove(index as u64);
         if let Some(entry) = self.l1.get_mut(index).filter(|entry| **entry != 0) {
             *entry = 0;
             widen(&mut self.l1_changed, index..index + 1);

@@ -4,7 +4,7 @@
 //! Clusters that are handed out are counted at once, in memory; those that are given up only by
 //! [`Counts::apply_releases`], once nothing stable refers to them. Until then they are not handed out again.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -14,11 +14,9 @@ use instar_image::{DeviceId, Error, Machine, Result};
 
 use super::Geometry;
 use super::table::{ENTRY, Table};
+use crate::cache::{Cached, WriteCache};
 use crate::header::Header;
 use crate::layout::{FILE_OFFSET_MAX, L1_ENTRY, REFCOUNT_BLOCK_MASK, REFCOUNT_TABLE_BYTES_MAX};
-
-/// Blocks that are kept though they have not changed.
-const KEPT: usize = 16;
 
 /// Makes a range reach as far as another one does, too.
 pub fn widen(range: &mut Range<usize>, by: Range<usize>) {
@@ -41,6 +39,12 @@ pub struct Block {
     changed: bool,
 }
 
+impl Cached for Block {
+    fn is_changed(&self) -> bool {
+        self.changed
+    }
+}
+
 /// See the module. Clusters are numbered from the beginning of the file.
 pub struct Counts<'a> {
     machine: &'a dyn Machine,
@@ -52,7 +56,7 @@ pub struct Counts<'a> {
     pub(super) new_place: Option<u64>,
     /// Entries of the table that differ from the file's.
     pub(super) changed: Range<usize>,
-    pub(super) blocks: BTreeMap<u64, Block>,
+    pub(super) blocks: WriteCache<Block>,
     /// No cluster below is free.
     next: u64,
     /// Runs of clusters to be given up: first, count.
@@ -88,7 +92,7 @@ impl<'a> Counts<'a> {
             outgrown: false,
             new_place: None,
             changed: 0..0,
-            blocks: BTreeMap::new(),
+            blocks: WriteCache::new(header.cluster_bits),
             next: 0,
             released: Vec::new(),
             freed: Vec::new(),
@@ -108,8 +112,7 @@ impl<'a> Counts<'a> {
 
     /// Bytes that wait in memory.
     pub fn waiting(&self) -> usize {
-        let blocks = self.blocks.values().filter(|b| b.changed).count() << self.geometry().cluster_bits;
-        blocks.saturating_add((self.released.len() + self.freed.len()).saturating_mul(16))
+        self.blocks.waiting().saturating_add((self.released.len() + self.freed.len()).saturating_mul(16))
     }
 
     /// The block of that number, if there is one.
@@ -118,19 +121,13 @@ impl<'a> Counts<'a> {
         if offset == 0 {
             return Ok(None);
         }
-        if !self.blocks.contains_key(&number) {
-            let mut bytes = vec![0; self.geometry().block_len()];
-            self.machine.read(self.device, offset, &mut bytes)?;
-            self.forget_unchanged();
-            self.blocks.insert(number, Block { bytes, changed: false });
-        }
-        Ok(self.blocks.get_mut(&number))
-    }
-
-    fn forget_unchanged(&mut self) {
-        if self.blocks.len() > KEPT && self.blocks.values().filter(|b| !b.changed).count() > KEPT {
-            self.blocks.retain(|_, block| block.changed);
-        }
+        let (machine, device, len) = (self.machine, self.device, self.geometry().block_len());
+        let block = self.blocks.get(number, || {
+            let mut bytes = vec![0; len];
+            machine.read(device, offset, &mut bytes)?;
+            Ok(Block { bytes, changed: false })
+        });
+        block.map(Some)
     }
 
     /// The count of a cluster.
@@ -349,9 +346,9 @@ impl<'a> Counts<'a> {
             }
             self.new_place = Some(first << bits);
         }
-        for (number, block) in &mut self.blocks {
-            let offset = self.table.offset(*number);
-            if block.changed && offset != 0 {
+        for (number, block) in self.blocks.changed() {
+            let offset = self.table.offset(number);
+            if offset != 0 {
                 steps.push(Placed::Owned { device: self.device, offset, data: block.bytes.clone() });
                 block.changed = false;
             }

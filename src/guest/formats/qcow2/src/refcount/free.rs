@@ -83,7 +83,7 @@ impl Counts<'_> {
             if others.into_iter().any(|i| geometry.get(&block.bytes, i) != 0) {
                 continue;
             }
-            self.blocks.remove(&number);
+            self.blocks.remove(number);
             self.table.set(number, 0);
             let index = usize::try_from(number).unwrap_or(usize::MAX - 1);
             widen(&mut self.changed, index..index + 1);

@@ -87,7 +87,8 @@ class TestCommitSuccessPaths(CommitTest):
             self.assert_check_clean(self.path(name))
 
     def test_into_the_base_through_the_image_between(self):
-        for below in (("qcow2", "cluster_size=4k"), ("qcow2", "extended_l2=on"), ("raw", "")):
+        options = ("cluster_size=4k", "extended_l2=on", "data_file=base.data")
+        for below in (*(("qcow2", option) for option in options), ("raw", "")):
             with self.subTest(below=below):
                 self.chain(below)
                 before, length = self.content("top"), os.path.getsize(self.path("top"))

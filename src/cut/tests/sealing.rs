@@ -64,6 +64,10 @@ fn whatever_is_copied_is_sealed() {
         params.set("image", top()).set("name", "");
     };
     assert_eq!(run("rebase", rebase), (0, true));
+    let resize = |params: &mut Value| {
+        params.set("image", top()).set("size", 2u64 << 20);
+    };
+    assert_eq!(run("resize", resize), (0, true));
     let bench = |params: &mut Value| {
         params.set("image", top()).set("count", 2u64).set("size", 4096u64).set("step", 4096u64).set("depth", 1u64);
     };

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use instar_image::Zeroes;
+use instar_image::named::NamedFiles;
 use instar_image::{
     Beside, DeviceId, Error, Kind, Machine as Api, RangePair, Read, Result, Role, Run, Sink, Source, Stat, Step, Value,
 };
@@ -33,6 +34,7 @@ struct Device {
 pub struct Machine {
     devices: Mutex<Vec<Device>>,
     named: Mutex<HashMap<Vec<u8>, DeviceId>>,
+    opened: NamedFiles,
     emitted: Mutex<Vec<(String, Value)>>,
     said: Mutex<String>,
     workers: usize,
@@ -303,11 +305,14 @@ impl Api for Machine {
         self
     }
 
-    fn open_named(&self, _from: DeviceId, name: &[u8], _role: Role, _write: bool) -> Result<DeviceId> {
-        if self.is_sealed() {
-            return Err(Error::new(Kind::Refused, "the chain is sealed"));
-        }
-        lock(&self.named).get(name).copied().ok_or_else(|| Error::new(Kind::Io(ENOENT), "No such file or directory"))
+    fn open_named(&self, from: DeviceId, name: &[u8], role: Role, write: bool) -> Result<DeviceId> {
+        self.opened.open((from, name, role, write), || {
+            if self.is_sealed() {
+                return Err(Error::new(Kind::Refused, "the chain is sealed"));
+            }
+            let found = lock(&self.named).get(name).copied();
+            found.ok_or_else(|| Error::new(Kind::Io(ENOENT), "No such file or directory"))
+        })
     }
 
     fn create_beside(&self, _target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId> {

@@ -14,6 +14,7 @@ use instar_abi::ring::{
     STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
 use instar_image::keys::Keys;
+use instar_image::named::NamedFiles;
 use instar_image::{DeviceId, Machine, RangePair, Read, Result, Run, Sink, Source, Stat, Step, Value, Zeroes};
 use spin::Mutex;
 use zerocopy::FromBytes;
@@ -41,6 +42,7 @@ pub struct RingMachine {
     stock: AtomicBool,
     secrets: spin::Once<Vec<(String, Vec<u8>)>>,
     keys: Keys,
+    named: NamedFiles,
 }
 
 const fn request(op: Op) -> Request {
@@ -80,6 +82,7 @@ impl RingMachine {
             stock: AtomicBool::new(false),
             secrets: spin::Once::new(),
             keys: Keys::new(),
+            named: NamedFiles::new(),
         }
     }
 
@@ -358,17 +361,19 @@ impl Machine for RingMachine {
     }
 
     fn open_named(&self, from: DeviceId, name: &[u8], role: Role, write: bool) -> Result<DeviceId> {
-        let reply = self.reachable(name, |name| {
-            self.call(Request {
-                dev: from.0,
-                buf: name.as_ptr() as u64,
-                buf_len: name.len() as u64,
-                arg: role as u32,
-                flags: if write { FLAG_WRITE } else { 0 },
-                ..request(Op::OpenNamed)
-            })
-        })?;
-        Ok(DeviceId(reply.value as u32))
+        self.named.open((from, name, role, write), || {
+            let reply = self.reachable(name, |name| {
+                self.call(Request {
+                    dev: from.0,
+                    buf: name.as_ptr() as u64,
+                    buf_len: name.len() as u64,
+                    arg: role as u32,
+                    flags: if write { FLAG_WRITE } else { 0 },
+                    ..request(Op::OpenNamed)
+                })
+            })?;
+            Ok(DeviceId(reply.value as u32))
+        })
     }
 
     fn create_beside(&self, target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId> {

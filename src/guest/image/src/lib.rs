@@ -25,6 +25,7 @@ pub mod keys;
 pub mod levels;
 pub mod limits;
 pub mod machine;
+pub mod named;
 pub mod names;
 pub mod options;
 pub mod packing;

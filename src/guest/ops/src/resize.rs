@@ -48,6 +48,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     })?;
     let backing_len = chain.layers.get(1).map(|l| l.image.virtual_size());
     let tail = if size > old { tail(machine, &chain, 0)? } else { Vec::new() };
+    machine.seal()?;
     resizer.resize(ResizeContext {
         machine,
         device: image.device,

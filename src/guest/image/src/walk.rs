@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn extents_follow_one_another() {
-        assert_eq!(lens(3..10, |at| Ok(at)), [(3, Ok(3)), (6, Ok(4))]);
+        assert_eq!(lens(3..10, Ok), [(3, Ok(3)), (6, Ok(4))]);
         assert_eq!(lens(5..5, |_| Ok(1)), []);
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use instar_image::Zeroes;
+use instar_image::machine::Parallel;
 use instar_image::named::NamedFiles;
 use instar_image::{
     Beside, DeviceId, Error, Kind, Machine as Api, RangePair, Read, Result, Role, Run, Sink, Source, Stat, Step, Value,
@@ -210,6 +211,8 @@ impl Machine {
         Ok(())
     }
 }
+
+impl Parallel for Machine {}
 
 impl Source for Machine {
     fn secret(&self, id: &str) -> Option<&[u8]> {

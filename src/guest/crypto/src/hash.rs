@@ -3,7 +3,11 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use hmac::digest::Digest;
+use hmac::digest::{Digest, KeyInit};
+use hmac::{Hmac, Mac};
+use instar_image::machine::Parallel;
+use spin::Mutex;
+use zeroize::Zeroize;
 
 /// A hash that images name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,18 +111,41 @@ impl Hash {
         })
     }
 
-    /// PBKDF2 with HMAC of this hash: `len` bytes. `rounds` is at least 1.
+    /// PBKDF2 with HMAC of this hash: `len` bytes. `rounds` is at least 1. A key of more bytes than a digest is put together
+    /// from blocks that do not depend on one another: `workers` share them.
     #[must_use]
-    pub fn pbkdf2(self, password: &[u8], salt: &[u8], rounds: u32, len: usize) -> Vec<u8> {
+    pub fn pbkdf2(self, workers: &dyn Parallel, password: &[u8], salt: &[u8], rounds: u32, len: usize) -> Vec<u8> {
         let mut key = vec![0; len];
-        with_hash!(self, H => pbkdf2::pbkdf2_hmac::<H>(password, salt, rounds.max(1), &mut key));
+        let blocks: Vec<Mutex<&mut [u8]>> = key.chunks_mut(self.digest_len()).map(Mutex::new).collect();
+        workers.each(blocks.len(), &|index| {
+            if let Some(mut block) = blocks.get(index).map(Mutex::lock) {
+                with_hash!(self, H => pbkdf2_block::<Hmac<H>>(password, salt, rounds, index as u32 + 1, &mut block));
+            }
+        });
+        drop(blocks);
         key
     }
+}
+
+/// Block `number`, the first is 1 (RFC 8018, section 5.2, step 3).
+fn pbkdf2_block<M: Mac + KeyInit + Clone>(password: &[u8], salt: &[u8], rounds: u32, number: u32, block: &mut [u8]) {
+    // HMAC takes keys of every length.
+    let Ok(keyed) = <M as KeyInit>::new_from_slice(password) else { return };
+    let mut digest = keyed.clone().chain_update(salt).chain_update(number.to_be_bytes()).finalize().into_bytes();
+    let mut sum = digest.clone();
+    for _ in 1..rounds {
+        digest = keyed.clone().chain_update(&digest).finalize().into_bytes();
+        sum.iter_mut().zip(&digest).for_each(|(sum, byte)| *sum ^= byte);
+    }
+    block.iter_mut().zip(&sum).for_each(|(to, byte)| *to = *byte);
+    sum.zeroize();
+    digest.zeroize();
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use instar_image::machine::Alone;
 
     fn hex(bytes: &[u8]) -> alloc::string::String {
         bytes.iter().map(|b| alloc::format!("{b:02x}")).collect()
@@ -127,10 +154,14 @@ mod tests {
     /// RFC 6070 and RFC 7914 section 11.
     #[test]
     fn keys_are_those_of_the_standards() {
-        let key = Hash::Sha1.pbkdf2(b"password", b"salt", 4096, 20);
+        let key = Hash::Sha1.pbkdf2(&Alone, b"password", b"salt", 4096, 20);
         assert_eq!(hex(&key), "4b007901b765489abead49d926f721d065a429c1");
-        let key = Hash::Sha256.pbkdf2(b"passwd", b"salt", 1, 32);
-        assert_eq!(hex(&key), "55ac046e56e3089fec1691c22544b605f94185216dde0465e68b9d57c20dacbc");
+        let key = Hash::Sha256.pbkdf2(&Alone, b"passwd", b"salt", 1, 64);
+        let blocks = [
+            "55ac046e56e3089fec1691c22544b605f94185216dde0465e68b9d57c20dacbc",
+            "49ca9cccf179b645991664b39d77ef317c71b845b1e30bd509112041d3a19783",
+        ];
+        assert_eq!(hex(&key), blocks.concat());
     }
 
     #[test]

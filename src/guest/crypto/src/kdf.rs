@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
+use instar_image::machine::Parallel;
 use instar_image::{Error, Result};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -45,12 +46,18 @@ impl Kdf {
     ///
     /// # Errors
     /// It costs too much, or its numbers make no sense.
-    pub fn derive(&self, password: &[u8], salt: &[u8], len: usize) -> Result<Zeroizing<Vec<u8>>> {
+    pub fn derive(
+        &self,
+        workers: &dyn Parallel,
+        password: &[u8],
+        salt: &[u8],
+        len: usize,
+    ) -> Result<Zeroizing<Vec<u8>>> {
         match *self {
             Self::Pbkdf2 { rounds: 0, .. } => Err(Error::malformed("a key derivation of no rounds")),
             Self::Pbkdf2 { hash, rounds } => {
                 bounded(rounds)?;
-                Ok(Zeroizing::new(hash.pbkdf2(password, salt, rounds, len)))
+                Ok(Zeroizing::new(hash.pbkdf2(workers, password, salt, rounds, len)))
             }
             Self::Argon2 { id, time, memory, lanes } => argon2(id, (time, memory, lanes), password, salt, len),
         }
@@ -96,6 +103,7 @@ fn argon2(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use instar_image::machine::Alone;
 
     fn hex(bytes: &[u8]) -> alloc::string::String {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -104,7 +112,8 @@ mod tests {
     /// By the reference implementation (argon2-cffi 25.1): 3 passes, 64 KiB, 2 lanes.
     #[test]
     fn argon2_is_that_of_the_reference() {
-        let kdf = |id| Kdf::Argon2 { id, time: 3, memory: 64, lanes: 2 }.derive(b"password", b"saltsaltsalt", 32);
+        let kdf =
+            |id| Kdf::Argon2 { id, time: 3, memory: 64, lanes: 2 }.derive(&Alone, b"password", b"saltsaltsalt", 32);
         let (i, id) = (kdf(false).expect("valid"), kdf(true).expect("valid"));
         assert_eq!(hex(&i), "63ebfb984db2fece88c5b6bf284f6843dd76e4c9c7ad97b918e92748663da83b");
         assert_eq!(hex(&id), "aab00edde1043552b366f9bd65c3b5845beeff32a52d17ed9d762ae48ee68fea");
@@ -112,14 +121,15 @@ mod tests {
 
     #[test]
     fn argon2_costs_are_bounded() {
-        let kdf = |time, memory, lanes| Kdf::Argon2 { id: true, time, memory, lanes }.derive(b"p", b"saltsalt", 32);
+        let kdf =
+            |time, memory, lanes| Kdf::Argon2 { id: true, time, memory, lanes }.derive(&Alone, b"p", b"saltsalt", 32);
         assert!(kdf(4, 32, 1).is_ok());
         for (time, memory, lanes) in
             [(u32::MAX, u32::MAX, 1), (1, u32::MAX, 4), (1 << 20, 1 << 10, 1), (4, 32, 5), (0, 32, 1), (4, 0, 1)]
         {
             assert!(kdf(time, memory, lanes).is_err(), "{time} {memory} {lanes}");
         }
-        assert!(Kdf::Pbkdf2 { hash: Hash::Sha256, rounds: u32::MAX }.derive(b"p", b"s", 32).is_err());
-        assert!(Kdf::Pbkdf2 { hash: Hash::Sha256, rounds: 0 }.derive(b"p", b"s", 32).is_err());
+        assert!(Kdf::Pbkdf2 { hash: Hash::Sha256, rounds: u32::MAX }.derive(&Alone, b"p", b"s", 32).is_err());
+        assert!(Kdf::Pbkdf2 { hash: Hash::Sha256, rounds: 0 }.derive(&Alone, b"p", b"s", 32).is_err());
     }
 }

@@ -261,10 +261,10 @@ impl Header {
             bounded(self.rounds).and(bounded(slot.rounds)).map_err(|e| e.context(format!("key slot {number}")))?;
             let mut material = Zeroizing::new(vec![0; self.material() as usize]);
             source.read(device, offset.saturating_add(slot.offset), &mut material)?;
-            let slot_key = Zeroizing::new(self.hash.pbkdf2(password, &slot.salt, slot.rounds, self.key_bytes));
+            let slot_key = Zeroizing::new(self.hash.pbkdf2(source, password, &slot.salt, slot.rounds, self.key_bytes));
             scheme.with_key(&slot_key)?.decrypt(0, &mut material);
             let key = af::merge(self.hash, &material, self.key_bytes);
-            if self.hash.pbkdf2(&key, &self.salt, self.rounds, DIGEST) == self.digest {
+            if self.hash.pbkdf2(source, &key, &self.salt, self.rounds, DIGEST) == self.digest {
                 if let Some(keys) = keys {
                     keys.add(origin, key.to_vec());
                 }

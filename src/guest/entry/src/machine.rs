@@ -2,7 +2,7 @@
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
@@ -14,6 +14,7 @@ use instar_abi::ring::{
     STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
 use instar_image::keys::Keys;
+use instar_image::machine::Parallel;
 use instar_image::named::NamedFiles;
 use instar_image::{DeviceId, Machine, RangePair, Read, Result, Run, Sink, Source, Stat, Step, Value, Zeroes};
 use spin::Mutex;
@@ -192,6 +193,18 @@ impl RingMachine {
             }
             (result, _) => result,
         }
+    }
+}
+
+impl Parallel for RingMachine {
+    fn each(&self, count: usize, body: &(dyn Fn(usize) + Sync)) {
+        let next = AtomicUsize::new(0);
+        let work = |_worker| {
+            while let Some(number) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|number| *number < count) {
+                body(number);
+            }
+        };
+        if count > 1 { self.broadcast(&work) } else { work(0) }
     }
 }
 

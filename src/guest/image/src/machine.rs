@@ -70,8 +70,21 @@ pub struct RangePair {
     pub len: u64,
 }
 
+/// What computes.
+pub trait Parallel: Sync {
+    /// Calls `body` with each number below `count`, on as many workers as there are.
+    fn each(&self, count: usize, body: &(dyn Fn(usize) + Sync)) {
+        (0..count).for_each(body);
+    }
+}
+
+/// One worker, this one.
+pub struct Alone;
+
+impl Parallel for Alone {}
+
 /// Reading: what an image parser gets, and all that it gets.
-pub trait Source: Sync {
+pub trait Source: Parallel {
     /// What is known of a device.
     fn stat(&self, device: DeviceId) -> Result<Stat>;
     /// Reads, as few crossings to the host as possible.

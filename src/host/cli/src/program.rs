@@ -393,6 +393,8 @@ impl Program {
         let policy = Policy { force_share, vouched: self.vouched.take(), ..self.policy()? };
         let mut stream = encode(&params);
         let mut kept = self.secrets.borrow_mut().hand_over();
+        // A key is derived by all of them together.
+        let workers = if matches!(&kept, Value::List(all) if !all.is_empty()) { self::workers() } else { workers };
         record::encode(&mut stream, "secrets", &kept);
         secrets::wipe(&mut kept);
         instar_vmm::clock::prepare();

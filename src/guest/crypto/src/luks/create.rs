@@ -57,8 +57,9 @@ impl Request {
         let (mut salt, mut slot_salt) = ([0; SALT], [0; SALT]);
         machine.random(&mut salt);
         machine.random(&mut slot_salt);
-        let digest = self.hash.pbkdf2(&key, &salt, digest_rounds, DIGEST);
-        let slot_key = Zeroizing::new(self.hash.pbkdf2(password, &slot_salt, slot_rounds, self.key_bytes));
+        let digest = self.hash.pbkdf2(machine.source(), &key, &salt, digest_rounds, DIGEST);
+        let slot_key =
+            Zeroizing::new(self.hash.pbkdf2(machine.source(), password, &slot_salt, slot_rounds, self.key_bytes));
         let slot_crypter = self.scheme.with_key(&slot_key)?;
         let mut material = vec![0; self.key_bytes * STRIPES as usize];
         machine.random(&mut material);
@@ -143,7 +144,7 @@ fn rounds_per_second(machine: &dyn Machine, hash: Hash) -> Result<u64> {
     const ENOUGH: u64 = 10_000_000;
     let time = |rounds: u32| -> Result<u64> {
         let before = machine.clock()?;
-        Zeroizing::new(hash.pbkdf2(b"password", &[0; SALT], rounds, hash.digest_len()));
+        Zeroizing::new(hash.pbkdf2(machine.source(), b"password", &[0; SALT], rounds, hash.digest_len()));
         Ok(machine.clock()?.saturating_sub(before).max(1))
     };
     let mut rounds = FIRST;

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use instar_image::Zeroes;
 use instar_image::chain::{Chain, Node};
 use instar_image::keys::Keys;
+use instar_image::machine::Parallel;
 use instar_image::reader::is_zero;
 use instar_image::walk::walk;
 use instar_image::{
@@ -81,6 +82,12 @@ const fn target(step: &Step<'_>) -> DeviceId {
         | Step::Allocate { device, .. }
         | Step::SetLength { device, .. }
         | Step::Barrier { device } => device,
+    }
+}
+
+impl Parallel for Nested<'_> {
+    fn each(&self, count: usize, body: &(dyn Fn(usize) + Sync)) {
+        self.below.each(count, body);
     }
 }
 

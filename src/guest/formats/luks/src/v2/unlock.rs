@@ -6,6 +6,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_crypto::{Crypter, Scheme, Zeroizing, af};
+use instar_image::machine::Parallel;
 use instar_image::{Error, OpenContext, Result};
 
 use super::SECTOR;
@@ -35,7 +36,7 @@ pub fn unlock(
     let mut tried = true;
     for (number, slot) in slots {
         let Some(digest) = digest_of(metadata, *number, segment) else { continue };
-        match key_in(cx, slot, password).and_then(|key| Ok(is_right(digest, &key)?.then_some(key))) {
+        match key_in(cx, slot, password).and_then(|key| Ok(is_right(cx.source, digest, &key)?.then_some(key))) {
             Ok(Some(key)) => return scheme.with_key(&key),
             Ok(None) => {}
             Err(error) if tried => (wrong, tried) = (error.context(format!("key slot {number}")), false),
@@ -66,7 +67,7 @@ fn key_in(cx: &OpenContext<'_, '_>, slot: &Keyslot, password: &[u8]) -> Result<Z
     }
     // A key that the cipher does not have is found out before a password is worked on.
     scheme.with_key(&vec![0; area_key as usize])?;
-    let area_key = kdf.derive(password, salt, area_key as usize)?;
+    let area_key = kdf.derive(cx.source, password, salt, area_key as usize)?;
     let mut material = Zeroizing::new(vec![0; len as usize]);
     cx.source.read(cx.device, area.offset, &mut material)?;
     scheme.with_key(&area_key)?.decrypt(0, &mut material);
@@ -74,8 +75,8 @@ fn key_in(cx: &OpenContext<'_, '_>, slot: &Keyslot, password: &[u8]) -> Result<Z
     Ok(af::merge(hash, material, slot.key_size as usize))
 }
 
-fn is_right(digest: &Digest, key: &[u8]) -> Result<bool> {
+fn is_right(workers: &dyn Parallel, digest: &Digest, key: &[u8]) -> Result<bool> {
     let kdf = Kdf::Pbkdf2 { hash: hash(&digest.hash)?, rounds: digest.iterations };
     // An empty digest would take any key for the right one.
-    Ok(!digest.digest.is_empty() && *kdf.derive(key, &digest.salt, digest.digest.len())? == digest.digest)
+    Ok(!digest.digest.is_empty() && *kdf.derive(workers, key, &digest.salt, digest.digest.len())? == digest.digest)
 }

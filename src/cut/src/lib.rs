@@ -6,6 +6,9 @@
 //! operation brings a scenario, no harness.
 #![forbid(unsafe_code)]
 
+mod faults;
+mod own;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,6 +16,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use instar_image::{DeviceId, Value};
 use instar_sim::{Disk, Machine};
+
+pub use faults::Counts;
+
+/// What a disk writes as a whole, in bytes.
+const SECTOR: usize = 512;
+
+/// Exit status, output and errors of a check.
+type Checked = (Option<i32>, String, String);
 
 /// The secret that every run has: its name, and what it is.
 pub const SECRET: (&str, &str) = ("s", "swordfish");
@@ -153,6 +164,10 @@ pub struct Scenario {
     pub unclosed: bool,
     /// The driver option by which the first image, an encrypted one, is given [`SECRET`].
     pub key: Option<&'static str>,
+    /// Once it has failed it is not allowed again.
+    pub once: bool,
+    /// What is written is torn at multiples of so many bytes.
+    pub tears: u64,
 }
 
 impl Scenario {
@@ -171,6 +186,8 @@ impl Scenario {
             own: false,
             unclosed: false,
             key: None,
+            once: false,
+            tears: SECTOR as u64,
         }
     }
 
@@ -180,11 +197,8 @@ impl Scenario {
     /// When a state is not what it may be.
     #[must_use]
     pub fn run(&self) -> usize {
-        let (machine, devices) = self.machine(&self.folder);
-        let mut params = self.params.clone();
-        let described: Vec<Value> =
-            self.images.iter().zip(&devices).map(|(image, device)| self.described(image, *device)).collect();
-        (self.arrange)(&mut params, &described);
+        let (machine, devices) = self.machine(&self.disks(&self.folder));
+        let params = self.arranged(&devices);
         self.reopen(&self.folder);
         let before = self.contents(&self.folder);
         machine.record();
@@ -229,56 +243,54 @@ impl Scenario {
         map
     }
 
-    /// A machine with the images as they are in `folder`.
-    fn machine(&self, folder: &Folder) -> (Machine, Vec<DeviceId>) {
+    /// The images as they are in `folder`.
+    fn disks(&self, folder: &Folder) -> Vec<Disk> {
+        let read = |image: &Image| fs::read(folder.path(image.name)).expect("the scenario made it");
+        self.images.iter().map(|image| Disk::from_bytes(&read(image))).collect()
+    }
+
+    /// A machine with the images.
+    fn machine(&self, disks: &[Disk]) -> (Machine, Vec<DeviceId>) {
         let machine = Machine::new().with_workers(1).with_secret(SECRET.0, SECRET.1);
         let mut devices = Vec::new();
-        for image in &self.images {
-            let bytes = fs::read(folder.path(image.name)).expect("the scenario made it");
-            let device = if image.watch == Watch::Read { machine.add(bytes) } else { machine.add_writable(bytes) };
+        for (image, disk) in self.images.iter().zip(disks) {
+            let device = match image.watch {
+                Watch::Read => machine.add_disk(disk.clone()),
+                _ if disk.is_empty() => machine.add_writable([]),
+                _ => machine.add_writable_disk(disk.clone()),
+            };
             machine.name(image.name, device);
             devices.push(device);
         }
         (machine, devices)
     }
 
+    /// The command's parameters with the images on these devices.
+    fn arranged(&self, devices: &[DeviceId]) -> Value {
+        let described: Vec<Value> =
+            self.images.iter().zip(devices).map(|(image, device)| self.described(image, *device)).collect();
+        let mut params = self.params.clone();
+        (self.arrange)(&mut params, &described);
+        params
+    }
+
     /// What an image shows, as `judge` reads it.
     fn content(&self, folder: &Folder, image: &Image) -> Result<Vec<u8>, String> {
-        if !self.own {
-            return folder.content(image, self.head, self.key_of(image));
-        }
-        let (machine, devices) = self.machine(folder);
-        let device = devices[self.images.iter().position(|i| i.name == image.name).expect("it is one of them")];
-        let out = machine.add_writable(Vec::new());
-        let mut target = Value::map();
-        target.set("device", u64::from(out.0)).set("filename", "out").set("format", "raw").set("zeroed", true);
-        let mut params = Value::map();
-        params.set("op", "convert").set("version-major", 10u64).set("version-minor", 0u64);
-        params.set("target", target).set("sources", vec![self.described(image, device)]).set("sparse", 4096u64);
-        match instar_ops::run(&machine, &params) {
-            0 => Ok(machine.disk(out).to_bytes()),
-            _ => Err(format!("{:?}", machine.emitted())),
+        if self.own {
+            self.own_content(&self.disks(folder), image)
+        } else {
+            folder.content(image, self.head, self.key_of(image))
         }
     }
 
     /// Exit status, output and errors of a check.
-    fn check(&self, folder: &Folder, image: &Image) -> (Option<i32>, String, String) {
-        if !self.own {
-            let checked = folder.try_on(&["check"], image, self.key_of(image), &[]);
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            return (checked.status.code(), text(&checked.stdout), text(&checked.stderr));
+    fn check(&self, folder: &Folder, image: &Image) -> Checked {
+        if self.own {
+            return self.own_check(&self.disks(folder), image);
         }
-        let (machine, devices) = self.machine(folder);
-        let device = devices[self.images.iter().position(|i| i.name == image.name).expect("it is one of them")];
-        let mut params = Value::map();
-        params.set("op", "check").set("version-major", 10u64).set("version-minor", 0u64);
-        params.set("image", self.described(image, device));
-        let status = instar_ops::run(&machine, &params);
-        let emitted = machine.emitted();
-        let corruptions =
-            emitted.iter().find(|(key, _)| key == "check").and_then(|(_, check)| check.u64("corruptions"));
-        let counted = format!("{} errors were found on the image.", corruptions.unwrap_or(0));
-        (Some(status.into()), format!("{}\n{counted}", machine.said()), format!("{emitted:?}"))
+        let checked = folder.try_on(&["check"], image, self.key_of(image), &[]);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (checked.status.code(), text(&checked.stdout), text(&checked.stderr))
     }
 
     fn contents(&self, folder: &Folder) -> Vec<Vec<u8>> {
@@ -300,14 +312,30 @@ impl Scenario {
     }
 
     fn judge(&self, folder: &Folder, when: &str, before: &[Vec<u8>], after: &[Vec<u8>], clean: bool) {
+        let content = |image: &Image| self.content(folder, image);
+        self.judge_by(when, (before, after), clean, &content, &|image| self.check(folder, image));
+    }
+
+    fn judge_by(
+        &self,
+        when: &str,
+        (before, after): (&[Vec<u8>], &[Vec<u8>]),
+        clean: bool,
+        content: &dyn Fn(&Image) -> Result<Vec<u8>, String>,
+        check: &dyn Fn(&Image) -> Checked,
+    ) {
         for (index, image) in self.images.iter().enumerate() {
             if image.watch == Watch::Read {
                 continue;
             }
-            if image.watch == Watch::New && !clean && self.content(folder, image).is_err() {
+            let (old, new) = (&before[index], &after[index]);
+            if image.watch == Watch::New && !clean {
+                let shown = content(image);
+                // What does not open is no image.
+                assert!(shown.as_ref().map_or(true, |shown| shown == new), "{when}: {} is half an image", image.name);
                 continue;
             }
-            let (status, text, errors) = self.check(folder, image);
+            let (status, text, errors) = check(image);
             // 3: leaks; 63: the format has no check.
             let fine = match status {
                 Some(0 | 63) => true,
@@ -315,12 +343,11 @@ impl Scenario {
                 Some(2) => !clean && only_tells_of_the_cut(&text, &errors),
                 _ => false,
             };
-            assert!(fine, "{when}: check of {}: {text}{errors}", image.name);
+            assert!(fine, "{when}: check of {}: {status:?} {text}{errors}", image.name);
             if image.watch == Watch::Sound {
                 continue;
             }
-            let shown = self.content(folder, image).unwrap_or_else(|e| panic!("{when}: {}: {e}", image.name));
-            let (old, new) = (&before[index], &after[index]);
+            let shown = content(image).unwrap_or_else(|e| panic!("{when}: {}: {e}", image.name));
             let fine = match image.watch {
                 Watch::New => shown == *new,
                 Watch::Sectors => sectors_of_either(&shown, old, new),
@@ -350,7 +377,6 @@ fn only_tells_of_the_cut(out: &str, err: &str) -> bool {
 }
 
 fn sectors_of_either(shown: &[u8], old: &[u8], new: &[u8]) -> bool {
-    const SECTOR: usize = 512;
     let part = |bytes: &[u8], index: usize| {
         let start = (index * SECTOR).min(bytes.len());
         bytes[start..(start + SECTOR).min(bytes.len())].to_vec()

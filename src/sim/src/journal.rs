@@ -3,6 +3,7 @@
 use instar_image::{DeviceId, Step};
 
 use crate::Disk;
+use crate::fault::Dice;
 
 /// One change, or a barrier.
 #[derive(Clone, Debug)]
@@ -15,14 +16,18 @@ pub enum Entry {
     Length(DeviceId, u64),
     /// What was changed before on that device is stable.
     Barrier(DeviceId),
+    /// It was to be made stable, and that failed: what of it is not stable already may be lost for good.
+    Lost(DeviceId),
 }
 
 impl Entry {
     fn device(&self) -> DeviceId {
         match self {
-            Self::Write(device, ..) | Self::Zero(device, ..) | Self::Length(device, _) | Self::Barrier(device) => {
-                *device
-            }
+            Self::Write(device, ..)
+            | Self::Zero(device, ..)
+            | Self::Length(device, _)
+            | Self::Barrier(device)
+            | Self::Lost(device) => *device,
         }
     }
 
@@ -31,7 +36,7 @@ impl Entry {
             Self::Write(_, offset, bytes) => disk.write(*offset, bytes),
             Self::Zero(_, offset, len) => disk.zero(*offset, *len),
             Self::Length(_, len) => disk.set_len(*len),
-            Self::Barrier(_) => {}
+            Self::Barrier(_) | Self::Lost(_) => {}
         }
     }
 }
@@ -41,16 +46,6 @@ impl Entry {
 pub struct Journal {
     pub(crate) before: Vec<Disk>,
     pub(crate) entries: Vec<Entry>,
-}
-
-/// A small generator of numbers, for reproducible choices.
-struct Dice(u64);
-
-impl Dice {
-    fn coin(&mut self) -> bool {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 63 != 0
-    }
 }
 
 impl Journal {
@@ -63,6 +58,10 @@ impl Journal {
             // Copies are recorded as what they wrote; the others change nothing that can be read.
             Step::Copy { .. } | Step::Allocate { .. } | Step::Discard { .. } => return,
         });
+    }
+
+    pub(crate) fn lose(&mut self, device: DeviceId) {
+        self.entries.push(Entry::Lost(device));
     }
 
     /// How many changes and barriers there were.
@@ -110,6 +109,38 @@ impl Journal {
                     break;
                 }
             }
+        }
+    }
+
+    /// Shows states that a crash after all of it may leave: `subsets` times what is stable and a random part of the rest.
+    pub fn ends(&self, subsets: u32, seed: u64, mut show: impl FnMut(&str, &[Disk])) {
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        enum Fate {
+            Flying,
+            Stable,
+            Lost,
+        }
+        let mut fates = vec![Fate::Flying; self.len()];
+        for (number, entry) in self.entries.iter().enumerate() {
+            let fate = match entry {
+                Entry::Barrier(_) => Fate::Stable,
+                Entry::Lost(_) => Fate::Lost,
+                _ => continue,
+            };
+            let earlier = fates.iter_mut().zip(&self.entries).take(number);
+            for (flown, _) in earlier.filter(|(f, e)| **f == Fate::Flying && e.device() == entry.device()) {
+                *flown = fate;
+            }
+        }
+        let mut dice = Dice(seed);
+        for subset in 1..=subsets {
+            let mut disks = self.before.clone();
+            for (entry, fate) in self.entries.iter().zip(&fates) {
+                if *fate == Fate::Stable || dice.coin() {
+                    entry.apply(&mut disks[entry.device().0 as usize]);
+                }
+            }
+            show(&format!("after a crash at the end, part {subset} of what is in flight"), &disks);
         }
     }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod disk;
+mod fault;
 mod journal;
 
 use std::collections::HashMap;
@@ -13,10 +14,14 @@ use instar_image::Zeroes;
 use instar_image::machine::Parallel;
 use instar_image::named::NamedFiles;
 use instar_image::{
-    Beside, DeviceId, Error, Kind, Machine as Api, RangePair, Read, Result, Role, Run, Sink, Source, Stat, Step, Value,
+    Beside, DeviceId, Error, Kind, Machine as Api, RangePair, Read, Result, Role, Run, Scope, Sink, Source, Stat, Step,
+    Value,
 };
 
+use fault::{Event, Failure, Faults};
+
 pub use disk::Disk;
+pub use fault::{Fault, Injection};
 pub use journal::{Entry, Journal};
 
 const ENOENT: u32 = 2;
@@ -46,10 +51,19 @@ pub struct Machine {
     sealed: AtomicBool,
     secrets: Vec<(String, Vec<u8>)>,
     journal: Mutex<Option<Journal>>,
+    faults: Mutex<Faults>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// No file is longer than a signed number tells.
+fn in_a_file(offset: u64, len: u64) -> Result<()> {
+    match offset.checked_add(len) {
+        Some(end) if i64::try_from(end).is_ok() => Ok(()),
+        _ => Err(Error::new(Kind::Io(EINVAL), "no file is that long")),
+    }
 }
 
 impl Machine {
@@ -100,6 +114,11 @@ impl Machine {
         self.push(Device { disk, writable: false, fresh: false })
     }
 
+    /// A writable device made elsewhere, which holds something.
+    pub fn add_writable_disk(&self, disk: Disk) -> DeviceId {
+        self.push(Device { disk, writable: true, fresh: false })
+    }
+
     /// A writable device. Fresh (made empty for this run) if `content` is empty.
     pub fn add_writable(&self, content: impl AsRef<[u8]>) -> DeviceId {
         let content = content.as_ref();
@@ -141,6 +160,23 @@ impl Machine {
         lock(&self.journal).clone().unwrap_or_default()
     }
 
+    /// From now on that goes wrong.
+    pub fn inject(&self, injection: Injection) {
+        lock(&self.faults).inject(injection);
+    }
+
+    /// How many events such a fault could have hit so far.
+    #[must_use]
+    pub fn could_hit(&self, fault: Fault) -> u64 {
+        lock(&self.faults).seen(fault)
+    }
+
+    /// How many events a fault has hit.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        lock(&self.faults).hits()
+    }
+
     fn log_step(&self, step: &Step<'_>) {
         if let Some(journal) = lock(&self.journal).as_mut() {
             journal.add(step);
@@ -171,6 +207,83 @@ impl Machine {
         })
     }
 
+    /// Whether a change of that range needs blocks that the device does not have.
+    fn grows(&self, device: DeviceId, offset: u64, len: u64) -> bool {
+        self.with(device, |d| {
+            let run = d.disk.run(offset, len);
+            Ok(len > 0 && !(run.data && run.len >= len))
+        })
+        .unwrap_or_default()
+    }
+
+    /// What becomes of a step; `None`: it goes well.
+    fn meet(&self, step: &Step<'_>) -> Option<Failure> {
+        let event = match *step {
+            // The host gives back what it can, and says nothing of the rest.
+            Step::Discard { .. } => return None,
+            Step::Barrier { .. } => Event::Flush,
+            Step::Write { device, offset, data } => {
+                Event::Change { grows: self.grows(device, offset, data.len() as u64) }
+            }
+            Step::Copy { to, to_offset, len, .. } => Event::Change { grows: self.grows(to, to_offset, len) },
+            Step::Allocate { .. } => Event::Change { grows: true },
+            Step::Zero { .. } | Step::SetLength { .. } => Event::Change { grows: false },
+        };
+        lock(&self.faults).meet(event)
+    }
+
+    fn carry_out(&self, step: &Step<'_>) -> Result<()> {
+        let Some(failure) = self.meet(step) else { return self.do_all(&self.as_worst(*step)) };
+        let (part, len) = match *step {
+            Step::Write { device, offset, data } => {
+                let len = failure.part(data.len() as u64);
+                (Some(Step::Write { device, offset, data: &data[..len as usize] }), len)
+            }
+            Step::Zero { device, offset, len, unmap } => {
+                let len = failure.part(len);
+                (Some(Step::Zero { device, offset, len, unmap }), len)
+            }
+            Step::Copy { from, from_offset, to, to_offset, len, zeroes } => {
+                let len = failure.part(len);
+                (Some(Step::Copy { from, from_offset, to, to_offset, len, zeroes }), len)
+            }
+            Step::Barrier { device } => {
+                if let Some(journal) = lock(&self.journal).as_mut() {
+                    journal.lose(device);
+                }
+                (None, 0)
+            }
+            Step::Discard { .. } | Step::Allocate { .. } | Step::SetLength { .. } => (None, 0),
+        };
+        if let Some(part) = part.filter(|_| len > 0) {
+            self.do_all(&part)?;
+        }
+        let scope = matches!(step, Step::Copy { .. }).then_some(Scope::Target(0, 0));
+        Err(Error { scope, ..failure.error })
+    }
+
+    fn do_all(&self, step: &Step<'_>) -> Result<()> {
+        let (offset, len) = match *step {
+            Step::Write { offset, data, .. } => (offset, data.len() as u64),
+            Step::Copy { to_offset, len, .. } => (to_offset, len),
+            Step::Zero { offset, len, .. } | Step::Allocate { offset, len, .. } => (offset, len),
+            Step::SetLength { len, .. } => (len, 0),
+            Step::Discard { .. } | Step::Barrier { .. } => (0, 0),
+        };
+        in_a_file(offset, len)?;
+        self.log_step(step);
+        match *step {
+            Step::Write { device, offset, data } => self.change(device, |d| d.write(offset, data)),
+            Step::Copy { from, from_offset, to, to_offset, len, zeroes } => {
+                self.copy((from, from_offset), (to, to_offset), len, zeroes)
+            }
+            Step::Zero { device, offset, len, .. } => self.change(device, |d| d.zero(offset, len)),
+            Step::Allocate { device, offset, len, .. } => self.change(device, |d| d.set_len(d.len().max(offset + len))),
+            Step::SetLength { device, len } => self.change(device, |d| d.set_len(len)),
+            Step::Discard { .. } | Step::Barrier { .. } => Ok(()),
+        }
+    }
+
     fn copy(&self, from: (DeviceId, u64), to: (DeviceId, u64), len: u64, zeroes: Zeroes) -> Result<()> {
         const CHUNK: u64 = 1 << 20;
         let unit = zeroes.unit().map_or(CHUNK as usize, |unit| unit as usize);
@@ -190,7 +303,8 @@ impl Machine {
                 continue;
             }
             let mut bytes = vec![0; CHUNK.min(len - done) as usize];
-            self.read(from.0, from.1 + done, &mut bytes)?;
+            let read = self.read(from.0, from.1 + done, &mut bytes);
+            read.map_err(|error| Error { scope: Some(Scope::Source(0, done)), ..error })?;
             // Units of zeroes that follow one another are one range, as at the host.
             let is_zero = |part: &&[u8]| zeroes.unit().is_some() && instar_image::reader::is_zero(part);
             let parts: Vec<&[u8]> = bytes.chunks(unit).collect();
@@ -241,8 +355,9 @@ impl Source for Machine {
 
     fn read_many(&self, reads: &mut [Read<'_>]) -> Result<()> {
         for read in reads {
-            if read.offset.checked_add(read.buf.len() as u64).is_none_or(|end| end > i64::MAX as u64) {
-                return Err(Error::new(Kind::Io(EINVAL), "no file is that long"));
+            in_a_file(read.offset, read.buf.len() as u64)?;
+            if let Some(failure) = lock(&self.faults).meet(Event::Read) {
+                return Err(failure.error);
             }
             self.with(read.device, |d| {
                 d.disk.read(read.offset, read.buf);
@@ -283,23 +398,25 @@ impl Source for Machine {
 
 impl Sink for Machine {
     fn submit(&self, steps: &[Step<'_>]) -> Result<()> {
-        for step in steps {
-            let step = &self.as_worst(*step);
-            self.log_step(step);
-            match *step {
-                Step::Write { device, offset, data } => self.change(device, |d| d.write(offset, data))?,
-                Step::Copy { from, from_offset, to, to_offset, len, zeroes } => {
-                    self.copy((from, from_offset), (to, to_offset), len, zeroes)?;
+        // The host gets these by themselves, and is not told of what follows one that failed.
+        let is_alone = |step: &Step<'_>| matches!(step, Step::Barrier { .. } | Step::SetLength { .. });
+        let mut failed = None;
+        for (number, step) in steps.iter().enumerate() {
+            if failed.is_some() && is_alone(step) {
+                break;
+            }
+            // What no barrier divides from the failed step may have happened all the same.
+            if failed.is_some() && !lock(&self.faults).dice.coin() {
+                continue;
+            }
+            if let Err(error) = self.carry_out(step) {
+                failed.get_or_insert(error.of_steps_behind(number));
+                if is_alone(step) {
+                    break;
                 }
-                Step::Zero { device, offset, len, .. } => self.change(device, |d| d.zero(offset, len))?,
-                Step::Allocate { device, offset, len, .. } => {
-                    self.change(device, |d| d.set_len(d.len().max(offset + len)))?;
-                }
-                Step::SetLength { device, len } => self.change(device, |d| d.set_len(len))?,
-                Step::Discard { .. } | Step::Barrier { .. } => {}
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }
 

@@ -6,6 +6,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use instar_image::chain::Chain;
 use instar_image::machine::display_name;
@@ -41,6 +42,8 @@ pub struct Writing<'a> {
     places: Mutex<BTreeMap<u64, Place>>,
     /// Held while one request is written, where requests share sectors that are encrypted as a whole.
     whole_sectors: Option<Mutex<()>>,
+    /// A unit got a place, but not all of its bytes; or what was to be made stable may be lost. Nothing may refer to that.
+    broken: AtomicBool,
 }
 
 impl<'a> Writing<'a> {
@@ -75,7 +78,16 @@ impl<'a> Writing<'a> {
         let whole =
             [requests.first, len, requests.step, requests.disk].iter().all(|number| number.is_multiple_of(SECTOR));
         let whole_sectors = (editor.encrypter().is_some() && !whole).then(Mutex::default);
-        Ok(Self { machine, chain, editor, len, bytes, places: Mutex::default(), whole_sectors })
+        Ok(Self {
+            machine,
+            chain,
+            editor,
+            len,
+            bytes,
+            places: Mutex::default(),
+            whole_sectors,
+            broken: AtomicBool::new(false),
+        })
     }
 
     /// Carries out the requests that begin there.
@@ -185,33 +197,46 @@ impl<'a> Writing<'a> {
             _ => None,
         });
         let own: Vec<Place> = own.collect();
-        sealed::submit(self.machine, steps, self.editor.encrypter())?;
+        self.or_broken(sealed::submit(self.machine, steps, self.editor.encrypter()))?;
         let mut from = start;
         for place in own {
             places.insert(from, place);
             from += place.2;
         }
         if self.editor.is_full() {
-            self.editor.settle()?;
+            self.settle()?;
         }
         find(&places, at).ok_or_else(|| Error::corrupt("the unit was not placed"))
+    }
+
+    fn or_broken(&self, outcome: Result<()>) -> Result<()> {
+        outcome.inspect_err(|_| self.broken.store(true, Ordering::Relaxed))
+    }
+
+    /// See [`Editor`]'s; not where something is broken.
+    fn settle(&self) -> Result<()> {
+        if self.broken.load(Ordering::Relaxed) { Ok(()) } else { self.or_broken(self.editor.settle()) }
     }
 
     /// Makes all that was written stable.
     pub fn flush(&self) -> Result<()> {
         let places = self.places.lock();
-        let settled = self.editor.settle();
+        let settled = self.settle();
         drop(places);
         let devices = self.chain.layers.iter().take(1).flat_map(|top| {
             let others = top.image.data_files().into_iter().map(|(device, _)| device);
             core::iter::once(top.device).chain(others)
         });
         let barriers: Vec<Step<'_>> = devices.map(|device| Step::Barrier { device }).collect();
-        settled.and_then(|()| self.machine.submit(&barriers)).map_err(|error| failed(&error))
+        let flushed = settled.and_then(|()| self.or_broken(self.machine.submit(&barriers)));
+        flushed.map_err(|error| failed(&error))
     }
 
-    /// Writes what is left, tables and all.
+    /// Writes what is left, tables and all. Where something is broken, the image stays as it was settled last.
     pub fn finish(&self) -> Result<()> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         self.editor.finish().map_err(|error| failed(&error))
     }
 }

@@ -156,8 +156,9 @@ impl Writer for Dynamic<'_> {
         let foot = footer_of(&self.spec);
         machine.submit(&[
             Step::Write { device, offset: FOOTER as u64, data: &header },
-            Step::Write { device, offset: state.end, data: &foot },
+            // Each of both footers makes an image of it.
             Step::Barrier { device },
+            Step::Write { device, offset: state.end, data: &foot },
             Step::Write { device, offset: 0, data: &foot },
             Step::Barrier { device },
         ])

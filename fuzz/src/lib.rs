@@ -2,6 +2,7 @@
 //! the binary of this crate, under any toolchain.
 #![forbid(unsafe_code)]
 
+pub mod change;
 pub mod input;
 mod luks2;
 

@@ -3,6 +3,8 @@
 //! - `instar-fuzz blind FORMAT FOLDER SECONDS [SEED]`: changes the inputs of the folder at random and runs the target on
 //!   them, blind to what they reach; for where there is no cargo-fuzz. The input that made it panic is left as
 //!   `crash-FORMAT`; the same seed makes the same inputs.
+//! - `instar-fuzz change FORMAT SECONDS [SEED]`: makes images of the format and changes them at random; see
+//!   [`instar_fuzz::change`]. Replayed as the format `change-FORMAT`. `instar-fuzz changed` lists the formats.
 #![forbid(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,25 +12,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use instar_fuzz::change::Random;
+
 /// Bytes of a file that are changed: headers and tables are at its beginning, trailers at its end.
 const HEAD: u64 = 8192;
 const NUMBERS: [u64; 12] =
     [0, 1, 2, 0x7f, 0xff, 0x1ff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 40, i64::MAX as u64, u64::MAX];
-
-struct Random(u64);
-
-impl Random {
-    const fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    const fn below(&mut self, end: u64) -> u64 {
-        if end == 0 { 0 } else { self.next() % end }
-    }
-}
 
 fn change(data: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..=random.below(6) {
@@ -79,7 +68,12 @@ fn seeds(from: &str, to: &str) -> std::io::Result<()> {
 
 /// Whether nothing was found in it.
 fn passes(format: &str, data: &[u8]) -> bool {
-    catch_unwind(AssertUnwindSafe(|| instar_fuzz::target(format, data))).is_ok()
+    let run = || match format.strip_prefix("change-") {
+        Some(format) => instar_fuzz::change::target(Some(format), data),
+        None if format == "change" => instar_fuzz::change::target(None, data),
+        None => instar_fuzz::target(format, data),
+    };
+    catch_unwind(AssertUnwindSafe(run)).is_ok()
 }
 
 fn replay(format: &str, paths: &[String]) -> std::io::Result<bool> {
@@ -99,23 +93,36 @@ fn blind(format: &str, folder: &str, seconds: &str, seed: Option<&String>) -> st
     if seeds.is_empty() {
         return Err(std::io::Error::other(format!("no files in {folder}")));
     }
-    let mut random = Random(seed.and_then(|s| s.parse().ok()).unwrap_or(0x9e37_79b9_7f4a_7c15));
+    run(format, seconds, seed, |random| {
+        let mut data = seeds[random.below(seeds.len() as u64) as usize].clone();
+        change(&mut data, random);
+        data
+    })
+}
+
+/// Runs the target on inputs that `make` makes.
+fn run(
+    format: &str,
+    seconds: &str,
+    seed: Option<&String>,
+    make: impl Fn(&mut Random) -> Vec<u8>,
+) -> std::io::Result<bool> {
+    let mut random = Random::new(seed.and_then(|s| s.parse().ok()).unwrap_or(0));
     let end = Instant::now() + Duration::from_secs(seconds.parse().unwrap_or(60));
     let (mut runs, mut slowest) = (0u64, Duration::ZERO);
     while Instant::now() < end {
-        let mut data = seeds[random.below(seeds.len() as u64) as usize].clone();
-        change(&mut data, &mut random);
+        let data = make(&mut random);
         let begun = Instant::now();
         if !passes(format, &data) {
             let file = format!("crash-{format}");
-            eprintln!("{format}: a finding after {runs} images; see {file}");
+            eprintln!("{format}: a finding after {runs} inputs; see {file}");
             std::fs::write(&file, &data)?;
             return Ok(false);
         }
         slowest = slowest.max(begun.elapsed());
         runs += 1;
     }
-    println!("{format}: {runs} images, the slowest took {} ms", slowest.as_millis());
+    println!("{format}: {runs} inputs, the slowest took {} ms", slowest.as_millis());
     Ok(true)
 }
 
@@ -125,9 +132,17 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["seeds", from, to] => seeds(from, to).map(|()| true),
         ["replay", format, _, ..] => replay(format, &args[2..]),
+        ["changed"] => {
+            instar_fuzz::change::formats().for_each(|format| println!("{format}"));
+            Ok(true)
+        }
+        ["change", format, seconds, ..] => {
+            run(&format!("change-{format}"), seconds, args.get(3), instar_fuzz::change::input)
+        }
         ["blind", format, folder, seconds, ..] => blind(format, folder, seconds, args.get(4)),
         _ => Err(std::io::Error::other(
-            "usage: instar-fuzz seeds FROM TO | replay FORMAT FILE.. | blind FORMAT FOLDER SECONDS [SEED]",
+            "usage: instar-fuzz seeds FROM TO | replay FORMAT FILE.. | blind FORMAT FOLDER SECONDS [SEED] \
+             | change FORMAT SECONDS [SEED] | changed",
         )),
     };
     match done {

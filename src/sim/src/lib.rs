@@ -130,6 +130,12 @@ impl Machine {
         lock(&self.named).insert(name.as_ref().to_vec(), device);
     }
 
+    /// All devices that have a name.
+    #[must_use]
+    pub fn named(&self) -> Vec<(Vec<u8>, DeviceId)> {
+        lock(&self.named).iter().map(|(name, device)| (name.clone(), *device)).collect()
+    }
+
     /// A copy of a device's content.
     #[must_use]
     pub fn disk(&self, device: DeviceId) -> Disk {

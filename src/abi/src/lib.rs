@@ -6,7 +6,7 @@
 //! - [`boot::BootInfo`], one page that the host fills before the first guest instruction;
 //! - [`ring::Ring`], one per guest worker: a batch of fixed-size [`ring::Request`]s and their
 //!   [`ring::Reply`]s, submitted by one doorbell;
-//! - [`record`], the typed tree in which the command's parameters go in and its results come out.
+//! - [`ops`], the structs in which an operation's parameters go in and its results come out, as trees ([`record`]).
 //!
 //! Every struct is little-endian, fixed-size and checked for layout at compile time. The host copies a
 //! request out of shared memory before it looks at it, and believes nothing in it.
@@ -17,6 +17,7 @@ extern crate alloc;
 
 pub mod beside;
 pub mod boot;
+pub mod ops;
 pub mod record;
 pub mod ring;
 

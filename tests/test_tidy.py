@@ -11,6 +11,30 @@ from tests.helpers import cells
 ROOT = Path(__file__).resolve().parent.parent
 LINES_MAX = 600
 UNSAFE_FOLDERS = ("src/guest/entry/", "src/guest/hostile/", "src/host/vmm/", "src/host/trial/")
+# Where a tree (`record::Value`) may be looked into or made by its keys: it is shown as it comes, or goes through whole.
+# Everything else that the halves tell each other has its struct in `src/abi/src/ops`.
+TREES = {
+    "src/guest/crypto/src/luks.rs": "what only such images have",
+    "src/guest/entry/src/machine.rs": "goes through",
+    "src/guest/entry/src/main.rs": "goes through",
+    "src/guest/formats/": "what only such images have",
+    "src/guest/hostile/src/": "what no struct would say",
+    "src/guest/image/src/": "goes through",
+    "src/guest/ops/src/info.rs": "what only files have",
+    "src/guest/ops/src/lib.rs": "goes through",
+    "src/guest/ops/src/nested/device.rs": "goes through",
+    "src/host/cli/src/commands/config.rs": "the host's own JSON",
+    "src/host/cli/src/commands/doctor.rs": "the host's own JSON",
+    "src/host/cli/src/commands/policy.rs": "the host's own JSON",
+    "src/host/cli/src/image_name.rs": "the host's own JSON",
+    "src/host/cli/src/secrets.rs": "wiped",
+    "src/host/render/src/human.rs": "shown",
+    "src/host/render/src/json.rs": "shown",
+    "src/host/render/src/order.rs": "shown",
+    "src/host/trial/src/main.rs": "names an attack",
+}
+TREE = re.compile(r"\buse instar_(?:abi::(?:ops::\w+, )?record|abi|image)::[^;]*\bValue\b|\brecord::Value\b")
+KEY = re.compile(r'pub \w+: [^=;]+ = "([^"]+)"')
 UNSAFE_CODE = re.compile(r"\bunsafe\s*(\{|extern\b|fn\b|impl\b|trait\b)|\bunsafe\(")
 
 
@@ -130,6 +154,35 @@ class Tidy(unittest.TestCase):
         unmade = [step for step in steps if not re.search(rf"Step::{step} \{{(?! \.\.)", users)]
         self.assertEqual((unsent, uncalled, unmade), ([], [], []))
         self.assertGreater(min(len(operations), len(methods), len(steps)), 5)
+
+    def test_a_key_of_the_contract_stands_in_one_place(self):
+        """No tree is taken apart by keys where there is a struct, nor told by a key of its own."""
+        used = {path for path in sources(".rs") if path.startswith(("src/host/", "src/guest/")) and "/src/" in path[9:]}
+        trees = {path for path in used if TREE.search((ROOT / path).read_text())}
+        self.assertEqual(sorted(path for path in trees if not path.startswith(tuple(TREES))), [])
+        self.assertEqual([place for place in TREES if not any(path.startswith(place) for path in trees)], [])
+        told = re.compile(r'\.emit\(\s*"')
+        mine = {path for path in used if not path.startswith("src/guest/hostile/")}
+        self.assertEqual(sorted(path for path in mine if told.search((ROOT / path).read_text())), [])
+
+    def test_keys_of_the_contract_are_not_looked_up(self):
+        """Even where a tree may be looked into, it is not by a key that a struct reads: `info` shows them as such."""
+        keys = {
+            key
+            for p in sources(".rs")
+            if p.startswith("src/abi/src/ops/")
+            for key in KEY.findall((ROOT / p).read_text())
+        }
+        self.assertGreater(len(keys), 90)
+        look = re.compile(r'\b(?:\w+)\.(?:u64|flag|bytes|list|text)\("([^"]+)"\)')
+        found = [
+            f"{path}: {key}"
+            for path in sources(".rs")
+            if path.startswith(("src/guest/ops/", "src/guest/entry/", "src/host/render/"))
+            for key in look.findall((ROOT / path).read_text())
+            if key in keys
+        ]
+        self.assertEqual(found, [])
 
     def test_readme_shows_the_cells_that_are_expected(self):
         """`scripts/cells --update` writes both."""

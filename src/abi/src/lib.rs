@@ -22,4 +22,4 @@ pub mod record;
 pub mod ring;
 
 /// Version of everything in this crate. The host refuses a guest ELF built for another one.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

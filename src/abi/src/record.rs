@@ -76,24 +76,6 @@ impl Value {
         self
     }
 
-    /// Sets a key of a map that may be there already; anything else is left alone.
-    pub fn replace(&mut self, key: &str, value: impl Into<Value>) {
-        if let Self::Map(entries) = self {
-            match entries.iter_mut().find(|(k, _)| k == key) {
-                Some((_, old)) => *old = value.into(),
-                None => entries.push((key.to_string(), value.into())),
-            }
-        }
-    }
-
-    /// Takes a key's value out of a map.
-    pub fn take(&mut self, key: &str) -> Option<Value> {
-        match self {
-            Self::Map(entries) => entries.iter().position(|(k, _)| k == key).map(|at| entries.swap_remove(at).1),
-            _ => None,
-        }
-    }
-
     /// The map's value at `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {

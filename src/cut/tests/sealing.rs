@@ -37,7 +37,12 @@ fn whatever_is_read_is_sealed() {
     let top = || image(0, "top", "qcow2");
     for (operation, chain) in [("info", false), ("info", true), ("map", false), ("check", false), ("measure", false)] {
         let outcome = run(operation, |params| {
-            params.set("image", top()).set("backing-chain", chain).set("format", "raw");
+            params.set("image", top());
+            match operation {
+                "info" => params.set("backing-chain", chain),
+                "measure" => params.set("format", "raw"),
+                _ => params,
+            };
         });
         assert_eq!(outcome, (0, true), "{operation}");
     }
@@ -61,7 +66,7 @@ fn whatever_is_copied_is_sealed() {
         (0, true)
     );
     let rebase = |params: &mut Value| {
-        params.set("image", top()).set("name", "");
+        params.set("image", top()).set("backing", "");
     };
     assert_eq!(run("rebase", rebase), (0, true));
     let resize = |params: &mut Value| {

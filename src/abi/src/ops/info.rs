@@ -55,8 +55,8 @@ record! {
         pub snapshots: Option<Vec<SnapshotInfo>> = "snapshots",
         /// What only such images have.
         pub format_specific: Option<FormatSpecific> = "format-specific",
-        /// What it is in.
-        pub children: Vec<ChildInfo> = "children",
+        /// What it is in; not in every release.
+        pub children: Option<Vec<ChildInfo>> = "children",
         /// What the disk begins with (`--extra-detail`).
         pub content: Option<String> = "content",
         /// What the block driver is limited to (`--limits`).

@@ -57,7 +57,7 @@ record! {
     }
 
     /// What the guest's machine is told, before an operation.
-    #[derive(Debug, Default, PartialEq, Eq)]
+    #[derive(Default)]
     pub struct Environment {
         /// Everything has to be as with the stock tool.
         pub stock: bool = "stock",
@@ -65,8 +65,7 @@ record! {
         pub secrets: Vec<Secret> = "secrets",
     }
 
-    /// A secret.
-    #[derive(Debug, PartialEq, Eq)]
+    /// A secret: no `Debug`, lest it be shown.
     pub struct Secret {
         /// Its name.
         pub id: String = "id",

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::compare::Found;
 use super::convert::{Convert, TargetParams};
-use super::info::{BlockLimits, ChildInfo, FormatSpecific, ImageInfo};
+use super::info::{BlockLimits, ChildInfo, FormatSpecific, ImageInfo, InfoResults, SnapshotInfo};
 use super::map::MapRecord;
 use super::{Caller, Entries, Failure, FailureKind, ImageParams, Pair, Record, Told, Wrong, entries, stream};
 use crate::record::{Value, decode};
@@ -47,7 +47,7 @@ fn results_survive_the_wire() {
         dirty_flag: Some(false),
         limits: Some(limits),
         format_specific: Some(FormatSpecific { kind: "x".into(), data }),
-        children: vec![ChildInfo { name: "file".into(), info: file.clone() }],
+        children: Some(vec![ChildInfo { name: "file".into(), info: file.clone() }]),
         ..file
     };
     assert_eq!(ImageInfo::from_entries(over_the_wire(sent.clone().into_entries())), Ok(sent));
@@ -72,7 +72,10 @@ fn what_is_wrong_is_told() {
         Failure::from_entries(entries(value)).map(|failure| failure.kind)
     };
     assert_eq!(failure("refused"), Ok(FailureKind::Refused));
-    assert_eq!(failure("Refused").map_err(|wrong| wrong.to_string()), Err("'kind' has a value that does not fit".into()));
+    assert_eq!(
+        failure("Refused").map_err(|wrong| wrong.to_string()),
+        Err("'kind' has a value that does not fit".into())
+    );
     let wide = Value::Map(vec![("device".into(), Value::U64(1 << 32))]);
     assert_eq!(ImageParams::from_entries(entries(wide)), Err(Wrong::Unfit("device")));
 }
@@ -92,4 +95,26 @@ fn records_of_a_map_are_their_bytes() {
         [&1u64.to_le_bytes(), &2u64.to_le_bytes(), &3u64.to_le_bytes(), &4u32.to_le_bytes(), &[5, 0], &[6, 0]];
     assert_eq!(record.to_bytes().as_slice(), expected.concat());
     assert_eq!(MapRecord::from_bytes(record.to_bytes()), record);
+}
+
+/// Whatever becomes of the bytes, reading them ends, in an error or in another struct.
+#[test]
+fn damaged_results_are_read_to_an_end() {
+    let child = ChildInfo { name: "file".into(), info: ImageInfo::default() };
+    let snapshot = SnapshotInfo { id: b"1".into(), icount: Some(1), ..SnapshotInfo::default() };
+    let image = ImageInfo { children: Some(vec![child]), snapshots: Some(vec![snapshot]), ..ImageInfo::default() };
+    let whole = stream(&InfoResults { images: vec![image] }.into_entries());
+    let (mut undecoded, mut unread, mut read) = (0, 0, 0);
+    for at in 0..whole.len() {
+        for value in [0, 1, 5, 6, 7, 0x7f, 0x80, 0xff] {
+            let mut bytes = whole.clone();
+            bytes[at] = value;
+            match decode(&bytes).map(|tree| InfoResults::from_entries(entries(tree))) {
+                Err(_) => undecoded += 1,
+                Ok(Err(_)) => unread += 1,
+                Ok(Ok(_)) => read += 1,
+            }
+        }
+    }
+    assert!(undecoded > 0 && unread > 0 && read > 0, "{undecoded}, {unread}, {read}");
 }

@@ -1,12 +1,13 @@
 //! [`instar_image::Machine`] over the ring.
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
 use instar_abi::boot::{BootInfo, MAX_WORKERS};
+use instar_abi::ops::Secret;
 use instar_abi::record;
 use instar_abi::ring::{
     BATCH_MAX, Beside, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES,
@@ -93,9 +94,8 @@ impl RingMachine {
     }
 
     /// What [`Source::secret`] knows from now on: the parameter `secrets`.
-    pub fn set_secrets(&self, secrets: &[Value]) {
-        let entry = |secret: &Value| Some((secret.text("id")?.to_string(), secret.bytes("data")?.to_vec()));
-        self.secrets.call_once(|| secrets.iter().filter_map(entry).collect());
+    pub fn set_secrets(&self, secrets: Vec<Secret>) {
+        self.secrets.call_once(|| secrets.into_iter().map(|secret| (secret.id, secret.data)).collect());
     }
 
     fn client(&self) -> &Client {

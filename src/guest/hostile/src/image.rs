@@ -6,9 +6,10 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use instar_abi::boot::BootInfo;
+use instar_abi::ops::{Failure, FailureKind, Record, Told};
 use instar_abi::ring::{Beside, FLAG_WRITE, LOG_LINES, LOG_RECORDS, Op, Request, Role, Status};
 use instar_entry::RingMachine;
-use instar_image::{Machine, Value};
+use instar_image::Machine;
 
 use crate::parts::ask;
 use crate::together;
@@ -143,14 +144,11 @@ pub fn print(machine: &RingMachine, _: &BootInfo) -> u8 {
     for arg in [0, LOG_LINES, LOG_RECORDS] {
         machine.raw_call(Request { arg, buf, buf_len, ..request(Op::Log) });
     }
-    let mut error = Value::map();
-    error.set("message", text.clone()).set("hint", text.clone()).set("earlier", text.clone());
-    for (key, value) in [
-        ("warnings", Value::List(alloc::vec![Value::from(text.clone())])),
-        ("guessed-raw", Value::from(text.clone())),
-        ("error", error),
-    ] {
-        let _ = machine.emit(key, &value);
+    let (hint, earlier) = (Some(text.clone()), Some(text.clone()));
+    let error = Failure { message: text.clone(), kind: FailureKind::Usage, hint, earlier };
+    let told = Told { error: Some(error), warnings: alloc::vec![text.clone()], guessed_raw: Some(text) };
+    for (key, value) in told.into_entries() {
+        let _ = machine.emit(&key, &value);
     }
     1
 }

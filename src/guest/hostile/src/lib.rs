@@ -72,6 +72,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("flood", exhaust::flood),
     ("worker-loop", exhaust::worker_loop),
     ("worker-fault", exhaust::worker_fault),
+    ("tell-nothing", tell::nothing),
     ("tell-images", tell::images),
     ("tell-elements", tell::elements),
     ("tell-warnings", tell::warnings),

@@ -3,6 +3,8 @@
 use alloc::vec::Vec;
 
 use instar_abi::boot::BootInfo;
+use instar_abi::ops::info::{ChildInfo, ImageInfo, InfoResults};
+use instar_abi::ops::{self, Record};
 use instar_abi::record::{self, Kind};
 use instar_abi::ring::{LOG_LINES, LOG_RECORDS, Op, Request, Status};
 use instar_entry::RingMachine;
@@ -46,8 +48,15 @@ fn empty_map() -> Vec<u8> {
 }
 
 /// Half a million images of which nothing is said.
-pub fn images(machine: &RingMachine, _: &BootInfo) -> u8 {
+pub fn nothing(machine: &RingMachine, _: &BootInfo) -> u8 {
     list(machine, "images", &empty_map())
+}
+
+/// As many images as there is room for, of which no more is said than has to be.
+pub fn images(machine: &RingMachine, _: &BootInfo) -> u8 {
+    let mut image = Vec::new();
+    record::encode(&mut image, "", &ImageInfo::default().into_value());
+    list(machine, "images", &image)
 }
 
 /// A million images that are empty texts.
@@ -73,26 +82,20 @@ pub fn long_warning(machine: &RingMachine, _: &BootInfo) -> u8 {
 /// An image with a child of a very long name, which has as many children as there is room for: each is shown by the
 /// names of all above it.
 pub fn paths(machine: &RingMachine, _: &BootInfo) -> u8 {
-    let (mut child, mut inner, mut outer) = (Value::map(), Value::map(), Value::map());
-    child.set("name", "x");
-    inner.set("children", alloc::vec![child; 30_000]);
-    outer.set("name", alloc::vec![b'n'; 1 << 20]).set("info", inner);
-    let mut image = Value::map();
-    image.set("children", alloc::vec![outer]);
-    let mut bytes = Vec::new();
-    record::encode(&mut bytes, "images", &Value::from(alloc::vec![image]));
-    emit(machine, &bytes);
+    let child = ChildInfo { name: "x".into(), info: ImageInfo::default() };
+    let inner = ImageInfo { children: Some(alloc::vec![child; 30_000]), ..ImageInfo::default() };
+    let outer = ChildInfo { name: "n".repeat(1 << 20), info: inner };
+    one(machine, ImageInfo { children: Some(alloc::vec![outer]), ..ImageInfo::default() })
+}
+
+fn one(machine: &RingMachine, image: ImageInfo) -> u8 {
+    emit(machine, &ops::stream(&InfoResults { images: alloc::vec![image] }.into_entries()));
     0
 }
 
 /// Text for JSON that grows to six times its length.
 pub fn escapes(machine: &RingMachine, _: &BootInfo) -> u8 {
-    let mut image = Value::map();
-    image.set("filename", alloc::vec![7u8; RESULTS]);
-    let mut bytes = Vec::new();
-    record::encode(&mut bytes, "images", &Value::from(alloc::vec![image]));
-    emit(machine, &bytes);
-    0
+    one(machine, ImageInfo { filename: alloc::vec![7u8; RESULTS], ..ImageInfo::default() })
 }
 
 /// Tells again and again until the host no longer listens.

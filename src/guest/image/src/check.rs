@@ -2,6 +2,8 @@
 
 use alloc::string::String;
 
+pub use instar_abi::ops::check::CheckReport;
+
 use crate::{Machine, Result};
 
 /// Takes the lines that a check prints while it works, one at a time, in order: a damaged image has millions.
@@ -49,25 +51,4 @@ pub struct CheckContext<'c> {
     pub machine: &'c dyn Machine,
     /// Where its lines go.
     pub findings: &'c mut dyn Findings,
-}
-
-/// What was counted. Clusters are the format's own units; a format that does not count leaves the zeroes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CheckReport {
-    /// Errors that make data wrong or unreachable.
-    pub corruptions: u64,
-    /// Clusters that are allocated and not used: wasted, harmless.
-    pub leaks: u64,
-    /// What could not be checked.
-    pub check_errors: u64,
-    /// Byte after the last one in use, where the format knows it.
-    pub image_end_offset: Option<u64>,
-    /// Clusters that the virtual disk has.
-    pub total_clusters: u64,
-    /// Of them, those with data.
-    pub allocated_clusters: u64,
-    /// Of them, those that do not follow the one before.
-    pub fragmented_clusters: u64,
-    /// Of them, those stored compressed.
-    pub compressed_clusters: u64,
 }

@@ -5,10 +5,12 @@
 
 use alloc::string::String;
 
+use instar_abi::ops::check::{Check, CheckReport, CheckResults, Checked};
 use instar_image::machine::SAY_MAX;
-use instar_image::{Ability, CheckContext, CheckReport, Error, Findings, Machine, Result, Value, Version};
+use instar_image::{Ability, CheckContext, Findings, Machine, Result, Version};
 
 use crate::open::{ImageSpec, Opening};
+use crate::told::tell;
 
 /// Exit status: the check could not be carried out wholly.
 const INCOMPLETE: u8 = 1;
@@ -19,15 +21,14 @@ const LEAKS: u8 = 3;
 /// Exit status: the format has nothing to check.
 const UNSUPPORTED: u8 = 63;
 
-/// Emits `check`, the counts.
-pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
-    let image = params.get("image").ok_or_else(|| Error::usage("check without an image"))?;
-    let spec = ImageSpec::from_value(image)?;
+/// Tells the counts.
+pub fn run(machine: &dyn Machine, params: &Check, program: &str, version: Version) -> Result<u8> {
+    let spec = ImageSpec::of(&params.image);
     let opening = Opening { machine, version, data: true };
     let chain = opening.chain_to_check(&spec)?;
     machine.seal()?;
     let Some(top) = chain.layers.first() else { return Ok(INCOMPLETE) };
-    let mut lines = Lines { machine, program: params.text("program").unwrap_or("qemu-img"), held: String::new() };
+    let mut lines = Lines { machine, program, held: String::new() };
     for warning in chain.layers.iter().flat_map(|l| l.image.warnings()) {
         lines.error(&alloc::format!("warning: {warning}"))?;
     }
@@ -39,36 +40,20 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let found = if known { top.image.check(CheckContext { machine, findings: &mut lines }) } else { None };
     lines.flush()?;
     let Some(found) = found else {
-        machine.emit("unsupported", &Value::from(true))?;
+        tell(machine, CheckResults { unsupported: true, ..CheckResults::default() })?;
         return Ok(UNSUPPORTED);
     };
     let report = found.map_err(|e| e.context("Check failed"))?;
-    machine.emit("check", &record(&report, &spec, top.format.name()))?;
+    // Nothing is known where it is 0.
+    let report = CheckReport { image_end_offset: report.image_end_offset.filter(|end| *end != 0), ..report };
+    let checked = Checked { filename: spec.written, format: top.format.name().into(), report };
+    tell(machine, CheckResults { check: Some(checked), ..CheckResults::default() })?;
     Ok(match report {
         CheckReport { check_errors: 1.., .. } => INCOMPLETE,
         CheckReport { corruptions: 1.., .. } => CORRUPT,
         CheckReport { leaks: 1.., .. } => LEAKS,
         _ => 0,
     })
-}
-
-/// What is zero is not said, but for the number of errors of the check itself.
-fn record(report: &CheckReport, spec: &ImageSpec, format: &str) -> Value {
-    let mut record = Value::map();
-    record.set("filename", spec.written.as_slice()).set("format", format).set("check-errors", report.check_errors);
-    let counts = [
-        ("image-end-offset", report.image_end_offset.unwrap_or(0)),
-        ("corruptions", report.corruptions),
-        ("leaks", report.leaks),
-        ("total-clusters", report.total_clusters),
-        ("allocated-clusters", report.allocated_clusters),
-        ("fragmented-clusters", report.fragmented_clusters),
-        ("compressed-clusters", report.compressed_clusters),
-    ];
-    for (key, count) in counts.into_iter().filter(|(_, count)| *count != 0) {
-        record.set(key, count);
-    }
-    record
 }
 
 /// Lines on their way to the user: some at a time.

@@ -8,12 +8,13 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use instar_abi::ops::commit::Commit;
 use instar_image::chain::Chain;
 use instar_image::machine::display_name;
 use instar_image::names::{combine, without_file};
 use instar_image::write::{Target, Writer};
 use instar_image::{
-    Ability, EditContext, Editor, Error, Kind, Machine, Preallocation, ResizeContext, Result, Value, Version, allowed,
+    Ability, EditContext, Editor, Error, Kind, Machine, Preallocation, ResizeContext, Result, Version, allowed,
 };
 
 use crate::copy::plan::Planner;
@@ -27,10 +28,9 @@ use crate::resize;
 const SPARSE: u64 = 4096;
 
 /// Commits; exit status 0.
-pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
-    let image = params.get("image").ok_or_else(|| Error::usage("commit without an image"))?;
-    let image = ImageSpec::from_value(image)?;
-    let base = params.bytes("base").map(|name| fold(&without_file(&combine(&image.name, name))));
+pub fn run(machine: &dyn Machine, params: &Commit, version: Version) -> Result<u8> {
+    let image = ImageSpec::of(&params.image);
+    let base = params.base.as_deref().map(|name| fold(&without_file(&combine(&image.name, name))));
     let is_base = |depth: usize, name: &[u8]| match &base {
         Some(base) => fold(name) == *base,
         None => depth == 1,
@@ -41,7 +41,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         tell_guessed(machine, &image, top.format)?;
     }
     let depth = chain.layers.iter().enumerate().skip(1).find(|(depth, layer)| is_base(*depth, &layer.name));
-    let depth = match (depth, params.bytes("base")) {
+    let depth = match (depth, &params.base) {
         (Some((depth, _)), _) => depth,
         (None, None) => return Err(Error::usage("Image does not have a backing file")),
         (None, Some(name)) => {
@@ -49,7 +49,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
             return Err(Error::usage(format!("Did not find '{name}' in the backing chain of '{top}'")));
         }
     };
-    let keeps = params.flag("drop") || params.bytes("base").is_some();
+    let keeps = params.drop || params.base.is_some();
     let options = image.options_at(depth);
     let writer = editor(machine, &chain, depth, &options, version)?;
     let top = if keeps { None } else { Some(editor(machine, &chain, 0, &image.options_at(0), version)?) };

@@ -6,68 +6,23 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use instar_abi::ops::create::{Create, CreateResults, Formatting};
 use instar_image::machine::display_name;
 use instar_image::options::{OptionKind, OptionSpec, Options, number, size};
 use instar_image::quirk::has;
 use instar_image::{
-    Ability, Backing, CreateContext, Creator, DeviceId, Error, Format, Kind, Machine, Quirk, Result, Value, Version,
+    Ability, Backing, CreateContext, Creator, DeviceId, Error, Format, Kind, Machine, Quirk, Result, Version,
     allowed,
 };
 
 use crate::open::{ImageSpec, Opening};
 use crate::option_help::{self, creator_of, format_named};
+use crate::told::{failure, tell, warn};
 
-/// The command's parameters: see `commands::create` in the host half, which makes them.
+/// The command's parameters, and the name as it is shown.
 struct Request<'p> {
-    /// As the user wrote it, and as it is shown.
-    file: &'p [u8],
+    sent: &'p Create,
     name: String,
-    format: &'p str,
-    /// The (empty) target, unless the host could not make it; then why not.
-    device: Option<DeviceId>,
-    target_error: Option<&'p str>,
-    /// The name cannot be one of a file: why.
-    name_error: Option<&'p str>,
-    data_device: Option<DeviceId>,
-    options: Vec<&'p str>,
-    /// The size as an operand, in bytes.
-    size: Option<u64>,
-    /// `-b`, `-F`, `-u`
-    backing: Option<&'p str>,
-    backing_format: Option<&'p str>,
-    unopened: bool,
-    /// The backing file's device and full name, unless the host could not open it; then why not.
-    backing_image: Option<&'p Value>,
-    backing_error: Option<&'p str>,
-}
-
-impl<'p> Request<'p> {
-    fn read(params: &'p Value) -> Self {
-        let device = |key| params.u64(key).and_then(|n| u32::try_from(n).ok()).map(DeviceId);
-        Self {
-            file: params.bytes("filename").unwrap_or_default(),
-            name: display_name(params.bytes("filename").unwrap_or_default()),
-            format: params.text("format").unwrap_or("raw"),
-            device: device("device"),
-            target_error: params.text("target-error"),
-            name_error: params.text("name-error"),
-            data_device: device("data-device"),
-            options: params.list("options").iter().filter_map(text).collect(),
-            size: params.u64("size"),
-            backing: params.text("backing"),
-            backing_format: params.text("backing-format"),
-            unopened: params.flag("unopened"),
-            backing_image: params.get("backing-image"),
-            backing_error: params.text("backing-error"),
-        }
-    }
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::Bytes(bytes) => core::str::from_utf8(bytes).ok(),
-        _ => None,
-    }
 }
 
 /// What is to be made.
@@ -79,34 +34,31 @@ struct Plan {
     backing: Option<Backing>,
 }
 
-/// Creates; exit status 0. What fails after the line "Formatting .." is emitted as `late-error`: the host prints
-/// that line first.
-pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
-    let request = Request::read(params);
-    if params.flag("option-help") {
-        return option_help::run(machine, request.format, version);
-    }
+/// Creates; exit status 0. What fails after the line "Formatting .." is told apart: the host prints that line first.
+pub fn run(machine: &dyn Machine, params: &Create, version: Version) -> Result<u8> {
+    let request = Request { sent: params, name: display_name(&params.filename) };
     let of_file = |error: Error| error.context(&request.name);
     let plan = plan(machine, &request, version).map_err(of_file)?;
-    machine.emit("formatting", &formatting(&plan, version))?;
+    tell(machine, CreateResults { formatting: Some(formatting(&plan, version)), ..CreateResults::default() })?;
     match make(machine, &request, &plan, version) {
         Ok(()) => Ok(0),
         Err(error) => {
-            machine.emit("late-error", &crate::report(&of_file(error)))?;
+            tell(machine, CreateResults { late_error: Some(failure(of_file(error))), ..CreateResults::default() })?;
             Ok(1)
         }
     }
 }
 
 fn plan(machine: &dyn Machine, request: &Request<'_>, version: Version) -> Result<Plan> {
-    let format = format_named(request.format)?;
-    if let Some(text) = request.name_error {
-        return Err(Error::usage(text));
+    let format = format_named(&request.sent.format)?;
+    if let Some(text) = &request.sent.name_error {
+        return Err(Error::usage(text.as_str()));
     }
     let creator = creator_of(format)?;
     let specs: Vec<OptionSpec> = option_help::options(format, version).copied().collect();
-    let mut options = option_help::parse(format, &request.options, version)?;
-    match (request.size, options.get("size")) {
+    let texts: Vec<&str> = request.sent.options.iter().filter_map(|text| core::str::from_utf8(text).ok()).collect();
+    let mut options = option_help::parse(format, &texts, version)?;
+    match (request.sent.size, options.get("size")) {
         (Some(_), Some(_)) => return Err(Error::usage("The image size must be specified only once")),
         (Some(bytes), None) => options.set("size", &bytes.to_string()),
         _ => {}
@@ -114,13 +66,13 @@ fn plan(machine: &dyn Machine, request: &Request<'_>, version: Version) -> Resul
     let name = format.name();
     let child = makes_child(format, machine);
     let has = |option: &str| child || specs.iter().any(|spec| spec.name == option);
-    if let Some(file) = request.backing {
+    if let Some(file) = &request.sent.backing {
         if !has("backing_file") {
             return Err(Error::usage(format!("Backing file not supported for file format '{name}'")));
         }
         options.set("backing_file", file);
     }
-    if let Some(of) = request.backing_format {
+    if let Some(of) = &request.sent.backing_format {
         if !has("backing_fmt") {
             return Err(Error::usage(format!("Backing file format not supported for file format '{name}'")));
         }
@@ -155,15 +107,11 @@ fn backing(
     }
     let named = options.get("backing_fmt").map(ToString::to_string);
     let lax = version == Version::V5_2;
-    if request.unopened {
+    if request.sent.unopened {
+        const WARNING: &str = "Deprecated use of unopened backing file without explicit backing format, use of this image \
+                               requires potentially unsafe format probing";
         return match named {
-            None if lax => machine.emit(
-                "warnings",
-                &Value::List(Vec::from([Value::from(
-                    "Deprecated use of unopened backing file without explicit backing format, use of this image \
-                     requires potentially unsafe format probing",
-                )])),
-            ),
+            None if lax => warn(machine, Vec::from([WARNING.to_string()])),
             None => Err(Error::usage(UNNAMED)),
             Some(_) => Ok(()),
         };
@@ -175,11 +123,11 @@ fn backing(
     if let Some(name) = named.as_deref() {
         crate::open::format_by_name(name).map_err(not_opened)?;
     }
-    if let Some(text) = request.backing_error {
-        return Err(not_opened(Error::usage(text)));
+    if let Some(text) = &request.sent.backing_error {
+        return Err(not_opened(Error::usage(text.as_str())));
     }
-    let image = request.backing_image.ok_or_else(|| Error::usage("a backing file without a device"))?;
-    let spec = ImageSpec { format: named.clone(), ..ImageSpec::from_value(image)? };
+    let image = request.sent.backing_image.as_ref().ok_or_else(|| Error::usage("a backing file without a device"))?;
+    let spec = ImageSpec { format: named.clone(), ..ImageSpec::of(image) };
     // Nothing is read of its disk: no key is needed, and no data file.
     let chain = Opening { machine, version, data: false }.layers(&spec).map_err(not_opened)?;
     if let (None, Some(top)) = (&named, chain.layers.first()) {
@@ -189,7 +137,7 @@ fn backing(
         }
         let warning =
             format!("Deprecated use of backing file without explicit backing format (detected format of {found})");
-        machine.emit("warnings", &Value::List(Vec::from([Value::from(warning)])))?;
+        warn(machine, Vec::from([warning]))?;
         // A probed raw file is not recorded, so that later programs warn of it as well.
         if !has(top.format, Quirk::Fallback) {
             options.set("backing_fmt", found);
@@ -202,7 +150,7 @@ fn backing(
 }
 
 /// The options as the line "Formatting .." shows them: a list of name and value.
-fn formatting(plan: &Plan, version: Version) -> Value {
+fn formatting(plan: &Plan, version: Version) -> Vec<Formatting> {
     let rows = option_help::shown(plan.format, version).into_iter().filter_map(|(option, default)| {
         let value = match (plan.options.get(option.name), option.kind) {
             (Some(given), OptionKind::Size) => signed(size(option.name, given)),
@@ -211,11 +159,9 @@ fn formatting(plan: &Plan, version: Version) -> Value {
             (Some(given), OptionKind::Bool) => given.to_string(),
             (None, _) => default?.to_string(),
         };
-        let mut row = Value::map();
-        row.set("name", option.name).set("value", value);
-        Some(row)
+        Some(Formatting { name: option.name.to_string(), value })
     });
-    Value::List(rows.collect())
+    rows.collect()
 }
 
 /// The stock tool prints all numbers as signed ones of 64 bits.
@@ -232,8 +178,8 @@ pub fn makes_child(format: &dyn Format, machine: &dyn Machine) -> bool {
 /// The device of a parent that its child must know more of than its name.
 fn parent(request: &Request<'_>) -> Result<DeviceId> {
     let unopened = || Error::usage("The parent must be opened to be recorded in an image of this format");
-    let image = request.backing_image.filter(|_| !request.unopened).ok_or_else(unopened)?;
-    ImageSpec::from_value(image).map(|spec| spec.device)
+    let image = request.sent.backing_image.as_ref().filter(|_| !request.sent.unopened).ok_or_else(unopened)?;
+    Ok(DeviceId(image.device))
 }
 
 /// What is said of a backing format that nobody knows.
@@ -248,10 +194,10 @@ fn unknown_backing_format(format: &dyn Format, name: &str, version: Version) -> 
 }
 
 fn make(machine: &dyn Machine, request: &Request<'_>, plan: &Plan, version: Version) -> Result<()> {
-    if let Some(text) = request.target_error {
-        return Err(Error::usage(text));
+    if let Some(text) = &request.sent.target_error {
+        return Err(Error::usage(text.as_str()));
     }
-    let device = request.device.ok_or_else(|| Error::usage("a target without a device"))?;
+    let device = request.sent.device.map(DeviceId).ok_or_else(|| Error::usage("a target without a device"))?;
     if let Some(name) = plan.backing.as_ref().and_then(|b| b.format.as_deref())
         && instar_registry::by_name(name).is_none()
     {
@@ -260,9 +206,9 @@ fn make(machine: &dyn Machine, request: &Request<'_>, plan: &Plan, version: Vers
     let cx = CreateContext {
         machine,
         device,
-        name: request.file,
+        name: &request.sent.filename,
         parent: parent(request).ok(),
-        data_device: request.data_device,
+        data_device: request.sent.data_device.map(DeviceId),
         size: plan.size,
         options: &plan.options,
         backing: plan.backing.clone(),

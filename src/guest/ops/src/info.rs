@@ -1,11 +1,9 @@
 //! `info`: what an image, or every image of a chain, says of itself.
-//!
-//! The result is QEMU's own `ImageInfo` tree (QAPI, block-core.json), so that the host can print it without
-//! knowing any format.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use instar_abi::ops::info::{BlockLimits, ChildInfo, FormatSpecific, ImageInfo, Info, InfoResults, SnapshotInfo};
 use instar_image::chain::Node;
 use instar_image::machine::{Stat, display_name};
 use instar_image::names::{combine, without_file};
@@ -16,14 +14,14 @@ use instar_image::{
 
 use crate::guessed::is_guessed;
 use crate::open::{ImageSpec, Opening, open_backing, stored_name};
+use crate::told::{tell, warn};
 
 const SECTOR: u64 = 512;
 
-/// Emits `images`: one map an image, the top first; just one without `backing-chain`.
-pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
-    let image = params.get("image").ok_or_else(|| Error::usage("info without an image"))?;
-    let mut spec = ImageSpec::from_value(image)?;
-    let follow = params.flag("backing-chain");
+/// Tells the images, the top first; just one without `backing-chain`.
+pub fn run(machine: &dyn Machine, params: &Info, version: Version) -> Result<u8> {
+    let mut spec = ImageSpec::of(&params.image);
+    let follow = params.backing_chain;
     let opening = Opening { machine, version, data: false };
     // All of them are opened before anything is told of one: then no file can be asked for any more.
     let mut opened: Vec<(ImageSpec, Box<dyn Image + '_>, &'static dyn Format)> = Vec::new();
@@ -47,112 +45,83 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
         spec = ImageSpec::opened(device, name.clone(), name, format);
     }
     machine.seal()?;
-    let mut images: Vec<Value> = Vec::new();
-    let mut warnings: Vec<Value> = Vec::new();
+    let (mut images, mut warnings) = (Vec::new(), Vec::new());
     for (spec, image, format) in opened {
         let mut info = image_info(machine.source(), image.as_ref(), format, &spec)?;
-        if params.flag("extra-detail")
+        if params.extra_detail
             && let Some(content) = instar_registry::content::recognise(machine.source(), spec.device)?
         {
-            info.set("content", content.name());
+            info.content = Some(content.name().into());
         }
-        if params.flag("limits") {
+        if params.limits {
             set_limits(machine.source(), &mut info, spec.device, is_guessed(&spec, format))?;
         }
         images.push(info);
-        warnings.extend(image.warnings().into_iter().map(Value::from));
+        warnings.extend(image.warnings());
     }
-    if !warnings.is_empty() {
-        machine.emit("warnings", &Value::List(warnings))?;
-    }
-    machine.emit("images", &Value::List(images))?;
+    warn(machine, warnings)?;
+    tell(machine, InfoResults { images })?;
     Ok(0)
 }
 
-fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec: &ImageSpec) -> Result<Value> {
+fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec: &ImageSpec) -> Result<ImageInfo> {
     if has(format, Quirk::FileDriver) {
         return protocol_info(&source.stat(spec.device)?, &spec.name, format.name());
     }
     let Description { cluster_size, encrypted, dirty, snapshots, specific, children } = image.describe()?;
-    let mut child_list = Vec::new();
-    let mut actual = 0u64;
+    let (mut inner, mut actual_size) = (Vec::new(), 0u64);
     let files = image.data_files();
     for (name, device) in children.into_iter().chain([("file".into(), spec.device)]) {
         let stat = source.stat(device)?;
-        actual = actual.saturating_add(stat.allocated);
+        actual_size = actual_size.saturating_add(stat.allocated);
         let file = files.iter().find(|(other, _)| *other == device && device != spec.device);
         let file = file.map_or(&spec.name, |(_, name)| name);
-        let below = match source.node(device) {
+        let info = match source.node(device) {
             Some(node) => node_info(source, node)?,
             None => protocol_info(&stat, file, if stat.block_device { "host_device" } else { "file" })?,
         };
-        let mut child = Value::map();
-        child.set("name", name).set("info", below);
-        child_list.push(child);
+        inner.push(ChildInfo { name, info });
     }
-    let mut info = Value::map();
-    info.set("filename", spec.name.as_slice())
-        .set("format", format.name())
-        .set("virtual-size", image.virtual_size())
-        .set("actual-size", actual);
     let below = if has(format, Quirk::ClusterSizeOfFile) { clusters(source, spec.device) } else { None };
-    if let Some(bytes) = cluster_size.or(below) {
-        info.set("cluster-size", bytes);
-    }
-    if encrypted {
-        info.set("encrypted", true);
-    }
-    if !has(format, Quirk::NoDriverInfo) {
-        info.set("dirty-flag", dirty);
-    }
-    if let Some(backing) = image.backing() {
-        info.set("full-backing-filename", combine(&spec.name, &stored_name(format, &backing)));
-        info.set("backing-filename", backing.name);
-        if let Some(format) = backing.format {
-            info.set("backing-filename-format", format);
-        }
-    }
-    if !snapshots.is_empty() {
-        info.set("snapshots", snapshots.iter().map(snapshot_info).collect::<Vec<_>>());
-    }
-    if let Some(data) = specific {
-        let mut map = Value::map();
-        map.set("type", format.name()).set("data", data);
-        info.set("format-specific", map);
-    }
-    info.set("children", child_list);
-    Ok(info)
+    let backing = image.backing();
+    let full = backing.as_ref().map(|backing| combine(&spec.name, &stored_name(format, backing)));
+    let (backing_filename, backing_filename_format) = backing.map(|backing| (backing.name, backing.format)).unzip();
+    let snapshots: Vec<SnapshotInfo> = snapshots.iter().map(snapshot_info).collect();
+    Ok(ImageInfo {
+        filename: spec.name.clone(),
+        format: format.name().into(),
+        virtual_size: image.virtual_size(),
+        actual_size,
+        cluster_size: cluster_size.or(below),
+        encrypted,
+        dirty_flag: (!has(format, Quirk::NoDriverInfo)).then_some(dirty),
+        full_backing_filename: full,
+        backing_filename,
+        backing_filename_format: backing_filename_format.flatten(),
+        snapshots: (!snapshots.is_empty()).then_some(snapshots),
+        format_specific: specific.map(|data| FormatSpecific { kind: format.name().into(), data }),
+        children: Some(inner),
+        ..ImageInfo::default()
+    })
 }
 
 /// What `--limits` (11.1) adds: QEMU's `BlockLimitsInfo` of the image and of the file that it is in. A `probed` raw
 /// image is read in sectors, so that nothing can be written over its first one unseen.
-fn set_limits(source: &dyn Source, info: &mut Value, device: DeviceId, probed: bool) -> Result<()> {
+fn set_limits(source: &dyn Source, info: &mut ImageInfo, device: DeviceId, probed: bool) -> Result<()> {
     const OPTIMAL_MEMORY: u64 = 4096;
     const VECTORS_MAX: u64 = 1024;
     let alignment = u64::from(source.stat(device)?.alignment.max(1));
-    let of = |request: u64, cluster: Option<u64>| {
-        let mut limits = Value::map();
-        if let Some(bytes) = cluster {
-            limits.set("write-zeroes-alignment", bytes).set("discard-alignment", bytes);
-        }
-        limits
-            .set("request-alignment", request)
-            .set("min-mem-alignment", alignment)
-            .set("opt-mem-alignment", OPTIMAL_MEMORY)
-            .set("max-iov", VECTORS_MAX);
-        limits
+    let of = |request_alignment: u64, cluster: Option<u64>| BlockLimits {
+        write_zeroes_alignment: cluster,
+        discard_alignment: cluster,
+        request_alignment,
+        min_mem_alignment: alignment,
+        opt_mem_alignment: OPTIMAL_MEMORY,
+        max_iov: VECTORS_MAX,
     };
-    info.set("limits", of(if probed { SECTOR } else { 1 }, info.u64("cluster-size")));
-    if let Value::Map(entries) = info
-        && let Some((_, Value::List(children))) = entries.iter_mut().find(|(key, _)| key == "children")
-    {
-        for child in children {
-            if let Value::Map(entries) = child
-                && let Some((_, info)) = entries.iter_mut().find(|(key, _)| key == "info")
-            {
-                info.set("limits", of(alignment, None));
-            }
-        }
+    info.limits = Some(of(if probed { SECTOR } else { 1 }, info.cluster_size));
+    for child in info.children.iter_mut().flatten() {
+        child.info.limits = Some(of(alignment, None));
     }
     Ok(())
 }
@@ -170,47 +139,43 @@ fn clusters(source: &dyn Source, mut device: DeviceId) -> Option<u64> {
 }
 
 /// The child node: an image that is a device for the one above. As deep as the user's own words go.
-fn node_info(source: &dyn Source, Node { layer, name }: Node<'_>) -> Result<Value> {
+fn node_info(source: &dyn Source, Node { layer, name }: Node<'_>) -> Result<ImageInfo> {
     let (file, format) = (layer.name.clone(), Some(layer.format.name().into()));
     let spec = ImageSpec::opened(layer.device, file.clone(), file, format);
-    let mut info = image_info(source, layer.image.as_ref(), layer.format, &spec)?;
-    info.replace("filename", name);
-    Ok(info)
+    let info = image_info(source, layer.image.as_ref(), layer.format, &spec)?;
+    Ok(ImageInfo { filename: name.to_vec(), ..info })
 }
 
 /// A file, as QEMU's protocol layer sees it (its length in sectors): what an image is in, or an image by itself.
 /// `protocol`: the driver that QEMU opens it with.
-fn protocol_info(stat: &Stat, name: &[u8], protocol: &str) -> Result<Value> {
+fn protocol_info(stat: &Stat, name: &[u8], protocol: &str) -> Result<ImageInfo> {
     let len = stat.len.checked_next_multiple_of(SECTOR).ok_or_else(|| Error::limit("File too large"))?;
-    let mut specific = Value::map();
     let mut data = Value::map();
     if stat.extent_size_hint > 0 {
         data.set("extent-size-hint", stat.extent_size_hint);
     }
-    specific.set("type", "file").set("data", data);
-    let mut info = Value::map();
-    info.set("children", Value::List(Vec::new()))
-        .set("virtual-size", len)
-        .set("filename", name)
-        .set("format", protocol)
-        .set("actual-size", stat.allocated)
-        .set("format-specific", specific)
-        .set("dirty-flag", false);
-    Ok(info)
+    Ok(ImageInfo {
+        filename: name.to_vec(),
+        format: protocol.into(),
+        virtual_size: len,
+        actual_size: stat.allocated,
+        dirty_flag: Some(false),
+        children: Some(Vec::new()),
+        format_specific: Some(FormatSpecific { kind: "file".into(), data }),
+        ..ImageInfo::default()
+    })
 }
 
-fn snapshot_info(snapshot: &Snapshot) -> Value {
+fn snapshot_info(snapshot: &Snapshot) -> SnapshotInfo {
     const NANOSECONDS: u64 = 1_000_000_000;
-    let mut info = Value::map();
-    info.set("id", snapshot.id.as_slice())
-        .set("name", snapshot.name.as_slice())
-        .set("vm-state-size", snapshot.vm_state_size)
-        .set("date-sec", u64::from(snapshot.date_sec))
-        .set("date-nsec", u64::from(snapshot.date_nsec))
-        .set("vm-clock-sec", snapshot.vm_clock_nsec / NANOSECONDS)
-        .set("vm-clock-nsec", snapshot.vm_clock_nsec % NANOSECONDS);
-    if let Some(icount) = snapshot.icount {
-        info.set("icount", icount);
+    SnapshotInfo {
+        id: snapshot.id.clone(),
+        name: snapshot.name.clone(),
+        vm_state_size: snapshot.vm_state_size,
+        date_sec: u64::from(snapshot.date_sec),
+        date_nsec: u64::from(snapshot.date_nsec),
+        vm_clock_sec: snapshot.vm_clock_nsec / NANOSECONDS,
+        vm_clock_nsec: snapshot.vm_clock_nsec % NANOSECONDS,
+        icount: snapshot.icount,
     }
-    info
 }

@@ -25,70 +25,71 @@ mod option_help;
 pub mod rebase;
 pub mod resize;
 mod stored;
+mod told;
 
-use instar_image::{Error, Kind, Machine, Result, Value, Version};
+use alloc::format;
 
-/// An operation: parameters in, exit status out; what it finds it emits.
-type Operation = fn(&dyn Machine, &Value, Version) -> Result<u8>;
+use instar_abi::ops::{self as contract, Caller, Entries, Operation, Record};
+use instar_image::{Error, Machine, Result, Value, Version};
 
-const OPERATIONS: &[(&str, Operation)] = &[
-    ("info", info::run),
-    ("convert", convert::run),
-    ("dd", convert::run),
-    ("create", create::run),
-    ("rebase", rebase::run),
-    ("commit", commit::run),
-    ("resize", resize::run),
-    ("map", map::run),
-    ("compare", compare::run),
-    ("measure", measure::run),
-    ("check", check::run),
-    ("bench", bench::run),
-    ("policy", names::run),
+/// An operation: parameters in, exit status out; what it finds it tells.
+type Start = fn(&dyn Machine, Entries, &Caller) -> Result<u8>;
+
+const OPERATIONS: &[(&str, Start)] = &[
+    (contract::info::Info::NAME, |m, entries, by| start(m, entries, by, &info::run)),
+    (contract::convert::Convert::NAME, |m, entries, by| {
+        start(m, entries, by, &|m, params, version| convert::run(m, params, program(by), version))
+    }),
+    (contract::create::Create::NAME, |m, entries, by| start(m, entries, by, &create::run)),
+    (contract::option_help::OptionHelp::NAME, |m, entries, by| start(m, entries, by, &option_help::run)),
+    (contract::rebase::Rebase::NAME, |m, entries, by| start(m, entries, by, &rebase::run)),
+    (contract::commit::Commit::NAME, |m, entries, by| start(m, entries, by, &commit::run)),
+    (contract::resize::Resize::NAME, |m, entries, by| start(m, entries, by, &resize::run)),
+    (contract::map::Map::NAME, |m, entries, by| start(m, entries, by, &map::run)),
+    (contract::compare::Compare::NAME, |m, entries, by| start(m, entries, by, &compare::run)),
+    (contract::measure::Measure::NAME, |m, entries, by| start(m, entries, by, &measure::run)),
+    (contract::check::Check::NAME, |m, entries, by| {
+        start(m, entries, by, &|m, params, version| check::run(m, params, program(by), version))
+    }),
+    (contract::bench::Bench::NAME, |m, entries, by| start(m, entries, by, &bench::run)),
+    (contract::policy::Policy::NAME, |m, entries, by| start(m, entries, by, &names::run)),
 ];
 
-/// Runs the operation that `params` names. Failures are emitted as the record `error` and give exit status 1.
+/// Runs the operation that `params` names. What fails is told, and gives exit status 1.
 pub fn run(machine: &dyn Machine, params: &Value) -> u8 {
-    dispatch(machine, params).unwrap_or_else(|error| {
+    dispatch(machine, contract::entries(params.clone())).unwrap_or_else(|error| {
         // Where even this cannot be said, the exit status alone has to tell.
-        let _ = machine.emit("error", &report(&error));
+        let _ = told::fail(machine, error);
         1
     })
 }
 
-fn dispatch(machine: &dyn Machine, params: &Value) -> Result<u8> {
-    let version = |key| params.u64(key).and_then(|n| u32::try_from(n).ok());
-    let version = match (version("version-major"), version("version-minor")) {
+fn dispatch(machine: &dyn Machine, mut entries: Entries) -> Result<u8> {
+    let by = Caller::take(&mut entries).map_err(|wrong| Error::usage(format!("no operation: {wrong}")))?;
+    let (_, start) = OPERATIONS
+        .iter()
+        .find(|(name, _)| *name == by.operation)
+        .ok_or_else(|| Error::usage(format!("no such operation in the guest: '{}'", by.operation)))?;
+    start(machine, entries, &by)
+}
+
+/// Runs `body` with the operation's parameters, and all devices that its images are in.
+fn start<O: Operation>(
+    machine: &dyn Machine,
+    entries: Entries,
+    by: &Caller,
+    body: &dyn Fn(&dyn Machine, &O, Version) -> Result<u8>,
+) -> Result<u8> {
+    let version = match (by.version_major, by.version_minor) {
         (Some(major), Some(minor)) => Version::of(major, minor),
         _ => Version::default(),
     };
-    let name = params.text("op").unwrap_or_default();
-    let (_, operation) = OPERATIONS
-        .iter()
-        .find(|(n, _)| *n == name)
-        .ok_or_else(|| Error::usage(alloc::format!("no such operation in the guest: '{name}'")))?;
-    nested::with(machine, params, version, &|machine| operation(machine, params, version))
+    let params = O::from_entries(entries)
+        .map_err(|wrong| Error::usage(format!("the parameters of '{}' do not fit: {wrong}", O::NAME)))?;
+    nested::with(machine, &params.images(), version, &|machine| body(machine, &params, version))
 }
 
-/// An error as the host reads it.
-pub(crate) fn report(error: &Error) -> Value {
-    let kind = match error.kind {
-        Kind::Io(_) => "io",
-        Kind::Malformed => "malformed",
-        Kind::Unsupported => "unsupported",
-        Kind::Corrupt => "corrupt",
-        Kind::Limit => "limit",
-        Kind::Refused => "refused",
-        Kind::Loop => "loop",
-        Kind::Usage => "usage",
-    };
-    let mut record = Value::map();
-    record.set("message", error.message.as_str()).set("kind", kind);
-    if let Some(earlier) = &error.earlier {
-        record.set("earlier", earlier.as_str());
-    }
-    if let Some(hint) = &error.hint {
-        record.set("hint", hint.as_str());
-    }
-    record
+/// The name that the program was called by.
+fn program(by: &Caller) -> &str {
+    by.program.as_deref().unwrap_or("qemu-img")
 }

@@ -3,30 +3,23 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use instar_abi::ops::map::{Map, MapRecord};
 use instar_image::chain::Chain;
 use instar_image::machine::STREAM_MAX;
 use instar_image::walk::walk;
-use instar_image::{DeviceId, Error, Kind, Machine, Result, Value, Version};
+use instar_image::{DeviceId, Error, Kind, Machine, Result, Version};
 
 use crate::copy::losses::words;
 use crate::nested::devices;
 use crate::open::{ImageSpec, Opening, emit_warnings};
 use crate::stored::{Entry, HAS_OFFSET, PRESENT, Stored};
 
-/// Bytes of a record: start, length, offset (8 each), depth (4), bits (2), number of the file (2),
-/// all little-endian.
-const RECORD: usize = 32;
-/// Records that are handed over at once.
-const BATCH: usize = STREAM_MAX / RECORD;
-
-/// Where in the bits the number of the file is.
-const FILE_SHIFT: u32 = 16;
-/// Most files that a record can name.
-const FILES_MAX: u32 = 1 << 16;
+/// Bytes of records that are handed over at once.
+const BATCH: usize = STREAM_MAX / MapRecord::LEN * MapRecord::LEN;
 
 impl Entry {
     /// Whether `next` goes on where this one ends. `told`: the bits that the release tells.
-    const fn takes(&self, next: &Self, told: u32) -> bool {
+    const fn takes(&self, next: &Self, told: u16) -> bool {
         (self.bits ^ next.bits) & told == 0
             && self.depth == next.depth
             && self.device == next.device
@@ -35,10 +28,8 @@ impl Entry {
 }
 
 /// Maps; exit status 0.
-pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
-    let image = params.get("image").ok_or_else(|| Error::usage("map without an image"))?;
-    let image = ImageSpec::from_value(image)?;
-    let chain = Opening { machine, version, data: true }.chain(&image)?;
+pub fn run(machine: &dyn Machine, params: &Map, version: Version) -> Result<u8> {
+    let chain = Opening { machine, version, data: true }.chain(&ImageSpec::of(&params.image))?;
     machine.seal()?;
     emit_warnings(machine, core::slice::from_ref(&chain))?;
     let files = files(machine, &chain);
@@ -46,8 +37,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let names: Vec<&[u8]> = files.iter().map(|(_, name)| name.as_slice()).collect();
     machine.stream(names.join(&0).get(..STREAM_MAX).unwrap_or(&names.join(&0)))?;
     let size = chain.virtual_size();
-    let start = params.u64("start").unwrap_or(0);
-    let end = params.u64("length").map_or(size, |len| start.saturating_add(len)).min(size);
+    let start = params.start;
+    let end = params.length.map_or(size, |len| start.saturating_add(len)).min(size);
     let stored = Stored::of(machine, &chain)?;
     let mut records = Records { machine, files, batch: Vec::new() };
     let told = if version == Version::V5_2 { !PRESENT } else { !0 };
@@ -100,14 +91,11 @@ struct Records<'a> {
 
 impl Records<'_> {
     fn push(&mut self, entry: &Entry) -> Result<()> {
-        for number in [entry.start, entry.len, entry.offset] {
-            self.batch.extend_from_slice(&number.to_le_bytes());
-        }
-        self.batch.extend_from_slice(&entry.depth.to_le_bytes());
         let file = self.files.iter().position(|(device, _)| device.0 == entry.device).unwrap_or_default();
-        let file = u32::try_from(file).unwrap_or_default().min(FILES_MAX - 1);
-        self.batch.extend_from_slice(&(entry.bits | file << FILE_SHIFT).to_le_bytes());
-        if self.batch.len() >= BATCH * RECORD { self.flush() } else { Ok(()) }
+        let file = u16::try_from(file).unwrap_or(u16::MAX);
+        let Entry { start, len, offset, depth, bits, .. } = *entry;
+        self.batch.extend_from_slice(&MapRecord { start, len, offset, depth, bits, file }.to_bytes());
+        if self.batch.len() >= BATCH { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {

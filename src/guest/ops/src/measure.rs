@@ -2,44 +2,39 @@
 
 use alloc::vec::Vec;
 
+use instar_abi::ops::measure::{Measure, MeasureResults, Sizes};
 use instar_image::chain::Chain;
 use instar_image::walk::walk;
 use instar_image::{
-    Backing, Bitmaps, CreateContext, DeviceId, Error, Machine, Measure, Measured, Result, Value, Version,
+    Backing, Bitmaps, CreateContext, DeviceId, Error, Machine, Measured, Result, Version,
 };
 
 use crate::convert::selector;
 use crate::open::{ImageSpec, Opening, select_snapshot};
 use crate::option_help;
 use crate::stored::{DATA, PRESENT, Stored, ZERO};
+use crate::told::tell;
 
 /// QEMU counts disks in sectors of this many bytes.
 const SECTOR: u64 = 512;
 
-/// Measures; exit status 0. The sizes are emitted.
-pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
-    let mut chain = match params.get("image") {
-        Some(image) => Some(Opening { machine, version, data: true }.chain(&ImageSpec::from_value(image)?)?),
+/// Measures; exit status 0. The sizes are told.
+pub fn run(machine: &dyn Machine, params: &Measure, version: Version) -> Result<u8> {
+    let mut chain = match &params.image {
+        Some(image) => Some(Opening { machine, version, data: true }.chain(&ImageSpec::of(image))?),
         None => None,
     };
-    if let (Some(wanted), Some(chain)) = (params.text("snapshot"), &mut chain) {
+    if let (Some(wanted), Some(chain)) = (&params.snapshot, &mut chain) {
         select_snapshot(chain, &selector(wanted))?;
     }
-    let format = option_help::format_named(params.text("format").unwrap_or("raw"))?;
+    let format = option_help::format_named(&params.format)?;
     let creator = option_help::creator_of(format)?;
-    let texts: Vec<&str> = params
-        .list("options")
-        .iter()
-        .filter_map(|option| match option {
-            Value::Bytes(bytes) => core::str::from_utf8(bytes).ok(),
-            _ => None,
-        })
-        .collect();
+    let texts: Vec<&str> = params.options.iter().filter_map(|option| core::str::from_utf8(option).ok()).collect();
     let options = option_help::parse(format, &texts, version).map_err(|error| {
         Error::usage(alloc::format!("Invalid options for file format '{}'", format.name())).after(error.message)
     })?;
     machine.seal()?;
-    let size = chain.as_ref().map_or_else(|| params.u64("size").unwrap_or(0), Chain::virtual_size);
+    let size = chain.as_ref().map_or_else(|| params.size.unwrap_or(0), Chain::virtual_size);
     let size = size.checked_next_multiple_of(SECTOR).ok_or_else(|| Error::limit("File too large"))?;
     let backing = options.get("backing_file").map(|name| Backing { name: name.as_bytes().to_vec(), format: None });
     let cx = CreateContext {
@@ -61,13 +56,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let measured = creator.measure(&cx, source.as_ref().map(|source| source as &dyn Measured)).ok_or_else(|| {
         Error::unsupported(alloc::format!("Block driver '{}' does not support size measurement", format.name()))
     })?;
-    let Measure { required, fully_allocated, bitmaps } = measured?;
-    let mut sizes = Value::map();
-    if let Some(bitmaps) = bitmaps {
-        sizes.set("bitmaps", bitmaps);
-    }
-    sizes.set("required", required).set("fully-allocated", fully_allocated);
-    machine.emit("sizes", &sizes)?;
+    let instar_image::Measure { required, fully_allocated, bitmaps } = measured?;
+    tell(machine, MeasureResults { sizes: Some(Sizes { bitmaps, required, fully_allocated }) })?;
     Ok(0)
 }
 

@@ -1,7 +1,8 @@
 //! `policy`: asks for every file that the images of a chain name. What may be opened, and what of it is told, is the
 //! host's affair: it sees the requests.
 
-use instar_image::{Error, Kind, Machine, Result, Value, Version};
+use instar_abi::ops::policy::Policy;
+use instar_image::{Error, Kind, Machine, Result, Version};
 
 use crate::open::{ImageSpec, Opening, open_backing};
 
@@ -9,9 +10,8 @@ use crate::open::{ImageSpec, Opening, open_backing};
 ///
 /// # Errors
 /// What keeps the chain from being known, but for names that are refused: these are what is asked for.
-pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
-    let image = params.get("image").ok_or_else(|| Error::usage("no image"))?;
-    let mut spec = ImageSpec::from_value(image)?;
+pub fn run(machine: &dyn Machine, params: &Policy, version: Version) -> Result<u8> {
+    let mut spec = ImageSpec::of(&params.image);
     for _ in 0..instar_image::limits::CHAIN_DEPTH_MAX {
         let open = |data| Opening { machine, version, data }.image(&spec);
         // Without its data file the image still tells its backing file; without an extent it cannot be known.

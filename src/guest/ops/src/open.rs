@@ -2,10 +2,11 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use instar_abi::ops::{BelowParams, GivenParams, ImageParams, Pair};
 use instar_image::chain::{Chain, Layer};
 use instar_image::damage::{Damage, SECTOR};
 use instar_image::format::{SnapshotSelector, Wanted};
@@ -15,8 +16,10 @@ use instar_image::names::{combine, without_file, without_protocol};
 use instar_image::quirk::has;
 use instar_image::{
     Backing, Creator, DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Quirk, Result, Role, Source,
-    Value, Version,
+    Version,
 };
+
+use crate::told::warn;
 
 /// An image as a parameter names it.
 #[derive(Clone, Debug)]
@@ -43,16 +46,6 @@ pub struct Given {
     name: Vec<u8>,
 }
 
-impl Given {
-    fn from_value(value: &Value) -> Option<Self> {
-        Some(Self {
-            place: usize::try_from(value.u64("place")?).ok()?,
-            device: DeviceId(u32::try_from(value.u64("device")?).ok()?),
-            name: value.bytes("filename")?.to_vec(),
-        })
-    }
-}
-
 impl ImageSpec {
     /// An image that is open already, with nothing that the user said of it.
     pub const fn opened(device: DeviceId, name: Vec<u8>, written: Vec<u8>, format: Option<String>) -> Self {
@@ -65,27 +58,40 @@ impl ImageSpec {
         apart(&options).own.into_iter().filter(|(key, _)| key != "driver" && key != FILE).collect()
     }
 
-    /// From the parameter map that the command line made.
-    pub fn from_value(value: &Value) -> Result<Self> {
-        let device = value.u64("device").and_then(|n| u32::try_from(n).ok());
-        Ok(Self {
-            device: DeviceId(device.ok_or_else(|| Error::usage("an image without a device"))?),
-            name: value.bytes("filename").unwrap_or_default().to_vec(),
-            written: value.bytes("written").or(value.bytes("filename")).unwrap_or_default().to_vec(),
-            format: value.text("format").map(ToString::to_string),
-            options: value
-                .list("options")
-                .iter()
-                .filter_map(|o| Some((o.text("key")?.to_string(), o.text("value")?.to_string())))
-                .collect(),
-            given: value.list("given").iter().filter_map(Given::from_value).collect(),
-        })
+    /// As a parameter has it.
+    pub fn of(image: &ImageParams) -> Self {
+        let given = |file: &GivenParams| {
+            Some(Given {
+                place: usize::try_from(file.place).ok()?,
+                device: DeviceId(file.device),
+                name: file.filename.clone(),
+            })
+        };
+        Self {
+            device: DeviceId(image.device),
+            name: image.filename.clone(),
+            written: image.written.as_ref().unwrap_or(&image.filename).clone(),
+            format: image.format.clone(),
+            options: pairs(&image.options),
+            given: image.given.iter().filter_map(given).collect(),
+        }
+    }
+
+    /// A driver below another.
+    pub fn below(below: &BelowParams) -> Self {
+        let name = below.filename.clone();
+        let opened = Self::opened(DeviceId(below.device), name.clone(), name, Some(below.format.clone()));
+        Self { options: pairs(&below.options), ..opened }
     }
 
     /// `Could not open 'name': ` before the error's text.
     pub fn could_not_open(&self, error: Error) -> Error {
         error.context(format!("Could not open '{}'", display_name(&self.written)))
     }
+}
+
+fn pairs(options: &[Pair]) -> DriverOptions {
+    options.iter().map(|pair| (pair.key.clone(), pair.value.clone())).collect()
 }
 
 /// The format called `name`.
@@ -351,8 +357,7 @@ pub fn select_snapshot(chain: &mut Chain<'_>, wanted: &SnapshotSelector) -> Resu
 /// Emits what the user is to be warned of in the images that were opened.
 pub fn emit_warnings(machine: &dyn Machine, chains: &[Chain<'_>]) -> Result<()> {
     let layers = chains.iter().flat_map(|chain| &chain.layers);
-    let warnings: Vec<Value> = layers.flat_map(|l| l.image.warnings()).map(Value::from).collect();
-    if warnings.is_empty() { Ok(()) } else { machine.emit("warnings", &Value::List(warnings)) }
+    warn(machine, layers.flat_map(|l| l.image.warnings()).collect())
 }
 
 /// The name that an image of that format has for its backing file, as one that QEMU would take so.

@@ -3,28 +3,27 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use instar_abi::ops::option_help::{OptionHelp, OptionHelpResults, OptionRow};
 use instar_image::options::{OptionKind, OptionSpec, Options};
 use instar_image::quirk::has_option;
-use instar_image::{Creator, Error, Format, Machine, Result, Value, Version};
+use instar_image::{Creator, Error, Format, Machine, Result, Version};
+
+use crate::told::tell;
 
 /// Options of the file that an image is in, whatever its format.
 const OF_THE_FILE: [&str; 3] = ["nocow", "preallocation", "extent_size_hint"];
 
-/// Emits one row an option; exit status 0.
-pub fn run(machine: &dyn Machine, format: &str, version: Version) -> Result<u8> {
-    let format = format_named(format)?;
+/// Tells the options; exit status 0.
+pub fn run(machine: &dyn Machine, params: &OptionHelp, version: Version) -> Result<u8> {
+    let format = format_named(&params.format)?;
     creator_of(format)?;
-    let rows: Vec<Value> = options(format, version)
-        .map(|option| {
-            let mut row = Value::map();
-            row.set("name", option.name)
-                .set("kind", kind_text(option.kind))
-                .set("help", option.help)
-                .set("of-file", is_of_file(format, option.name));
-            row
-        })
-        .collect();
-    machine.emit("help", &Value::List(rows))?;
+    let row = |option: &OptionSpec| OptionRow {
+        name: option.name.into(),
+        kind: kind_text(option.kind).into(),
+        help: option.help.into(),
+        of_file: is_of_file(format, option.name),
+    };
+    tell(machine, OptionHelpResults { help: options(format, version).map(row).collect() })?;
     Ok(0)
 }
 

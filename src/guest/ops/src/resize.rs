@@ -4,12 +4,14 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use instar_abi::ops::resize::{Relative, Resize, ResizeResults};
 use instar_image::chain::Chain;
-use instar_image::{Ability, Error, Machine, Preallocation, ResizeContext, Result, Value, Version, allowed};
+use instar_image::{Ability, Error, Machine, Preallocation, ResizeContext, Result, Version, allowed};
 
 use crate::copy::fill::read_at;
 use crate::guessed::tell_guessed;
 use crate::open::{ImageSpec, Opening};
+use crate::told::tell;
 
 /// The largest unit that a format has.
 const UNIT_MAX: u64 = 2 << 20;
@@ -18,10 +20,9 @@ const UNIT_MAX: u64 = 2 << 20;
 const SIZE_MAX: u64 = (1 << 63) - (1 << 30);
 
 /// Resizes; exit status 0.
-pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
-    let image = params.get("image").ok_or_else(|| Error::usage("resize without an image"))?;
-    let image = ImageSpec::from_value(image)?;
-    let preallocation = params.text("preallocation").and_then(Preallocation::by_name).unwrap_or_default();
+pub fn run(machine: &dyn Machine, params: &Resize, version: Version) -> Result<u8> {
+    let image = ImageSpec::of(&params.image);
+    let preallocation = params.preallocation.as_deref().and_then(Preallocation::by_name).unwrap_or_default();
     let opening = Opening { machine, version, data: true };
     let chain = opening.chain_for(&image, &|depth, _| depth == 0)?;
     let format = chain.layers.first().map(|l| l.format).ok_or_else(|| Error::corrupt("a chain without an image"))?;
@@ -31,8 +32,8 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     if size <= old && preallocation != Preallocation::Off {
         return Err(Error::usage("Preallocation can only be used for growing images"));
     }
-    if size < old && !params.flag("shrink") {
-        machine.emit("needs-shrink", &Value::from(true))?;
+    if size < old && !params.shrink {
+        tell(machine, ResizeResults { needs_shrink: true })?;
         return Ok(1);
     }
     if size > SIZE_MAX {
@@ -64,12 +65,12 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     Ok(0)
 }
 
-fn new_size(params: &Value, old: u64) -> Result<u64> {
-    let by = params.u64("size").unwrap_or(0);
-    let size = match params.text("relative") {
-        Some("+") => old.checked_add(by),
-        Some("-") => old.checked_sub(by),
-        _ => Some(by),
+fn new_size(params: &Resize, old: u64) -> Result<u64> {
+    let by = params.size;
+    let size = match params.relative {
+        Some(Relative::More) => old.checked_add(by),
+        Some(Relative::Less) => old.checked_sub(by),
+        None => Some(by),
     };
     let size = size.filter(|size| *size > 0 && i64::try_from(*size).is_ok());
     size.ok_or_else(|| Error::usage("New image size must be positive"))

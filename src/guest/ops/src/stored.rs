@@ -2,22 +2,12 @@
 
 use alloc::vec::Vec;
 
+pub use instar_abi::ops::map::{COMPRESSED, DATA, HAS_OFFSET, PRESENT, ZERO};
 use instar_image::chain::Chain;
 use instar_image::quirk::{has, hides_places};
 use instar_image::runs::RunMap;
 use instar_image::walk::Stretch;
 use instar_image::{Extent, Machine, Place, Quirk, Result, Run};
-
-/// It is in a layer of the chain.
-pub const PRESENT: u32 = 1;
-/// It reads as zeroes.
-pub const ZERO: u32 = 1 << 1;
-/// It is stored.
-pub const DATA: u32 = 1 << 2;
-/// Stored compressed.
-pub const COMPRESSED: u32 = 1 << 3;
-/// It has a plain place in a file.
-pub const HAS_OFFSET: u32 = 1 << 4;
 
 /// A range of the disk that is stored in one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +16,7 @@ pub struct Entry {
     pub len: u64,
     pub offset: u64,
     pub depth: u32,
-    pub bits: u32,
+    pub bits: u16,
     /// The device that it is on, where it has a plain place.
     pub device: u32,
 }

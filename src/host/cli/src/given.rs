@@ -3,19 +3,20 @@
 //!
 //! They are the user's own words, as the image on top is: opened before the guest starts, not by the policy.
 
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use instar_abi::record::Value;
+use instar_abi::ops::{GivenParams, ImageParams, Pair};
 use instar_render::QemuVersion;
 use instar_render::escape::terminal;
 use instar_vmm::target::Cache;
 use instar_vmm::{Device, Mode, Parts};
 
+use crate::call::Call;
 use crate::file_options::Ways;
 use crate::image_name::{FORMATS, ImageName, PROTOCOLS, Pairs, option};
-use crate::program::{Exit, Files, Program};
+use crate::image_params::{image_params, number};
+use crate::program::{Exit, Program};
 
 /// What a file is for the image whose place it is said of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,20 +38,6 @@ pub struct Given {
     pub path: PathBuf,
     /// The driver of files that is said to be its.
     pub driver: Option<String>,
-}
-
-impl Given {
-    /// What the guest is told of it, before it is open.
-    #[must_use]
-    pub fn params(&self) -> Value {
-        let mut map = Value::map();
-        map.set("place", self.place as u64).set("filename", self.path.as_os_str().as_bytes());
-        map.set("data-file", self.role == Role::DataFile);
-        if let Some(driver) = &self.driver {
-            map.set("driver", driver.as_str());
-        }
-        map
-    }
 }
 
 const BACKING: &str = "backing.";
@@ -145,94 +132,78 @@ fn nameless(driver: Option<&str>) -> String {
     format!("The '{}' block driver requires a file name", driver.unwrap_or("file"))
 }
 
-/// Opens those of every image in the parameters, behind the devices that there are, and says which devices they are.
-pub fn open(program: &Program, params: &mut Value, files: &mut Files) -> Result<(), Exit> {
-    if params.text("op") == Some("info") {
-        // It opens no files but those that images name.
-        return Ok(());
-    }
-    let commits = files.devices.iter().any(|device| device.parts.bases > 0);
-    let Value::Map(entries) = params else { return Ok(()) };
-    for (_, value) in entries {
-        let images = match value {
-            Value::List(list) => list.as_mut_slice(),
-            one => std::slice::from_mut(one),
-        };
-        for image in images {
-            let given = image.list("given").to_vec();
-            let mut chain = Vec::new();
-            let mut options = image.list("options").to_vec();
-            for mut file in given.iter().cloned() {
-                let device = open_one(program, files, image, &file, commits)?;
-                let number = files.devices.len() as u64;
-                files.devices.push(device);
-                if file.flag("data-file") {
-                    // By the option that names an open node: nodes are devices here.
-                    let mut pair = Value::map();
-                    pair.set("key", format!("{}data-file", BACKING.repeat(place(&file))));
-                    pair.set("value", number.to_string());
-                    options.push(pair);
-                } else {
-                    file.set("device", number);
-                    chain.push(file);
-                }
-            }
-            if !given.is_empty() {
-                image.replace("given", chain);
-                image.replace("options", options);
+/// Opens those of every image of the call, behind the devices that there are; returns what the guest is told of the images.
+pub fn open(program: &Program, call: &mut Call) -> Result<Vec<ImageParams>, Exit> {
+    let commits = call.devices.iter().any(|device| device.parts.bases > 0);
+    let mut described = Vec::new();
+    for (image, device) in std::mem::take(&mut call.images) {
+        let mut params = image_params(&image, device);
+        for file in &image.given {
+            let opened = open_one(program, call, (&image, device), file, commits)?;
+            let index = call.devices.len();
+            call.devices.push(opened);
+            match file.role {
+                Role::Image => params.given.push(GivenParams {
+                    place: file.place as u64,
+                    device: number(index),
+                    filename: file.path.as_os_str().as_bytes().to_vec(),
+                }),
+                // By the option that names an open node: nodes are devices here.
+                Role::DataFile => params
+                    .options
+                    .push(Pair { key: format!("{}data-file", BACKING.repeat(file.place)), value: index.to_string() }),
             }
         }
+        described.push(params);
     }
-    Ok(())
-}
-
-fn place(file: &Value) -> usize {
-    usize::try_from(file.u64("place").unwrap_or(0)).unwrap_or(0)
-}
-
-fn path(file: &Value) -> &Path {
-    Path::new(OsStr::from_bytes(file.bytes("filename").unwrap_or_default()))
+    Ok(described)
 }
 
 /// `commits`: an image of the run is written down into another.
-fn open_one(program: &Program, files: &mut Files, image: &Value, file: &Value, commits: bool) -> Result<Device, Exit> {
-    let (place, path) = (place(file), path(file));
-    let named = image.list("given").iter().find(|other| self::place(other) == place && !other.flag("data-file"));
+fn open_one(
+    program: &Program,
+    call: &mut Call,
+    (image, on): (&ImageName, usize),
+    file: &Given,
+    commits: bool,
+) -> Result<Device, Exit> {
+    let Given { place, path, .. } = file;
+    let place = *place;
+    let named = image.given.iter().find(|other| other.place == place && other.role == Role::Image);
     let is_base =
-        commits && files.base.as_deref().map_or(place == 1, |base| named.is_some_and(|at| self::path(at) == base));
-    let written = match file.flag("data-file") {
-        true if place == 0 => parts_of(image, files).map(|parts| {
+        commits && call.base.as_deref().map_or(place == 1, |base| named.is_some_and(|named| named.path == base));
+    let written = match file.role {
+        Role::DataFile if place == 0 => parts_of(call, on).map(|parts| {
             // The user has named it: the image names no other.
             parts.data_files = 0;
             Parts::NONE
         }),
-        true => is_base.then_some(Parts::NONE),
-        false => files.devices.iter_mut().find(|device| is_base && device.parts.bases > 0).map(|above| {
+        Role::DataFile => is_base.then_some(Parts::NONE),
+        Role::Image => call.devices.iter_mut().find(|device| is_base && device.parts.bases > 0).map(|above| {
             above.parts.bases = 0;
             above.parts.of_base()
         }),
     };
-    let driver = file.text("driver").map(ToString::to_string);
     let opened = match written {
         Some(parts) => program.existing_file(path, Cache::default())?.map(|device| Device { parts, ..device }),
         None => {
-            let mut image = ImageName::file(path.into(), None);
-            image.protocol.clone_from(&driver);
-            program.try_open(&image, Cache::default(), files.force_share)
+            let mut image = ImageName::file(path.clone(), None);
+            image.protocol.clone_from(&file.driver);
+            program.try_open(&image, Cache::default(), call.force_share)
         }
     };
-    let opened = opened.and_then(|device| match program.wrong_driver(driver.as_deref(), &device, path) {
+    let opened = opened.and_then(|device| match program.wrong_driver(file.driver.as_deref(), &device, path) {
         Some(text) => Err(text),
         None => Ok(device),
     });
     opened.map_err(|text| {
-        let written = terminal(image.bytes("written").unwrap_or_default());
+        let written = terminal(image.written.as_encoded_bytes());
         program.fail(&format!("Could not open '{written}': {}{text}", ABOVE.repeat(place)))
     })
 }
 
 /// The parts of the image, if it is changed where it is and may have a data file.
-fn parts_of<'f>(image: &Value, files: &'f mut Files) -> Option<&'f mut Parts> {
-    let device = files.devices.get_mut(usize::try_from(image.u64("device")?).ok()?)?;
+fn parts_of(call: &mut Call, device: usize) -> Option<&mut Parts> {
+    let device = call.devices.get_mut(device)?;
     (device.mode != Mode::Read && !device.fresh && device.parts.data_files > 0).then_some(&mut device.parts)
 }

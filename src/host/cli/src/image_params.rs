@@ -1,39 +1,39 @@
 //! What the guest is told of an image that the user named.
 
-use instar_abi::record::Value;
+use instar_abi::ops::{BelowParams, ImageParams, Pair};
 
-use crate::given::Given;
 use crate::image_name::ImageName;
 
-/// The image's parameter map. What lies below its driver gets devices of its own, numbered far behind the files'.
-pub fn image_params(image: &ImageName, device: u64) -> Value {
-    const FIRST: u64 = 1 << 16;
-    let on = |place: usize| if place == 0 { device } else { place as u64 * FIRST + device };
-    let mut below = Vec::new();
-    for (place, node) in image.below.iter().enumerate() {
-        let mut map = Value::map();
-        map.set("id", on(place + 1)).set("device", on(place)).set("shown", image.below_name(place));
-        map.set("filename", image.path.as_os_str().as_encoded_bytes());
-        map.set("format", node.format.as_str()).set("options", pairs(&node.options));
-        below.push(map);
+/// The image on the device of that index, without further files that the user named. What lies below its driver gets devices
+/// of its own, numbered far behind the files'.
+pub fn image_params(image: &ImageName, device: usize) -> ImageParams {
+    const FIRST: usize = 1 << 16;
+    let on = |place: usize| number(if place == 0 { device } else { place * FIRST + device });
+    let filename = image.path.as_os_str().as_encoded_bytes();
+    let below = image.below.iter().enumerate().map(|(place, node)| BelowParams {
+        id: on(place + 1),
+        device: on(place),
+        shown: image.below_name(place),
+        filename: filename.to_vec(),
+        format: node.format.clone(),
+        options: pairs(&node.options),
+    });
+    ImageParams {
+        device: on(image.below.len()),
+        filename: filename.to_vec(),
+        written: Some(image.written.as_encoded_bytes().to_vec()),
+        format: image.format.clone(),
+        options: pairs(&image.options),
+        below: below.collect(),
+        given: Vec::new(),
     }
-    let mut map = Value::map();
-    map.set("device", on(image.below.len()))
-        .set("filename", image.path.as_os_str().as_encoded_bytes())
-        .set("written", image.written.as_encoded_bytes());
-    if let Some(format) = &image.format {
-        map.set("format", format.as_str());
-    }
-    let given: Vec<Value> = image.given.iter().map(Given::params).collect();
-    map.set("options", pairs(&image.options)).set("below", below).set("given", given);
-    map
 }
 
-fn pairs(options: &[(String, String)]) -> Vec<Value> {
-    let pair = |(key, value): &(String, String)| {
-        let mut pair = Value::map();
-        pair.set("key", key.as_str()).set("value", value.as_str());
-        pair
-    };
-    options.iter().map(pair).collect()
+/// A device's index as the guest knows it.
+pub fn number(device: usize) -> u32 {
+    u32::try_from(device).unwrap_or(u32::MAX)
+}
+
+fn pairs(options: &[(String, String)]) -> Vec<Pair> {
+    options.iter().map(|(key, value)| Pair { key: key.clone(), value: value.clone() }).collect()
 }

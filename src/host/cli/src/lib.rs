@@ -3,6 +3,7 @@
 // Their macros panic where there is no room or no reader: `streams` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod call;
 mod commands;
 mod config;
 mod file_options;

@@ -8,19 +8,19 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use instar_abi::record::{self, Value};
+use instar_abi::ops::{self, Caller, Entries, Environment, FailureKind, Operation, Record, Told};
+use instar_abi::record;
 use instar_render::escape;
 use instar_render::version::{QemuVersion, UsageStyle};
 use instar_vmm::policy::Asked;
 use instar_vmm::target::{self, Cache, Target, Written};
-use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Parts, Policy, locks};
+use instar_vmm::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Outcome, Parts, Policy, locks};
 
+use crate::call::Call;
 use crate::config::Config;
 use crate::config::settings::by_key;
 use crate::getopt::{Parsed, Wrong};
-use crate::given;
 use crate::image_name::ImageName;
-pub use crate::image_params::image_params;
 use crate::limit;
 use crate::refusal;
 use crate::room::Room;
@@ -61,30 +61,6 @@ pub struct Program {
     pub outgrown: Cell<Option<u64>>,
     /// What the user can do about a name that was refused.
     pub way_out: RefCell<Option<String>>,
-}
-
-/// The files of a command, and what it may do with further ones: all that the host goes by.
-#[derive(Default)]
-pub struct Files {
-    /// By index; each says itself whether it, and what parts of it, may be written.
-    pub devices: Vec<Device>,
-    /// `-U`: further files are read whoever writes them.
-    pub force_share: bool,
-    /// What `commit -b` says.
-    pub base: Option<PathBuf>,
-}
-
-impl Files {
-    /// Files that may be shared.
-    pub fn shared(devices: Vec<Device>, force_share: bool) -> Self {
-        Self { devices, force_share, base: None }
-    }
-}
-
-impl From<Vec<Device>> for Files {
-    fn from(devices: Vec<Device>) -> Self {
-        Self { devices, ..Self::default() }
-    }
 }
 
 /// How long a command may take and how much it may ask for, unless said otherwise: far beyond what any legitimate
@@ -366,22 +342,52 @@ impl Program {
         Cache::by_name(&name).ok_or_else(|| self.fail(&format!("Invalid {what} option: {name}")))
     }
 
-    /// Runs the guest on these devices and decodes what it found.
-    pub fn run(
+    /// Runs the operation and reads what came of it.
+    pub fn run<O: Operation>(
         &self,
-        params: &Value,
-        files: impl Into<Files>,
+        params: O,
+        call: Call,
         workers: u32,
         defaults: &Defaults,
         subject: &str,
         observer: &dyn Observer,
-    ) -> Result<(u8, Value), Exit> {
-        let (mut params, mut files) = (params.clone(), files.into());
-        given::open(self, &mut params, &mut files)?;
+    ) -> Result<(u8, O::Results), Exit> {
+        let (outcome, mut results) =
+            self.run_guest(self.request(params), call, workers, defaults, subject, observer)?;
+        let status = outcome.status;
+        let read = Told::take(&mut results).and_then(|told| Ok((told, O::Results::from_entries(results)?)));
+        let (told, results) =
+            read.map_err(|wrong| self.failed(&Failure::Guest(format!("its results do not fit: {wrong}")), subject))?;
+        self.show_told(&told, outcome, subject)?;
+        Ok((status, results))
+    }
+
+    /// What the guest is told of an operation.
+    pub fn request<O: Operation>(&self, params: O) -> Entries {
+        let caller = Caller {
+            operation: O::NAME.to_string(),
+            program: Some(self.name.to_string()),
+            version_major: Some(self.version.major),
+            version_minor: Some(self.version.minor),
+        };
+        let mut request = caller.into_entries();
+        params.put(&mut request);
+        request
+    }
+
+    fn run_guest(
+        &self,
+        request: Entries,
+        call: Call,
+        workers: u32,
+        defaults: &Defaults,
+        subject: &str,
+        observer: &dyn Observer,
+    ) -> Result<(Outcome, Entries), Exit> {
         let limits = self.limits(defaults).map_err(|e| self.fail(&e))?;
         self.room.set(Room::new(&limits));
         let isolation = self.config.isolation().map_err(|e| self.fail(&e))?;
-        let Files { devices, force_share, .. } = files;
+        let Call { devices, force_share, .. } = call;
         if let Some((written, read)) = instar_vmm::medium::written_and_read(&devices) {
             let [written, read] = [written, read].map(|index| devices[index].path.as_os_str().as_encoded_bytes());
             let [written, read] = [written, read].map(escape::terminal);
@@ -391,33 +397,39 @@ impl Program {
         }
         let force_share = force_share || self.force_share.take();
         let policy = Policy { force_share, vouched: self.vouched.take(), ..self.policy()? };
-        let mut stream = encode(&params);
-        let mut kept = self.secrets.borrow_mut().hand_over();
+        let mut params = ops::stream(&request);
+        let stock = self.is_stock() && !self.config.flag("extensions").unwrap_or(false);
+        let secrets = self.secrets.borrow_mut().hand_over();
         // A key is derived by all of them together.
-        let workers = if matches!(&kept, Value::List(all) if !all.is_empty()) { self::workers() } else { workers };
-        record::encode(&mut stream, "secrets", &kept);
-        secrets::wipe(&mut kept);
+        let workers = if secrets.is_empty() { workers } else { self::workers() };
+        let mut kept = Environment { stock, secrets }.into_entries();
+        params.extend(ops::stream(&kept));
+        kept.iter_mut().for_each(|(_, value)| secrets::wipe(value));
         instar_vmm::clock::prepare();
         let lock_down = !cfg!(debug_assertions) || std::env::var_os("INSTAR_NO_LOCKDOWN").is_none();
-        let (guest, params) = (self.guest, stream);
+        let guest = self.guest;
         let last_words = Some(limit::last_words(self, subject));
         let job = Job { guest, isolation, workers, devices, params, policy, limits, observer, lock_down, last_words };
-        let outcome = instar_vmm::run(job).map_err(|failure| self.failed(&failure, subject))?;
+        let mut outcome = instar_vmm::run(job).map_err(|failure| self.failed(&failure, subject))?;
         if self.verbose {
             let place = if outcome.isolation == Isolation::Kvm { "a virtual machine (KVM)" } else { "a bare process" };
             self.say(&format!("the image was read in {place}"));
-            if let Some(why) = outcome.fallback {
+            if let Some(why) = &outcome.fallback {
                 self.say(&format!("not in a virtual machine: {why}"));
             }
             if !outcome.landlock {
                 self.say("the kernel has no Landlock: what may be opened is bounded by instar alone");
             }
         }
-        let results = record::decode(&outcome.results)
+        let results = record::decode(&std::mem::take(&mut outcome.results))
             .map_err(|_| self.failed(&Failure::Guest("its results do not decode".into()), subject))?;
-        drop(outcome.results);
+        Ok((outcome, ops::entries(results)))
+    }
+
+    /// What every operation may tell, before its results are shown.
+    fn show_told(&self, told: &Told, outcome: Outcome, subject: &str) -> Result<(), Exit> {
         self.room.set(self.room.get().after_messages(outcome.message_bytes));
-        if let Some(name) = results.bytes("guessed-raw") {
+        if let Some(name) = &told.guessed_raw {
             let name = self.fit(name, escape::terminal, subject)?;
             let text = format!(
                 "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         Automatically \
@@ -426,18 +438,13 @@ impl Program {
             );
             self.tell(&text, subject)?;
         }
-        for warning in results.list("warnings") {
-            if let Value::Bytes(text) = warning {
-                self.tell(&format!("{}: warning: {}\n", self.name, self.fit(text, escape::lines, subject)?), subject)?;
-            }
+        for warning in &told.warnings {
+            self.tell(&format!("{}: warning: {}\n", self.name, self.fit(warning, escape::lines, subject)?), subject)?;
         }
         self.outgrown.set(outcome.growth_refused);
         *self.way_out.borrow_mut() = refusal::way_out(&outcome.asked, &self.config);
         *self.asked.borrow_mut() = outcome.asked;
-        if let Some(error) = results.get("error") {
-            self.report(error, subject)?;
-        }
-        Ok((outcome.status, results))
+        told.error.as_ref().map_or(Ok(()), |error| self.report(error, subject))
     }
 
     /// What the configuration says of names in images.
@@ -453,20 +460,20 @@ impl Program {
 
     /// Prints an error record. The stock tool would not have refused a name, so there is none of its texts to be kept: what
     /// can be done about that is told under both names.
-    pub fn report(&self, error: &Value, subject: &str) -> Result<(), Exit> {
+    pub fn report(&self, error: &ops::Failure, subject: &str) -> Result<(), Exit> {
         if let Some(failure) = self.outgrown.get().and_then(limit::of_growth) {
             let Exit(_) = self.failed(&failure, subject);
             return Ok(());
         }
-        if let Some(earlier) = error.bytes("earlier") {
+        if let Some(earlier) = &error.earlier {
             self.tell(&format!("{}: {}\n", self.name, self.fit(earlier, escape::lines, subject)?), subject)?;
         }
-        let text = self.fit(error.bytes("message").unwrap_or(b"unknown error"), escape::lines, subject)?;
+        let text = self.fit(&error.message, escape::lines, subject)?;
         let end = if self.version.ends_line(&text) { "\n" } else { "" };
         self.tell(&format!("{}: {text}{end}", self.name), subject)?;
         let way_out = self.way_out.borrow();
-        match (error.bytes("hint"), way_out.as_deref()) {
-            (Some(_), Some(way_out)) if error.text("kind") == Some("refused") => {
+        match (&error.hint, way_out.as_deref()) {
+            (Some(_), Some(way_out)) if error.kind == FailureKind::Refused => {
                 self.tell(&format!("{}: {way_out}\n", self.name), subject)?;
             }
             (Some(hint), _) if !self.is_stock() => {
@@ -506,29 +513,6 @@ impl Program {
             message_bytes: self.config.size("limits.messages")?.unwrap_or(MESSAGE_BYTES),
         })
     }
-
-    /// Parameters that every operation gets.
-    pub fn params(&self, operation: &str) -> Value {
-        let mut params = Value::map();
-        params
-            .set("op", operation)
-            .set("program", self.name)
-            .set("stock", self.is_stock() && !self.config.flag("extensions").unwrap_or(false))
-            .set("version-major", u64::from(self.version.major))
-            .set("version-minor", u64::from(self.version.minor));
-        params
-    }
-}
-
-/// Parameters as the guest reads them.
-pub fn encode(params: &Value) -> Vec<u8> {
-    let mut stream = Vec::new();
-    if let Value::Map(entries) = params {
-        for (key, value) in entries {
-            record::encode(&mut stream, key, value);
-        }
-    }
-    stream
 }
 
 /// How many workers move data: more do not pay.

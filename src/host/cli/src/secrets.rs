@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 
 use aes::Aes256Dec;
 use aes::cipher::{Array, BlockCipherDecrypt, KeyInit};
+use instar_abi::ops;
 use instar_abi::record::Value;
 use instar_render::QemuVersion;
 use instar_vmm::Secret;
@@ -135,13 +136,8 @@ impl Secrets {
     }
 
     /// As a parameter of the guest; what is here is wiped.
-    pub fn hand_over(&mut self) -> Value {
-        let entry = |(id, data): (String, Secret)| {
-            let mut map = Value::map();
-            map.set("id", id.as_str()).set("data", data.to_vec());
-            map
-        };
-        Value::List(self.entries.drain(..).map(entry).collect())
+    pub fn hand_over(&mut self) -> Vec<ops::Secret> {
+        self.entries.drain(..).map(|(id, data)| ops::Secret { id, data: data.to_vec() }).collect()
     }
 }
 
@@ -167,7 +163,7 @@ fn hide(object: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Wipes the secrets in a parameter that [`Secrets::hand_over`] made.
+/// Wipes the secrets in parameters that [`Secrets::hand_over`] made.
 pub fn wipe(value: &mut Value) {
     match value {
         Value::Bytes(bytes) => bytes.zeroize(),

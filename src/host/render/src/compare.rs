@@ -2,26 +2,24 @@
 
 use std::fmt::Write as _;
 
-use instar_abi::record::Value;
+use instar_abi::ops::compare::Found;
 
 /// The outcome, in lines.
 #[must_use]
-pub fn text(found: &Value) -> String {
+pub fn text(found: &Found) -> String {
     let mut text = String::new();
-    let (status, content) = (found.u64("status-at"), found.u64("content-at"));
-    let differ = found.flag("sizes-differ");
-    if let Some(at) = status {
+    if let Some(at) = found.status_at {
         let _ = writeln!(text, "Strict mode: Offset {at} block status mismatch!");
         return text;
     }
-    if differ && found.flag("strict") {
+    if found.sizes_differ && found.strict {
         return "Strict mode: Image size mismatch!\n".into();
     }
     // Told once what both have is the same.
-    if differ && content.is_none_or(|at| at >= found.u64("smaller").unwrap_or(0)) {
+    if found.sizes_differ && found.content_at.is_none_or(|at| at >= found.smaller) {
         text.push_str("Warning: Image size mismatch!\n");
     }
-    match content {
+    match found.content_at {
         Some(at) => {
             let _ = writeln!(text, "Content mismatch at offset {at}!");
         }

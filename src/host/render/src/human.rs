@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Write};
 
+use instar_abi::ops::Record;
+use instar_abi::ops::info::ImageInfo;
 use instar_abi::record::Value;
 
 use crate::escape::terminal;
@@ -20,7 +22,7 @@ pub trait LocalTime {
 ///
 /// # Errors
 /// The writer's.
-pub fn info(images: &[Value], version: QemuVersion, time: &dyn LocalTime, out: &mut dyn Write) -> fmt::Result {
+pub fn info(images: &[ImageInfo], version: QemuVersion, time: &dyn LocalTime, out: &mut dyn Write) -> fmt::Result {
     for (i, image) in images.iter().enumerate() {
         if i > 0 {
             out.write_char('\n')?;
@@ -41,66 +43,61 @@ impl Page<'_> {
         writeln!(self.out, "{:indent$}{text}", "", indent = depth * 4)
     }
 
-    fn node(&mut self, info: &Value, path: &str, depth: usize) -> fmt::Result {
+    fn node(&mut self, info: &ImageInfo, path: &str, depth: usize) -> fmt::Result {
         // What has children is an image; what has none is a file.
-        let root = path.is_empty() || !info.list("children").is_empty();
-        let text = |key| info.bytes(key).map(terminal);
+        let children = info.children.as_deref().unwrap_or_default();
+        let root = path.is_empty() || !children.is_empty();
         let sized = |bytes: u64| format!("{} ({bytes} bytes)", human(bytes));
         let labels =
             if root { ["image", "file format", "virtual size"] } else { ["filename", "protocol type", "file length"] };
-        let virtual_size = info.u64("virtual-size").unwrap_or(0);
-        self.line(depth, &format!("{}: {}", labels[0], text("filename").unwrap_or_default()))?;
-        self.line(depth, &format!("{}: {}", labels[1], text("format").unwrap_or_default()))?;
-        self.line(depth, &format!("{}: {}", labels[2], sized(virtual_size)))?;
-        let disk = info.u64("actual-size").map_or_else(|| "unavailable".to_string(), human);
-        self.line(depth, &format!("disk size: {disk}"))?;
-        if let Some(content) = text("content") {
-            self.line(depth, &format!("content: {content}"))?;
+        self.line(depth, &format!("{}: {}", labels[0], terminal(&info.filename)))?;
+        self.line(depth, &format!("{}: {}", labels[1], terminal(info.format.as_bytes())))?;
+        self.line(depth, &format!("{}: {}", labels[2], sized(info.virtual_size)))?;
+        self.line(depth, &format!("disk size: {}", human(info.actual_size)))?;
+        if let Some(content) = &info.content {
+            self.line(depth, &format!("content: {}", terminal(content.as_bytes())))?;
         }
-        if info.flag("encrypted") {
+        if info.encrypted {
             self.line(depth, "encrypted: yes")?;
         }
-        if let Some(bytes) = info.u64("cluster-size") {
+        if let Some(bytes) = info.cluster_size {
             self.line(depth, &format!("cluster_size: {bytes}"))?;
         }
-        if info.flag("dirty-flag") {
+        if info.dirty_flag == Some(true) {
             self.line(depth, "cleanly shut down: no")?;
         }
-        if let Some(name) = text("backing-filename") {
-            let actual = match text("full-backing-filename") {
+        if let Some(name) = info.backing_filename.as_deref().map(terminal) {
+            let actual = match info.full_backing_filename.as_deref().map(terminal) {
                 None => " (cannot determine actual path)".to_string(),
                 Some(full) if full != name => format!(" (actual path: {full})"),
                 Some(_) => String::new(),
             };
             self.line(depth, &format!("backing file: {name}{actual}"))?;
-            if let Some(format) = text("backing-filename-format") {
-                self.line(depth, &format!("backing file format: {format}"))?;
+            if let Some(format) = &info.backing_filename_format {
+                self.line(depth, &format!("backing file format: {}", terminal(format.as_bytes())))?;
             }
         }
-        if let Some(Value::Map(limits)) = info.get("limits") {
+        if let Some(limits) = &info.limits {
             self.line(depth, "Block limits:")?;
-            self.map(limits, depth + 1)?;
+            self.map(&limits.clone().into_entries(), depth + 1)?;
         }
-        let list = info.list("snapshots");
-        if !list.is_empty() {
+        if let Some(list) = info.snapshots.as_deref().filter(|list| !list.is_empty()) {
             self.line(depth, "Snapshot list:")?;
             for row in snapshots::table(list, self.version, self.time) {
                 self.line(depth, &row)?;
             }
         }
-        if let Some(Value::Map(entries)) = info.get("format-specific").and_then(|s| s.get("data"))
+        if let Some(Value::Map(entries)) = info.format_specific.as_ref().map(|specific| &specific.data)
             && !entries.is_empty()
         {
             self.line(depth, "Format specific information:")?;
             self.map(entries, depth + 1)?;
         }
         if self.version.has_children() {
-            for child in info.list("children") {
-                let path = format!("{path}/{}", terminal(child.bytes("name").unwrap_or_default()));
+            for child in children {
+                let path = format!("{path}/{}", terminal(child.name.as_bytes()));
                 self.line(depth, &format!("Child node '{path}':"))?;
-                if let Some(info) = child.get("info") {
-                    self.node(info, &path, depth + 1)?;
-                }
+                self.node(&child.info, &path, depth + 1)?;
             }
         }
         Ok(())

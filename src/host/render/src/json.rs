@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Write};
 
+use instar_abi::ops::Record;
+use instar_abi::ops::info::ImageInfo;
 use instar_abi::record::Value;
 
 use crate::order::sorted;
@@ -22,7 +24,7 @@ pub fn line(value: &Value) -> String {
 fn text(value: &Value, depth: Option<usize>) -> String {
     let mut out = String::new();
     // A string takes everything.
-    let _ = write_value(&mut out, value, depth, "");
+    let _ = write_value(&mut out, value, depth);
     out
 }
 
@@ -31,29 +33,47 @@ fn text(value: &Value, depth: Option<usize>) -> String {
 /// # Errors
 /// The writer's.
 pub fn write(value: &Value, out: &mut dyn Write) -> fmt::Result {
-    write_value(out, value, Some(0), "")?;
+    write_value(out, value, Some(0))?;
     out.write_char('\n')
 }
 
 /// What `info --output=json` prints: the list of a chain, or the one image.
-///
-/// # Errors
-/// The writer's.
-pub fn info(images: &[Value], chain: bool, version: QemuVersion, out: &mut dyn Write) -> fmt::Result {
-    let without = if version.has_children() { "" } else { "children" };
-    match images {
-        [only] if !chain => write_value(out, only, Some(0), without)?,
-        several => {
-            out.write_char('[')?;
-            for (i, image) in several.iter().enumerate() {
-                begin(out, i == 0, Some(1))?;
-                write_value(out, image, Some(1), without)?;
-            }
-            end(out, Some(0))?;
-            out.write_char(']')?;
-        }
+#[derive(Debug)]
+pub struct InfoJson {
+    images: Vec<Value>,
+    chain: bool,
+}
+
+impl InfoJson {
+    /// Of these images.
+    #[must_use]
+    pub fn new(images: Vec<ImageInfo>, chain: bool, version: QemuVersion) -> Self {
+        let of = |image: ImageInfo| {
+            let children = image.children.filter(|_| version.has_children());
+            ImageInfo { children, ..image }.into_value()
+        };
+        Self { images: images.into_iter().map(of).collect(), chain }
     }
-    out.write_char('\n')
+
+    /// As text.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write(&self, out: &mut dyn Write) -> fmt::Result {
+        match &self.images[..] {
+            [only] if !self.chain => write_value(out, only, Some(0))?,
+            several => {
+                out.write_char('[')?;
+                for (i, image) in several.iter().enumerate() {
+                    begin(out, i == 0, Some(1))?;
+                    write_value(out, image, Some(1))?;
+                }
+                end(out, Some(0))?;
+                out.write_char(']')?;
+            }
+        }
+        out.write_char('\n')
+    }
 }
 
 /// What is before an item: a new line, or a space between two in one line.
@@ -74,8 +94,8 @@ fn end(out: &mut dyn Write, depth: Option<usize>) -> fmt::Result {
     }
 }
 
-/// `depth`: how far it is indented; `None`: all in one line. A map's key `without` is left out, here and not below.
-fn write_value(out: &mut dyn Write, value: &Value, depth: Option<usize>, without: &str) -> fmt::Result {
+/// `depth`: how far it is indented; `None`: all in one line.
+fn write_value(out: &mut dyn Write, value: &Value, depth: Option<usize>) -> fmt::Result {
     // The tree is as deep as the record decoder allows, no deeper.
     let inner = depth.map(|depth| depth + 1);
     match value {
@@ -87,19 +107,18 @@ fn write_value(out: &mut dyn Write, value: &Value, depth: Option<usize>, without
             out.write_char('[')?;
             for (i, item) in items.iter().enumerate() {
                 begin(out, i == 0, inner)?;
-                write_value(out, item, inner, "")?;
+                write_value(out, item, inner)?;
             }
             end(out, depth)?;
             out.write_char(']')
         }
         Value::Map(entries) => {
             out.write_char('{')?;
-            let shown = sorted(entries).into_iter().filter(|(key, _)| without.is_empty() || key != without);
-            for (i, (key, item)) in shown.enumerate() {
+            for (i, (key, item)) in sorted(entries).into_iter().enumerate() {
                 begin(out, i == 0, inner)?;
                 write_string(out, key.as_bytes())?;
                 out.write_str(": ")?;
-                write_value(out, item, inner, "")?;
+                write_value(out, item, inner)?;
             }
             end(out, depth)?;
             out.write_char('}')
@@ -133,6 +152,7 @@ fn write_string(out: &mut dyn Write, bytes: &[u8]) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use instar_abi::ops::info::ChildInfo;
 
     #[test]
     fn empty_and_nested_as_qemu_prints_them() {
@@ -144,16 +164,23 @@ mod tests {
 
     #[test]
     fn releases_without_children_and_lists_of_images() {
-        let mut image = Value::map();
-        image.set("children", vec![Value::U64(1)]).set("filename", "x");
-        let of = |version: &str, images: &[Value], chain| {
+        let file = ImageInfo { filename: b"x".to_vec(), format: "file".into(), ..ImageInfo::default() };
+        let child = ChildInfo { name: "file".into(), info: file.clone() };
+        let image = ImageInfo { children: Some(vec![child]), ..file };
+        let of = |version: &str, images: &[ImageInfo], chain| {
             let mut out = String::new();
-            info(images, chain, version.parse().expect("a version"), &mut out).expect("a string takes it");
+            let json = InfoJson::new(images.to_vec(), chain, version.parse().expect("a version"));
+            json.write(&mut out).expect("a string takes it");
             out
         };
-        let short = "{\n    \"filename\": \"x\"\n}";
+        let short = r#"{
+    "virtual-size": 0,
+    "filename": "x",
+    "format": "file",
+    "actual-size": 0
+}"#;
         assert_eq!(of("7.2", std::slice::from_ref(&image), false), format!("{short}\n"));
-        assert_eq!(of("10.0", std::slice::from_ref(&image), false), print(&image) + "\n");
+        assert_eq!(of("10.0", std::slice::from_ref(&image), false), print(&image.clone().into_value()) + "\n");
         let list = of("7.2", &[image.clone(), image.clone()], false);
         let inner = short.replace('\n', "\n    ");
         assert_eq!(list, format!("[\n    {inner},\n    {inner}\n]\n"));

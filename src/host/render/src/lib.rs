@@ -1,5 +1,5 @@
-//! Records to text and JSON, as each version of qemu-img prints them. Knows the shapes of QEMU's own result types, and
-//! no format: what is specific to one is a tree that is printed as it comes.
+//! Results to text and JSON, as each version of qemu-img prints them. Knows the structs of the contract ([`instar_abi::ops`])
+//! and no format: what is specific to one is a tree that is printed as it comes.
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -18,5 +18,5 @@ pub mod version;
 pub use bounded::{Bounded, Over, Pieces};
 pub use check::check as check_human;
 pub use human::{LocalTime, info as info_human};
-pub use json::{info as info_json, line as json_line, print as json, write as write_json};
+pub use json::{InfoJson, line as json_line, print as json, write as write_json};
 pub use version::QemuVersion;

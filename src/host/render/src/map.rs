@@ -2,18 +2,10 @@
 
 use std::fmt::Write;
 
+use instar_abi::ops::map::{COMPRESSED, DATA, HAS_OFFSET, MapRecord, PRESENT, ZERO};
 use itoa::Buffer;
 
 use crate::version::QemuVersion;
-
-/// Bytes of a record: start, length, offset (8 each), depth (4), bits (2), number of the file (2),
-/// all little-endian.
-pub const RECORD: usize = 32;
-const PRESENT: u32 = 1;
-const ZERO: u32 = 1 << 1;
-const DATA: u32 = 1 << 2;
-const COMPRESSED: u32 = 1 << 3;
-const HAS_OFFSET: u32 = 1 << 4;
 
 /// What `map` prints before all else in human form.
 pub const MAP_HEAD: &str = "Offset          Length          Mapped to       File\n";
@@ -32,34 +24,6 @@ pub struct MapLines {
     said: Vec<String>,
 }
 
-struct Record {
-    start: u64,
-    len: u64,
-    offset: u64,
-    depth: u32,
-    bits: u32,
-    file: u32,
-}
-
-impl Record {
-    fn read(bytes: &[u8; RECORD]) -> Self {
-        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
-        let last = number(24);
-        Self {
-            start: number(0),
-            len: number(8),
-            offset: number(16),
-            depth: last as u32,
-            bits: (last >> 32) as u32 & 0xffff,
-            file: (last >> 48) as u32,
-        }
-    }
-
-    const fn has(&self, bit: u32) -> bool {
-        self.bits & bit != 0
-    }
-}
-
 impl MapLines {
     /// Nothing is shown yet.
     #[must_use]
@@ -72,9 +36,9 @@ impl MapLines {
     ///
     /// # Errors
     /// A stored range without a plain place cannot be shown in human form.
-    pub fn add<'f>(&mut self, records: &[u8], file: &dyn Fn(u32) -> &'f str, out: &mut String) -> Result<(), NoPlace> {
-        for bytes in records.as_chunks::<RECORD>().0 {
-            let record = Record::read(bytes);
+    pub fn add<'f>(&mut self, records: &[u8], file: &dyn Fn(u16) -> &'f str, out: &mut String) -> Result<(), NoPlace> {
+        for bytes in records.as_chunks::<{ MapRecord::LEN }>().0 {
+            let record = MapRecord::from_bytes(*bytes);
             if self.json { self.json_line(&record, out) } else { human_line(&record, file, out)? }
         }
         Ok(())
@@ -94,7 +58,7 @@ impl MapLines {
         }
     }
 
-    fn json_line(&mut self, record: &Record, out: &mut String) {
+    fn json_line(&mut self, record: &MapRecord, out: &mut String) {
         out.push_str(if self.started { ",\n{ \"start\": " } else { "[{ \"start\": " });
         self.started = true;
         let mut digits = Buffer::new();
@@ -103,7 +67,7 @@ impl MapLines {
         out.push_str(digits.format(record.len));
         out.push_str(", \"depth\": ");
         out.push_str(digits.format(record.depth));
-        out.push_str(&self.said[(record.bits & (HAS_OFFSET - 1)) as usize]);
+        out.push_str(&self.said[usize::from(record.bits & (HAS_OFFSET - 1))]);
         if record.has(HAS_OFFSET) {
             out.push_str(", \"offset\": ");
             out.push_str(digits.format(record.offset));
@@ -113,7 +77,7 @@ impl MapLines {
 }
 
 /// The part of a JSON line between the depth and the offset, for records with these bits.
-fn said(version: QemuVersion, bits: u32) -> String {
+fn said(version: QemuVersion, bits: u16) -> String {
     let told = [
         ("present", PRESENT, version.map_has_present()),
         ("zero", ZERO, true),
@@ -123,7 +87,7 @@ fn said(version: QemuVersion, bits: u32) -> String {
     told.iter().filter(|(_, _, told)| *told).map(|(key, bit, _)| format!(", \"{key}\": {}", bits & bit != 0)).collect()
 }
 
-fn human_line<'f>(record: &Record, file: &dyn Fn(u32) -> &'f str, out: &mut String) -> Result<(), NoPlace> {
+fn human_line<'f>(record: &MapRecord, file: &dyn Fn(u16) -> &'f str, out: &mut String) -> Result<(), NoPlace> {
     if record.has(DATA) && !record.has(HAS_OFFSET) {
         return Err(NoPlace);
     }
@@ -140,11 +104,8 @@ fn human_line<'f>(record: &Record, file: &dyn Fn(u32) -> &'f str, out: &mut Stri
 mod tests {
     use super::*;
 
-    fn record(start: u64, len: u64, offset: u64, depth: u32, bits: u32) -> Vec<u8> {
-        let mut bytes: Vec<u8> = [start, len, offset].iter().flat_map(|n| n.to_le_bytes()).collect();
-        bytes.extend_from_slice(&depth.to_le_bytes());
-        bytes.extend_from_slice(&bits.to_le_bytes());
-        bytes
+    fn record(start: u64, len: u64, offset: u64, depth: u32, bits: u16) -> [u8; MapRecord::LEN] {
+        MapRecord { start, len, offset, depth, bits, file: 0 }.to_bytes()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The snapshot table of `info` and `snapshot -l`.
 
-use instar_abi::record::Value;
+use instar_abi::ops::info::SnapshotInfo;
 
 use crate::escape::terminal;
 use crate::human::LocalTime;
@@ -16,26 +16,31 @@ fn line(style: SnapshotTable, [id, tag, size, date, clock, icount]: [&str; 6]) -
 }
 
 /// The lines of the table, header first.
-pub fn table(snapshots: &[Value], version: QemuVersion, time: &dyn LocalTime) -> impl Iterator<Item = String> {
+pub fn table(snapshots: &[SnapshotInfo], version: QemuVersion, time: &dyn LocalTime) -> impl Iterator<Item = String> {
     let style = version.snapshot_table();
     let header = match style {
         SnapshotTable::Underscored => ["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"],
         _ => ["ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT"],
     };
     let rows = snapshots.iter().map(move |snapshot| {
-        let number = |key| snapshot.u64(key).unwrap_or(0);
-        let text = |key| terminal(snapshot.bytes(key).unwrap_or_default());
-        let seconds = number("vm-clock-sec");
+        let seconds = snapshot.vm_clock_sec;
         let (hours, minutes, secs) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-        let millis = number("vm-clock-nsec") / 1_000_000;
+        let millis = snapshot.vm_clock_nsec / 1_000_000;
         let clock = match style {
             SnapshotTable::Underscored => format!("{hours:04}:{minutes:02}:{secs:02}.{millis:03}"),
             _ => format!("{hours:02}:{minutes:02}:{secs:02}.{millis:03}"),
         };
         let absent = if style == SnapshotTable::Underscored { "--" } else { "" };
-        let icount = snapshot.u64("icount").map_or_else(|| absent.to_string(), |n| n.to_string());
-        let date = time.format(number("date-sec"));
-        let columns = [&text("id"), &text("name"), &human(number("vm-state-size")), &date, &clock, &icount];
+        let icount = snapshot.icount.map_or_else(|| absent.to_string(), |n| n.to_string());
+        let date = time.format(snapshot.date_sec);
+        let columns = [
+            &terminal(&snapshot.id),
+            &terminal(&snapshot.name),
+            &human(snapshot.vm_state_size),
+            &date,
+            &clock,
+            &icount,
+        ];
         line(style, columns.map(|c: &String| c.as_str()))
     });
     std::iter::once(line(style, header)).chain(rows)
@@ -55,8 +60,13 @@ mod tests {
     /// `qemu-img snapshot -l` of 5.2.0 / 7.2.22 and of 10.0.2.
     #[test]
     fn tables_look_as_the_stock_tools_look() {
-        let mut snapshot = Value::map();
-        snapshot.set("id", "1").set("name", "first").set("vm-state-size", 0u64).set("icount", 0u64);
+        let of = |name: &str| SnapshotInfo {
+            id: b"1".to_vec(),
+            name: name.as_bytes().to_vec(),
+            icount: Some(0),
+            ..SnapshotInfo::default()
+        };
+        let snapshot = of("first");
         let old = [
             "ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT",
             "1         first                 0 B 2026-11-23 05:03:44 00:00:00.000          0",
@@ -66,8 +76,7 @@ mod tests {
             "1       first                 0 B 2026-11-23 05:03:44  0000:00:00.000          0",
         ];
         // The tag of `snapshot -c 'a very long tag name here'`, in 5.2.0.
-        let mut long = Value::map();
-        long.set("id", "1").set("name", "a very long tag name here").set("icount", 0u64);
+        let long = of("a very long tag name here");
         let row = "1         a very long tag name here     0 B 2026-11-23 05:03:44 00:00:00.000          0";
         assert_eq!(table(&[long], "5.2".parse().expect("a version"), &Fixed).last().as_deref(), Some(row));
         let of = |v: &str| {

@@ -26,12 +26,14 @@ struct Case {
 const RESULTS: &str = "the limit on size of the results was reached (33554432 bytes); --max-results raises it\n";
 const MESSAGES: &str = "the limit on length of the messages was reached (1048576 bytes); --max-messages raises it\n";
 const DECODE: &str = "its results do not decode; the host is unaffected\n";
+const FIT: &str = "its results do not fit: 'filename' is missing; the host is unaffected\n";
 const SHORT: u64 = KIB;
 /// Of the memory that a run takes: the guest's 64 MiB, the results and their tree.
 const MEMORY: u64 = 160 * MIB;
 
 const CASES: &[Case] = &[
-    Case { name: "tell-images", command: &["info"], status: 1, says: RESULTS, shown: 0, told: SHORT },
+    Case { name: "tell-nothing", command: &["info"], status: 1, says: FIT, shown: 0, told: SHORT },
+    Case { name: "tell-images", command: &["info"], status: 0, says: "", shown: 32 * MIB, told: 0 },
     Case { name: "tell-images", command: &["info", "--output=json"], status: 0, says: "", shown: 32 * MIB, told: 0 },
     Case { name: "tell-elements", command: &["info"], status: 1, says: DECODE, shown: 0, told: SHORT },
     Case { name: "tell-warnings", command: &["info"], status: 1, says: MESSAGES, shown: 0, told: MIB + SHORT },

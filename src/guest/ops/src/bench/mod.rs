@@ -10,7 +10,8 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use instar_image::{Error, Kind, Machine, Result, Value, Version};
+use instar_abi::ops::bench::Bench;
+use instar_image::{Error, Kind, Machine, Result, Version};
 use spin::Mutex;
 
 use crate::guessed::tell_guessed;
@@ -56,35 +57,33 @@ impl Requests {
 }
 
 /// Reads or writes; exit status 0.
-pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
-    let image = params.get("image").ok_or_else(|| Error::usage("bench without an image"))?;
-    let image = ImageSpec::from_value(image)?;
-    let number = |key| params.u64(key).unwrap_or(0);
-    let writes = params.flag("write");
+pub fn run(machine: &dyn Machine, params: &Bench, version: Version) -> Result<u8> {
+    let image = ImageSpec::of(&params.image);
+    let writes = params.write;
     let opening = Opening { machine, version, data: true };
     let chain = opening.chain_for(&image, &|depth, _| writes && depth == 0)?;
     let requests = Requests {
-        count: number("count"),
-        first: number("offset"),
-        len: number("size"),
-        step: number("step"),
+        count: params.count,
+        first: params.offset,
+        len: params.size,
+        step: params.step,
         disk: chain.virtual_size(),
     };
     let writing = if writes {
         if let Some(top) = chain.layers.first() {
             tell_guessed(machine, &image, top.format)?;
         }
-        Some(Writing::open(opening, &image, &chain, number("pattern") as u8, &requests)?)
+        Some(Writing::open(opening, &image, &chain, params.pattern as u8, &requests)?)
     } else {
         None
     };
     machine.seal()?;
-    let rounds = Rounds { machine, requests: &requests, together: together(machine, &requests, number("depth")) };
+    let rounds = Rounds { machine, requests: &requests, together: together(machine, &requests, params.depth) };
     machine.stream(BEGUN)?;
     match &writing {
         None => rounds.run(0..requests.count, &|| Reader::new(machine, &chain, &requests), Reader::read)?,
         Some(writing) => {
-            let written = rounds.write(writing, number("flush-interval"));
+            let written = rounds.write(writing, params.flush_interval);
             // What was written before a request failed is not lost.
             let finished = writing.finish();
             written.and(finished)?;

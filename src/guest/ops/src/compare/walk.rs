@@ -167,7 +167,7 @@ impl<'a> Walk<'a> {
 
     /// How an image holds what begins there, as far as `-s` looks at it: bits of the entry, whether any layer has it, and
     /// whether it goes on to the disk's end; and for how many bytes that is so.
-    fn status(&self, part: Part) -> Result<((u32, bool, bool), u64)> {
+    fn status(&self, part: Part) -> Result<((u16, bool, bool), u64)> {
         let size = self.sizes.get(part.source).copied().unwrap_or_default();
         let layers = self.chains.get(part.source).map_or(&[][..], |chain| &chain.layers);
         let Some(stored) = self.stored.get(part.source) else { return Ok(((0, false, false), u64::MAX)) };

@@ -5,9 +5,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
-use instar_image::{DirtyBitmap, EditContext, Error, Format, Image, Machine, Result, Value, Version};
+use instar_image::{DirtyBitmap, EditContext, Error, Format, Image, Machine, Result, Version};
 
 use crate::open::ImageSpec;
+use crate::told::warn;
 
 /// Which bitmaps of the source go into the target, by their numbers.
 pub struct Wanted(Vec<usize>);
@@ -24,13 +25,13 @@ impl Wanted {
         };
         let list = top(chain)?.bitmaps().ok_or_else(|| Error::usage("Source lacks bitmap support"))?.list();
         let mut wanted: Vec<usize> = Vec::new();
-        let mut skipped: Vec<Value> = Vec::new();
+        let mut skipped: Vec<String> = Vec::new();
         // From the last to the first, as the stock tool looks at them.
         for (index, bitmap) in list.iter().enumerate().rev() {
             if !bitmap.inconsistent {
                 wanted.insert(0, index);
             } else if skip_broken {
-                skipped.push(Value::from(format!("Skipping inconsistent bitmap '{}'", text(bitmap))));
+                skipped.push(format!("Skipping inconsistent bitmap '{}'", text(bitmap)));
             } else {
                 return Err(Error::usage(format!(
                     "Cannot copy inconsistent bitmap '{}'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' \
@@ -39,9 +40,7 @@ impl Wanted {
                 )));
             }
         }
-        if !skipped.is_empty() {
-            machine.emit("warnings", &Value::List(skipped))?;
-        }
+        warn(machine, skipped)?;
         Ok(Self(wanted))
     }
 

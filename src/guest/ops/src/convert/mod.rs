@@ -9,13 +9,12 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use instar_abi::ops::convert::{Convert, ConvertResults};
 use instar_image::chain::Chain;
 use instar_image::machine::{alone, has_a_writer};
 use instar_image::quirk::can_name;
 use instar_image::write::{Target, Writer};
-use instar_image::{
-    Backing, CreateContext, EditContext, Error, Format, Kind, Machine, OpenContext, Result, Value, Version,
-};
+use instar_image::{Backing, CreateContext, EditContext, Error, Format, Kind, Machine, OpenContext, Result, Version};
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
@@ -24,6 +23,7 @@ use crate::copy::{self, Selection, Settings};
 use crate::nested::devices;
 use crate::open::{ImageSpec, Opening, emit_warnings, select_snapshot};
 use crate::option_help;
+use crate::told::tell;
 use bitmaps::Wanted;
 use params::Params;
 
@@ -35,11 +35,8 @@ const SECTOR: u64 = 512;
 const EBADF: u32 = 9;
 
 /// Converts; exit status 0.
-pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
-    let params = Params::read(params)?;
-    if params.option_help {
-        return option_help::run(machine, params.target.format.as_deref().unwrap_or("raw"), version);
-    }
+pub fn run(machine: &dyn Machine, params: &Convert, program: &str, version: Version) -> Result<u8> {
+    let params = Params::of(params, program);
     let opening = Opening { machine, version, data: true };
     let named = if params.existing { open_parts(opening, &params.target).err() } else { None };
     let mut chains = Vec::new();
@@ -63,7 +60,7 @@ pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8
     let whole: u64 = chains.iter().map(Chain::virtual_size).sum();
     let section = params.section.map(|section| section.of(whole));
     if section == Some(None) {
-        machine.emit("skipped-too-much", &Value::from(true))?;
+        tell(machine, ConvertResults { skipped_too_much: true })?;
     }
     let (skip, size) = section.map_or((0, whole), Option::unwrap_or_default);
     let bitmaps = match params.bitmaps {

@@ -1,17 +1,18 @@
-//! The command's parameters.
+//! The command's parameters, made ready for use.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use instar_abi::ops::convert::{Convert, TargetParams};
 use instar_image::format::SnapshotSelector;
 use instar_image::options::{Options, split};
-use instar_image::{Backing, DeviceId, Error, Result, Value};
+use instar_image::{Backing, DeviceId};
 
 use super::section::Section;
 use crate::copy::Settings;
 use crate::open::ImageSpec;
 
-/// See `commands::convert` in the host half, which makes them.
+/// See [`Convert`].
 pub struct Params {
     /// The images, to be put behind one another.
     pub sources: Vec<ImageSpec>,
@@ -23,8 +24,6 @@ pub struct Params {
     pub existing: bool,
     /// `-o`, each as given.
     pub options: Vec<String>,
-    /// `-o help`
-    pub option_help: bool,
     /// `-B` and `-F`
     backing: Option<Vec<u8>>,
     backing_format: Option<String>,
@@ -47,46 +46,32 @@ pub struct Params {
 }
 
 impl Params {
-    /// From the parameter tree.
-    pub fn read(params: &Value) -> Result<Self> {
-        let device = |n: u64| u32::try_from(n).map(DeviceId).map_err(|_| Error::usage("no such device"));
-        let target = params.get("target").ok_or_else(|| Error::usage("convert without a target"))?;
-        let option_help = params.flag("option-help");
-        let mut target_map = target.clone();
-        if option_help {
-            target_map.set("device", 0u64);
-        }
-        Ok(Self {
-            sources: params.list("sources").iter().map(ImageSpec::from_value).collect::<Result<_>>()?,
-            target: ImageSpec::from_value(&target_map)?,
-            data_device: target.u64("data-device").map(device).transpose()?,
-            existing: target.flag("existing"),
-            options: params
-                .list("options")
-                .iter()
-                .filter_map(|o| match o {
-                    Value::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-                    _ => None,
-                })
-                .collect(),
-            option_help,
-            backing: params.bytes("backing").map(<[u8]>::to_vec),
-            backing_format: params.text("backing-format").map(ToString::to_string),
-            backing_image: params.get("backing-image").map(ImageSpec::from_value).transpose()?,
-            snapshot: params.text("snapshot").map(selector),
-            section: params.get("section").map(Section::read),
-            bitmaps: params.flag("bitmaps").then(|| params.flag("skip-broken-bitmaps")),
+    /// From what the host sends.
+    pub fn of(sent: &Convert, program: &str) -> Self {
+        let TargetParams { image: target, data_device, existing, zeroed } = &sent.target;
+        Self {
+            sources: sent.sources.iter().map(ImageSpec::of).collect(),
+            target: ImageSpec::of(target),
+            data_device: data_device.map(DeviceId),
+            existing: *existing,
+            options: sent.options.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect(),
+            backing: sent.backing.clone(),
+            backing_format: sent.backing_format.clone(),
+            backing_image: sent.backing_image.as_ref().map(ImageSpec::of),
+            snapshot: sent.snapshot.as_deref().map(selector),
+            section: sent.section.as_ref().map(Section::of_blocks),
+            bitmaps: sent.bitmaps.then_some(sent.skip_broken_bitmaps),
             settings: Settings {
-                sparse: params.u64("sparse").unwrap_or(4096),
-                zeroed: target.flag("zeroed"),
-                salvage: params.flag("salvage"),
-                compress: params.flag("compress"),
+                sparse: sent.sparse,
+                zeroed: *zeroed,
+                salvage: sent.salvage,
+                compress: sent.compress,
                 as_is: false,
             },
-            program: params.text("program").unwrap_or_default().to_string(),
-            quiet: params.flag("quiet"),
-            steps: params.flag("steps"),
-        })
+            program: program.to_string(),
+            quiet: sent.quiet,
+            steps: sent.steps,
+        }
     }
 
     /// `-B` says that the target stands on what the sources stand on.

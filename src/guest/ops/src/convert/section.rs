@@ -2,7 +2,8 @@
 
 use alloc::format;
 
-use instar_image::{Error, Kind, Value};
+use instar_abi::ops::convert::SectionParams;
+use instar_image::{Error, Kind};
 
 /// Which part. The counting is the stock tool's: `count` is from the beginning of the source on, and what is skipped is
 /// part of it.
@@ -17,13 +18,9 @@ pub struct Section {
 }
 
 impl Section {
-    /// From the parameter tree.
-    pub fn read(value: &Value) -> Self {
-        Self {
-            block: value.u64("block").unwrap_or(512).max(1),
-            count: value.u64("count"),
-            skip: value.u64("skip").unwrap_or(0),
-        }
+    /// The part that a parameter names.
+    pub fn of_blocks(sent: &SectionParams) -> Self {
+        Self { block: sent.block.max(1), count: sent.count, skip: sent.skip }
     }
 
     /// First byte and length of the part of a source with `size` bytes; `None`: it begins behind the end.

@@ -103,7 +103,7 @@ impl<'a> Disk<'a> {
     }
 
     /// What begins at byte `at`, as far as it is told of at once: its bits, how long it is, and the layer that it is in.
-    fn status(&self, at: u64) -> Option<(u32, u64, usize)> {
+    fn status(&self, at: u64) -> Option<(u16, u64, usize)> {
         let entry = self.stored.entry(at, self.size() - at).ok()?;
         let depth = entry.depth as usize;
         let told = told_at_once(self.chain.layers.get(depth));
@@ -178,7 +178,7 @@ fn pair(disks: &[Disk<'_>], at: u64) -> Option<u64> {
     let len = told.iter().map(|(_, (_, len, _))| *len).min()?;
     let is_zero = told.iter().all(|(_, (bits, ..))| bits & stored::ZERO != 0);
     // What a backing file is too short for counts as if it were in it.
-    let is_there = |(disk, (bits, _, depth)): &(&Disk<'_>, (u32, u64, usize))| {
+    let is_there = |(disk, (bits, _, depth)): &(&Disk<'_>, (u16, u64, usize))| {
         bits & stored::PRESENT != 0 || depth + 1 < disk.chain.layers.len()
     };
     let is_nowhere = !told.iter().any(is_there);

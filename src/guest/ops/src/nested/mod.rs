@@ -9,8 +9,9 @@ mod device;
 use alloc::format;
 use alloc::vec::Vec;
 
+use instar_abi::ops::ImageParams;
 use instar_image::machine::display_name;
-use instar_image::{DeviceId, Error, Machine, Result, Value, Version};
+use instar_image::{DeviceId, Error, Machine, Result, Version};
 
 use self::device::Nested;
 use crate::open::{ImageSpec, Opening};
@@ -28,40 +29,31 @@ struct Node {
     written: Vec<u8>,
 }
 
-/// Runs `body` with all devices that images of `params` are in.
+/// Runs `body` with all devices that the images are in.
 pub fn with(
     machine: &dyn Machine,
-    params: &Value,
+    images: &[&ImageParams],
     version: Version,
     body: &dyn Fn(&dyn Machine) -> Result<u8>,
 ) -> Result<u8> {
-    let Value::Map(entries) = params else { return body(machine) };
     let mut nodes = Vec::new();
-    for (_, value) in entries {
-        let images = match value {
-            Value::List(list) => list.as_slice(),
-            one => core::slice::from_ref(one),
-        };
-        for image in images.iter().filter(|image| matches!(image, Value::Map(_))) {
-            collect(image, &mut nodes)?;
-        }
+    for image in images {
+        collect(image, &mut nodes)?;
     }
     open(machine, version, &nodes, body)
 }
 
 /// The nodes below an image, the lowest first.
-fn collect(image: &Value, nodes: &mut Vec<Node>) -> Result<()> {
-    let below = image.list("below");
-    if below.len() > DEPTH_MAX {
+fn collect(image: &ImageParams, nodes: &mut Vec<Node>) -> Result<()> {
+    if image.below.len() > DEPTH_MAX {
         return Err(Error::limit(format!("more than {DEPTH_MAX} drivers below each other")));
     }
-    for node in below {
-        let id = node.u64("id").and_then(|id| u32::try_from(id).ok());
-        let id = DeviceId(id.ok_or_else(|| Error::usage("a driver without a device"))?);
-        let written = image.bytes("written").unwrap_or_default().to_vec();
-        let name = node.bytes("shown").unwrap_or_default().to_vec();
-        nodes.push(Node { id, spec: ImageSpec::from_value(node)?, name, written });
-    }
+    nodes.extend(image.below.iter().map(|below| Node {
+        id: DeviceId(below.id),
+        spec: ImageSpec::below(below),
+        name: below.shown.clone(),
+        written: image.written.clone().unwrap_or_default(),
+    }));
     Ok(())
 }
 

@@ -3,9 +3,10 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use instar_abi::ops::rebase::{DryRun, RebaseResults};
+use instar_image::Result;
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Target, Writer};
-use instar_image::{Machine, Result, Value};
 
 /// Counts the bytes that would be placed.
 pub struct Counter {
@@ -20,13 +21,10 @@ impl Counter {
         Self { target, data: AtomicU64::new(0), zeroes: AtomicU64::new(0) }
     }
 
-    /// Tells what was counted.
-    pub fn emit(&self, machine: &dyn Machine) -> Result<()> {
-        let mut record = Value::map();
-        record
-            .set("data-bytes", self.data.load(Ordering::Relaxed))
-            .set("zero-bytes", self.zeroes.load(Ordering::Relaxed));
-        machine.emit("dry-run", &record)
+    /// What was counted.
+    pub fn results(&self) -> RebaseResults {
+        let (data_bytes, zero_bytes) = (self.data.load(Ordering::Relaxed), self.zeroes.load(Ordering::Relaxed));
+        RebaseResults { dry_run: Some(DryRun { data_bytes, zero_bytes }) }
     }
 }
 

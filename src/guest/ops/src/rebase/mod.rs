@@ -6,15 +6,15 @@
 mod count;
 
 use alloc::format;
-use alloc::string::ToString;
 use alloc::vec::Vec;
 
+use instar_abi::ops::rebase::Rebase;
 use instar_image::chain::Chain;
 use instar_image::limits::BACKING_NAME_MAX;
 use instar_image::machine::display_name;
 use instar_image::quirk::{can_name, has};
 use instar_image::{
-    Ability, Backing, EditContext, Editing, Editor, Error, Format, Machine, NewBacking, Quirk, Result, Value, Version,
+    Ability, Backing, EditContext, Editing, Editor, Error, Format, Machine, NewBacking, Quirk, Result, Version,
     Writer, allowed,
 };
 
@@ -24,108 +24,75 @@ use crate::copy::steps::Steps;
 use crate::copy::{self, Selection, Settings};
 use crate::guessed::tell_guessed;
 use crate::open::{ImageSpec, Opening, format_by_name, probe};
+use crate::told::tell;
 
 /// Runs of zeroes of so many bytes become zero clusters.
 const SPARSE: u64 = 4096;
 
-/// The parameters; see `commands::rebase` in the host half.
-struct Params {
-    image: ImageSpec,
-    /// The new backing file's name as it is to be stored; empty: none.
-    name: Vec<u8>,
-    format: Option<alloc::string::String>,
-    /// The new backing file; `None` where none is wanted, or with `-u`.
-    new: Option<ImageSpec>,
-    /// Why it could not be opened: told after all that is wrong with the image and the options.
-    not_opened: Option<alloc::string::String>,
-    /// `-u`
-    only_name: bool,
-    compress: bool,
-    dry_run: bool,
-    /// `-p`
-    steps: bool,
-}
-
-impl Params {
-    fn read(params: &Value) -> Result<Self> {
-        let image = params.get("image").ok_or_else(|| Error::usage("rebase without an image"))?;
-        Ok(Self {
-            image: ImageSpec::from_value(image)?,
-            name: params.bytes("backing").unwrap_or_default().to_vec(),
-            format: params.text("backing-format").map(ToString::to_string),
-            new: params.get("new").map(ImageSpec::from_value).transpose()?,
-            not_opened: params.text("new-error").map(ToString::to_string),
-            only_name: params.flag("unsafe"),
-            compress: params.flag("compress"),
-            dry_run: params.flag("dry-run"),
-            steps: params.flag("steps"),
-        })
-    }
-
-    fn could_not_change(&self, error: Error) -> Error {
-        error.context(format!("Could not change the backing file to '{}'", display_name(&self.name)))
-    }
+fn could_not_change(params: &Rebase, error: Error) -> Error {
+    error.context(format!("Could not change the backing file to '{}'", display_name(&params.backing)))
 }
 
 /// Rebases; exit status 0.
-pub fn run(machine: &dyn Machine, params: &Value, version: Version) -> Result<u8> {
-    let params = Params::read(params)?;
+pub fn run(machine: &dyn Machine, params: &Rebase, version: Version) -> Result<u8> {
+    let image = ImageSpec::of(&params.image);
+    let new = params.new.as_ref().map(ImageSpec::of);
     let opening = Opening { machine, version, data: !params.only_name };
     let (chain, format) = if params.only_name {
-        let opened = opening.image_for(&params.image, true);
-        let (_, format) = opened.map_err(|e| params.image.could_not_open(e))?;
+        let opened = opening.image_for(&image, true);
+        let (_, format) = opened.map_err(|e| image.could_not_open(e))?;
         (None, format)
     } else {
-        let chain = opening.chain_for(&params.image, &|depth, _| depth == 0 && !params.dry_run)?;
+        let chain = opening.chain_for(&image, &|depth, _| depth == 0 && !params.dry_run)?;
         let top = chain.layers.first().ok_or_else(|| Error::corrupt("a chain without an image"))?;
         let format = top.format;
         (Some(chain), format)
     };
-    tell_guessed(machine, &params.image, format)?;
+    tell_guessed(machine, &image, format)?;
     if params.compress && !format.editing().is_some_and(Editing::can_compress) {
         return Err(Error::usage("Compression not supported for this file format"));
     }
-    if let Some(name) = &params.format
+    if let Some(name) = &params.backing_format
         && format_by_name(name).is_err()
     {
         return Err(Error::usage(format!("Invalid format name: '{name}'")));
     }
-    if let Some(text) = &params.not_opened {
+    if let Some(text) = &params.new_error {
         let hint = "-u changes the name without looking at the new backing file";
         return Err(Error::usage(text.as_str()).with_hint(hint));
     }
     if has(format, Quirk::NoDriverInfo) && version >= Version::V10_0 {
         return Err(Error::unsupported("could not get block driver info"));
     }
-    let editing = checked(&params, format, machine, version)?;
-    let new = match &params.new {
+    let editing = checked(params, format, machine, version)?;
+    let new_chain = match &new {
         Some(spec) => as_it_will_be_read(opening, format, spec).map_err(|e| not_opened(spec, e))?,
         None => Chain { layers: Vec::new() },
     };
-    let options = params.image.options_at(0);
+    let options = image.options_at(0);
     let cx = EditContext {
         machine,
-        device: params.image.device,
-        name: &params.image.name,
+        device: image.device,
+        name: &image.name,
         version,
         changes_content: false,
         keeps_identity: false,
-        backing: (!params.name.is_empty())
-            .then(|| NewBacking { name: &params.name, device: params.new.as_ref().map(|new| new.device) }),
+        backing: (!params.backing.is_empty())
+            .then(|| NewBacking { name: &params.backing, device: new.as_ref().map(|new| new.device) }),
         compressed: params.compress,
         options: &options,
     };
-    let editor = editing.edit(cx).map_err(|e| params.image.could_not_open(e))?;
+    let editor = editing.edit(cx).map_err(|e| image.could_not_open(e))?;
     machine.seal()?;
     if let Some(chain) = chain {
-        copy_what_differs(machine, &params, chain, &new, editor.as_ref())?;
+        copy_what_differs(machine, params, chain, &new_chain, editor.as_ref())?;
     }
     if params.dry_run {
         return Ok(0);
     }
-    let backing =
-        (!params.name.is_empty()).then(|| Backing { name: params.name.clone(), format: params.format.clone() });
-    editor.set_backing(backing.as_ref()).map_err(|e| params.could_not_change(e))?;
+    let backing = (!params.backing.is_empty())
+        .then(|| Backing { name: params.backing.clone(), format: params.backing_format.clone() });
+    editor.set_backing(backing.as_ref()).map_err(|e| could_not_change(params, e))?;
     Ok(0)
 }
 
@@ -154,33 +121,31 @@ fn not_opened(spec: &ImageSpec, mut error: Error) -> Error {
 
 /// Whether the image can name what it is to name: before anything is touched.
 fn checked(
-    params: &Params,
+    params: &Rebase,
     format: &'static dyn Format,
     machine: &dyn Machine,
     version: Version,
 ) -> Result<&'static dyn Editing> {
-    if params.format.is_none() && !params.name.is_empty() && version > Version::V5_2 {
-        return Err(params
-            .could_not_change(Error::usage("backing format must be specified"))
+    if params.backing_format.is_none() && !params.backing.is_empty() && version > Version::V5_2 {
+        return Err(could_not_change(params, Error::usage("backing format must be specified"))
             .with_hint("-F says which format the new backing file has"));
     }
     let can = |editing: &&dyn Editing| editing.can_rebase() && allowed(format, Ability::Rebase, machine.source());
     let editing = format.editing().filter(can).ok_or_else(|| {
         let name = format.name();
-        params
-            .could_not_change(Error::unsupported("Operation not supported"))
+        could_not_change(params, Error::unsupported("Operation not supported"))
             .with_hint(format!("the format {name} does not support rebase: its images have no backing file"))
     })?;
-    if params.name.len() > BACKING_NAME_MAX {
+    if params.backing.len() > BACKING_NAME_MAX {
         let hint = format!("a backing file's name has at most {BACKING_NAME_MAX} bytes, 1024 with its terminator");
-        return Err(params.could_not_change(Error::usage("Invalid argument")).with_hint(hint));
+        return Err(could_not_change(params, Error::usage("Invalid argument")).with_hint(hint));
     }
     Ok(editing)
 }
 
 fn copy_what_differs(
     machine: &dyn Machine,
-    params: &Params,
+    params: &Rebase,
     chain: Chain<'_>,
     new: &Chain<'_>,
     editor: &dyn Editor,
@@ -196,7 +161,7 @@ fn copy_what_differs(
     let planner = Planner::new(machine.source(), &chains, writer.target(), settings, selection, (size, 0));
     copy::run(machine, &chains, writer, &planner, settings, &progress)?;
     if params.dry_run {
-        counter.emit(machine)?;
+        tell(machine, counter.results())?;
     } else {
         editor.settle()?;
     }

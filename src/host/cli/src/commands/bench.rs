@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use instar_abi::boot::MAX_WORKERS;
+use instar_abi::ops::bench::Bench;
 use instar_abi::ring::LOG_RECORDS;
 use instar_render::escape;
 use instar_vmm::Observer;
@@ -11,8 +12,9 @@ use instar_vmm::target::Cache;
 
 use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, QUIET};
+use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Files, Program, image_params, workers};
+use crate::program::{Defaults, Exit, Program, workers};
 use crate::progress::show_lines;
 use crate::streams;
 
@@ -137,17 +139,6 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         return Err(refused("aio=native was specified, but it requires cache.direct=on, which was not specified."));
     }
     let Requests { count, depth, offset, size, step, pattern, flush_interval } = requests;
-    let mut params = program.params("bench");
-    params
-        .set("image", image_params(&image, 0))
-        .set("count", count)
-        .set("depth", depth)
-        .set("offset", offset)
-        .set("size", size)
-        .set("step", step)
-        .set("write", writes)
-        .set("pattern", pattern)
-        .set("flush-interval", flush_interval);
     let what = if writes { "write" } else { "read" };
     let mut told = format!(
         "Sending {count} {what} requests, {size} bytes each, {depth} in parallel (starting at offset {offset}, step size \
@@ -161,8 +152,10 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     // A request that waits for a disk keeps its worker, but no processor: there as many as can be.
     let most = if cache.direct { MAX_WORKERS } else { workers() };
     let workers = u32::try_from(depth.min(count)).unwrap_or(u32::MAX).min(most);
-    let files = Files::shared(vec![device], parsed.has("force-share"));
-    let (status, _) = program.run(&params, files, workers, &Defaults::DATA, &subject, &clock)?;
+    let mut call = Call::of(&image, device, parsed.has("force-share"));
+    let image = call.described(program)?.image();
+    let params = Bench { image, count, depth, offset, size, step, write: writes, pattern, flush_interval };
+    let (status, ()) = program.run(params, call, workers, &Defaults::DATA, &subject, &clock)?;
     let begun = clock.begun.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(begun) = begun.filter(|_| status == 0) {
         program.print(&format!("Run completed in {:.3} seconds.\n", begun.elapsed().as_secs_f64()))?;

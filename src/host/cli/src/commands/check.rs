@@ -1,11 +1,14 @@
 //! `check`
 
+use instar_abi::ops::Record;
+use instar_abi::ops::check::Check;
 use instar_vmm::Observer;
 
 use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
+use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Files, Program, image_params, workers};
+use crate::program::{Defaults, Exit, Program, workers};
 use crate::progress::show_lines;
 
 /// Bytes of a file that one worker checks.
@@ -61,26 +64,26 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let image = super::info::named(program, operand, parsed)?;
     let device = program.open_source(&image, cache, parsed.has("force-share"))?;
-    let mut params = program.params("check");
-    params.set("image", image_params(&image, 0));
     let subject = image.path.to_string_lossy();
     // The tables of a short file are looked through before a second worker has begun.
     let is_short = device.file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() < SHORT);
     let workers = if is_short { 1 } else { workers() };
-    let files = Files::shared(vec![device], parsed.has("force-share"));
-    let (status, results) = program.run(&params, files, workers, &Defaults::DATA, &subject, &Lines)?;
-    if status == UNSUPPORTED && results.flag("unsupported") {
+    let mut call = Call::of(&image, device, parsed.has("force-share"));
+    let params = Check { image: call.described(program)?.image() };
+    let (status, results) = program.run(params, call, workers, &Defaults::DATA, &subject, &Lines)?;
+    if status == UNSUPPORTED && results.unsupported {
         program.say("This image format does not support checks");
     }
-    let Some(check) = results.get("check") else { return Ok(status) };
+    let Some(check) = results.check else { return Ok(status) };
     if !parsed.has("quiet") {
-        let render = |out: &mut dyn std::fmt::Write| match json {
-            true => instar_render::write_json(check, out),
-            false => out.write_str(&instar_render::check_human(check)),
+        let tree = json.then(|| check.clone().into_value());
+        let render = |out: &mut dyn std::fmt::Write| match &tree {
+            Some(tree) => instar_render::write_json(tree, out),
+            None => out.write_str(&instar_render::check_human(&check.report)),
         };
         program.show(&render, &subject)?;
     }
-    if check.u64("check-errors").is_some_and(|n| n > 0) {
+    if check.report.check_errors > 0 {
         program.say("Check failed");
     }
     Ok(status)

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use instar_abi::ops::commit::Commit;
+
 use super::Command;
 use super::options::{FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
+use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Files, Program, image_params, workers};
+use crate::program::{Defaults, Exit, Program, workers};
 use crate::progress::Progress;
 use crate::sizes;
 
@@ -43,10 +46,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     super::info::check_objects(program)?;
     let cache = program.cache(parsed, "cache", "cache", "writeback")?;
     let image = super::info::named(program, operand, parsed)?;
-    let mut params = program.params("commit");
-    params.set("image", image_params(&image, 0)).set("drop", parsed.has("drop"));
     if let Some(base) = parsed.last("base") {
-        params.set("base", base.as_encoded_bytes());
         // As a name in the current directory, and as the image above it says it.
         program.vouch(Path::new(base));
         if let Some(folder) = image.path.parent() {
@@ -55,12 +55,18 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let mut device = program.open_in_place(&image, cache)?;
     device.parts.bases = 1;
-    let files = Files { devices: vec![device], force_share: false, base: parsed.last("base").map(Into::into) };
+    let base = parsed.last("base");
+    let mut call = Call { base: base.map(Into::into), ..Call::of(&image, device, false) };
     let quiet = parsed.has("quiet");
     let progress = Progress::new(parsed.has("progress") && !quiet, rate);
     progress.show(0.0);
     let subject = operand.to_string_lossy();
-    let (status, _) = program.run(&params, files, workers(), &Defaults::DATA, &subject, &progress)?;
+    let params = Commit {
+        image: call.described(program)?.image(),
+        base: base.map(|base| base.as_encoded_bytes().to_vec()),
+        drop: parsed.has("drop"),
+    };
+    let (status, ()) = program.run(params, call, workers(), &Defaults::DATA, &subject, &progress)?;
     if status == 0 {
         progress.end();
         if !quiet {

@@ -1,12 +1,14 @@
 //! `compare`
 
+use instar_abi::ops::compare::Compare;
 use instar_render::escape::terminal;
 
 use super::Command;
 use super::options::{OBJECT, PROGRESS, QUIET};
+use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Files, Program, image_params, workers};
+use crate::program::{Defaults, Exit, Program, workers};
 use crate::progress::Progress;
 
 /// The command.
@@ -48,7 +50,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let share = parsed.has("force-share");
     let quiet = parsed.has("quiet");
     let progress = Progress::new(parsed.has("progress") && !quiet, 0).by(2.0);
-    let (mut devices, mut images) = (Vec::new(), Vec::new());
+    let mut call = Call::on(Vec::new(), share);
     for (operand, format) in [(one, "a-format"), (other, "b-format")] {
         let image = if parsed.has("image-opts") {
             ImageName::from_options(operand, program.version)
@@ -59,17 +61,17 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
             program.say(&format!("Could not open '{}': {e}", terminal(operand.as_encoded_bytes())));
             TROUBLE
         })?;
-        images.push(image_params(&image, devices.len() as u64));
-        devices.push(program.open_source(&image, cache, share).map_err(|_| TROUBLE)?);
+        call.image(&image, call.devices.len());
+        call.devices.push(program.open_source(&image, cache, share).map_err(|_| TROUBLE)?);
     }
-    let mut params = program.params("compare");
-    params.set("images", images).set("strict", parsed.has("strict")).set("steps", progress.is_shown());
     progress.show(0.0);
     let subject = format!("{}, {}", one.to_string_lossy(), other.to_string_lossy());
-    let ran = program.run(&params, Files::shared(devices, share), workers(), &Defaults::DATA, &subject, &progress);
+    let images = call.described(program).map_err(|_| TROUBLE)?.images(2);
+    let params = Compare { images, strict: parsed.has("strict"), steps: progress.is_shown() };
+    let ran = program.run(params, call, workers(), &Defaults::DATA, &subject, &progress);
     // 1 would say that they differ.
     let (status, results) = ran.map_err(|_| TROUBLE)?;
-    let text = results.get("found").map(instar_render::compare::text).unwrap_or_default();
+    let text = results.found.as_ref().map(instar_render::compare::text).unwrap_or_default();
     if !quiet {
         program.print(&text)?;
     }

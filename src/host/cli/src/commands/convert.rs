@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use instar_abi::record::Value;
+use instar_abi::ops::ImageParams;
+use instar_abi::ops::convert::{Convert, TargetParams};
 use instar_render::escape::terminal;
 use instar_vmm::target::{Cache, Target};
 use instar_vmm::{Device, Parts};
@@ -11,9 +12,11 @@ use instar_vmm::{Device, Parts};
 use super::Command;
 use super::option_list::{self, asks_for_help, file_option, keeps_data_file};
 use super::options::{OBJECT, PROGRESS, QUIET};
+use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Files, Program, allocated, image_params, plain, workers};
+use crate::image_params::number;
+use crate::program::{Defaults, Exit, Program, allocated, plain, workers};
 use crate::progress::Progress;
 
 /// The command.
@@ -156,14 +159,14 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let request = check(program, parsed)?;
     if asks_for_help(parsed) {
         let target = parsed.operands.get(1..).and_then(<[_]>::last);
-        return option_list::help(program, "convert", &request.format, target);
+        return option_list::help(program, &request.format, target);
     }
     let progress = Progress::new(parsed.has("progress") && !parsed.has("quiet"), request.rate);
     progress.show(0.0);
     let Some((last, sources)) = parsed.operands.split_last() else { return Err(Exit(1)) };
-    let mut params = program.params("convert");
-    params.set("steps", progress.is_shown());
-    let mut devices = Vec::new();
+    let share = parsed.has("force-share");
+    let mut call = Call::on(Vec::new(), share);
+    let mut params = given(parsed, &request, &progress);
     let mut images = Vec::new();
     for operand in sources {
         let image = if parsed.has("image-opts") {
@@ -173,24 +176,22 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         };
         let shown = terminal(operand.as_encoded_bytes());
         let image = image.map_err(|e| program.fail(&format!("Could not open '{shown}': {e}")))?;
-        images.push(image_params(&image, devices.len() as u64));
-        devices.push(program.open_source(&image, request.source_cache, parsed.has("force-share"))?);
+        call.devices.push(program.open_source(&image, request.source_cache, share)?);
+        images.push(image);
     }
     let target = target_name(program, parsed, last)?;
     program.check_writable(&target)?;
     if let (Some(name), true) = (parsed.text("backing"), parsed.has("no-create")) {
         // What an existing target stands on, it says itself; this says only that the sources share it.
-        params.set("backing", name);
+        params.backing = Some(name.into_bytes());
     } else if let Some(name) = parsed.text("backing").or_else(|| file_option(parsed, "backing_file")) {
-        open_backing(program, parsed, &target.path, &name, &request, &mut params, &mut devices)?;
+        open_backing(program, parsed, &target.path, &name, &request, &mut params, &mut call)?;
     }
-    let need = allocated(&devices);
+    let backed = !call.images.is_empty();
+    images.iter().enumerate().for_each(|(device, image)| call.image(image, device));
+    let need = allocated(&call.devices);
     let mut outputs = Outputs { targets: Vec::new(), devices: Vec::new(), need };
-    let mut map = image_params(&target, 0);
-    if target.format.is_none() {
-        map.set("format", request.format.as_str());
-    }
-    let first = devices.len() as u64;
+    let first = call.devices.len();
     if let Some(name) = file_option(parsed, "data_file") {
         // What it holds would have to be written over; releases that do not know the option say so themselves.
         if keeps_data_file(parsed) && (program.version.major, program.version.minor) >= (11, 1) {
@@ -201,22 +202,19 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         let path =
             path.map_err(|text| program.fail(&format!("{shown}: error while converting {}: {text}", request.format)))?;
         make(program, parsed, &path, "raw", &request, &mut outputs)?;
-        map.set("data-device", first);
+        params.target.data_device = Some(number(first));
     }
     let format = target.format.as_deref().unwrap_or(&request.format);
     make(program, parsed, &target.path, format, &request, &mut outputs)?;
-    let index = first + outputs.devices.len() as u64 - 1;
-    if let Value::Map(entries) = &mut map {
-        entries.retain(|(key, _)| key != "device");
-    }
-    map.set("device", index).set("existing", parsed.has("no-create")).set("zeroed", parsed.has("target-is-zero"));
-    devices.append(&mut outputs.devices);
-    params.set("sources", images).set("target", map);
-    rest(parsed, &request, &mut params);
-
+    call.devices.append(&mut outputs.devices);
+    call.image(&target, call.devices.len() - 1);
+    let mut described = call.described(program)?;
+    params.backing_image = described.images(usize::from(backed)).pop();
+    params.sources = described.images(images.len());
+    let image = described.image();
+    params.target.image = ImageParams { format: image.format.or_else(|| Some(request.format.clone())), ..image };
     let subject = sources.iter().map(|s| s.to_string_lossy()).collect::<Vec<_>>().join(", ");
-    let files = Files::shared(devices, parsed.has("force-share"));
-    let (status, _) = program.run(&params, files, request.workers, &Defaults::DATA, &subject, &progress)?;
+    let (status, _) = program.run(params, call, request.workers, &Defaults::DATA, &subject, &progress)?;
     if status != 0 {
         return Ok(status);
     }
@@ -248,8 +246,8 @@ fn open_backing(
     target: &Path,
     name: &str,
     request: &Request,
-    params: &mut Value,
-    devices: &mut Vec<Device>,
+    params: &mut Convert,
+    call: &mut Call,
 ) -> Result<(), Exit> {
     let format = parsed.text("backing-format").or_else(|| file_option(parsed, "backing_fmt"));
     let not_opened = |text: String| {
@@ -260,19 +258,14 @@ fn open_backing(
     let image = ImageName::plain(OsStr::new(name), format.clone(), program.version);
     let image = image.map_err(&not_opened)?.beside(target);
     program.vouch(&image.path);
-    params.set("backing", name);
-    match format {
-        Some(format) => {
-            params.set("backing-format", format);
-        }
-        None if !program.version.needs_backing_format() => {
-            program.say("warning: Deprecated use of backing file without explicit backing format");
-        }
-        None => {}
+    params.backing = Some(name.as_bytes().to_vec());
+    if format.is_none() && !program.version.needs_backing_format() {
+        program.say("warning: Deprecated use of backing file without explicit backing format");
     }
-    params.set("backing-image", image_params(&image, devices.len() as u64));
-    let opened = program.try_open(&image, request.source_cache, parsed.has("force-share"));
-    devices.push(opened.map_err(not_opened)?);
+    params.backing_format = format;
+    let opened = program.try_open(&image, request.source_cache, call.force_share);
+    call.image(&image, call.devices.len());
+    call.devices.push(opened.map_err(not_opened)?);
     Ok(())
 }
 
@@ -306,19 +299,20 @@ fn make(
 }
 
 /// Parameters that go to the guest as they are.
-fn rest(parsed: &Parsed, request: &Request, params: &mut Value) {
-    params
-        .set("options", option_list::params(parsed))
-        .set("compress", parsed.has("compress"))
-        .set("sparse", request.sparse)
-        .set("salvage", parsed.has("salvage"))
-        .set("bitmaps", parsed.has("bitmaps"))
-        .set("skip-broken-bitmaps", parsed.has("skip-broken-bitmaps"))
-        .set("quiet", parsed.has("quiet"));
-    if let Some(snapshot) = parsed.text("snapshot") {
-        params.set("snapshot", snapshot);
-    }
-    if let (Some(format), None) = (parsed.text("backing-format"), params.get("backing-format")) {
-        params.set("backing-format", format);
+fn given(parsed: &Parsed, request: &Request, progress: &Progress) -> Convert {
+    let (existing, zeroed) = (parsed.has("no-create"), parsed.has("target-is-zero"));
+    Convert {
+        target: TargetParams { existing, zeroed, ..TargetParams::default() },
+        backing_format: parsed.text("backing-format"),
+        options: option_list::params(parsed),
+        snapshot: parsed.text("snapshot"),
+        compress: parsed.has("compress"),
+        sparse: request.sparse,
+        salvage: parsed.has("salvage"),
+        bitmaps: parsed.has("bitmaps"),
+        skip_broken_bitmaps: parsed.has("skip-broken-bitmaps"),
+        quiet: parsed.has("quiet"),
+        steps: progress.is_shown(),
+        ..Convert::default()
     }
 }

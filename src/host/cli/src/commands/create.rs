@@ -4,18 +4,19 @@ use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use instar_abi::record::Value;
+use instar_abi::ops::create::{Create, Formatting};
 use instar_render::escape;
-use instar_vmm::Device;
 use instar_vmm::policy;
 use instar_vmm::target::{Cache, Target};
 
 use super::Command;
 use super::option_list::{self, asks_for_help, file_option, keeps_data_file};
 use super::options::{OBJECT, QUIET};
+use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Files, Program, Silent, image_params, plain};
+use crate::image_params::number;
+use crate::program::{Defaults, Exit, Program, Silent, plain};
 use crate::refusal;
 use crate::sizes;
 
@@ -41,7 +42,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     option_list::check(program, parsed)?;
     let format = parsed.text("format").unwrap_or_else(|| "raw".to_string());
     if asks_for_help(parsed) {
-        return option_list::help(program, "create", &format, parsed.operands.first());
+        return option_list::help(program, &format, parsed.operands.first());
     }
     let (name, size) = match &parsed.operands[..] {
         [] => return Err(program.usage("Expecting image file name")),
@@ -57,49 +58,43 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         }
     };
     super::info::check_objects(program)?;
-    let mut params = program.params("create");
-    params
-        .set("filename", name.as_encoded_bytes())
-        .set("format", format.as_str())
-        .set("options", option_list::params(parsed))
-        .set("unopened", parsed.has("backing-unsafe"));
-    for key in ["backing", "backing-format"] {
-        if let Some(text) = parsed.text(key) {
-            params.set(key, text);
-        }
-    }
-    if let Some(size) = size {
-        params.set("size", size);
-    }
-    let mut devices = Vec::new();
+    let mut params = Create {
+        filename: name.as_encoded_bytes().to_vec(),
+        format: format.clone(),
+        options: option_list::params(parsed),
+        unopened: parsed.has("backing-unsafe"),
+        backing: parsed.text("backing"),
+        backing_format: parsed.text("backing-format"),
+        size,
+        ..Create::default()
+    };
+    // Only the backing chain's size is asked for: another program may write to it meanwhile.
+    let mut call = Call::on(Vec::new(), true);
     let mut targets = Vec::new();
     match path_of(name, program) {
         Ok(path) => {
-            backing(program, parsed, name, &path, &mut params, &mut devices);
-            make(program, parsed, &path, &format, &mut params, &mut devices, &mut targets)?;
+            params.backing_error = backing(program, parsed, name, &path, &mut call).err();
+            make(program, parsed, &path, &mut params, &mut call, &mut targets)?;
         }
-        Err(text) => {
-            params.set("name-error", text);
-        }
+        Err(text) => params.name_error = Some(text),
     }
     let foreseen = foreseen(program, parsed, name)?;
     let subject = name.to_string_lossy();
-    // Only the backing chain's size is asked for: another program may write to it meanwhile.
-    let files = Files::shared(devices, true);
-    let (status, results) = program.run(&params, files, 1, &Defaults::DATA, &subject, &Silent)?;
+    params.backing_image = call.described(program)?.images(1).pop();
+    let (status, results) = program.run(params, call, 1, &Defaults::DATA, &subject, &Silent)?;
     let shown = escape::terminal(name.as_encoded_bytes());
-    if let (Some(rows), false) = (results.get("formatting"), parsed.has("quiet")) {
+    if let (Some(rows), false) = (&results.formatting, parsed.has("quiet")) {
         let render = |out: &mut dyn std::fmt::Write| {
             write!(out, "Formatting '{shown}', fmt={format} ")?;
-            for (i, row) in as_list(rows).iter().enumerate() {
-                let text = |key| escape::terminal(row.bytes(key).unwrap_or_default());
-                write!(out, "{}{}={}", if i == 0 { "" } else { " " }, text("name"), text("value"))?;
+            for (i, Formatting { name, value }) in rows.iter().enumerate() {
+                let [name, value] = [name, value].map(|text| escape::terminal(text.as_bytes()));
+                write!(out, "{}{name}={value}", if i == 0 { "" } else { " " })?;
             }
             out.write_char('\n')
         };
         program.show(&render, &subject)?;
     }
-    if let Some(error) = results.get("late-error") {
+    if let Some(error) = &results.late_error {
         program.report(error, &subject)?;
     }
     if status == 0 {
@@ -128,13 +123,6 @@ fn foreseen(program: &Program, parsed: &Parsed, name: &OsStr) -> Result<Option<S
     }))
 }
 
-fn as_list(value: &Value) -> &[Value] {
-    match value {
-        Value::List(rows) => rows,
-        _ => &[],
-    }
-}
-
 fn image_size(program: &Program, text: &str) -> Result<u64, Exit> {
     const WHAT: &str = "image size";
     let below = program.version.reads_negative_sizes() && sizes::is_negative(text);
@@ -158,37 +146,19 @@ fn path_of(name: &OsStr, program: &Program) -> Result<PathBuf, String> {
     ImageName::plain(name, None, program.version).map(|image| image.path)
 }
 
-/// Opens the backing file, or says in the parameters why it cannot be opened: other faults are told first.
-fn backing(
-    program: &Program,
-    parsed: &Parsed,
-    name: &OsStr,
-    target: &Path,
-    params: &mut Value,
-    devices: &mut Vec<Device>,
-) {
-    let Some(file) = parsed.text("backing").or_else(|| file_option(parsed, "backing_file")) else { return };
+/// Opens the backing file, if there is one. Why it cannot be opened is told by the guest: other faults are told first.
+fn backing(program: &Program, parsed: &Parsed, name: &OsStr, target: &Path, call: &mut Call) -> Result<(), String> {
+    let Some(file) = parsed.text("backing").or_else(|| file_option(parsed, "backing_file")) else { return Ok(()) };
     if parsed.has("backing-unsafe") || file.is_empty() || OsStr::new(&file) == name {
-        return;
+        return Ok(());
     }
     // As the target will say it; a protocol is none of this program's.
-    let image = match ImageName::plain(OsStr::new(&file), None, program.version) {
-        Ok(image) => image.beside(target),
-        Err(text) => {
-            params.set("backing-error", text);
-            return;
-        }
-    };
-    match program.try_open(&image, Cache::default(), true) {
-        Ok(device) => {
-            program.vouch(&image.path);
-            params.set("backing-image", image_params(&image, devices.len() as u64));
-            devices.push(device);
-        }
-        Err(text) => {
-            params.set("backing-error", text);
-        }
-    }
+    let image = ImageName::plain(OsStr::new(&file), None, program.version)?.beside(target);
+    let device = program.try_open(&image, Cache::default(), true)?;
+    program.vouch(&image.path);
+    call.image(&image, call.devices.len());
+    call.devices.push(device);
+    Ok(())
 }
 
 /// Makes the files that are published when all is done: the data file before the image that needs it. One that cannot
@@ -197,35 +167,33 @@ fn make(
     program: &Program,
     parsed: &Parsed,
     path: &Path,
-    format: &str,
-    params: &mut Value,
-    devices: &mut Vec<Device>,
+    params: &mut Create,
+    call: &mut Call,
     targets: &mut Vec<Target>,
 ) -> Result<(), Exit> {
     let data = file_option(parsed, "data_file");
     let kept = keeps_data_file(parsed);
     let hints = option_list::hints(parsed);
     let cache = Cache { hints: hints.clone().unwrap_or_default(), ..Cache::default() };
-    let data = data.iter().map(|name| ("data-device", path_of(OsStr::new(name), program)));
-    for (key, path) in data.chain([("device", Ok(path.to_path_buf()))]) {
+    let data = data.iter().map(|name| (true, path_of(OsStr::new(name), program)));
+    for (is_data, path) in data.chain([(false, Ok(path.to_path_buf()))]) {
         let made = match path.and_then(|path| hints.clone().map(|_| path)) {
             Err(text) => Err(text),
-            Ok(path) if kept && key == "data-device" => {
-                program.existing_file(&path, cache)?.map(|device| (None, device))
-            }
+            Ok(path) if kept && is_data => program.existing_file(&path, cache)?.map(|device| (None, device)),
             Ok(path) => {
-                let format = if key == "device" { format } else { "raw" };
+                let format = if is_data { "raw" } else { &params.format };
                 program.new_image(&path, cache, format, 0)?.map(|(target, device)| (Some(target), device))
             }
         };
         match made {
             Ok((target, device)) => {
-                params.set(key, devices.len() as u64);
-                devices.push(device);
+                let place = if is_data { &mut params.data_device } else { &mut params.device };
+                *place = Some(number(call.devices.len()));
+                call.devices.push(device);
                 targets.extend(target);
             }
             Err(text) => {
-                params.set("target-error", text);
+                params.target_error.get_or_insert(text);
             }
         }
     }

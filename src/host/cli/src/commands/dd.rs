@@ -1,14 +1,16 @@
 //! `dd`
 
-use instar_abi::record::Value;
+use instar_abi::ops::ImageParams;
+use instar_abi::ops::convert::{Convert, SectionParams, TargetParams};
 use instar_render::escape::terminal;
 use instar_vmm::target::Cache;
 
 use super::Command;
 use super::options::OBJECT;
+use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Files, Program, allocated, image_params, plain, workers};
+use crate::program::{Defaults, Exit, Program, allocated, plain, workers};
 use crate::progress::Progress;
 
 /// The command.
@@ -29,6 +31,8 @@ pub const COMMAND: Command = Command {
 
 const BLOCK_DEFAULT: u64 = 512;
 const BLOCK_MAX: u64 = i32::MAX as u64;
+/// Runs of zeroes of so many bytes become holes.
+const SPARSE: u64 = 4096;
 
 /// `key=value`.
 struct Operands {
@@ -91,7 +95,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let shown_input = terminal(asked.input.as_encoded_bytes());
     let source = source.map_err(|e| program.fail(&format!("Could not open '{shown_input}': {e}")))?;
     let cache = Cache::default();
-    let mut devices = vec![program.open_source(&source, cache, share)?];
+    let mut call = Call::of(&source, program.open_source(&source, cache, share)?, share);
     let shown = terminal(asked.output.as_encoded_bytes());
     let failed = |text: &str| program.fail(&format!("{shown}: error while creating output image: {text}"));
     if asked.output.is_empty() {
@@ -99,27 +103,25 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let output = ImageName::plain(&asked.output, None, program.version).map_err(|text| failed(&text))?;
     let format = parsed.text("output-format").unwrap_or_else(|| "raw".to_string());
-    let made = program.new_image(&output.path, cache, &format, allocated(&devices))?;
+    let made = program.new_image(&output.path, cache, &format, allocated(&call.devices))?;
     let (target, device) = made.map_err(|text| failed(&text))?;
-    devices.push(device);
+    call.devices.push(device);
 
-    let mut section = Value::map();
-    section.set("block", asked.block).set("skip", asked.skip);
-    if let Some(count) = asked.count {
-        section.set("count", count);
-    }
-    let mut map = Value::map();
-    map.set("device", 1u64).set("filename", asked.output.as_encoded_bytes());
-    map.set("format", format);
-    let mut params = program.params("dd");
-    params.set("sources", vec![image_params(&source, 0)]).set("target", map).set("section", section);
+    let filename = asked.output.as_encoded_bytes().to_vec();
+    let image = ImageParams { device: 1, filename, format: Some(format), ..ImageParams::default() };
+    let params = Convert {
+        sources: call.described(program)?.images(1),
+        target: TargetParams { image, ..TargetParams::default() },
+        section: Some(SectionParams { block: asked.block, count: asked.count, skip: asked.skip }),
+        sparse: SPARSE,
+        ..Convert::default()
+    };
     let progress = Progress::new(false, 0);
-    let (status, results) =
-        program.run(&params, Files::shared(devices, share), workers(), &Defaults::DATA, &shown_input, &progress)?;
+    let (status, results) = program.run(params, call, workers(), &Defaults::DATA, &shown_input, &progress)?;
     if status != 0 {
         return Ok(status);
     }
-    if results.flag("skipped-too-much") {
+    if results.skipped_too_much {
         program.say(&format!("{shown_input}: cannot skip to specified offset"));
     }
     target.publish().map_err(|e| failed(&plain(&e)))?;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 
+use instar_abi::ops::{self, info::Info};
 use instar_abi::record::Value;
 use instar_vmm::{Isolation, Trial};
 
@@ -9,7 +10,8 @@ use super::Command;
 use super::options::OUTPUT;
 use crate::getopt::Parsed;
 use crate::image_name::ImageName;
-use crate::program::{Exit, Program, encode, image_params};
+use crate::image_params::image_params;
+use crate::program::{Exit, Program};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -74,9 +76,9 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
 fn try_out(program: &Program, isolation: Isolation) -> Result<Trial, Exit> {
     let image = ImageName::plain(OsStr::new("empty"), Some("raw".to_string()), program.version)
         .map_err(|e| program.fail(&e.to_string()))?;
-    let mut params = program.params("info");
-    params.set("image", image_params(&image, 0));
-    Ok(instar_vmm::attempt(isolation, encode(&params)))
+    let image = image_params(&image, 0);
+    let params = Info { image, backing_chain: false, limits: false, extra_detail: false };
+    Ok(instar_vmm::attempt(isolation, ops::stream(&program.request(params))))
 }
 
 fn words(trial: &Trial) -> String {

@@ -1,14 +1,16 @@
 //! `info`
 
-use instar_abi::record::Value;
-use instar_render::LocalTime;
+use instar_abi::ops::info::Info;
+use instar_render::{InfoJson, LocalTime};
 use instar_vmm::target::Cache;
 
 use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
+use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Files, Program, Silent, image_params};
+use crate::image_params::image_params;
+use crate::program::{Defaults, Exit, Program, Silent};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -87,31 +89,30 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let image = named(program, operand, parsed)?;
     let device = program.open_source(&image, cache, parsed.has("force-share"))?;
     let chain = parsed.has("backing-chain");
-    let mut params = program.params("info");
-    params
-        .set("image", image_params(&image, 0))
-        .set("backing-chain", chain)
-        .set("limits", parsed.has("limits"))
-        .set("extra-detail", parsed.has("extra-detail"));
-    let subject = image.path.to_string_lossy();
-    let files = Files::shared(vec![device], parsed.has("force-share"));
-    let (status, mut results) = program.run(&params, files, 1, &Defaults::METADATA, &subject, &Silent)?;
-    let mut images = match results.take("images") {
-        Some(Value::List(images)) => images,
-        _ => Vec::new(),
+    let params = Info {
+        // It opens no files but those that images name.
+        image: image_params(&image, 0),
+        backing_chain: chain,
+        limits: parsed.has("limits"),
+        extra_detail: parsed.has("extra-detail"),
     };
+    let subject = image.path.to_string_lossy();
+    let call = Call::of(&image, device, parsed.has("force-share"));
+    let (status, results) = program.run(params, call, 1, &Defaults::METADATA, &subject, &Silent)?;
+    let mut images = results.images;
     if let Some(first) = images.first_mut()
-        && let Some(name) = image.with_options(first.text("format").unwrap_or_default())
+        && let Some(name) = image.with_options(&first.format)
     {
-        first.replace("filename", name);
+        first.filename = name.into_bytes();
     }
-    let images = &images[..];
-    if status == 0 && !images.is_empty() {
-        let render = |out: &mut dyn std::fmt::Write| match json {
-            true => instar_render::info_json(images, chain, program.version, out),
-            false => instar_render::info_human(images, program.version, &Local, out),
-        };
-        program.show(&render, &subject)?;
+    if status != 0 || images.is_empty() {
+        return Ok(status);
+    }
+    if json {
+        let tree = InfoJson::new(images, chain, program.version);
+        program.show(&|out| tree.write(out), &subject)?;
+    } else {
+        program.show(&|out| instar_render::info_human(&images, program.version, &Local, out), &subject)?;
     }
     Ok(status)
 }

@@ -2,16 +2,17 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use instar_abi::record::Value;
+use instar_abi::ops::map::{Map, MapRecord};
 use instar_abi::ring::LOG_RECORDS;
 use instar_render::escape::terminal;
-use instar_render::map::{MAP_HEAD, MapLines, NoPlace, RECORD};
+use instar_render::map::{MAP_HEAD, MapLines, NoPlace};
 use instar_vmm::Observer;
 
 use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
+use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Files, Program, image_params};
+use crate::program::{Defaults, Exit, Program};
 use crate::progress::show_lines;
 use crate::streams;
 
@@ -54,7 +55,7 @@ enum Failure {
 /// Text that waits before it is written.
 const TEXT: usize = 1 << 20;
 /// Records that are rendered before the text is looked at, in bytes.
-const AT_ONCE: usize = 32 * RECORD;
+const AT_ONCE: usize = 32 * MapRecord::LEN;
 /// Longest name of a file, in bytes.
 const NAME_MAX: usize = 4096;
 
@@ -95,7 +96,7 @@ impl Observer for Shown {
         for records in bytes.chunks(AT_ONCE) {
             let State { lines, names, text, failed } = &mut *state;
             let before = text.len();
-            let name = |file: u32| names.get(file as usize).map_or("", String::as_str);
+            let name = |file: u16| names.get(usize::from(file)).map_or("", String::as_str);
             if let Err(NoPlace) = lines.add(records, &name, text) {
                 failed.get_or_insert(Failure::NoPlace);
             }
@@ -125,11 +126,6 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let image = super::info::named(program, operand, parsed)?;
     let cache = program.cache(parsed, "cache", "cache", "writeback")?;
     let device = program.open_source(&image, cache, parsed.has("force-share"))?;
-    let mut params = program.params("map");
-    params.set("image", image_params(&image, 0)).set("start", start);
-    if let Some(length) = length {
-        params.set("length", length);
-    }
     let state = State {
         lines: MapLines::new(program.version, json),
         names: Vec::new(),
@@ -138,8 +134,9 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     };
     let shown = Shown { state: Mutex::new(state) };
     let subject = operand.to_string_lossy();
-    let files = Files::shared(vec![device], parsed.has("force-share"));
-    let (status, _): (u8, Value) = program.run(&params, files, 1, &Defaults::MAP, &subject, &shown)?;
+    let mut call = Call::of(&image, device, parsed.has("force-share"));
+    let params = Map { image: call.described(program)?.image(), start, length };
+    let (status, ()) = program.run(params, call, 1, &Defaults::MAP, &subject, &shown)?;
     let mut state = shown.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     if status != 0 && state.names.is_empty() {
         return Ok(status);

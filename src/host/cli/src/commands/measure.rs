@@ -1,15 +1,17 @@
 //! `measure`
 
-use instar_abi::record::Value;
+use instar_abi::ops::Record;
+use instar_abi::ops::measure::{Measure, Sizes};
 use instar_render::escape::terminal;
 use instar_vmm::target::Cache;
 
 use super::Command;
 use super::option_list;
 use super::options::{OBJECT, OUTPUT};
+use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Files, Program, Silent, image_params};
+use crate::program::{Defaults, Exit, Program, Silent};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -56,17 +58,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         return Err(program.fail(text));
     }
     let share = parsed.has("force-share");
-    let mut params = program.params("measure");
-    params
-        .set("format", parsed.text("target-format").unwrap_or_else(|| "raw".to_string()))
-        .set("options", option_list::params(parsed));
-    if let Some(snapshot) = parsed.text("snapshot") {
-        params.set("snapshot", snapshot);
-    }
-    if let Some(size) = size {
-        params.set("size", size);
-    }
-    let mut devices = Vec::new();
+    let mut call = Call::on(Vec::new(), share);
     let mut subject = String::from("measure");
     if let Some(operand) = parsed.operands.first() {
         subject = terminal(operand.as_encoded_bytes());
@@ -76,24 +68,25 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
             ImageName::plain(operand, parsed.text("format"), program.version)
         };
         let image = image.map_err(|e| program.fail(&format!("Could not open '{subject}': {e}")))?;
-        devices.push(program.open_source(&image, Cache::default(), share)?);
-        params.set("image", image_params(&image, 0));
+        call = Call::of(&image, program.open_source(&image, Cache::default(), share)?, share);
     }
-    let (status, results) =
-        program.run(&params, Files::shared(devices, share), 1, &Defaults::METADATA, &subject, &Silent)?;
-    if let Some(sizes) = results.get("sizes").filter(|_| status == 0) {
-        let render = |out: &mut dyn std::fmt::Write| match json {
-            true => instar_render::write_json(sizes, out),
-            false => out.write_str(&text(sizes)),
-        };
+    let params = Measure {
+        format: parsed.text("target-format").unwrap_or_else(|| "raw".to_string()),
+        options: option_list::params(parsed),
+        snapshot: parsed.text("snapshot"),
+        size,
+        image: call.described(program)?.images(1).pop(),
+    };
+    let (status, results) = program.run(params, call, 1, &Defaults::METADATA, &subject, &Silent)?;
+    if let Some(sizes) = results.sizes.filter(|_| status == 0) {
+        let told = if json { instar_render::json(&sizes.into_value()) + "\n" } else { text(&sizes) };
+        let render = |out: &mut dyn std::fmt::Write| out.write_str(&told);
         program.show(&render, &subject)?;
     }
     Ok(status)
 }
 
-fn text(sizes: &Value) -> String {
-    let line = |what: &str, key| sizes.u64(key).map(|size| format!("{what}: {size}\n")).unwrap_or_default();
-    line("required size", "required")
-        + &line("fully allocated size", "fully-allocated")
-        + &line("bitmaps size", "bitmaps")
+fn text(sizes: &Sizes) -> String {
+    let bitmaps = sizes.bitmaps.map(|size| format!("bitmaps size: {size}\n")).unwrap_or_default();
+    format!("required size: {}\nfully allocated size: {}\n{bitmaps}", sizes.required, sizes.fully_allocated)
 }

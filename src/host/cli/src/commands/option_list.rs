@@ -4,10 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::fs::FileType;
 use std::os::unix::fs::FileTypeExt;
 
-use instar_abi::record::Value;
+use instar_abi::ops::option_help::{OptionHelp, OptionRow};
 use instar_render::escape::terminal;
 use instar_vmm::target::Hints;
 
+use crate::call::Call;
 use crate::getopt::Parsed;
 use crate::program::{Defaults, Exit, Program, Silent};
 use crate::sizes;
@@ -84,8 +85,8 @@ pub fn keeps_data_file(parsed: &Parsed) -> bool {
 }
 
 /// The lists, as parameters of an operation.
-pub fn params(parsed: &Parsed) -> Vec<Value> {
-    parsed.all("options").map(|list| Value::from(list.as_encoded_bytes())).collect()
+pub fn params(parsed: &Parsed) -> Vec<Vec<u8>> {
+    parsed.all("options").map(|list| list.as_encoded_bytes().to_vec()).collect()
 }
 
 /// What will hold the image: it offers options of its own.
@@ -107,38 +108,31 @@ impl Holder {
     }
 
     /// How an option is described, if there is one of that name here.
-    fn help(self, option: &Value) -> Option<&str> {
-        let own = option.text("help").unwrap_or("");
+    fn help(self, option: &OptionRow) -> Option<&str> {
         match self {
-            _ if !option.flag("of-file") => Some(own),
+            _ if !option.of_file => Some(&option.help),
             Self::Unknown => None,
-            Self::File => Some(own),
-            Self::Device => {
-                (option.text("name") == Some("preallocation")).then_some("Preallocation mode (allowed values: off)")
-            }
+            Self::File => Some(&option.help),
+            Self::Device => (option.name == "preallocation").then_some("Preallocation mode (allowed values: off)"),
         }
     }
 }
 
 /// `-o help`. Without the target's name it is not known what will hold it, and what that offers is left out.
-pub fn help(program: &Program, operation: &str, format: &str, target: Option<&OsString>) -> Result<u8, Exit> {
+pub fn help(program: &Program, format: &str, target: Option<&OsString>) -> Result<u8, Exit> {
     let holder = Holder::of(target);
-    let mut params = program.params(operation);
-    params.set("option-help", true).set("format", format);
-    let mut target = Value::map();
-    target.set("format", format);
-    params.set("target", target);
-    let (status, results) = program.run(&params, Vec::new(), 1, &Defaults::METADATA, format, &Silent)?;
+    let params = OptionHelp { format: format.to_string() };
+    let (status, results) = program.run(params, Call::default(), 1, &Defaults::METADATA, format, &Silent)?;
     if status == 0 {
         let render = |out: &mut dyn std::fmt::Write| {
             match holder {
                 Holder::Unknown => writeln!(out, "Supported {format} options:")?,
                 _ => writeln!(out, "Supported options:")?,
             }
-            for option in results.list("help") {
+            for option in &results.help {
                 let Some(help) = holder.help(option) else { continue };
-                let text = |key| terminal(option.bytes(key).unwrap_or_default());
-                let head = format!("  {}=<{}>", text("name"), text("kind"));
+                let [name, kind] = [&option.name, &option.kind].map(|text| terminal(text.as_bytes()));
+                let head = format!("  {name}=<{kind}>");
                 writeln!(out, "{head:<24} - {}", terminal(help.as_bytes()))?;
             }
             if holder == Holder::Unknown {

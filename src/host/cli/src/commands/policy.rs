@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use instar_abi::ops::policy::Policy;
 use instar_abi::record::Value;
 use instar_abi::ring::Role;
 use instar_render::escape::terminal;
@@ -11,10 +12,11 @@ use instar_vmm::target::{Cache, absolute};
 
 use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
+use crate::call::Call;
 use crate::config::settings::{ALLOW, NONE};
 use crate::config::{Config, Said};
 use crate::getopt::Parsed;
-use crate::program::{Defaults, Exit, Files, Program, Silent, image_params};
+use crate::program::{Defaults, Exit, Program, Silent};
 use crate::refusal::{directories, none_from, not_opened, quoted};
 
 /// The command.
@@ -39,13 +41,12 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let image = super::info::named(program, operand, parsed)?;
     let device = program.open_source(&image, Cache::default(), parsed.has("force-share"))?;
-    let mut params = program.params("policy");
-    params.set("image", image_params(&image, 0));
     // After the lock-down the current directory is not to be had.
     let places = Places::new(absolute(&image.path), &program.config);
     let subject = image.path.to_string_lossy();
-    let files = Files::shared(vec![device], parsed.has("force-share"));
-    let (status, _) = program.run(&params, files, 1, &Defaults::METADATA, &subject, &Silent)?;
+    let mut call = Call::of(&image, device, parsed.has("force-share"));
+    let params = Policy { image: call.described(program)?.image() };
+    let (status, ()) = program.run(params, call, 1, &Defaults::METADATA, &subject, &Silent)?;
     let asked = program.asked.take();
     let mut names: Vec<Name<'_>> = Vec::new();
     for (place, name) in asked.iter().enumerate() {

@@ -1,12 +1,14 @@
 //! `rebase`
 
+use instar_abi::ops::rebase::Rebase;
 use instar_render::escape::terminal;
 
 use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
+use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Files, Program, image_params, workers};
+use crate::program::{Defaults, Exit, Program, workers};
 use crate::progress::Progress;
 
 /// The command.
@@ -48,50 +50,43 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let cache = program.cache(parsed, "cache", "cache", "writeback")?;
     let source_cache = program.cache(parsed, "backing-cache", "source cache", "writeback")?;
     let image = super::info::named(program, operand, parsed)?;
-    let mut params = program.params("rebase");
-    params.set("steps", progress.is_shown());
-    params.set("image", image_params(&image, 0));
-    let dry_run = parsed.has("dry-run");
-    let mut devices = vec![program.open_in_place(&image, cache)?];
+    let mut call = Call::of(&image, program.open_in_place(&image, cache)?, parsed.has("force-share"));
+    let mut new_error = None;
     let name = parsed.last("backing").unwrap_or_default();
     let format = parsed.text("backing-format");
     if !only_name && !name.is_empty() {
-        match open_backing(program, &image, name, format.clone(), source_cache, parsed, &mut params) {
-            Ok(device) => devices.push(device),
-            Err(text) => {
-                params.set("new-error", text);
-            }
-        }
+        new_error = open_backing(program, &image, name, format.clone(), source_cache, &mut call).err();
     }
-    params
-        .set("backing", name.as_encoded_bytes())
-        .set("unsafe", only_name)
-        .set("compress", parsed.has("compress"))
-        .set("dry-run", dry_run);
-    match format {
-        Some(format) => {
-            params.set("backing-format", format);
-        }
-        None if !program.version.needs_backing_format() && !name.is_empty() => program.say(
+    if format.is_none() && !program.version.needs_backing_format() && !name.is_empty() {
+        program.say(
             "warning: Deprecated use of backing file without explicit backing format, use of this image requires \
              potentially unsafe format probing",
-        ),
-        None => {}
+        );
     }
     let subject = operand.to_string_lossy();
     let workers = if only_name { 1 } else { workers() };
-    let files = Files::shared(devices, parsed.has("force-share"));
-    let (status, results) = program.run(&params, files, workers, &Defaults::DATA, &subject, &progress)?;
+    let mut images = call.described(program)?;
+    let params = Rebase {
+        image: images.image(),
+        new: images.images(1).pop(),
+        new_error,
+        backing: name.as_encoded_bytes().to_vec(),
+        backing_format: format,
+        only_name,
+        compress: parsed.has("compress"),
+        dry_run: parsed.has("dry-run"),
+        steps: progress.is_shown(),
+    };
+    let (status, results) = program.run(params, call, workers, &Defaults::DATA, &subject, &progress)?;
     if status == 0 {
         progress.end();
     }
-    if let (Some(found), false) = (results.get("dry-run"), parsed.has("quiet")) {
-        let bytes = |key| found.u64(key).unwrap_or(0);
+    if let (Some(found), false) = (results.dry_run, parsed.has("quiet")) {
         program.print(&format!(
             "{}: {} bytes would be copied, {} bytes marked as zeroes; nothing was changed\n",
             terminal(operand.as_encoded_bytes()),
-            bytes("data-bytes"),
-            bytes("zero-bytes"),
+            found.data_bytes,
+            found.zero_bytes,
         ))?;
     }
     Ok(status)
@@ -105,16 +100,16 @@ fn open_backing(
     name: &std::ffi::OsStr,
     format: Option<String>,
     cache: instar_vmm::target::Cache,
-    parsed: &Parsed,
-    params: &mut instar_abi::record::Value,
-) -> Result<instar_vmm::Device, String> {
+    call: &mut Call,
+) -> Result<(), String> {
     let shown = terminal(name.as_encoded_bytes());
     let not_opened = |text: String| format!("Could not open new backing file '{shown}': {text}");
     // Messages name it as the image will.
     let mut backing = ImageName::plain(name, None, program.version).map_err(not_opened)?.beside(&image.path);
     backing.format = format.or(backing.format);
-    let device = program.try_open(&backing, cache, parsed.has("force-share")).map_err(not_opened)?;
+    let device = program.try_open(&backing, cache, call.force_share).map_err(not_opened)?;
     program.vouch(&backing.path);
-    params.set("new", image_params(&backing, 1));
-    Ok(device)
+    call.image(&backing, call.devices.len());
+    call.devices.push(device);
+    Ok(())
 }

@@ -1,9 +1,12 @@
 //! `resize`
 
+use instar_abi::ops::resize::{Relative, Resize};
+
 use super::Command;
 use super::options::{FORMAT, IMAGE_OPTS, OBJECT, QUIET};
+use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Program, Silent, image_params};
+use crate::program::{Defaults, Exit, Program, Silent};
 use crate::sizes;
 
 /// The command.
@@ -46,9 +49,10 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         return Err(program.fail("--image-opts and --format are mutually exclusive"));
     }
     super::info::check_objects(program)?;
-    let (sign, number) = match size.split_at_checked(1) {
-        Some((sign @ ("+" | "-"), number)) => (sign, number),
-        _ => ("", &*size),
+    let (relative, number) = match size.split_at_checked(1) {
+        Some(("+", number)) => (Some(Relative::More), number),
+        Some(("-", number)) => (Some(Relative::Less), number),
+        _ => (None, &*size),
     };
     let bytes = sizes::parse(number).ok_or_else(|| {
         if sizes::is_out_of_range(number) || number.strip_prefix('-').is_some_and(sizes::is_number) {
@@ -60,20 +64,18 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         )
     })?;
     let image = super::info::named(program, operand, parsed)?;
-    let mut params = program.params("resize");
-    params
-        .set("image", image_params(&image, 0))
-        .set("size", bytes)
-        .set("relative", sign)
-        .set("shrink", parsed.has("shrink"));
-    if let Some(mode) = parsed.text("preallocation") {
-        params.set("preallocation", mode);
-    }
     let cache = program.cache(parsed, "cache", "cache", "writeback")?;
-    let devices = vec![program.open_in_place(&image, cache)?];
+    let mut call = Call::of(&image, program.open_in_place(&image, cache)?, false);
+    let params = Resize {
+        image: call.described(program)?.image(),
+        size: bytes,
+        relative,
+        shrink: parsed.has("shrink"),
+        preallocation: parsed.text("preallocation"),
+    };
     let subject = operand.to_string_lossy();
-    let (status, results) = program.run(&params, devices, 1, &Defaults::DATA, &subject, &Silent)?;
-    if results.flag("needs-shrink") {
+    let (status, results) = program.run(params, call, 1, &Defaults::DATA, &subject, &Silent)?;
+    if results.needs_shrink {
         program.say(SHRINK);
         program.say(LOSS);
     } else if status == 0 && !parsed.has("quiet") {

@@ -50,9 +50,9 @@ record! {
         pub operation: String = "op",
         /// The name that the program was called by.
         pub program: Option<String> = "program",
-        /// The release whose behaviour it is.
+        /// The release whose behaviour it is: its first number.
         pub version_major: Option<u32> = "version-major",
-        /// See there.
+        /// The second number of that release.
         pub version_minor: Option<u32> = "version-minor",
     }
 

@@ -11,7 +11,7 @@ use crate::given;
 use crate::image_name::ImageName;
 use crate::program::{Exit, Program};
 
-/// See the module.
+/// The images and files of one run of the guest.
 #[derive(Default)]
 pub struct Call {
     /// By index; each says itself whether it, and what parts of it, may be written.

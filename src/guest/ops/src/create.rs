@@ -11,8 +11,7 @@ use instar_image::machine::display_name;
 use instar_image::options::{OptionKind, OptionSpec, Options, number, size};
 use instar_image::quirk::has;
 use instar_image::{
-    Ability, Backing, CreateContext, Creator, DeviceId, Error, Format, Kind, Machine, Quirk, Result, Version,
-    allowed,
+    Ability, Backing, CreateContext, Creator, DeviceId, Error, Format, Kind, Machine, Quirk, Result, Version, allowed,
 };
 
 use crate::open::{ImageSpec, Opening};

@@ -5,9 +5,7 @@ use alloc::vec::Vec;
 use instar_abi::ops::measure::{Measure, MeasureResults, Sizes};
 use instar_image::chain::Chain;
 use instar_image::walk::walk;
-use instar_image::{
-    Backing, Bitmaps, CreateContext, DeviceId, Error, Machine, Measured, Result, Version,
-};
+use instar_image::{Backing, Bitmaps, CreateContext, DeviceId, Error, Machine, Measured, Result, Version};
 
 use crate::convert::selector;
 use crate::open::{ImageSpec, Opening, select_snapshot};

@@ -14,8 +14,8 @@ use instar_image::limits::BACKING_NAME_MAX;
 use instar_image::machine::display_name;
 use instar_image::quirk::{can_name, has};
 use instar_image::{
-    Ability, Backing, EditContext, Editing, Editor, Error, Format, Machine, NewBacking, Quirk, Result, Version,
-    Writer, allowed,
+    Ability, Backing, EditContext, Editing, Editor, Error, Format, Machine, NewBacking, Quirk, Result, Version, Writer,
+    allowed,
 };
 
 use crate::copy::plan::Planner;

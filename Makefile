@@ -13,7 +13,7 @@ VENV := .venv
 export INSTAR_BINARY_PATH := $(abspath $(BINARY))
 
 .DEFAULT_GOAL := instar
-.PHONY: help instar demo test test-rust test-integration bench lint adversarial fuzz install clean bootstrap
+.PHONY: help instar demo test quick test-rust test-integration bench lint adversarial fuzz install clean bootstrap
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1\t\2/' | expand -t 20
@@ -30,6 +30,10 @@ demo: ## build, then inspect and convert a real image next to qemu-img
 test: ## every test: Rust, then Python under both kinds of isolation
 	@scripts/bootstrap test
 	@scripts/test all
+
+quick: ## before each commit, in less than three minutes: lint, unit tests, a slice of the Python tests
+	@scripts/bootstrap test
+	@scripts/test quick
 
 test-rust: ## the Rust tests
 	@scripts/bootstrap build

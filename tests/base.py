@@ -211,6 +211,16 @@ class InstarTestBase(unittest.TestCase):
         self.assertEqual(os.path.getsize(a), os.path.getsize(b), f"lengths of {a} and {b}")
         self.assertEqual(self.sha256(a), self.sha256(b), f"content of {a} and {b}")
 
+    def assert_same_bytes(self, shown, should, what=""):
+        """Says where they differ, and not all of what is in them."""
+        if shown == should:
+            return
+        self.assertEqual(len(shown), len(should), f"{what}: lengths")
+        at = next(at for at, pair in enumerate(zip(shown, should)) if pair[0] != pair[1])
+        count = sum(a != b for a, b in zip(shown, should))
+        part = slice(at, at + 16)
+        self.assertEqual(bytes(shown[part]), bytes(should[part]), f"{what}: {count} bytes differ, from byte {at} on")
+
     def assert_same_outcome(self, ours, theirs, what=""):
         """Output, errors and exit status equal to the letter, but for the program's name."""
         mine = (ours[0], re.sub(r"^instar(?=( \w+)?: )", "qemu-img", ours[1], flags=re.MULTILINE), ours[2])

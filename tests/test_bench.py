@@ -230,7 +230,7 @@ class TestEncrypted(InstarTestBase):
                     self.assertEqual((err, status), ("", 0))
                     self.make("qemu-img", "convert", *self.SECRET, *image, "-O", "raw", "back.raw")
                     back, expected = (Path(self.path(file)).read_bytes() for file in ("back.raw", "disk.raw"))
-                    self.assertTrue(back == expected, "the disk is another one")
+                    self.assert_same_bytes(back, expected, "the disk is another one")
                     self.assertNotIn(b"B" * 100, Path(self.path("image")).read_bytes())
                     if name == "qcow2":
                         self.make("qemu-img", "check", "-q", *self.SECRET, *image)

@@ -160,4 +160,4 @@ class TestConfiguration(InstarTestBase):
             env = self.file(text)
             out, err, status = self.run_tool([self.get_instar_binary(), "config"], env=env)
             self.assertEqual((out, status), ("", 1), text)
-            self.assertTrue("config.toml" in err, err)
+            self.assertIn("config.toml", err)

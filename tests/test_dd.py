@@ -100,4 +100,4 @@ class TestDd(InstarTestBase):
         _, err, status = self.run_instar("dd", "if=disk.raw", "of=disk.raw", cwd=self.tmp)
         self.assertEqual(status, 1)
         self.assertIn("lock", err)
-        self.assertTrue(Path(self.path("disk.raw")).read_bytes() == before)
+        self.assert_same_bytes(Path(self.path("disk.raw")).read_bytes(), before)

@@ -136,7 +136,7 @@ class DirtyTest(InstarTestBase):
             shown = self.content(fmt, "image")
             wanted = self.change(rng, job, fmt, shown)
             self.assert_sound(fmt, "image")
-            self.assertTrue(self.plain(fmt, "image") == wanted, "the disk shows something else")
+            self.assert_same_bytes(self.plain(fmt, "image"), wanted, "the disk shows something else")
         for name in os.listdir(self.tmp):
             if os.path.isfile(self.path(name)):
                 os.unlink(self.path(name))

@@ -74,8 +74,8 @@ class TestConvert(InPlaceTestBase):
                     self.assertEqual(self.both("target", "convert", "-n", "-O", fmt, "source", "target"), 0)
                     self.sound(fmt, "target")
                     with open(self.path("source"), "rb") as file:
-                        self.assertEqual(self.disk(fmt, "target") == file.read(), True)
-                    self.assertEqual(self.disk(fmt, "target.theirs") == self.disk(fmt, "target"), True)
+                        self.assert_same_bytes(self.disk(fmt, "target"), file.read())
+                    self.assert_same_bytes(self.disk(fmt, "target.theirs"), self.disk(fmt, "target"))
 
     def test_a_longer_image_keeps_its_end(self):
         for fmt in FORMATS:
@@ -84,7 +84,7 @@ class TestConvert(InPlaceTestBase):
                 self.image(fmt, "")
                 self.assertEqual(self.both("target", "convert", "-n", "-O", fmt, "source", "target"), 0)
                 self.sound(fmt, "target")
-                self.assertEqual(self.disk(fmt, "target") == self.disk(fmt, "target.theirs"), True)
+                self.assert_same_bytes(self.disk(fmt, "target"), self.disk(fmt, "target.theirs"))
 
     def test_into_overlays(self):
         """Zeroes hide what is below."""
@@ -97,7 +97,7 @@ class TestConvert(InPlaceTestBase):
                 self.io(fmt, "target", "write -P 9 100k 300k")
                 self.assertEqual(self.both("target", "convert", "-n", "-O", fmt, "source", "target"), 0)
                 self.sound(fmt, "target")
-                self.assertEqual(self.disk(fmt, "target") == self.disk("raw", "source"), True)
+                self.assert_same_bytes(self.disk(fmt, "target"), self.disk("raw", "source"))
 
     def test_refusals(self):
         for fmt in FORMATS:
@@ -116,7 +116,7 @@ class TestConvert(InPlaceTestBase):
             self.run_qemu_img("convert", "-c", "-f", "qcow", "-O", "qcow", "plain", "target", cwd=self.tmp)
             out = self.run_as_qemu_img("convert", "-n", *words, "-O", "qcow", "source", "target", cwd=self.tmp)
             self.assertEqual(out, ("", "", 0))
-            self.assertEqual(self.disk("qcow", "target") == self.disk("raw", "source"), True)
+            self.assert_same_bytes(self.disk("qcow", "target"), self.disk("raw", "source"))
 
     def test_backed_targets(self):
         for fmt in ("qed", "qcow"):
@@ -133,8 +133,8 @@ class TestConvert(InPlaceTestBase):
                 ]
                 self.assertEqual(outcomes, [("", "", 0)] * 2)
                 self.sound(fmt, "ours")
-                self.assertEqual(self.disk(fmt, "ours") == self.disk("qcow2", "top"), True)
-                self.assertEqual(self.disk(fmt, "theirs") == self.disk("qcow2", "top"), True)
+                self.assert_same_bytes(self.disk(fmt, "ours"), self.disk("qcow2", "top"))
+                self.assert_same_bytes(self.disk(fmt, "theirs"), self.disk("qcow2", "top"))
 
     def test_more_than_waits_in_memory(self):
         """So many clusters that their entries are written while data still comes: into new images, and existing ones."""
@@ -173,8 +173,8 @@ class TestCommit(InPlaceTestBase):
                     out, err, status = self.run_instar("commit", "top", cwd=self.tmp)
                     self.assertEqual((out, err, status), ("Image committed.\n", "", 0))
                     self.sound(fmt, "lower")
-                    self.assertEqual(self.disk(fmt, "lower") == before, True)
-                    self.assertEqual(self.disk("qcow2", "top") == before, True)
+                    self.assert_same_bytes(self.disk(fmt, "lower"), before)
+                    self.assert_same_bytes(self.disk("qcow2", "top"), before)
 
     def test_of(self):
         for fmt in ("qed", "qcow"):
@@ -194,7 +194,7 @@ class TestCommit(InPlaceTestBase):
                 self.assertEqual(self.run_as_qemu_img("commit", "-f", fmt, "top", cwd=self.tmp), theirs)
                 for name, content in made.items():
                     with open(self.path(name), "rb") as file:
-                        self.assertEqual(file.read() == content, True, name)
+                        self.assert_same_bytes(file.read(), content, name)
 
     def test_larger_overlays(self):
         for fmt in ("vdi", "qed", "qcow"):
@@ -207,7 +207,7 @@ class TestCommit(InPlaceTestBase):
                 status = self.both("lower", "commit", "-d", "top")
                 self.assertEqual(status, 0 if fmt == "qed" else 1)
                 self.sound(fmt, "lower")
-                self.assertEqual(self.disk(fmt, "lower") == self.disk(fmt, "lower.theirs"), True)
+                self.assert_same_bytes(self.disk(fmt, "lower"), self.disk(fmt, "lower.theirs"))
 
 
 class TestRebase(InPlaceTestBase):
@@ -234,7 +234,7 @@ class TestRebase(InPlaceTestBase):
                     before = self.disk("qed", "top")
                     self.assertEqual(self.both("top", "rebase", "-f", "qed", "-b", name, "-F", "raw", "top"), 0)
                     self.sound("qed", "top")
-                    self.assertEqual(self.disk("qed", "top") == before, True)
+                    self.assert_same_bytes(self.disk("qed", "top"), before)
                     ours, theirs = self.info_json("top"), self.info_json("top.theirs")
                     for key in ("backing-filename", "backing-filename-format"):
                         self.assertEqual(ours.get(key), theirs.get(key))
@@ -244,7 +244,7 @@ class TestRebase(InPlaceTestBase):
         for name, fmt in (("nosuch", "raw"), ("x", "qcow2"), ("", "raw")):
             self.assertEqual(self.both("top", "rebase", "-u", "-f", "qed", "-b", name, "-F", fmt, "top"), 0)
             with open(self.path("top"), "rb") as ours, open(self.path("top.theirs"), "rb") as theirs:
-                self.assertEqual(ours.read() == theirs.read(), True, name)
+                self.assert_same_bytes(ours.read(), theirs.read(), name)
 
     def test_refused(self):
         for fmt, first in (("qcow", ["-b", "old", "-F", "raw"]), ("vdi", []), ("parallels", [])):
@@ -273,7 +273,7 @@ class TestResize(InPlaceTestBase):
                     self.image(fmt, "")
                     self.both("target", "resize", "-f", fmt, *words[:-1], "target", words[-1])
                     with open(self.path("target"), "rb") as ours, open(self.path("target.theirs"), "rb") as theirs:
-                        self.assertEqual(ours.read() == theirs.read(), True)
+                        self.assert_same_bytes(ours.read(), theirs.read())
 
     def test_over_a_longer_image(self):
         self.make("qemu-img", "create", "-q", "base", "8M", cwd=self.tmp)
@@ -294,12 +294,12 @@ class TestResize(InPlaceTestBase):
                     self.assertEqual(done, ("Image resized.\n", "", 0))
                     disk = disk[:size] + bytes(max(0, size - len(disk)))
                     self.sound(fmt, "target")
-                    self.assertEqual(self.disk(fmt, "target") == disk, True, size)
+                    self.assert_same_bytes(self.disk(fmt, "target"), disk, size)
                     at, byte = numbers.randrange(size // 512) * 512, numbers.randrange(1, 256)
                     length = min(size - at, 512 * numbers.randrange(1, 5000))
                     self.io(fmt, "target", f"write -P {byte} {at} {length}")
                     disk = disk[:at] + bytes([byte]) * length + disk[at + length :]
-                    self.assertEqual(self.disk(fmt, "target") == disk, True, (at, length))
+                    self.assert_same_bytes(self.disk(fmt, "target"), disk, (at, length))
 
     def test_refused_by_ours_too(self):
         for fmt in ("vdi", "parallels"):

@@ -313,7 +313,7 @@ class TestWithRights(TargetTest):
         ):
             with self.subTest(words):
                 _, err, status = self.run_instar(*words, cwd=self.tmp)
-                self.assertTrue(base.read_bytes() == NEW, err)
+                self.assert_same_bytes(base.read_bytes(), NEW, err)
                 self.assertEqual(status, 1)
                 self.assertIn("lock", err)
         for format in ("raw", "qcow2"):
@@ -321,13 +321,13 @@ class TestWithRights(TargetTest):
                 words = ["convert", "--allow-backing", self.tmp, "-O", format, "top.qcow2", device]
                 _, err, status = self.run_instar(*words, cwd=self.tmp)
                 filesystems.run("blockdev", "--flushbufs", device)
-                self.assertTrue(base.read_bytes() == NEW, err)
+                self.assert_same_bytes(base.read_bytes(), NEW, err)
                 self.assertEqual(status, 1)
         with filesystems.loop_device(base) as device:
             self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", device, "-F", "raw", "over.qcow2", cwd=self.tmp)
             words = ["convert", "-U", "--allow-backing", "/dev", "-O", "qcow2", "over.qcow2", "second"]
             _, err, status = self.run_instar(*words, cwd=self.tmp)
-            self.assertTrue(base.read_bytes() == NEW, err)
+            self.assert_same_bytes(base.read_bytes(), NEW, err)
             self.assertEqual(status, 1)
 
     def test_zeroes_stay_thin(self):
@@ -348,7 +348,7 @@ class TestWithRights(TargetTest):
                             argv = ["convert", "-n", "-O", "raw", self.path(source), target]
                             self.assertEqual(self.run_instar(*argv), ("", "", 0))
                         filesystems.run("sync", path)
-                        self.assertTrue(path.read_bytes() == content)
+                        self.assert_same_bytes(path.read_bytes(), content)
                         self.assertLess(os.stat(path).st_blocks * 512, 256 << 10)
 
     def test_append_only_folder(self):
@@ -510,7 +510,7 @@ class TestWithRights(TargetTest):
             self.assertEqual(status, 1)
             self.assertIn("No space left on device", err)
             for path, content in old.items():
-                self.assertTrue(path.read_bytes() == content, path)
+                self.assert_same_bytes(path.read_bytes(), content, path)
 
     def test_other_owner_and_folder_that_may_not_be_written(self):
         """As a user to whom neither belongs, but who may write to the file."""

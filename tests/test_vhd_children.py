@@ -62,9 +62,9 @@ class TestChildren(InstarTestBase):
     def assert_shows(self, fmt, name, below, content):
         """Both readers see that, and the check finds nothing."""
         self.works("check", "-f", fmt, name)
-        self.assertEqual(FORMATS[fmt][0].shown(self.read(name), below) == content, True)
+        self.assert_same_bytes(FORMATS[fmt][0].shown(self.read(name), below), content)
         self.works("convert", "-f", fmt, "-O", "raw", name, "shown.raw")
-        self.assertEqual(self.read("shown.raw") == content, True)
+        self.assert_same_bytes(self.read("shown.raw"), content)
 
     def lives(self, fmt, seed):
         """A child is made, written over, committed into, rebased to and fro, and flattened."""

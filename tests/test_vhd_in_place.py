@@ -215,7 +215,7 @@ class TestResize(InstarTestBase):
                 if works:
                     self.run_instar("convert", "-f", "vpc", "-O", "raw", "child", "shown", cwd=self.tmp)
                     with open(self.path("shown"), "rb") as file:
-                        self.assertEqual(file.read() == b"\5" * parent + bytes(20 * MIB - parent), True)
+                        self.assert_same_bytes(file.read(), b"\5" * parent + bytes(20 * MIB - parent))
                 else:
                     self.assertIn("the parent is longer", err)
 

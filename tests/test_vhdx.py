@@ -156,7 +156,7 @@ class TestOdd(VhdxTest):
         tables = [vhdx.regions(KNOWN, sound=False), vhdx.regions(KNOWN)]
         self.write(vhdx.build(SIZE, ONE, tables=tables))
         self.assertEqual(self.both("info", "disk.vhdx")[2], 1)
-        self.assertEqual(self.converted() == bytes(MIB) + b"data".ljust(SIZE - MIB, b"\0"), True)
+        self.assert_same_bytes(self.converted(), bytes(MIB) + b"data".ljust(SIZE - MIB, b"\0"))
 
     def test_two_blocks_in_one_place(self):
         self.write(vhdx.build(SIZE, ONE, bat={0: 4 * MIB | FULL}))
@@ -187,10 +187,10 @@ class TestLog(VhdxTest):
             self.assertEqual(self.both(*argv)[2], 1)
 
     def assert_moved(self):
-        self.assertEqual(self.converted() == self.DATA + bytes(SIZE - MIB), True)
+        self.assert_same_bytes(self.converted(), self.DATA + bytes(SIZE - MIB))
 
     def assert_unmoved(self):
-        self.assertEqual(self.converted() == bytes(MIB) + self.DATA + bytes(SIZE - 2 * MIB), True)
+        self.assert_same_bytes(self.converted(), bytes(MIB) + self.DATA + bytes(SIZE - 2 * MIB))
 
     def test_one_entry(self):
         self.dirty(self.entry(1, [(BAT_AT, self.TABLE)]))
@@ -213,7 +213,7 @@ class TestLog(VhdxTest):
         self.assertEqual(done[2], 0, done)
         self.assertEqual(self.run_qemu_img("convert", "-O", "raw", "disk.vhdx", "theirs.raw", cwd=self.tmp)[2], 0)
         with open(self.path("theirs.raw"), "rb") as file:
-            self.assertEqual(file.read() == ours, True)
+            self.assert_same_bytes(file.read(), ours)
 
     def test_the_file_is_unchanged(self):
         self.dirty(self.entry(1, [(BAT_AT, self.TABLE)]))
@@ -257,13 +257,13 @@ class TestLog(VhdxTest):
 
     def test_zeroes(self):
         self.dirty(self.entry(1, [(BAT_AT, 4096)]))
-        self.assertEqual(self.converted() == bytes(SIZE), True)
+        self.assert_same_bytes(self.converted(), bytes(SIZE))
 
     def test_a_longer_file(self):
         """A block that lies behind the end of the file until the log is replayed."""
         table = struct.pack("<QQ", 4 * MIB | FULL, 8 * MIB | FULL).ljust(4096, b"\0")
         self.dirty(self.entry(1, [(BAT_AT, table)], last=9 * MIB))
-        self.assertEqual(self.converted() == self.DATA + bytes(SIZE - MIB), True)
+        self.assert_same_bytes(self.converted(), self.DATA + bytes(SIZE - MIB))
 
     def test_broken_entries(self):
         good = self.entry(1, [(BAT_AT, self.TABLE)])
@@ -301,7 +301,7 @@ class TestSectors(VhdxTest):
         content = random.Random(3).randbytes(MIB)
         self.write(vhdx.build(SIZE, {2: (FULL, content)}, sector=4096))
         self.assertEqual(self.both("info", "disk.vhdx")[2], 1)
-        self.assertEqual(self.converted() == bytes(2 * MIB) + content + bytes(5 * MIB), True)
+        self.assert_same_bytes(self.converted(), bytes(2 * MIB) + content + bytes(5 * MIB))
 
     def test_4096_chunks(self):
         """A chunk is eight times as long."""
@@ -317,7 +317,7 @@ class TestSectors(VhdxTest):
         self.assertEqual(status, 0, err)
         with open(self.path("out.raw"), "rb") as file:
             file.seek(number * block)
-            self.assertEqual(file.read(MIB) == content, True)
+            self.assert_same_bytes(file.read(MIB), content)
 
 
 class TestDifferencing(VhdxTest):
@@ -359,11 +359,11 @@ class TestDifferencing(VhdxTest):
         ):
             with self.subTest(name):
                 want = self.make(pairs)
-                self.assertEqual(self.converted("child.vhdx") == want, True)
+                self.assert_same_bytes(self.converted("child.vhdx"), want)
 
     def test_sectors_of_4096(self):
         want = self.make([("relative_path", "parent.vhdx")], sector=4096)
-        self.assertEqual(self.converted("child.vhdx") == want, True)
+        self.assert_same_bytes(self.converted("child.vhdx"), want)
 
     def test_refused_as_qemu_img(self):
         self.make([("relative_path", "parent.vhdx")])

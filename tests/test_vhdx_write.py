@@ -93,7 +93,7 @@ class TestConvert(InstarTestBase):
                 self.assertEqual(self.run_qemu_img("check", "disk.vhdx", cwd=self.tmp)[2], 0)
                 self.make("qemu-img", "convert", "-O", "raw", "disk.vhdx", "out", cwd=self.tmp)
                 with open(self.path("out"), "rb") as file:
-                    self.assertEqual(file.read() == bytes(content), True)
+                    self.assert_same_bytes(file.read(), bytes(content))
 
     def test_fixed_blocks_are_where_they_belong(self):
         with open(self.path("source"), "wb") as file:
@@ -132,7 +132,7 @@ class TestChildren(InstarTestBase):
         self.assertEqual((info["virtual-size"], info["backing-filename"]), (self.SIZE, "parent.vhdx"))
         self.ours("convert", "-O", "raw", "child.vhdx", "out")
         with open(self.path("out"), "rb") as file:
-            self.assertEqual(file.read() == self.parent, True)
+            self.assert_same_bytes(file.read(), self.parent)
 
     def test_the_stock_name_has_no_children(self):
         argv = ["create", "-q", "-f", "vhdx", "-b", "parent.vhdx", "-F", "vhdx", "child.vhdx"]

@@ -122,7 +122,7 @@ class TestVpc(InstarTestBase):
                 self.assertEqual(status, 0, err)
                 with open(self.path("ours.raw"), "rb") as file:
                     want = bytes(vhd.BLOCK) + content + bytes(SIZE - vhd.BLOCK - len(content))
-                    self.assertEqual(file.read() == want, True)
+                    self.assert_same_bytes(file.read(), want)
 
 
 class TestDifferencing(InstarTestBase):
@@ -172,12 +172,12 @@ class TestDifferencing(InstarTestBase):
         ):
             with self.subTest(name):
                 self.make_child(**how)
-                self.assertEqual(self.converted() == self.merged, True)
+                self.assert_same_bytes(self.converted(), self.merged)
 
     def test_a_fixed_parent(self):
         self.write("parent.vhd", vhd.fixed(self.parent))
         self.make_child([(b"W2ru", "parent.vhd")])
-        self.assertEqual(self.converted() == self.merged, True)
+        self.assert_same_bytes(self.converted(), self.merged)
 
     def test_a_parent_in_a_folder_above(self):
         self.make_child([(b"W2ru", "sub\\parent.vhd")])
@@ -342,13 +342,13 @@ class TestWrite(InstarTestBase):
                     self.assertEqual(self.create(options, size), 0)
                     self.assertEqual(os.stat(self.ours).st_blocks, os.stat(self.theirs).st_blocks)
                     if "fixed" not in options or size < 20 << 20:
-                        self.assertEqual(_masked(self.ours) == _masked(self.theirs), True)
+                        self.assert_same_bytes(_masked(self.ours), _masked(self.theirs))
 
     def test_create_large(self):
         for size in self.LARGE:
             with self.subTest(size):
                 if self.create("", size) == 0:
-                    self.assertEqual(_masked(self.ours) == _masked(self.theirs), True)
+                    self.assert_same_bytes(_masked(self.ours), _masked(self.theirs))
                 if self.create("subformat=fixed", size) == 0:
                     files = []
                     for path in (self.ours, self.theirs):
@@ -443,7 +443,7 @@ class TestChildren(InstarTestBase):
                 "create", "-f", "vpc", "-b", "parent.vhd", "-F", "vpc", "child.vhd", cwd=self.tmp
             )
             self.assertEqual((err, status), ("", 0))
-            self.assertEqual(self.shown("child.vhd") == self.shown("parent.vhd"), True)
+            self.assert_same_bytes(self.shown("child.vhd"), self.shown("parent.vhd"))
             with open(self.path("child.vhd"), "rb") as file:
                 child = file.read()
             with open(self.path("parent.vhd"), "rb") as file:
@@ -459,7 +459,7 @@ class TestChildren(InstarTestBase):
         for below, above in (("parent", "one"), ("one", "two")):
             argv = ["create", "-f", "vpc", "-b", f"{below}.vhd", "-F", "vpc", f"{above}.vhd"]
             self.assertEqual(self.run_instar(*argv, cwd=self.tmp)[2], 0)
-        self.assertEqual(self.shown("two.vhd") == self.shown("parent.vhd"), True)
+        self.assert_same_bytes(self.shown("two.vhd"), self.shown("parent.vhd"))
         self.assertEqual(self.run_instar("check", "two.vhd", cwd=self.tmp)[2], 0)
 
     def test_refused(self):

@@ -66,8 +66,8 @@ class TargetTest(InstarTestBase):
                 outcome = self.convert(run, target)
                 self.assertEqual(outcome, ("", "", 0))
                 seen = [way() for way in ways]
-                self.assertEqual([len(content) for content in seen], [MIB] * len(seen))
-                self.assertTrue(all(content == NEW for content in seen))
+                for content in seen:
+                    self.assert_same_bytes(content, NEW)
                 results.append((state(target), more(target)) if not str(target).startswith("/proc") else None)
         self.assertEqual(results[0], results[1])
 

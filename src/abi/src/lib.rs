@@ -17,6 +17,7 @@ extern crate alloc;
 
 pub mod beside;
 pub mod boot;
+pub mod drivers;
 pub mod ops;
 pub mod record;
 pub mod ring;

@@ -6,6 +6,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use instar_abi::drivers::{FORMATS, PROTOCOLS};
 use instar_abi::ops::{GivenParams, ImageParams, Pair};
 use instar_render::QemuVersion;
 use instar_render::escape::terminal;
@@ -14,7 +15,7 @@ use instar_vmm::{Device, Mode, Parts};
 
 use crate::call::Call;
 use crate::file_options::Ways;
-use crate::image_name::{FORMATS, ImageName, PROTOCOLS, Pairs, option};
+use crate::image_name::{ImageName, Pairs, option};
 use crate::image_params::{image_params, number};
 use crate::program::{Exit, Program};
 

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use instar_abi::drivers::{FORMATS, PROTOCOLS};
 use instar_abi::record::Value;
 use instar_render::QemuVersion;
 
@@ -313,12 +314,6 @@ fn from_pairs(written: &OsStr, pairs: Pairs, version: QemuVersion) -> Result<Ima
     image.path = option(&lower, "filename").or(named).ok_or(NO_FILE)?.into();
     Ok(image)
 }
-
-/// Drivers of files.
-pub const PROTOCOLS: [&str; 3] = ["file", "host_device", "host_cdrom"];
-/// Drivers of images.
-pub const FORMATS: [&str; 13] =
-    ["raw", "qcow2", "qcow", "vmdk", "vpc", "vhdx", "vdi", "parallels", "qed", "dmg", "bochs", "cloop", "luks"];
 
 /// Options: key and value.
 pub type Pairs = Vec<(String, String)>;

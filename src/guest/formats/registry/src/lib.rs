@@ -75,6 +75,17 @@ mod tests {
     }
 
     #[test]
+    fn the_host_knows_the_same_names() {
+        use instar_abi::drivers;
+        let same = |known: &[&str], ours: &[&'static dyn Format]| {
+            assert_eq!(known.len(), ours.len(), "{known:?}");
+            ours.iter().for_each(|format| assert!(known.contains(&format.name()), "{}", format.name()));
+        };
+        same(drivers::FORMATS, FORMATS);
+        same(drivers::PROTOCOLS, PROTOCOLS);
+    }
+
+    #[test]
     fn what_matches_nothing_is_raw() {
         assert_eq!(probed(b"", b"x.dmg"), "raw");
         assert_eq!(probed(b"hello", b"x"), "raw");

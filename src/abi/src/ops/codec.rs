@@ -113,6 +113,8 @@ impl Record for () {
 }
 
 /// Puts a value into a field that may have one already.
+// One copy for each type, not for each field: a command reads a few dozen of them, and loads all of the guest.
+#[inline(never)]
 pub fn fill<T: Field>(field: &mut Option<T>, value: Value, key: &'static str) -> Result<(), Wrong> {
     match field {
         Some(there) => there.again(value, key)?,
@@ -122,11 +124,13 @@ pub fn fill<T: Field>(field: &mut Option<T>, value: Value, key: &'static str) ->
 }
 
 /// The field once all keys are read.
+#[inline(never)]
 pub fn done<T: Field>(field: Option<T>, key: &'static str) -> Result<T, Wrong> {
     field.or_else(T::absent).ok_or(Wrong::Missing(key))
 }
 
 /// Adds a field to a map.
+#[inline(never)]
 pub fn put(entries: &mut Entries, key: &'static str, field: impl Field) {
     if let Some(value) = field.value() {
         entries.push((key.to_string(), value));
@@ -149,6 +153,7 @@ macro_rules! record {
         }
 
         impl $crate::ops::codec::Record for $name {
+            #[inline(never)]
             fn take(entries: &mut $crate::ops::codec::Entries) -> Result<Self, $crate::ops::codec::Wrong> {
                 $(let mut $field: Option<$ty> = None;)*
                 for (key, value) in core::mem::take(entries) {

@@ -1,5 +1,6 @@
 //! What can go wrong in the guest half, in the words of the tool that is replaced.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
 
@@ -34,11 +35,36 @@ pub struct Error {
     /// The text.
     pub message: String,
     /// A further line that says what to do, shown only under the name `instar`.
-    pub hint: Option<String>,
+    pub hint: Option<Box<str>>,
     /// A line of its own that the stock tool says before: what it found while it looked.
-    pub earlier: Option<String>,
+    pub earlier: Option<Box<str>>,
     /// What it is about, where that is known.
     pub scope: Option<Scope>,
+    /// What was being done, where that is told by a byte of the disk.
+    pub stage: Option<Stage>,
+    /// The byte of the text at which the cause begins: before it stands what was being done.
+    pub cause_at: usize,
+}
+
+/// What was being done at a byte of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its place was looked for.
+    Status(u64),
+    /// It was read.
+    Read(u64),
+    /// It was written.
+    Write(u64),
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(at) => write!(f, "error while reading block status at offset {at}"),
+            Self::Read(at) => write!(f, "error while reading at byte {at}"),
+            Self::Write(at) => write!(f, "error while writing at byte {at}"),
+        }
+    }
 }
 
 /// What a failure is about, where more went on than one read.
@@ -55,7 +81,7 @@ pub enum Scope {
 impl Error {
     /// An error with that text.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, earlier: None, scope: None }
+        Self { kind, message: message.into(), hint: None, earlier: None, scope: None, stage: None, cause_at: 0 }
     }
 
     /// See [`Kind::Malformed`].
@@ -85,14 +111,14 @@ impl Error {
 
     /// The same error with a line that says what to do.
     #[must_use]
-    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn with_hint(mut self, hint: impl Into<Box<str>>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
     /// The same error with a line before it.
     #[must_use]
-    pub fn after(mut self, earlier: impl Into<String>) -> Self {
+    pub fn after(mut self, earlier: impl Into<Box<str>>) -> Self {
         self.earlier = Some(earlier.into());
         self
     }
@@ -127,8 +153,28 @@ impl Error {
     /// The same error with `prefix` and `: ` before its text.
     #[must_use]
     pub fn context(mut self, prefix: impl fmt::Display) -> Self {
-        self.message = alloc::format!("{prefix}: {}", self.message);
+        let message = alloc::format!("{prefix}: {}", self.message);
+        self.cause_at += message.len() - self.message.len();
+        self.message = message;
         self
+    }
+
+    /// The same error, which came while that was being done.
+    #[must_use]
+    pub fn during(self, stage: Stage) -> Self {
+        Self { stage: Some(stage), ..self.context(stage) }
+    }
+
+    /// The same error without what was being done, and without where.
+    #[must_use]
+    pub fn bare(self) -> Self {
+        Self { message: self.cause().into(), scope: None, stage: None, cause_at: 0, ..self }
+    }
+
+    /// What went wrong, without what was being done.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        self.message.get(self.cause_at..).unwrap_or_default()
     }
 }
 
@@ -142,3 +188,16 @@ impl core::error::Error for Error {}
 
 /// The guest half's result.
 pub type Result<T> = core::result::Result<T, Error>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_stays_what_it_is() {
+        let error = Error::new(Kind::Io(5), "Input/output error").during(Stage::Read(7)).context("Could not copy");
+        assert_eq!(error.message, "Could not copy: error while reading at byte 7: Input/output error");
+        assert_eq!((error.cause(), error.stage), ("Input/output error", Some(Stage::Read(7))));
+        assert_eq!(Error::usage("a: b").cause(), "a: b");
+    }
+}

@@ -1,5 +1,6 @@
 //! What an operation tells the host: a record for each key of its results.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -39,10 +40,11 @@ pub fn failure(error: Error) -> Failure {
         Kind::Loop => FailureKind::Loop,
         Kind::Usage => FailureKind::Usage,
     };
+    let bytes = |text: Box<str>| String::from(text).into_bytes();
     Failure {
         message: error.message.into_bytes(),
         kind,
-        earlier: error.earlier.map(String::into_bytes),
-        hint: error.hint.map(String::into_bytes),
+        earlier: error.earlier.map(bytes),
+        hint: error.hint.map(bytes),
     }
 }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use instar_image::format::SnapshotSelector;
 use instar_image::reader::Reader;
 use instar_image::table::Span;
-use instar_image::{Error, Result, Snapshot};
+use instar_image::{Error, Kind, Result, Snapshot};
 
 use crate::extensions::text;
 use crate::header::{Header, l1_table};
@@ -52,7 +52,9 @@ impl Walk {
         }
         self.at = self.at.saturating_add(7) & !7;
         if self.at.saturating_add(SNAPSHOT_HEADER as u64) > FILE_OFFSET_MAX {
-            return Err(Error::malformed("Failed to read snapshot table: Input/output error"));
+            const EIO: u32 = 5;
+            let error = Error::new(Kind::Io(EIO), "Input/output error");
+            return Err(error.context("Failed to read snapshot table"));
         }
         let (entry, len) = one(window, self.at, self.index)?;
         self.at = self.at.saturating_add(len);

@@ -15,8 +15,6 @@ use crate::layout::{
     size_max,
 };
 
-const NOT_QED: &str = "Image not in QED format";
-
 /// What the header says.
 #[derive(Clone, Debug)]
 pub struct Header {
@@ -43,22 +41,22 @@ pub struct Header {
 impl Header {
     /// Reads and checks it, in the order in which the stock tool does.
     pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
-        Self::parse(cx).map_err(|error| match error.kind {
+        let mut head = [0; HEADER_LEN];
+        cx.source.read(cx.device, 0, &mut head)?;
+        if !head.starts_with(MAGIC) {
+            return Err(Error::malformed("Image not in QED format"));
+        }
+        Self::parse(cx, &head).map_err(|error| match error.kind {
             // The oldest release has no words of its own for what is wrong.
-            Kind::Malformed if cx.version == Version::V5_2 && error.message != NOT_QED => {
+            Kind::Malformed if cx.version == Version::V5_2 => {
                 Error::malformed("Invalid argument").context(format_args!("Could not open '{}'", display_name(cx.name)))
             }
             _ => error,
         })
     }
 
-    fn parse(cx: &OpenContext<'_, '_>) -> Result<Self> {
-        let mut head = [0; HEADER_LEN];
-        cx.source.read(cx.device, 0, &mut head)?;
-        if !head.starts_with(MAGIC) {
-            return Err(Error::malformed(NOT_QED));
-        }
-        let read = Reader::new(&head);
+    fn parse(cx: &OpenContext<'_, '_>, head: &[u8; HEADER_LEN]) -> Result<Self> {
+        let read = Reader::new(head);
         let features = read.le64(field::FEATURES)?;
         if features & !feature::KNOWN != 0 {
             return Err(Error::unsupported(alloc::format!(

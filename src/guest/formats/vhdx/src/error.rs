@@ -18,5 +18,6 @@ pub fn unsupported(cx: &OpenContext<'_, '_>) -> Error {
 /// `EIO`: it lies outside of what a file can have.
 pub fn unreadable(cx: &OpenContext<'_, '_>) -> Error {
     const EIO: u32 = 5;
-    Error::new(instar_image::Kind::Io(EIO), format!("Could not open '{}': Input/output error", display_name(cx.name)))
+    let error = Error::new(instar_image::Kind::Io(EIO), "Input/output error");
+    error.context(format_args!("Could not open '{}'", display_name(cx.name)))
 }

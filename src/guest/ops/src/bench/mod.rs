@@ -169,7 +169,7 @@ fn failure(why: &str) -> Error {
 fn failed(error: &Error) -> Error {
     match error.kind {
         // What was being done is not said.
-        Kind::Io(_) => failure(error.message.rsplit(": ").next().unwrap_or_default()),
+        Kind::Io(_) => failure(error.cause()),
         Kind::Corrupt => failure("Input/output error").after(error.message.clone()),
         _ => failure("Input/output error"),
     }

@@ -1,8 +1,7 @@
 //! `dd`: a part of the source, in blocks.
 
-use alloc::format;
-
 use instar_abi::ops::convert::SectionParams;
+use instar_image::error::Stage;
 use instar_image::{Error, Kind};
 
 /// Which part. The counting is the stock tool's: `count` is from the beginning of the source on, and what is skipped is
@@ -33,17 +32,12 @@ impl Section {
 
 /// What goes wrong while bytes are copied, in the words of `dd`: it does not say where.
 pub fn words(error: Error) -> Error {
-    let Kind::Io(_) = error.kind else { return error };
-    let why = error.message.rsplit(": ").next().unwrap_or_default();
-    let reading = ["error while reading at byte", "error while reading block status at offset"];
-    let what = if reading.iter().any(|text| error.message.starts_with(text)) {
-        "reading from input image file"
-    } else if error.message.starts_with("error while writing at byte") {
-        "writing to output image file"
-    } else {
-        return error;
+    let what = match (error.kind, error.stage) {
+        (Kind::Io(_), Some(Stage::Status(_) | Stage::Read(_))) => "error while reading from input image file",
+        (Kind::Io(_), Some(Stage::Write(_))) => "error while writing to output image file",
+        _ => return error,
     };
-    Error { message: format!("error while {what}: {why}"), ..error }
+    error.bare().context(what)
 }
 
 #[cfg(test)]
@@ -52,10 +46,12 @@ mod tests {
 
     #[test]
     fn errors_do_not_tell_where() {
-        let io = |text: &str| words(Error::new(Kind::Io(5), text)).message;
-        assert_eq!(io("error while reading at byte 7: Oh: no"), "error while reading from input image file: no");
-        assert_eq!(io("error while writing at byte 0: No"), "error while writing to output image file: No");
-        assert_eq!(io("something else: no"), "something else: no");
+        let error = || Error::new(Kind::Io(5), "No");
+        let text = |stage| words(error().context("Oh").during(stage)).message;
+        assert_eq!(text(Stage::Read(7)), "error while reading from input image file: No");
+        assert_eq!(text(Stage::Status(7)), "error while reading from input image file: No");
+        assert_eq!(text(Stage::Write(0)), "error while writing to output image file: No");
+        assert_eq!(words(error().context("something else")).message, "something else: No");
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! of the jobs, so that the result does not depend on the number of workers; writing is everybody's own again.
 
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -11,6 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::copy::fill::parts_of;
 use instar_image::chain::Chain;
+use instar_image::error::Stage;
 use instar_image::reader::is_zero;
 use instar_image::sealed::{self, Placed};
 use instar_image::write::{Packer, Piece, Target, Writer};
@@ -191,7 +191,7 @@ impl Worker<'_> {
         shared.turn.store(last.ticket + 1, Ordering::Release);
         let written = placed.and_then(|()| sealed::submit(shared.machine, steps, shared.writer.encrypter()));
         shared.writing.fetch_sub(1, Ordering::AcqRel);
-        written.map_err(|e| e.context(format!("error while writing at byte {}", first.at)))
+        written.map_err(|e| e.during(Stage::Write(first.at)))
     }
 
     /// Reads and compresses; `len`: bytes of all tasks.

@@ -2,12 +2,12 @@
 //! their stored bytes, all in one crossing.
 
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
 use instar_image::damage::Damage;
+use instar_image::error::Stage;
 use instar_image::walk::walk;
 use instar_image::{Error, Kind, Packed, Place, Read, Result, Source, Unpacker};
 
@@ -62,14 +62,12 @@ fn as_io(error: &Error) -> Error {
 
 /// What is said of the bytes from `at` on.
 pub fn unreadable(at: u64, error: &Error) -> Error {
-    as_io(error).context(format!("error while reading at byte {at}"))
+    as_io(error).during(Stage::Read(at))
 }
 
 /// The same without saying where.
 pub fn reason(error: &Error) -> Error {
-    let error = as_io(error);
-    let message = error.message.rsplit(": ").next().unwrap_or_default().into();
-    Error { message, scope: None, ..error }
+    as_io(error).bare()
 }
 
 impl<'a> Filler<'a> {

@@ -1,10 +1,10 @@
 //! Into targets where every byte has its place: plain extents go from file to file on the host's side.
 
-use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
+use instar_image::error::Stage;
 use instar_image::reader::is_zero;
 use instar_image::write::{Encrypter, Piece, Target, Writer};
 use instar_image::{DeviceId, Error, Machine, Place, Result, Scope, Step, Zeroes};
@@ -143,7 +143,7 @@ pub fn run(
 }
 
 fn unwritable(at: u64, error: Error) -> Error {
-    error.context(format!("error while writing at byte {at}"))
+    error.during(Stage::Write(at))
 }
 
 struct Worker<'a> {

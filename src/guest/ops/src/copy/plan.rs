@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use instar_image::chain::Chain;
 use instar_image::damage::SECTOR;
+use instar_image::error::Stage;
 use instar_image::walk::{Stretch, walk};
 use instar_image::write::Target;
 use instar_image::{Error, Extent, Kind, Place, Result, Scope, Source};
@@ -369,9 +370,9 @@ impl<'a> Planner<'a> {
 
 /// Where byte `at` of a source is cannot be told. What is wrong with its tables stands on a line of its own.
 fn no_place(at: u64, error: Error) -> Error {
-    let what = alloc::format!("error while reading block status at offset {at}");
+    let stage = Stage::Status(at);
     if matches!(error.kind, Kind::Corrupt) {
-        return Error::new(Kind::Io(EIO), words(&error)).context(what).after(error.message);
+        return Error::new(Kind::Io(EIO), words(&error)).during(stage).after(error.message);
     }
-    error.context(what)
+    error.during(stage)
 }

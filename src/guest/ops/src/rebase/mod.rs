@@ -66,7 +66,7 @@ pub fn run(machine: &dyn Machine, params: &Rebase, version: Version) -> Result<u
     }
     let editing = checked(params, format, machine, version)?;
     let new_chain = match &new {
-        Some(spec) => as_it_will_be_read(opening, format, spec).map_err(|e| not_opened(spec, e))?,
+        Some(spec) => as_it_will_be_read(opening, format, spec)?,
         None => Chain { layers: Vec::new() },
     };
     let options = image.options_at(0);
@@ -99,7 +99,12 @@ pub fn run(machine: &dyn Machine, params: &Rebase, version: Version) -> Result<u
 /// The new chain as readers of the image will see it. A QED image cannot say that its backing file is a fixed VHD: it will be
 /// read as raw, its footer as the end of the disk (the stock tool copies what differs from the VHD, and the disk changes).
 fn as_it_will_be_read<'a>(opening: Opening<'a>, format: &dyn Format, spec: &ImageSpec) -> Result<Chain<'a>> {
-    let said = opening.chain(spec)?;
+    let new = |spec: &ImageSpec| {
+        let not_opened =
+            |e: Error| e.context(format!("Could not open new backing file '{}'", display_name(&spec.written)));
+        opening.layers(spec).map_err(not_opened)
+    };
+    let said = new(spec)?;
     if spec.format.as_deref().is_none_or(|backing| can_name(format, backing)) {
         return Ok(said);
     }
@@ -107,16 +112,7 @@ fn as_it_will_be_read<'a>(opening: Opening<'a>, format: &dyn Format, spec: &Imag
     if said.layers.first().is_some_and(|layer| layer.format == found) {
         return Ok(said);
     }
-    opening.chain(&ImageSpec { format: None, ..spec.clone() })
-}
-
-/// The error of [`Opening::chain`] in the words for a new backing file.
-fn not_opened(spec: &ImageSpec, mut error: Error) -> Error {
-    let prefix = format!("Could not open '{}': ", display_name(&spec.written));
-    if let Some(rest) = error.message.strip_prefix(&prefix) {
-        error.message = format!("Could not open new backing file '{}': {rest}", display_name(&spec.written));
-    }
-    error
+    new(&ImageSpec { format: None, ..spec.clone() })
 }
 
 /// Whether the image can name what it is to name: before anything is touched.

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 
 use instar_image::machine::display_name;
-use instar_image::{CheckContext, Error, Result};
+use instar_image::{CheckContext, Error, Kind, Result};
 
 use super::tables::{Count, Out};
 use crate::Qcow2Image;
@@ -31,7 +31,7 @@ pub fn first_look(image: &Qcow2Image<'_>, cx: &mut CheckContext<'_>) -> Result<u
     while let Some(entry) = walk.next(&mut window).transpose() {
         if let Err(error) = entry {
             cx.findings.error(&format!("ERROR failed to read the snapshot table: {}", error.message))?;
-            let io = error.message.contains("Input/output error");
+            let io = matches!(error.kind, Kind::Io(_));
             return Err(Error::malformed(if io { "Input/output error" } else { "File too large" }));
         }
     }

@@ -142,7 +142,9 @@ class Tidy(unittest.TestCase):
         client = text("src/guest/entry/")
         unsent = [op for op in re.findall(r"^ +(\w+) = \d+,", operations, re.MULTILINE) if f"Op::{op}" not in client]
         machine = (ROOT / "src/guest/image/src/machine.rs").read_text()
-        traits = re.findall(r"^pub trait (?:Source|Sink|Machine)\b.*?^\}", machine, re.MULTILINE | re.DOTALL)
+        parts = "Source|Sink|Opener|Workers|Report|Environment|Machine"
+        traits = re.findall(rf"^pub trait (?:{parts})\b.*?^\}}", machine, re.MULTILINE | re.DOTALL)
+        self.assertEqual(len(traits), parts.count("|") + 1)
         methods = re.findall(r"^    fn (\w+)", "\n".join(traits), re.MULTILINE)
         steps = re.findall(
             r"^    (\w+) \{", re.search(r"pub enum Step.*?^\}", machine, re.M | re.S).group(0), re.MULTILINE

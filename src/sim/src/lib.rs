@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use instar_image::Zeroes;
-use instar_image::machine::Parallel;
+use instar_image::machine::{Environment, Opener, Parallel, Report, Workers};
 use instar_image::named::NamedFiles;
 use instar_image::{
     Beside, DeviceId, Error, Kind, Machine as Api, RangePair, Read, Result, Role, Run, Scope, Sink, Source, Stat, Step,
@@ -426,11 +426,7 @@ impl Sink for Machine {
     }
 }
 
-impl Api for Machine {
-    fn source(&self) -> &dyn Source {
-        self
-    }
-
+impl Opener for Machine {
     fn open_named(&self, from: DeviceId, name: &[u8], role: Role, write: bool) -> Result<DeviceId> {
         self.opened.open((from, name, role, write), || {
             if self.is_sealed() {
@@ -440,25 +436,16 @@ impl Api for Machine {
             found.ok_or_else(|| Error::new(Kind::Io(ENOENT), "No such file or directory"))
         })
     }
+}
 
-    fn create_beside(&self, _target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId> {
-        let device = self.add_writable([]);
-        self.name(kind.name(b"disk", number), device);
-        Ok(device)
-    }
-
-    fn seal(&self) -> Result<()> {
-        self.sealed.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
+impl Workers for Machine {
     fn workers(&self) -> usize {
         self.workers.max(1)
     }
 
     fn broadcast(&self, body: &(dyn Fn(usize) + Sync)) {
         std::thread::scope(|scope| {
-            for worker in 1..Api::workers(self) {
+            for worker in 1..Workers::workers(self) {
                 scope.spawn(move || body(worker));
             }
             body(0);
@@ -469,7 +456,9 @@ impl Api for Machine {
         *spins += 1;
         std::thread::yield_now();
     }
+}
 
+impl Report for Machine {
     fn progress(&self, _done: u64, _total: u64) {}
 
     fn say(&self, text: &str) -> Result<()> {
@@ -485,7 +474,9 @@ impl Api for Machine {
         lock(&self.emitted).push((key.to_string(), value.clone()));
         Ok(())
     }
+}
 
+impl Environment for Machine {
     fn now_seconds(&self) -> u64 {
         1_000_000_000
     }
@@ -502,6 +493,23 @@ impl Api for Machine {
             block[..8].copy_from_slice(&n.to_le_bytes());
             part.copy_from_slice(&block[..part.len()]);
         }
+    }
+}
+
+impl Api for Machine {
+    fn source(&self) -> &dyn Source {
+        self
+    }
+
+    fn create_beside(&self, _target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId> {
+        let device = self.add_writable([]);
+        self.name(kind.name(b"disk", number), device);
+        Ok(device)
+    }
+
+    fn seal(&self) -> Result<()> {
+        self.sealed.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 

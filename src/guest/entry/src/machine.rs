@@ -15,7 +15,7 @@ use instar_abi::ring::{
     STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT, STAT_WRITABLE,
 };
 use instar_image::keys::Keys;
-use instar_image::machine::Parallel;
+use instar_image::machine::{self, Parallel};
 use instar_image::named::NamedFiles;
 use instar_image::{DeviceId, Machine, RangePair, Read, Result, Run, Sink, Source, Stat, Step, Value, Zeroes};
 use spin::Mutex;
@@ -204,7 +204,7 @@ impl Parallel for RingMachine {
                 body(number);
             }
         };
-        if count > 1 { self.broadcast(&work) } else { work(0) }
+        if count > 1 { machine::Workers::broadcast(self, &work) } else { work(0) }
     }
 }
 
@@ -368,11 +368,7 @@ impl Sink for RingMachine {
     }
 }
 
-impl Machine for RingMachine {
-    fn source(&self) -> &dyn Source {
-        self
-    }
-
+impl machine::Opener for RingMachine {
     fn open_named(&self, from: DeviceId, name: &[u8], role: Role, write: bool) -> Result<DeviceId> {
         self.named.open((from, name, role, write), || {
             let reply = self.reachable(name, |name| {
@@ -388,16 +384,9 @@ impl Machine for RingMachine {
             Ok(DeviceId(reply.value as u32))
         })
     }
+}
 
-    fn create_beside(&self, target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId> {
-        let wanted = Request { dev: target.0, arg: kind as u32, len: number, ..request(Op::CreateBeside) };
-        failure::check_target(self.client().one(wanted)).map(|reply| DeviceId(reply.value as u32))
-    }
-
-    fn seal(&self) -> Result<()> {
-        self.call(request(Op::Seal)).map(|_| ())
-    }
-
+impl machine::Workers for RingMachine {
     fn workers(&self) -> usize {
         self.clients.len()
     }
@@ -429,7 +418,9 @@ impl Machine for RingMachine {
             self.client().one(Request { len: NAP_MICROSECONDS, ..request(Op::Wait) });
         }
     }
+}
 
+impl machine::Report for RingMachine {
     fn progress(&self, done: u64, total: u64) {
         let step = (total / PROGRESS_PARTS).max(1);
         let last = self.reported.load(Ordering::Relaxed);
@@ -453,7 +444,9 @@ impl Machine for RingMachine {
         let emit = Request { buf: bytes.as_ptr() as u64, buf_len: bytes.len() as u64, ..request(Op::Emit) };
         self.call(emit).map(|_| ())
     }
+}
 
+impl machine::Environment for RingMachine {
     fn now_seconds(&self) -> u64 {
         self.now
     }
@@ -464,5 +457,20 @@ impl Machine for RingMachine {
 
     fn random(&self, bytes: &mut [u8]) {
         self.random.lock().fill_bytes(bytes);
+    }
+}
+
+impl Machine for RingMachine {
+    fn source(&self) -> &dyn Source {
+        self
+    }
+
+    fn create_beside(&self, target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId> {
+        let wanted = Request { dev: target.0, arg: kind as u32, len: number, ..request(Op::CreateBeside) };
+        failure::check_target(self.client().one(wanted)).map(|reply| DeviceId(reply.value as u32))
+    }
+
+    fn seal(&self) -> Result<()> {
+        self.call(request(Op::Seal)).map(|_| ())
     }
 }

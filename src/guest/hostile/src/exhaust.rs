@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use instar_abi::boot::{BootInfo, DOORBELL_SYSCALL};
 use instar_abi::ring::{Op, Request};
 use instar_entry::RingMachine;
-use instar_image::{Machine, Value};
+use instar_image::Value;
+use instar_image::machine::Report;
 
 use crate::together;
 

@@ -9,7 +9,7 @@ use instar_abi::boot::BootInfo;
 use instar_abi::ops::{Failure, FailureKind, Record, Told};
 use instar_abi::ring::{Beside, FLAG_WRITE, LOG_LINES, LOG_RECORDS, Op, Request, Role, Status};
 use instar_entry::RingMachine;
-use instar_image::Machine;
+use instar_image::machine::Report;
 
 use crate::parts::ask;
 use crate::together;

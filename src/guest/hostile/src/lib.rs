@@ -21,7 +21,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use instar_abi::boot::BootInfo;
 use instar_entry::RingMachine;
-use instar_image::Machine;
+use instar_image::machine::Workers;
 
 /// What a case is: its exit status, where it comes to an end of its own.
 pub type Case = fn(&RingMachine, &BootInfo) -> u8;

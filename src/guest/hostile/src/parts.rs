@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use instar_abi::boot::BootInfo;
 use instar_abi::ring::{FLAG_WRITE, Op, Reply, Request, Role, Status};
 use instar_entry::RingMachine;
-use instar_image::Machine;
+use instar_image::machine::Report;
 
 use crate::together;
 use crate::wire::{GROWTH_LIMIT, LENGTH, READ_ONLY, TARGET, WRITABLE, good, good_beside, request, tell};

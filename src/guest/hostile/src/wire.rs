@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use instar_abi::boot::BootInfo;
 use instar_abi::ring::{Beside, FLAG_SKIP_ZERO, Op, Request, Role, Status};
 use instar_entry::RingMachine;
-use instar_image::Machine;
+use instar_image::machine::Report;
 
 use crate::together;
 

@@ -4,10 +4,11 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::machine::Opener;
 use crate::options::OptionSpec;
 use crate::{
-    Ability, Bitmaps, CheckContext, CheckReport, Creator, DeviceId, Editing, Error, Extent, Machine, Packed, Quirk,
-    Resizer, Result, Source, Value, Version,
+    Ability, Bitmaps, CheckContext, CheckReport, Creator, DeviceId, Editing, Error, Extent, Packed, Quirk, Resizer,
+    Result, Source, Value, Version,
 };
 
 /// What probing may look at.
@@ -40,7 +41,7 @@ pub struct OpenContext<'a, 'n> {
     pub source: &'a dyn Source,
     /// Opens what the image names besides its backing file (data file, extents); `None` where the command
     /// looks at this file only.
-    pub opener: Option<&'a dyn Machine>,
+    pub opener: Option<&'a dyn Opener>,
     /// The device that the image is on.
     pub device: DeviceId,
     /// The file's name as the user or the referring image gave it.

@@ -198,25 +198,21 @@ pub trait Sink: Source {
     fn submit(&self, steps: &[Step<'_>]) -> Result<()>;
 }
 
-/// Most bytes of one [`Machine::say`].
+/// Most bytes of one [`Report::say`].
 pub const SAY_MAX: usize = 4096;
 
-/// Most bytes of one [`Machine::stream`].
+/// Most bytes of one [`Report::stream`].
 pub const STREAM_MAX: usize = 65536;
 
-/// All that a command has. Implemented by the entry crate over the ring, and by the simulator in memory.
-pub trait Machine: Sink {
-    /// This trait object as its readable half.
-    fn source(&self) -> &dyn Source;
-
+/// Opening further files: what a parser of images that name some gets besides.
+pub trait Opener: Sync {
     /// Opens what the image on `from` names. The host's policy decides; its refusal is [`crate::Kind::Refused`].
     fn open_named(&self, from: DeviceId, name: &[u8], role: Role, write: bool) -> Result<DeviceId>;
-    /// Makes an empty file beside the new one on `target`; the host makes its name ([`Beside::name`]).
-    fn create_beside(&self, target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId>;
-    /// No name will be opened any more, and no file be made.
-    fn seal(&self) -> Result<()>;
+}
 
-    /// How many workers may run [`Machine::broadcast`]'s body.
+/// The workers of a command.
+pub trait Workers: Sync {
+    /// How many workers may run [`Workers::broadcast`]'s body.
     fn workers(&self) -> usize;
     /// Runs `body(worker)` on every worker at the same time (this one is number 0), returns when all are done. A worker that
     /// comes after this one is done does not begin: the body takes its work from what all share.
@@ -224,7 +220,10 @@ pub trait Machine: Sink {
     /// Called again and again by a worker that waits for another; `spins` starts at 0. Spins first, then
     /// gives the processor away.
     fn relax(&self, spins: &mut u32);
+}
 
+/// What is told while a command runs, and when it is done.
+pub trait Report: Sync {
     /// `done` of `total` bytes of work are done. Cheap: rate-limited by the implementation.
     fn progress(&self, done: u64, total: u64);
     /// Text that the user sees at once, on standard error: at most [`SAY_MAX`] bytes, line ends and all.
@@ -233,7 +232,10 @@ pub trait Machine: Sink {
     fn stream(&self, records: &[u8]) -> Result<()>;
     /// Adds to the result that the host renders.
     fn emit(&self, key: &str, value: &Value) -> Result<()>;
+}
 
+/// What a command finds in the world beside files.
+pub trait Environment: Sync {
     /// Seconds since 1970 at the start of the command.
     fn now_seconds(&self) -> u64;
     /// Nanoseconds since the run began.
@@ -246,6 +248,16 @@ pub trait Machine: Sink {
         self.random(&mut id);
         id
     }
+}
+
+/// All that a command has. Implemented by the entry crate over the ring, and by the simulator in memory.
+pub trait Machine: Sink + Opener + Workers + Report + Environment {
+    /// This trait object as its readable half.
+    fn source(&self) -> &dyn Source;
+    /// Makes an empty file beside the new one on `target`; the host makes its name ([`Beside::name`]).
+    fn create_beside(&self, target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId>;
+    /// No name will be opened any more, and no file be made.
+    fn seal(&self) -> Result<()>;
 }
 
 /// A name of a file for messages: names are not always UTF-8, and none begins a new line, which might pass for the host's

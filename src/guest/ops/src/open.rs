@@ -11,7 +11,7 @@ use instar_image::chain::{Chain, Layer};
 use instar_image::damage::{Damage, SECTOR};
 use instar_image::format::{SnapshotSelector, Wanted};
 use instar_image::limits::{CHAIN_DEPTH_MAX, PROBE_HEAD};
-use instar_image::machine::{EAGAIN, Stat, display_name, has_a_writer, in_use};
+use instar_image::machine::{EAGAIN, Opener, Stat, display_name, has_a_writer, in_use};
 use instar_image::names::{combine, without_file, without_protocol};
 use instar_image::quirk::has;
 use instar_image::{
@@ -177,7 +177,7 @@ impl<'a> Opening<'a> {
         if contended && !has(format, Quirk::SharedWithWriters) {
             return Err(has_a_writer(&name));
         }
-        let opener = (self.data || has(format, Quirk::SeveralFiles)).then_some(self.machine);
+        let opener = (self.data || has(format, Quirk::SeveralFiles)).then_some(self.machine as &dyn Opener);
         let options: DriverOptions = options.iter().filter(|(key, value)| !is_alone(key, value)).cloned().collect();
         let write = matches!(purpose, Purpose::Write { .. });
         let cx = OpenContext { source, opener, device, name: &name, version: self.version, write, options: &options };

@@ -15,7 +15,7 @@ const SIZE: u64 = 10 << 20;
 fn open(machine: &Machine, disk: Disk) -> Box<dyn Image + '_> {
     let device = machine.add_disk(disk);
     let version = Version::default();
-    let opener: Option<&dyn instar_image::Machine> = Some(machine);
+    let opener: Option<&dyn instar_image::machine::Opener> = Some(machine);
     let cx = OpenContext { source: machine, opener, device, name: b"x", version, write: false, options: &[] };
     Qcow2.open(cx).expect("it opens")
 }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use instar_image::Zeroes;
 use instar_image::chain::{Chain, Node};
 use instar_image::keys::Keys;
-use instar_image::machine::Parallel;
+use instar_image::machine::{Environment, Opener, Parallel, Report, Workers};
 use instar_image::reader::is_zero;
 use instar_image::walk::walk;
 use instar_image::{
@@ -210,23 +210,13 @@ impl Sink for Nested<'_> {
     }
 }
 
-impl Machine for Nested<'_> {
-    fn source(&self) -> &dyn Source {
-        self
-    }
-
+impl Opener for Nested<'_> {
     fn open_named(&self, from: DeviceId, name: &[u8], role: Role, write: bool) -> Result<DeviceId> {
         self.below.open_named(if from == self.id { self.file } else { from }, name, role, write)
     }
+}
 
-    fn create_beside(&self, target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId> {
-        self.below.create_beside(target, kind, number)
-    }
-
-    fn seal(&self) -> Result<()> {
-        self.below.seal()
-    }
-
+impl Workers for Nested<'_> {
     fn workers(&self) -> usize {
         self.below.workers()
     }
@@ -238,7 +228,9 @@ impl Machine for Nested<'_> {
     fn relax(&self, spins: &mut u32) {
         self.below.relax(spins);
     }
+}
 
+impl Report for Nested<'_> {
     fn progress(&self, done: u64, total: u64) {
         self.below.progress(done, total);
     }
@@ -254,7 +246,9 @@ impl Machine for Nested<'_> {
     fn emit(&self, key: &str, value: &Value) -> Result<()> {
         self.below.emit(key, value)
     }
+}
 
+impl Environment for Nested<'_> {
     fn now_seconds(&self) -> u64 {
         self.below.now_seconds()
     }
@@ -269,5 +263,19 @@ impl Machine for Nested<'_> {
 
     fn random_id(&self) -> [u8; 16] {
         self.below.random_id()
+    }
+}
+
+impl Machine for Nested<'_> {
+    fn source(&self) -> &dyn Source {
+        self
+    }
+
+    fn create_beside(&self, target: DeviceId, kind: Beside, number: u64) -> Result<DeviceId> {
+        self.below.create_beside(target, kind, number)
+    }
+
+    fn seal(&self) -> Result<()> {
+        self.below.seal()
     }
 }

@@ -22,6 +22,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_crypto::qcow::Key;
+use instar_image::machine::Opener;
 use instar_image::sealed::{self, Placed};
 use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
 use instar_image::{
@@ -115,7 +116,7 @@ fn refuse(why: &str) -> Error {
 
 impl<'a> Qcow2Editor<'a> {
     /// `opener`: opens the data file; without it no data may be placed.
-    fn open(cx: EditContext<'a, '_>, opener: Option<&'a dyn Machine>) -> Result<Self> {
+    fn open(cx: EditContext<'a, '_>, opener: Option<&'a dyn Opener>) -> Result<Self> {
         let (machine, device) = (cx.machine, cx.device);
         let mut window = Window::new(machine.source(), device);
         let header = Header::parse(&mut window, cx.version)?;

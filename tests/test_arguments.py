@@ -1,5 +1,6 @@
 """Which of several faults of a command line is told, and how: the stock tool's choice."""
 
+import os
 import unittest
 
 from tests.base import InstarTestBase
@@ -114,6 +115,27 @@ class TestArguments(InstarTestBase):
             "convert -o , -l snapshot.x=1 a.qcow2 n",
             "convert -l snapshot.x=1 -c -C a.qcow2 n",
         )
+
+    def test_what_is_no_text_is_not_taken_for_another(self):
+        """An argument that is not UTF-8 is refused where it would be changed, or left out; names of files may be anything."""
+        name, secret = b"caf\xe9.raw", ["--object", "secret,id=s,data=pw"]
+        encrypted = b"encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,backing_fmt=raw,backing_file=" + name
+        for command in (
+            ["create", "-f", "qcow2", *secret, "-u", "-o", encrypted, "new", "1M"],
+            ["create", "-f", "qcow2", "-u", "-b", name, "-F", "raw", "new", "1M"],
+            ["convert", "-O", "qcow2", "-o", b"data_file=\xff", "plain.raw", "new"],
+            ["measure", "--size", "1M", "-O", "qcow2", "-o", b"cluster_size=4096,backing_file=\xe9"],
+        ):
+            with self.subTest(command):
+                self.make("qemu-img", "create", "-q", "-f", "raw", "plain.raw", "1M")
+                before = sorted(os.listdir(self.tmp))
+                words = [os.fsdecode(word) for word in command]
+                out, err, status = self.run_instar(*words, cwd=self.tmp)
+                self.assertEqual((out, status), ("", 1))
+                self.assertIn("is not UTF-8", err)
+                self.assertEqual(sorted(os.listdir(self.tmp)), before)
+        os.rename(self.path("plain.raw"), os.fsencode(self.tmp) + b"/" + name)
+        self.assertEqual(self.run_instar("info", "-f", "raw", os.fsdecode(name), cwd=self.tmp)[2], 0)
 
     def test_options_that_a_release_does_not_have(self):
         """Of a format, whichever command is given them."""

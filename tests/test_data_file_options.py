@@ -108,3 +108,37 @@ class TestDataFileOptions(InstarTestBase):
         self.make("qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=../elsewhere/new.raw", "far.qcow2", "1M", cwd=self.work)
         err = self.run_as_qemu_img("map", "far.qcow2", cwd=self.work)[1]
         self.assertIn("not in a directory that images may refer to", err)
+
+
+class TestTwoRoles(InstarTestBase):
+    """One file named as data file and as backing file: nothing is written to it as the one while it is read as the other."""
+
+    def setUp(self):
+        super().setUp()
+        self.make("qemu-img", "create", "-q", "-f", "raw", "new.raw", "4M")
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "base.qcow2", "4M")
+        self.make("qemu-io", "-f", "qcow2", "-c", "write -P 2 0 4M", "base.qcow2")
+        options = "data_file=xbase.qcow,backing_file=base.qcow2,backing_fmt=qcow2"
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, "top.qcow2", "4M")
+        with open(self.path("top.qcow2"), "r+b") as file:
+            content = file.read()
+            file.seek(content.index(b"xbase.qcow"))
+            file.write(b"base.qcow2")
+
+    def test_the_backing_file_is_never_written(self):
+        with open(self.path("base.qcow2"), "rb") as file:
+            before = file.read()
+        for command in (
+            ["rebase", "-b", "new.raw", "-F", "raw", "top.qcow2"],
+            ["bench", "-w", "-f", "qcow2", "-c", "1", "--pattern=9", "top.qcow2"],
+            ["convert", "-n", "-f", "raw", "-O", "qcow2", "new.raw", "top.qcow2"],
+            ["resize", "-f", "qcow2", "--preallocation=full", "top.qcow2", "8M"],
+            ["commit", "top.qcow2"],
+        ):
+            with self.subTest(command[0]):
+                _, err, status = self.run_as_qemu_img(*command, cwd=self.tmp)
+                self.assertEqual(status, 1)
+                self.assertIn("lock", err)
+                self.assertEqual(self.run_qemu_img(*command, cwd=self.tmp)[2], 1)
+                with open(self.path("base.qcow2"), "rb") as file:
+                    self.assert_same_bytes(file.read(), before)

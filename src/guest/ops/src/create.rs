@@ -48,6 +48,12 @@ pub fn run(machine: &dyn Machine, params: &Create, version: Version) -> Result<u
     }
 }
 
+/// The lists of `-o`. None is left out in silence.
+pub fn texts(lists: &[Vec<u8>]) -> Result<Vec<&str>> {
+    let text = |list| core::str::from_utf8(list).map_err(|_| Error::usage("an option of -o is not UTF-8"));
+    lists.iter().map(|list| text(list)).collect()
+}
+
 fn plan(machine: &dyn Machine, request: &Request<'_>, version: Version) -> Result<Plan> {
     let format = format_named(&request.sent.format)?;
     if let Some(text) = &request.sent.name_error {
@@ -55,8 +61,7 @@ fn plan(machine: &dyn Machine, request: &Request<'_>, version: Version) -> Resul
     }
     let creator = creator_of(format)?;
     let specs: Vec<OptionSpec> = option_help::options(format, version).copied().collect();
-    let texts: Vec<&str> = request.sent.options.iter().filter_map(|text| core::str::from_utf8(text).ok()).collect();
-    let mut options = option_help::parse(format, &texts, version)?;
+    let mut options = option_help::parse(format, &texts(&request.sent.options)?, version)?;
     match (request.sent.size, options.get("size")) {
         (Some(_), Some(_)) => return Err(Error::usage("The image size must be specified only once")),
         (Some(bytes), None) => options.set("size", &bytes.to_string()),

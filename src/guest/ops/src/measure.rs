@@ -1,13 +1,12 @@
 //! `measure`: how large a file an image would need.
 
-use alloc::vec::Vec;
-
 use instar_abi::ops::measure::{Measure, MeasureResults, Sizes};
 use instar_image::chain::Chain;
 use instar_image::walk::walk;
 use instar_image::{Backing, Bitmaps, CreateContext, DeviceId, Error, Machine, Measured, Result, Version};
 
 use crate::convert::selector;
+use crate::create::texts;
 use crate::open::{ImageSpec, Opening, select_snapshot};
 use crate::option_help;
 use crate::stored::{DATA, PRESENT, Stored, ZERO};
@@ -27,8 +26,7 @@ pub fn run(machine: &dyn Machine, params: &Measure, version: Version) -> Result<
     }
     let format = option_help::format_named(&params.format)?;
     let creator = option_help::creator_of(format)?;
-    let texts: Vec<&str> = params.options.iter().filter_map(|option| core::str::from_utf8(option).ok()).collect();
-    let options = option_help::parse(format, &texts, version).map_err(|error| {
+    let options = option_help::parse(format, &texts(&params.options)?, version).map_err(|error| {
         Error::usage(alloc::format!("Invalid options for file format '{}'", format.name())).after(error.message)
     })?;
     machine.seal()?;

@@ -23,13 +23,25 @@ pub struct Opt {
     pub since: u32,
     /// The first release that knows its letter.
     pub letter_since: (u32, u32),
+    /// Its argument need not be UTF-8.
+    pub bytes: bool,
 }
 
 impl Opt {
     /// A switch.
     #[must_use]
     pub const fn flag(long: &'static str, help: &'static str) -> Self {
-        Self { long, also: &[], short: None, argument: None, help, own: false, since: 0, letter_since: (0, 0) }
+        Self {
+            long,
+            also: &[],
+            short: None,
+            argument: None,
+            help,
+            own: false,
+            since: 0,
+            letter_since: (0, 0),
+            bytes: false,
+        }
     }
 
     /// Not known to the stock tool.
@@ -71,7 +83,14 @@ impl Opt {
             own: false,
             since: 0,
             letter_since: (0, 0),
+            bytes: false,
         }
+    }
+
+    /// With an argument of any bytes.
+    #[must_use]
+    pub const fn bytes(self) -> Self {
+        Self { bytes: true, ..self }
     }
 
     /// With a letter.
@@ -84,6 +103,14 @@ impl Opt {
     #[must_use]
     pub const fn also(self, also: &'static [&'static str]) -> Self {
         Self { also, ..self }
+    }
+
+    fn checked(&self, argument: OsString) -> Result<OsString, Wrong> {
+        if self.bytes || argument.to_str().is_some() {
+            return Ok(argument);
+        }
+        let long = (!self.long.is_empty()).then(|| format!("--{}", self.long));
+        Err(Wrong::NotText(self.short.map(|letter| format!("-{letter}")).or(long).unwrap_or_default()))
     }
 
     fn has_short(&self, letter: char) -> bool {
@@ -162,6 +189,8 @@ pub enum Wrong {
     Missing(String),
     /// A switch was given an argument.
     Unwanted(String, String),
+    /// Its argument is not UTF-8: it would not be taken as it was meant.
+    NotText(String),
 }
 
 /// Reads `arguments` by `options`. Where a number may come last (`resize FILE -1G`) it may be negative, and is an operand.
@@ -193,7 +222,7 @@ pub fn parse(arguments: &[OsString], options: &[&Opt], number_last: bool) -> Res
                 (Some(_), Some(value)) => value,
                 (Some(_), None) => rest.next().cloned().ok_or_else(|| Wrong::Missing(format!("--{}", option.long)))?,
             };
-            parsed.options.push((option.key(), value));
+            parsed.options.push((option.key(), option.checked(value)?));
         } else if bytes.len() > 1 && bytes[0] == b'-' && !(number_last && rest.len() == 0 && bytes[1].is_ascii_digit())
         {
             cluster(&bytes[1..], &mut rest, options, &mut parsed)?;
@@ -222,7 +251,7 @@ fn cluster<'a>(
             [] => rest.next().cloned().ok_or_else(|| Wrong::Missing(format!("-{letter}")))?,
             attached => OsString::from_vec(attached.to_vec()),
         };
-        parsed.options.push((option.key(), value));
+        parsed.options.push((option.key(), option.checked(value)?));
         break;
     }
     Ok(())
@@ -302,5 +331,18 @@ mod tests {
     #[test]
     fn a_lone_dash_is_an_operand() {
         assert_eq!(go(&["-"]).expect("valid").operands, ["-"]);
+    }
+
+    #[test]
+    fn what_is_no_text_is_not_taken_for_another() {
+        let name = || OsString::from_vec(b"caf\xe9".to_vec());
+        let given = |option: &Opt, arguments: &[OsString]| parse(arguments, &[option], false);
+        let long = OsString::from_vec(b"--format=caf\xe9".to_vec());
+        for arguments in [vec!["-f".into(), name()], vec![long]] {
+            assert_eq!(given(&FORMAT, &arguments), Err(Wrong::NotText("-f".into())));
+            let parsed = given(&FORMAT.bytes(), &arguments).expect("it may be bytes");
+            assert_eq!(parsed.last("format"), Some(name().as_os_str()));
+        }
+        assert_eq!(given(&FORMAT, &[name()]).map(|parsed| parsed.operands), Ok(vec![name()]));
     }
 }

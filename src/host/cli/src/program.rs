@@ -147,6 +147,7 @@ impl Program {
                 Wrong::Unknown(typed) | Wrong::Ambiguous(typed, _) | Wrong::Unwanted(_, typed) => {
                     format!("unrecognized option '{typed}'")
                 }
+                Wrong::NotText(option) => not_text(option),
             });
         }
         let text = match wrong {
@@ -155,6 +156,7 @@ impl Program {
             Wrong::Missing(option) if option.starts_with("--") => format!("option '{option}' requires an argument"),
             Wrong::Missing(option) => format!("option requires an argument -- '{}'", option.trim_start_matches('-')),
             Wrong::Unwanted(option, _) => format!("option '{option}' doesn't allow an argument"),
+            Wrong::NotText(option) => not_text(option),
             Wrong::Ambiguous(typed, names) => {
                 let names: Vec<String> = names.iter().map(|n| format!("'--{n}'")).collect();
                 format!("option '{typed}' is ambiguous; possibilities: {}", names.join(" "))
@@ -359,7 +361,8 @@ impl Program {
         let (told, results) =
             read.map_err(|wrong| self.failed(&Failure::Guest(format!("its results do not fit: {wrong}")), subject))?;
         self.show_told(&told, outcome, subject)?;
-        Ok((status, results))
+        // Whatever it says besides: what has failed is not published.
+        Ok((if told.error.is_some() { status.max(1) } else { status }, results))
     }
 
     /// What the guest is told of an operation.
@@ -513,6 +516,10 @@ impl Program {
             message_bytes: self.config.size("limits.messages")?.unwrap_or(MESSAGE_BYTES),
         })
     }
+}
+
+fn not_text(option: &str) -> String {
+    format!("the argument of option '{option}' is not UTF-8, and would be taken for another one")
 }
 
 /// How many workers move data: more do not pay.

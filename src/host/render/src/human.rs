@@ -105,7 +105,7 @@ impl Page<'_> {
 
     fn map(&mut self, entries: &[(String, Value)], depth: usize) -> fmt::Result {
         for (key, value) in sorted(entries) {
-            self.entry(&key.replace('-', " "), value, depth)?;
+            self.entry(&terminal(key.replace('-', " ").as_bytes()), value, depth)?;
         }
         Ok(())
     }
@@ -128,5 +128,31 @@ impl Page<'_> {
             Value::Bool(b) => self.line(depth, &format!("{label}: {b}")),
             Value::Bytes(bytes) => self.line(depth, &format!("{label}: {}", terminal(bytes))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use instar_abi::ops::info::FormatSpecific;
+
+    struct Never;
+
+    impl LocalTime for Never {
+        fn format(&self, _: u64) -> String {
+            String::new()
+        }
+    }
+
+    #[test]
+    fn keys_of_what_only_such_images_have_are_shown_as_text() {
+        let mut data = Value::map();
+        data.set("k\x1b]0;title\x07\nx", 1u64);
+        let specific = Some(FormatSpecific { kind: "qcow2".into(), data });
+        let image = ImageInfo { format: "qcow2".into(), format_specific: specific, ..ImageInfo::default() };
+        let mut out = String::new();
+        info(&[image], QemuVersion::default(), &Never, &mut out).expect("a string has room");
+        assert!(out.contains("k\\x1b]0;title\\x07\\x0ax: 1\n"), "{out}");
+        assert!(!out.contains('\x1b'));
     }
 }

@@ -99,10 +99,20 @@ pub fn has_xsave() -> bool {
     has(answer(1).ecx, &[27])
 }
 
-/// AVX, whose registers the system keeps: the area of all that it keeps now has room for them.
+/// AVX, whose registers the system keeps. (That the processor has them does not say so: `clearcpuid=avx`.)
 pub fn has_avx() -> bool {
-    const WITH_AVX: u32 = 576 + 256;
-    has_xsave() && has(answer(1).ecx, &[28]) && answer(13).ebx >= WITH_AVX
+    const SSE_AND_AVX: u32 = bit(1) | bit(2);
+    has_xsave() && has(answer(1).ecx, &[28]) && kept() & SSE_AND_AVX == SSE_AND_AVX
+}
+
+/// The lower half of XCR0: which registers the system keeps.
+fn kept() -> u32 {
+    let low: u32;
+    // SAFETY: the system has switched `xsave` on, as was asked before, and with it this instruction; it only reads.
+    unsafe {
+        std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _, options(nomem, nostack, preserves_flags));
+    }
+    low
 }
 
 /// AVX2, in the same way.

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use instar_abi::ops::convert::{Convert, ConvertResults};
 use instar_image::chain::Chain;
-use instar_image::machine::{alone, has_a_writer};
+use instar_image::machine::{EAGAIN, alone, has_a_writer};
 use instar_image::quirk::can_name;
 use instar_image::write::{Target, Writer};
 use instar_image::{Backing, CreateContext, EditContext, Error, Format, Kind, Machine, OpenContext, Result, Version};
@@ -219,7 +219,14 @@ fn writer<'a>(
 fn open_parts(opening: Opening<'_>, target: &ImageSpec) -> Result<()> {
     let mut options = target.options_at(0);
     options.retain(|(key, _)| !key.ends_with("key-secret"));
-    opening.image_for(&ImageSpec { options, ..target.clone() }, true).map(|_| ())
+    let target = ImageSpec { options, ..target.clone() };
+    let (image, _) = opening.image_for(&target, true)?;
+    // A file that it names as both is not written as the one: what stands on the other would show it.
+    if image.backing().is_some() && !image.data_files().is_empty() {
+        let layers = opening.layers(&target).map(|_| ());
+        return layers.or_else(|error| if error.kind == Kind::Io(EAGAIN) { Err(error) } else { Ok(()) });
+    }
+    Ok(())
 }
 
 /// `-n`; `named`: why the target's files could not be opened.
@@ -249,6 +256,10 @@ fn existing<'a>(
         backing: None,
         compressed: params.settings.compress,
         options: &target.options_at(0),
+    };
+    let named = match named {
+        Some(error) if error.kind == Kind::Io(EAGAIN) => return Err(target.could_not_open(error)),
+        other => other,
     };
     // Of what could not be had in time the host only says that it is too late.
     let why = |error: Error| if error.kind == Kind::Io(EBADF) { named.unwrap_or(error) } else { error };

@@ -21,7 +21,9 @@ pub const COMMAND: Command = Command {
         FORMAT,
         IMAGE_OPTS,
         Opt::value("cache", "MODE", "how the images are written").letter('t'),
-        Opt::value("base", "FILE", "the image of the chain to commit into (FILE is not emptied then)").letter('b'),
+        Opt::value("base", "FILE", "the image of the chain to commit into (FILE is not emptied then)")
+            .letter('b')
+            .bytes(),
         Opt::flag("drop", "do not empty FILE afterwards").letter('d'),
         Opt::value("rate", "RATE", "at most so many bytes a second").letter('r'),
         PROGRESS,

@@ -20,7 +20,7 @@ pub const COMMAND: Command = Command {
         FORMAT,
         IMAGE_OPTS,
         Opt::value("cache", "MODE", "how the image is written").letter('t'),
-        Opt::value("backing", "FILE", "the new backing file; empty: none").letter('b'),
+        Opt::value("backing", "FILE", "the new backing file; empty: none").letter('b').bytes(),
         Opt::value("backing-format", "FMT", "the new backing file's format").letter('F'),
         Opt::value("backing-cache", "MODE", "how backing files are read").letter('T'),
         Opt::flag("backing-unsafe", "only change the name: the old and the new backing file read the same").letter('u'),

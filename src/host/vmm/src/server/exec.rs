@@ -134,14 +134,16 @@ impl Server<'_> {
         let role = Role::from_wire(request.arg).ok_or_else(|| refused(Status::BadRequest))?;
         let write = request.flags & FLAG_WRITE != 0;
         let chain = self.ancestry(request.dev);
-        let held = |file| self.table.held(file, request.dev, write);
+        let held = |file| self.table.held(file, request.dev, role, write);
         let _alone = self.opening.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let name = request.buf.to_vec();
         let found = self.policy.find(&name, &chain);
         let path = found.leads_to.clone();
         let answer = self.policy.open(found, role, write, &chain, &held).and_then(|device| match device {
             Opened::Again(index) => Ok(index),
-            Opened::New(device) => self.table.push(*device, request.dev).ok_or_else(|| Status::TooMany.into()),
+            Opened::New(device) => {
+                self.table.push(*device, request.dev, Some(role)).ok_or_else(|| Status::TooMany.into())
+            }
         });
         self.asked.add(Asked { device: request.dev, name, path, role, answer });
         answer.map(|index| value(u64::from(index))).map_err(|no| Reply { errno: no.errno, ..refused(no.status) })
@@ -165,7 +167,7 @@ impl Server<'_> {
         let (direct, ignore_flush) = (target::is_direct(&file), slot.device.ignore_flush);
         let (path, mode) = (slot.device.path.with_file_name(path.file_name().unwrap_or_default()), slot.device.mode);
         let device = Device { fresh: true, direct, ignore_flush, ..Device::new(file, path, mode) };
-        let index = self.table.push(device, request.dev).ok_or_else(|| refused(Status::TooMany))?;
+        let index = self.table.push(device, request.dev, None).ok_or_else(|| refused(Status::TooMany))?;
         Ok(value(u64::from(index)))
     }
 

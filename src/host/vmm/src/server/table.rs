@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use instar_abi::ring::Role;
 use rustix::fs::SeekFrom;
 
 use crate::Device;
@@ -30,6 +31,8 @@ pub struct Slot {
     pub identity: (u64, u64),
     /// The device whose image named it.
     pub parent: Option<u32>,
+    /// What that image named it as.
+    pub role: Option<Role>,
     /// The file lies where a copy inside the kernel moves fewer bytes than a read and a write: with another machine.
     pub remote: bool,
     /// The file system is asked to allocate so many bytes of the file at once; 0: nothing is asked.
@@ -72,6 +75,7 @@ impl Slot {
             block,
             identity,
             parent,
+            role: None,
             remote,
             extent_size_hint,
             no_clone,
@@ -237,15 +241,19 @@ impl Table {
         slots.iter().position(|s| s.identity == slot.identity).and_then(|i| u32::try_from(i).ok()).unwrap_or(0)
     }
 
-    /// Who has that file: the image on `parent` if it has it good for writing, or `write` is not wanted.
+    /// Who has that file: the image on `parent`, as what it names it, if it has it good for writing, or `write` is not
+    /// wanted. What it names as something else, too, is another's.
     #[must_use]
-    pub fn held(&self, identity: (u64, u64), parent: u32, write: bool) -> Holder {
+    pub fn held(&self, identity: (u64, u64), parent: u32, role: Role, write: bool) -> Holder {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         let mut same = slots.iter().enumerate().filter(|(_, slot)| slot.identity == identity).peekable();
         if same.peek().is_none() {
             return Holder::Nobody;
         }
-        let good = |slot: &Slot| slot.parent == Some(parent) && (!write || slot.device.mode != crate::Mode::Read);
+        let good = |slot: &Slot| {
+            let is_its = slot.parent == Some(parent) && slot.role == Some(role);
+            is_its && (!write || slot.device.mode != crate::Mode::Read)
+        };
         let (mut own, mut written) = (None, false);
         for (index, slot) in same {
             own = own.or_else(|| u32::try_from(index).ok().filter(|_| good(slot)));
@@ -262,12 +270,12 @@ impl Table {
 
     /// Adds one; `None` if there are too many.
     #[must_use]
-    pub fn push(&self, device: Device, parent: u32) -> Option<u32> {
+    pub fn push(&self, device: Device, parent: u32, role: Option<Role>) -> Option<u32> {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         if slots.len() >= self.most {
             return None;
         }
-        slots.push(Arc::new(Slot::new(device, Some(parent))));
+        slots.push(Arc::new(Slot { role, ..Slot::new(device, Some(parent)) }));
         u32::try_from(slots.len() - 1).ok()
     }
 

@@ -13,6 +13,7 @@ use instar_image::{
 };
 
 use crate::SECTOR;
+use crate::part::Part;
 
 /// The options, in the order of `-o help`.
 pub const OPTIONS: &[OptionSpec] = &[
@@ -45,7 +46,7 @@ impl Creator for RawCreator {
                 return Err(Error::unsupported(format!("Unsupported preallocation mode '{mode}'")));
             }
             check_room(cx.machine, cx.device, cx.size)?;
-            return Ok(Box::new(RawWriter { machine: cx.machine, device: cx.device, zeroed: false }));
+            return Ok(Box::new(RawWriter { machine: cx.machine, device: cx.device, part: None, zeroed: false }));
         }
         let (allocate, full) = match cx.options.get("preallocation") {
             None | Some("off") => (false, false),
@@ -67,7 +68,7 @@ impl Creator for RawCreator {
         if allocate {
             cx.machine.submit(&[Step::Allocate { device, offset: 0, len, full }]).map_err(not_resized)?;
         }
-        Ok(Box::new(RawWriter { machine: cx.machine, device, zeroed: stat.fresh }))
+        Ok(Box::new(RawWriter { machine: cx.machine, device, part: None, zeroed: stat.fresh }))
     }
 }
 
@@ -76,13 +77,16 @@ pub struct RawEditing;
 
 impl Editing for RawEditing {
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
-        Ok(Box::new(RawWriter { machine: cx.machine, device: cx.device, zeroed: false }))
+        let part = Part::of(cx.machine.stat(cx.device)?.len, cx.options)?;
+        let part = if cx.options.is_empty() { None } else { Some(part) };
+        Ok(Box::new(RawWriter { machine: cx.machine, device: cx.device, part, zeroed: false }))
     }
 }
 
 impl Editor for RawWriter<'_> {
     fn virtual_size(&self) -> u64 {
-        self.machine.stat(self.device).map_or(0, |stat| stat.len)
+        let whole = || self.machine.stat(self.device).map_or(0, |stat| stat.len);
+        self.part.map_or_else(whole, |part| part.size)
     }
 }
 
@@ -93,20 +97,23 @@ impl Resizer for RawResizer {
     fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
         let (machine, device) = (cx.machine, cx.device);
         if cx.driver_options.iter().any(|(key, _)| key == "size") {
-            return Err(Error::usage("Cannot resize fixed-size raw disks"));
+            return Err(Error::unsupported("Cannot resize fixed-size raw disks"));
         }
         let stat = machine.stat(device)?;
+        // What lies before the disk stays.
+        let end = Part::of(stat.len, cx.driver_options)?.offset.checked_add(cx.size);
+        let end = end.ok_or_else(|| Error::usage("Disk size too large for the chosen offset"))?;
         let full = match cx.preallocation {
             Preallocation::Off => None,
             Preallocation::Falloc => Some(false),
             Preallocation::Full => Some(true),
             Preallocation::Metadata => return Err(Error::unsupported("Unsupported preallocation mode: metadata")),
         };
-        if stat.block_device && cx.size == stat.len {
+        if stat.block_device && end == stat.len {
             return Ok(());
         }
         if stat.block_device {
-            return Err(Error::unsupported(if cx.at_least && cx.size > stat.len {
+            return Err(Error::unsupported(if cx.at_least && end > stat.len {
                 "Cannot grow device files"
             } else {
                 "Cannot resize device files"
@@ -114,7 +121,7 @@ impl Resizer for RawResizer {
         }
         // Blocks that cannot be had are missed before the size says that they are there.
         if let Some(full) = full {
-            let allocate = Step::Allocate { device, offset: stat.len, len: cx.size - stat.len, full };
+            let allocate = Step::Allocate { device, offset: stat.len, len: end.saturating_sub(stat.len), full };
             if let Err(error) = machine.submit(&[allocate]) {
                 machine.submit(&[Step::SetLength { device, len: stat.len }])?;
                 return Err(error.context(if full {
@@ -124,7 +131,7 @@ impl Resizer for RawResizer {
                 }));
             }
         }
-        let resize = Step::SetLength { device, len: cx.size };
+        let resize = Step::SetLength { device, len: end };
         machine.submit(&[resize]).map_err(|error| error.context("Could not resize file"))?;
         machine.submit(&[Step::Barrier { device }])
     }
@@ -133,12 +140,14 @@ impl Resizer for RawResizer {
 struct RawWriter<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,
+    /// Where the disk is, if the user says that it is not all of the file.
+    part: Option<Part>,
     zeroed: bool,
 }
 
 impl Writer for RawWriter<'_> {
     fn target(&self) -> Target {
-        Target::Linear { device: self.device, base: 0, zeroed: self.zeroed }
+        Target::Linear { device: self.device, base: self.part.map_or(0, |part| part.offset), zeroed: self.zeroed }
     }
 
     fn place<'p>(&self, _at: u64, _piece: Piece<'p>, _steps: &mut Vec<Placed<'p>>) -> Result<()> {

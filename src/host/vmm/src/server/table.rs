@@ -241,8 +241,8 @@ impl Table {
         slots.iter().position(|s| s.identity == slot.identity).and_then(|i| u32::try_from(i).ok()).unwrap_or(0)
     }
 
-    /// Who has that file: the image on `parent`, as what it names it, if it has it good for writing, or `write` is not
-    /// wanted. What it names as something else, too, is another's.
+    /// Who has that file: the image on `parent`, if it has it good for writing, or `write` is not wanted. What it has to
+    /// write to as one thing is not its own as another.
     #[must_use]
     pub fn held(&self, identity: (u64, u64), parent: u32, role: Role, write: bool) -> Holder {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
@@ -251,8 +251,8 @@ impl Table {
             return Holder::Nobody;
         }
         let good = |slot: &Slot| {
-            let is_its = slot.parent == Some(parent) && slot.role == Some(role);
-            is_its && (!write || slot.device.mode != crate::Mode::Read)
+            let read_only = slot.device.mode == crate::Mode::Read;
+            slot.parent == Some(parent) && if read_only { !write } else { slot.role == Some(role) }
         };
         let (mut own, mut written) = (None, false);
         for (index, slot) in same {

@@ -83,15 +83,8 @@ fn answer(leaf: u32) -> CpuidResult {
     all.find(|(known, _)| known.leaf == leaf).and_then(|(_, answer)| *answer).unwrap_or(none)
 }
 
-const fn has(word: u32, bits: &[u32]) -> bool {
-    let mut i = 0;
-    while i < bits.len() {
-        if word & bit(bits[i]) == 0 {
-            return false;
-        }
-        i += 1;
-    }
-    true
+fn has(word: u32, bits: &[u32]) -> bool {
+    bits.iter().all(|n| word & bit(*n) != 0)
 }
 
 /// The system has switched `xsave` on, and `xrstor`.

@@ -77,8 +77,8 @@ pub struct RawEditing;
 
 impl Editing for RawEditing {
     fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
-        let part = Part::of(cx.machine.stat(cx.device)?.len, cx.options)?;
-        let part = if cx.options.is_empty() { None } else { Some(part) };
+        let is_said = !cx.options.is_empty();
+        let part = is_said.then(|| Part::of(cx.machine.stat(cx.device)?.len, cx.options)).transpose()?;
         Ok(Box::new(RawWriter { machine: cx.machine, device: cx.device, part, zeroed: false }))
     }
 }

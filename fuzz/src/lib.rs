@@ -8,7 +8,9 @@ mod luks2;
 
 use cap::Cap;
 use instar_image::check::Quiet;
-use instar_image::{CheckContext, DeviceId, Extent, Format, Image, OpenContext, Place, Source, Value, Version};
+use instar_image::{
+    CheckContext, DeviceId, Extent, Format, Image, OpenContext, Place, Purpose, Source, Value, Version,
+};
 use instar_sim::{Disk, Machine};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -86,13 +88,13 @@ fn look(format: &'static dyn Format, machine: &Machine, device: DeviceId, option
         device,
         name: NAME.as_bytes(),
         version: Version::default(),
-        write: false,
+        purpose: Purpose::Read,
         options,
     };
     if let Ok(image) = format.open(cx) {
         walk(machine, image.as_ref());
     }
-    if let Ok(image) = format.open_damaged(cx, instar_image::format::Wanted::Damage) {
+    if let Ok(image) = format.open(OpenContext { purpose: Purpose::Check, ..cx }) {
         let _ = image.check(CheckContext { machine, findings: &mut Quiet });
     }
     let mut image = Value::map();

@@ -1,10 +1,11 @@
 //! Images that are changed, again and again, and compared with what they should show.
 //!
 //! An input is a list of numbers: which kind of image is made (by the crate's own creators), how large, over what; then
-//! which operation changes it how, until the numbers run out. After each operation, and in the end, the image shows what a
+//! which operation changes it how, or which requests its disk gets, until the numbers run out. After each operation, and in the end, the image shows what a
 //! plain array of bytes says, and its check finds nothing. Where the first number says so, the image is damaged
 //! in between: then whatever is refused, nothing panics, and nothing takes too long.
 
+mod disk;
 mod kinds;
 mod numbers;
 mod world;
@@ -30,13 +31,14 @@ pub fn target(format: Option<&str>, data: &[u8]) {
     let damaged = numbers.below(4) == Some(0);
     let Some(mut world) = World::new(kind, &mut numbers) else { return };
     for _ in 0..OPERATIONS {
-        let Some(operation) = numbers.below(8) else { break };
+        let Some(operation) = numbers.below(10) else { break };
         match operation {
             0 | 1 => world.write(&mut numbers),
             2 | 3 => world.convert(&mut numbers),
             4 => world.resize(&mut numbers),
             5 => world.rebase(&mut numbers),
             6 => world.commit(&mut numbers),
+            7 | 8 => world.requests(&mut numbers),
             _ if damaged => world.damage(&mut numbers),
             _ => {}
         }

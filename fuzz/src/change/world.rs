@@ -16,7 +16,7 @@ const DAMAGED_MAX: u64 = 64 << 20;
 const HEAP_MAX: usize = 256 << 20;
 const CPU_MAX: i64 = if cfg!(debug_assertions) { 60_000 } else { 3000 };
 /// The image, and what it stands on: the names of further files are made from the first (see [`Machine`]).
-const TOP: &str = "disk";
+pub(super) const TOP: &str = "disk";
 
 /// A file by its name, and what it should show, if it is an image that another stands on.
 struct File {
@@ -32,11 +32,11 @@ struct Below {
 }
 
 pub struct World {
-    kind: &'static Kind,
+    pub(super) kind: &'static Kind,
     files: Vec<File>,
     below: Option<Below>,
     /// What the top should show; `None`: it was damaged.
-    shows: Option<Vec<u8>>,
+    pub(super) shows: Option<Vec<u8>>,
     /// Names so far.
     made: usize,
 }
@@ -128,8 +128,8 @@ impl World {
         name
     }
 
-    /// Runs an operation on all files.
-    fn run(&mut self, params: &Value) -> (u8, Machine) {
+    /// A machine with all files.
+    pub(super) fn machine(&mut self) -> Machine {
         let machine = Machine::new().with_workers(1).with_secret("sec0", "password");
         for file in &mut self.files {
             let disk = std::mem::take(&mut file.disk);
@@ -137,6 +137,23 @@ impl World {
             let device = if fresh { machine.add_writable([]) } else { machine.add_writable_disk(disk) };
             machine.name(&file.name, device);
         }
+        machine
+    }
+
+    /// The files as the machine has left them.
+    pub(super) fn take_back(&mut self, machine: &Machine) {
+        for (name, device) in machine.named() {
+            let name = String::from_utf8_lossy(&name).into_owned();
+            match self.files.iter_mut().find(|file| file.name == name) {
+                Some(file) => file.disk = machine.disk(device),
+                None => self.files.push(File { name, disk: machine.disk(device) }),
+            }
+        }
+    }
+
+    /// Runs an operation on all files.
+    fn run(&mut self, params: &Value) -> (u8, Machine) {
+        let machine = self.machine();
         // Tests run beside one another.
         if self.shows.is_none() && !cfg!(test) {
             let _ = HEAP.set_limit(HEAP.allocated() + HEAP_MAX);
@@ -147,13 +164,7 @@ impl World {
         let _ = HEAP.set_limit(usize::MAX);
         assert!(used <= CPU_MAX, "{used} ms of processor time: {:?} {params:?}", self.kind);
         assert!(status <= 3 || status == 63, "status {status}");
-        for (name, device) in machine.named() {
-            let name = String::from_utf8_lossy(&name).into_owned();
-            match self.files.iter_mut().find(|file| file.name == name) {
-                Some(file) => file.disk = machine.disk(device),
-                None => self.files.push(File { name, disk: machine.disk(device) }),
-            }
-        }
+        self.take_back(&machine);
         (status, machine)
     }
 

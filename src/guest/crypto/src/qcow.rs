@@ -78,7 +78,7 @@ pub fn aes(password: &[u8]) -> Result<Crypter> {
 /// # Errors
 /// There is no such secret.
 pub fn open(cx: &OpenContext<'_, '_>) -> Result<Option<Key>> {
-    cx.opener.map(|_| key(cx.source, option(cx, KEY_SECRET))).transpose()
+    cx.purpose.wants_data().then(|| key(cx.source, option(cx, KEY_SECRET))).transpose()
 }
 
 /// The key of the old encryption that the secret of that name is.

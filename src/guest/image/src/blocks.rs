@@ -13,7 +13,7 @@ use spin::Mutex;
 use crate::sealed::{self, Placed};
 use crate::table::{Span, TableCache};
 use crate::write::{Piece, Target};
-use crate::{DeviceId, Error, Machine, Result, Source, Step};
+use crate::{DeviceId, Error, Extent, Machine, Place, Result, Source, Spot, Step};
 
 pub use read::BlockReader;
 
@@ -91,12 +91,17 @@ impl Blocks {
     /// Writes entries, in ascending order of their numbers, and then they are stable.
     pub fn patch(&self, machine: &dyn Machine, entries: &[(u64, u32)]) -> Result<()> {
         let device = self.device;
-        let runs = entries.chunk_by(|(a, _), (b, _)| a + 1 == *b).map(|run| {
-            let first = run.first().map_or(0, |(number, _)| *number);
-            let data: Vec<u8> = run.iter().flat_map(|(_, entry)| self.bytes(*entry)).collect();
-            Placed::Owned { device, offset: self.table.offset + first * 4, data }
-        });
+        let runs = self.runs(entries).map(|(offset, data)| Placed::Owned { device, offset, data });
         sealed::submit(machine, runs.chain([Placed::Step(Step::Barrier { device })]), None)
+    }
+
+    /// Entries that follow one another, as they are stored, and where.
+    fn runs(&self, entries: &[(u64, u32)]) -> impl Iterator<Item = (u64, Vec<u8>)> {
+        entries.chunk_by(|(a, _), (b, _)| a + 1 == *b).map(|run| {
+            let first = run.first().map_or(0, |(number, _)| *number);
+            let data = run.iter().flat_map(|(_, entry)| self.bytes(*entry)).collect();
+            (self.table.offset + first * 4, data)
+        })
     }
 
     /// Copies what lies in blocks below byte `limit` to new blocks from `end` on; returns the new end. `count` is as of
@@ -181,15 +186,15 @@ fn misplaced() -> Error {
 pub struct BlockWriter<'a> {
     machine: &'a dyn Machine,
     blocks: Blocks,
+    reader: BlockReader<'a>,
     /// Length of the file when this began: behind it, all is zeroes.
     old_len: u64,
     /// The disk reads as zeroes.
     fresh: bool,
-    state: Mutex<State<'a>>,
+    state: Mutex<State>,
 }
 
-struct State<'a> {
-    pieces: TableCache<'a, 4>,
+struct State {
     /// New entries by number, in ascending order.
     added: Vec<(u64, u32)>,
     /// Offset of the next new block.
@@ -202,9 +207,9 @@ impl<'a> BlockWriter<'a> {
     /// New blocks are put from `end` on. `fresh`: there are none yet.
     pub fn new(machine: &'a dyn Machine, blocks: Blocks, end: u64, fresh: bool) -> Result<Self> {
         let old_len = machine.stat(blocks.device)?.len;
-        let pieces = TableCache::new(machine.source(), blocks.device);
-        let state = Mutex::new(State { pieces, added: Vec::new(), end, len: old_len });
-        Ok(Self { machine, blocks, old_len, fresh, state })
+        let reader = BlockReader::new(machine.source(), blocks);
+        let state = Mutex::new(State { added: Vec::new(), end, len: old_len });
+        Ok(Self { machine, blocks, reader, old_len, fresh, state })
     }
 
     /// The blocks.
@@ -250,17 +255,42 @@ impl<'a> BlockWriter<'a> {
     }
 
     /// Offset of a block that there is.
-    fn find(&self, state: &mut State<'a>, number: u64) -> Result<Option<u64>> {
+    fn find(&self, state: &State, number: u64) -> Result<Option<u64>> {
         if let Ok(at) = state.added.binary_search_by_key(&number, |(n, _)| *n) {
             return Ok(state.added.get(at).and_then(|(_, entry)| self.blocks.place(*entry)));
         }
-        let entry = state.pieces.entry(self.blocks.table, number)?;
+        let entry = self.reader.entry(number)?;
         let entry = entry.ok_or_else(|| Error::corrupt("a block behind the end of the table"))?;
-        match self.blocks.place(self.blocks.value(entry)) {
+        match self.blocks.place(entry) {
             // What the table says of a place is not written to if it cannot be.
             Some(offset) if offset < self.blocks.table_end() => Err(misplaced()),
             place => Ok(place),
         }
+    }
+
+    /// See [`crate::Image::extent`].
+    pub fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        let state = self.state.lock();
+        let (block, number) = (self.blocks.block, at / self.blocks.block);
+        let waiting = state.added.get(state.added.partition_point(|(n, _)| *n < number)..).and_then(<[_]>::first);
+        let left = self.blocks.size.saturating_sub(at).min(max);
+        match waiting {
+            Some((first, entry)) if *first == number => {
+                let skip = at % block;
+                let offset = self.blocks.place(*entry).ok_or_else(misplaced)?.saturating_add(skip);
+                let place = Place::Data { device: self.blocks.device, offset };
+                Ok(Extent { at, len: (block - skip).min(left), place })
+            }
+            Some((next, _)) => self.reader.extent(at, left.min(next.saturating_mul(block) - at)),
+            None => self.reader.extent(at, left),
+        }
+    }
+
+    /// See [`crate::Editor::own`].
+    pub fn own(&self, at: u64, max: u64) -> Result<Option<Spot>> {
+        let Blocks { device, block, .. } = self.blocks;
+        let (found, skip) = (self.find(&self.state.lock(), at / block)?, at % block);
+        Ok(found.map(|offset| Spot { device, offset: offset.saturating_add(skip), len: max.min(block - skip) }))
     }
 
     /// See [`crate::Writer::is_full`].
@@ -287,8 +317,8 @@ impl<'a> BlockWriter<'a> {
             machine.submit(&[Step::Barrier { device }])?;
         }
         self.blocks.patch(machine, &state.added)?;
+        self.blocks.runs(&state.added).for_each(|(offset, data)| self.reader.wrote(offset, &data));
         state.added.clear();
-        state.pieces.forget();
         Ok(())
     }
 }

@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use crate::machine::Opener;
 use crate::options::OptionSpec;
 use crate::{
-    Ability, Bitmaps, CheckContext, CheckReport, Creator, DeviceId, Editing, Error, Extent, Packed, Quirk, Resizer,
-    Result, Source, Value, Version,
+    Ability, Bitmaps, Changes, CheckContext, CheckReport, Creator, DeviceId, Editor, Error, Extent, Machine, Packed,
+    Purpose, Quirk, Resizing, Result, Source, Value, Version,
 };
 
 /// What probing may look at.
@@ -39,8 +39,8 @@ pub enum SafetyCheck {
 pub struct OpenContext<'a, 'n> {
     /// All devices, to read.
     pub source: &'a dyn Source,
-    /// Opens what the image names besides its backing file (data file, extents); `None` where the command
-    /// looks at this file only.
+    /// Opens what the image names besides its backing file (data file, extents); `None` where no file but this one is to be
+    /// looked at.
     pub opener: Option<&'a dyn Opener>,
     /// The device that the image is on.
     pub device: DeviceId,
@@ -48,19 +48,23 @@ pub struct OpenContext<'a, 'n> {
     pub name: &'n [u8],
     /// Whose behaviour.
     pub version: Version,
-    /// Opened for writing in place.
-    pub write: bool,
+    /// What for.
+    pub purpose: Purpose<'a>,
     /// Driver options of `--image-opts` below the format level (`data-file.filename=..`), key and value.
     pub options: &'n [(String, String)],
 }
 
-/// Why an image is opened in spite of its damage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// `check` tells of it.
-    Damage,
-    /// `--salvage`: whatever is left.
-    Rest,
+impl<'a, 'n> OpenContext<'a, 'n> {
+    /// No file but this one is looked at, and the user has said nothing of it.
+    pub fn alone(
+        source: &'a dyn Source,
+        device: DeviceId,
+        name: &'n [u8],
+        version: Version,
+        purpose: Purpose<'a>,
+    ) -> Self {
+        Self { source, opener: None, device, name, version, purpose, options: &[] }
+    }
 }
 
 /// A backing file as the image names it.
@@ -117,15 +121,32 @@ pub struct Identity {
     pub backing: u32,
 }
 
-/// An open image, read-only by type. `'a` is the devices' lifetime.
+/// An open image. It is changed by its [`Editor`] alone, which it has only if it was opened to be written to.
 pub trait Image: Sync {
     /// Virtual size in bytes.
     fn virtual_size(&self) -> u64;
 
     /// The extent that begins at `at` and is as long as it can be told cheaply, at most `max` bytes. `at` is
     /// below the virtual size; the extent never reaches past it. Adjacent extents in the same place are merged
-    /// as far as one table goes.
+    /// as far as one table goes. What its editor has changed it shows at once.
     fn extent(&self, at: u64, max: u64) -> Result<Extent>;
+
+    /// Begins to change the disk of an image that was opened to be written to: refuses one that must not be, or has an
+    /// editor from now on. `None`: images of the format are only read.
+    fn begin(&mut self, _changes: &Changes<'_>) -> Option<Result<()>> {
+        None
+    }
+
+    /// What changes the disk, once that was begun.
+    fn editor(&self) -> Option<&dyn Editor> {
+        None
+    }
+
+    /// What gives an image that was opened to be written to another size. It is opened anew afterwards. `None`: its kind keeps
+    /// its size.
+    fn resizing(&self) -> Option<&dyn Resizing> {
+        None
+    }
 
     /// The backing file, if the image names one.
     fn backing(&self) -> Option<Backing> {
@@ -232,14 +253,16 @@ pub trait Format: Sync {
     /// How surely the file is of this format: 0 no, 100 yes, as qemu-img scores.
     fn probe(&self, probe: &Probe<'_>) -> u32;
 
-    /// Parses and validates.
+    /// Parses and validates, as strictly as the purpose wants it.
     fn open<'a>(&self, _cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         Err(Error::unsupported(alloc::format!("instar cannot read the {} format", self.name())))
     }
 
-    /// The same in spite of damage that keeps an image from being opened else.
-    fn open_damaged<'a>(&self, cx: OpenContext<'a, '_>, _wanted: Wanted) -> Result<Box<dyn Image + 'a>> {
-        self.open(cx)
+    /// Makes an image sound again that was not closed, whatever it is opened for; says nothing. Cut anywhere, it is to be
+    /// done again. Called before an image is opened to be written to. `lower`: it is open to be read already, by one above
+    /// it.
+    fn recover(&self, _machine: &dyn Machine, _cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
+        Ok(())
     }
 
     /// What can be done with its images that the stock tool cannot do.
@@ -269,16 +292,6 @@ pub trait Format: Sync {
 
     /// Makes images of this format. `None`: it is only read.
     fn creator(&self) -> Option<&dyn Creator> {
-        None
-    }
-
-    /// Changes existing images of this format in place. `None`: it cannot.
-    fn editing(&self) -> Option<&dyn Editing> {
-        None
-    }
-
-    /// Resizes images of this format. `None`: it cannot.
-    fn resizer(&self) -> Option<&dyn Resizer> {
         None
     }
 }

@@ -13,9 +13,9 @@ use alloc::vec::Vec;
 use spin::Mutex;
 
 use crate::sealed::Placed;
-use crate::table::{Span, TableCache};
+use crate::table::Span;
 use crate::write::Piece;
-use crate::{DeviceId, Error, Machine, Result, Step};
+use crate::{DeviceId, Error, Extent, Machine, Place, Result, Spot, Step};
 
 pub use read::{Entries, LevelReader};
 
@@ -72,15 +72,14 @@ impl Levels {
 pub struct LevelWriter<'a, const N: usize = 8> {
     machine: &'a dyn Machine,
     levels: Levels,
+    reader: LevelReader<'a, N>,
     /// Length of the file when this began: behind it, all is zeroes.
     old_len: u64,
-    state: Mutex<State<'a, N>>,
+    state: Mutex<State>,
 }
 
 /// What is not settled yet.
-struct State<'a, const N: usize> {
-    l1: TableCache<'a, N>,
-    l2: TableCache<'a, N>,
+struct State {
     /// New tables: offset by number.
     tables: BTreeMap<u64, u64>,
     /// New entries by the number of their cluster.
@@ -95,10 +94,9 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
     /// What is new is put from `end` on.
     pub fn new(machine: &'a dyn Machine, levels: Levels, end: u64) -> Result<Self> {
         let old_len = machine.stat(levels.device)?.len;
-        let pieces = || TableCache::new(machine.source(), levels.device);
-        let (tables, entries) = (BTreeMap::new(), BTreeMap::new());
-        let state = Mutex::new(State { l1: pieces(), l2: pieces(), tables, entries, end, len: old_len });
-        Ok(Self { machine, levels, old_len, state })
+        let reader = LevelReader::new(machine.source(), levels);
+        let state = Mutex::new(State { tables: BTreeMap::new(), entries: BTreeMap::new(), end, len: old_len });
+        Ok(Self { machine, levels, reader, old_len, state })
     }
 
     /// The tables.
@@ -150,7 +148,7 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
     }
 
     /// Where the cluster is to be written, if it is.
-    fn find(&self, state: &mut State<'a, N>, number: u64, is_zero: bool) -> Result<Option<u64>> {
+    fn find(&self, state: &mut State, number: u64, is_zero: bool) -> Result<Option<u64>> {
         let Levels { cluster, backed, zero, .. } = self.levels;
         let entry = self.entry(state, number)?;
         if let Some(offset) = (self.levels.plain)(entry) {
@@ -174,7 +172,7 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
     }
 
     /// Room at the end, of zeroes.
-    fn allocate(&self, state: &mut State<'a, N>, len: u64, align: u64) -> Result<u64> {
+    fn allocate(&self, state: &mut State, len: u64, align: u64) -> Result<u64> {
         let too_large = || Error::limit("the file gets too large");
         let offset = state.end.checked_next_multiple_of(align).ok_or_else(too_large)?;
         let last = if N < 8 { self.levels.scale << (N * 8) } else { i64::MAX as u64 };
@@ -188,7 +186,7 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
     }
 
     /// Offset of a table; `None`: there is none.
-    fn table(&self, state: &mut State<'a, N>, index: u64) -> Result<Option<u64>> {
+    fn table(&self, state: &mut State, index: u64) -> Result<Option<u64>> {
         if let Some(offset) = state.tables.get(&index) {
             return Ok(Some(*offset));
         }
@@ -196,17 +194,16 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
     }
 
     /// The same, as that first-level table has it.
-    fn table_in(&self, state: &mut State<'a, N>, l1: Span, index: u64) -> Result<Option<u64>> {
-        let entry = state.l1.entry(l1, index)?;
-        let entry = entry.ok_or_else(|| Error::corrupt("a cluster behind the end of the tables"))?;
-        match self.levels.value(entry) {
+    fn table_in(&self, state: &mut State, l1: Span, index: u64) -> Result<Option<u64>> {
+        let entry = self.reader.l1(l1, index)?;
+        match entry.ok_or_else(|| Error::corrupt("a cluster behind the end of the tables"))? {
             NONE => Ok(None),
             place => self.checked(state, place.saturating_mul(self.levels.scale)).map(Some),
         }
     }
 
     /// What a table says of a place is not written to if it cannot be.
-    fn checked(&self, state: &State<'a, N>, offset: u64) -> Result<u64> {
+    fn checked(&self, state: &State, offset: u64) -> Result<u64> {
         let (first, align) = self.levels.room;
         if offset >= first && offset < state.end && offset.is_multiple_of(align) {
             return Ok(offset);
@@ -219,7 +216,7 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
         self.levels.l2_entries.saturating_mul(N as u64)
     }
 
-    fn make_table(&self, state: &mut State<'a, N>, index: u64) -> Result<()> {
+    fn make_table(&self, state: &mut State, index: u64) -> Result<()> {
         if self.table(state, index)?.is_none() {
             // The copy follows.
             let count = if self.levels.copy.is_some() { 2 } else { 1 };
@@ -230,7 +227,7 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
     }
 
     /// The entry of a cluster.
-    fn entry(&self, state: &mut State<'a, N>, number: u64) -> Result<u64> {
+    fn entry(&self, state: &mut State, number: u64) -> Result<u64> {
         if let Some(entry) = state.entries.get(&number) {
             return Ok(*entry);
         }
@@ -240,8 +237,36 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
             return Ok(NONE);
         }
         let Some(offset) = self.table(state, index)? else { return Ok(NONE) };
-        let entry = state.l2.entry(Span { offset, count: l2_entries }, number % l2_entries)?;
-        Ok(entry.map_or(NONE, |entry| self.levels.value(entry)))
+        Ok(self.reader.l2(offset, number % l2_entries)?.unwrap_or(NONE))
+    }
+
+    /// See [`crate::Image::extent`].
+    pub fn extent(&self, of: &impl Entries, at: u64, max: u64) -> Result<Extent> {
+        let state = self.state.lock();
+        let (cluster, number, skip) = (self.levels.cluster, at / self.levels.cluster, at % self.levels.cluster);
+        let left = self.levels.size.saturating_sub(at).min(max);
+        match state.entries.range(number..).next() {
+            Some((first, entry)) if *first == number => {
+                let place = if *entry == NONE { Place::Unallocated } else { of.place(*entry)? };
+                Ok(Extent { at: at - skip, len: cluster, place }.slice(at, left))
+            }
+            Some((next, _)) => self.reader.extent(of, at, left.min(next.saturating_mul(cluster) - at)),
+            None => self.reader.extent(of, at, left),
+        }
+    }
+
+    /// See [`crate::Editor::own`]: a cluster that is not compressed has a place of its own.
+    pub fn own(&self, at: u64, max: u64) -> Result<Option<Spot>> {
+        let Levels { device, cluster, plain, .. } = self.levels;
+        let (mut state, skip) = (self.state.lock(), at % cluster);
+        let Some(offset) = plain(self.entry(&mut state, at / cluster)?) else { return Ok(None) };
+        let offset = self.checked(&state, offset)?.saturating_add(skip);
+        Ok(Some(Spot { device, offset, len: max.min(cluster - skip) }))
+    }
+
+    /// Byte behind what is in use.
+    pub fn end(&self) -> u64 {
+        self.state.lock().end
     }
 
     /// See [`crate::Writer::is_full`].
@@ -282,13 +307,11 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
             }
         }
         self.write(&runs)?;
-        state.l1.forget();
-        state.l2.forget();
         Ok(())
     }
 
     /// The file is as long as what is used of it.
-    fn reach(&self, state: &mut State<'a, N>) -> Result<()> {
+    fn reach(&self, state: &mut State) -> Result<()> {
         if state.end > state.len {
             self.machine.submit(&[Step::SetLength { device: self.levels.device, len: state.end }])?;
             state.len = state.end;
@@ -304,7 +327,9 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
         let mut steps: Vec<Step<'_>> =
             runs.iter().map(|(offset, data)| Step::Write { device, offset: *offset, data }).collect();
         steps.push(Step::Barrier { device });
-        self.machine.submit(&steps)
+        self.machine.submit(&steps)?;
+        runs.iter().for_each(|(offset, data)| self.reader.wrote(*offset, data));
+        Ok(())
     }
 }
 

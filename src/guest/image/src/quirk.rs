@@ -12,6 +12,10 @@ pub enum Quirk {
     Fallback,
     /// It is no format of images: QEMU's driver of the files that they are in.
     FileDriver,
+    /// Its images can have a backing file.
+    Backs,
+    /// Its images can hold compressed units.
+    Compresses,
     /// Its images are read while another program writes to them: their file holds nothing but the disk's bytes.
     SharedWithWriters,
     /// Its images are in several files, which are opened whatever the command wants of them.

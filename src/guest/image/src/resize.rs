@@ -1,20 +1,10 @@
-//! Changing the size of an image in place: what a format that can do so implements.
+//! Changing the size of an image in place: what an image that can do so implements.
 
-use alloc::string::String;
+use crate::Result;
 
-use crate::{DeviceId, Machine, Result, Version};
-
-/// What `resize` is given. Offsets and sizes are in bytes.
-pub struct ResizeContext<'a, 'n> {
-    /// The world. Every change is a [`crate::Step`]; what must be stable before something else is divided from it
-    /// by [`crate::Step::Barrier`], so that a run that is cut anywhere leaves the old or the new image.
-    pub machine: &'a dyn Machine,
-    /// The image's device, open for writing.
-    pub device: DeviceId,
-    /// Driver options of `--image-opts`.
-    pub driver_options: &'n [(String, String)],
-    /// Its name.
-    pub name: &'n [u8],
+/// What `resize` asks for. Offsets and sizes are in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSize {
     /// The size that the disk is to have.
     pub size: u64,
     /// A file that is longer than that would do as well.
@@ -22,13 +12,9 @@ pub struct ResizeContext<'a, 'n> {
     /// How what is added is preallocated. (A smaller size without `--shrink` was refused already, and one with another
     /// mode than `Off`.)
     pub preallocation: Preallocation,
-    /// The image's backing file is so long: where that is more than the image was, what is added must not show it.
+    /// The image's backing file is so long: where that is more than the image was, what is added must not show it. The unit
+    /// that the disk's end is in is the image's own then.
     pub backing_len: Option<u64>,
-    /// Where the backing file would show: the last bytes that the disk shows now, at least from the beginning of the
-    /// last 2 MiB of it on (a unit may be that large). Else empty.
-    pub tail: &'n [u8],
-    /// Whose behaviour.
-    pub version: Version,
 }
 
 /// `--preallocation`
@@ -70,8 +56,9 @@ impl Preallocation {
     }
 }
 
-/// Resizes images of one format.
-pub trait Resizer: Sync {
-    /// Plans and carries out the steps.
-    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()>;
+/// An image that can have another size.
+pub trait Resizing {
+    /// Plans and carries out the steps. Every change is a [`crate::Step`]; what must be stable before something else is divided
+    /// from it by [`crate::Step::Barrier`], so that a run that is cut anywhere leaves the old or the new image.
+    fn resize(&self, to: &NewSize) -> Result<()>;
 }

@@ -51,6 +51,12 @@ impl<'a> RunMap<'a> {
         Self { source, device, len, known: Mutex::new(known) }
     }
 
+    /// The same of a device that is being written to: nothing of what was known counts.
+    pub fn run_now(&self, at: u64) -> Result<Run> {
+        *self.known.lock() = Known::default();
+        self.run(at)
+    }
+
     /// The run that begins at byte `at`; never empty.
     pub fn run(&self, at: u64) -> Result<Run> {
         if at >= self.len {

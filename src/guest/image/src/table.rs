@@ -140,8 +140,16 @@ impl<B: Bytes, const N: usize> TableCacheOver<B, N> {
         Ok(())
     }
 
-    /// Forgets what is held: the table was written to.
-    pub fn forget(&mut self) {
-        self.bytes.clear();
+    /// These bytes were written at byte `at`: what is held of them is they.
+    pub fn wrote(&mut self, at: u64, data: &[u8]) {
+        let (held, end) = (self.at.saturating_add(self.bytes.len() as u64), at.saturating_add(data.len() as u64));
+        let (start, end) = (at.max(self.at), end.min(held));
+        if start < end {
+            let to = (start - self.at) as usize..(end - self.at) as usize;
+            let from = (start - at) as usize..(end - at) as usize;
+            if let (Some(to), Some(from)) = (self.bytes.get_mut(to), data.get(from)) {
+                to.copy_from_slice(from);
+            }
+        }
     }
 }

@@ -53,22 +53,12 @@ pub struct Measure {
 
 /// Makes images.
 pub trait Creator: Sync {
-    /// Images of this format can have a backing file.
-    fn can_back(&self) -> bool {
-        false
-    }
-
     /// Makes an image over the one on `parent`, which [`CreateContext::backing`] names.
     fn create_child<'a>(&self, cx: CreateContext<'a, '_>, _parent: DeviceId) -> Result<Box<dyn Writer + 'a>> {
         self.create(cx)
     }
 
-    /// Images of this format can hold compressed units.
-    fn can_compress(&self) -> bool {
-        false
-    }
-
-    /// Images made with these options can keep persistent dirty bitmaps ([`crate::Editor::add_bitmaps`]).
+    /// Images made with these options can keep persistent dirty bitmaps ([`crate::Editor::bitmaps`]).
     fn keeps_bitmaps(&self, _options: &Options) -> bool {
         false
     }

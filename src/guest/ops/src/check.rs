@@ -7,7 +7,7 @@ use alloc::string::String;
 
 use instar_abi::ops::check::{Check, CheckReport, CheckResults, Checked};
 use instar_image::machine::SAY_MAX;
-use instar_image::{Ability, CheckContext, Findings, Machine, Result, Version};
+use instar_image::{Ability, CheckContext, Findings, Machine, Purpose, Result, Version};
 
 use crate::open::{ImageSpec, Opening};
 use crate::told::tell;
@@ -24,8 +24,9 @@ const UNSUPPORTED: u8 = 63;
 /// Tells the counts.
 pub fn run(machine: &dyn Machine, params: &Check, program: &str, version: Version) -> Result<u8> {
     let spec = ImageSpec::of(&params.image);
-    let opening = Opening { machine, version, data: true };
-    let chain = opening.chain_to_check(&spec)?;
+    let opening = Opening { machine, version };
+    let purpose = |depth, _: &[u8]| if depth == 0 { Purpose::Check } else { Purpose::Read };
+    let chain = opening.chain(&spec, &purpose).map_err(|e| spec.could_not_open(e))?;
     machine.seal()?;
     let Some(top) = chain.layers.first() else { return Ok(INCOMPLETE) };
     let mut lines = Lines { machine, program, held: String::new() };
@@ -35,7 +36,7 @@ pub fn run(machine: &dyn Machine, params: &Check, program: &str, version: Versio
     let known = instar_image::allowed(top.format, Ability::Check, machine.source());
     if !known {
         // It is opened as for any other command then, and that can fail.
-        opening.chain(&spec)?;
+        opening.to_read(&spec)?;
     }
     let found = if known { top.image.check(CheckContext { machine, findings: &mut lines }) } else { None };
     lines.flush()?;

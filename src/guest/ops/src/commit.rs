@@ -3,7 +3,6 @@
 //! The overlay shows the same all the time: it still holds everything while the lower image is being written, and is emptied
 //! only when that is stable.
 
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -12,14 +11,14 @@ use instar_abi::ops::commit::Commit;
 use instar_image::chain::Chain;
 use instar_image::machine::display_name;
 use instar_image::names::{combine, without_file};
-use instar_image::write::{Target, Writer};
+use instar_image::write::Target;
 use instar_image::{
-    Ability, EditContext, Editor, Error, Kind, Machine, Preallocation, ResizeContext, Result, Version, allowed,
+    Ability, Changes, Editor, Error, Image, Kind, Machine, NewSize, Preallocation, Purpose, Result, Version, allowed,
 };
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
-use crate::copy::{self, Selection, Settings};
+use crate::copy::{self, Disks, Selection, Settings};
 use crate::guessed::tell_guessed;
 use crate::open::{ImageSpec, Opening};
 use crate::resize;
@@ -35,8 +34,11 @@ pub fn run(machine: &dyn Machine, params: &Commit, version: Version) -> Result<u
         Some(base) => fold(name) == *base,
         None => depth == 1,
     };
-    let opening = Opening { machine, version, data: true };
-    let mut chain = opening.chain_for(&image, &|depth, name| depth == 0 || is_base(depth, name))?;
+    let opening = Opening { machine, version };
+    let purpose = |depth: usize, name: &[u8]| {
+        if depth == 0 || is_base(depth, name) { Purpose::Write(machine) } else { Purpose::Read }
+    };
+    let mut chain = opening.chain(&image, &purpose).map_err(|e| image.could_not_open(e))?;
     if let Some(top) = chain.layers.first() {
         tell_guessed(machine, &image, top.format)?;
     }
@@ -51,56 +53,36 @@ pub fn run(machine: &dyn Machine, params: &Commit, version: Version) -> Result<u
     };
     let keeps = params.drop || params.base.is_some();
     let options = image.options_at(depth);
-    let writer = editor(machine, &chain, depth, &options, version)?;
-    let top = if keeps { None } else { Some(editor(machine, &chain, 0, &image.options_at(0), version)?) };
+    begin(&mut chain, depth)?;
+    if !keeps {
+        begin(&mut chain, 0)?;
+    }
     machine.seal()?;
     let size = chain.virtual_size();
-    let writer = if writer.virtual_size() < size {
-        drop(writer);
+    if chain.layers.get(depth).is_some_and(|base| base.image.virtual_size() < size) {
         grow(opening, &mut chain, depth, size, &options)?;
-        editor(machine, &chain, depth, &options, version)?
-    } else {
-        writer
-    };
-    copy_down(machine, chain, depth, writer.as_ref())?;
-    if let Some(top) = top {
-        match top.empty() {
-            // What cannot be emptied stays as it is: it shows the same.
-            Err(error) if error.kind == Kind::Unsupported => {}
-            other => other.map_err(|e| e.context(format!("Could not empty {}", display_name(&image.written))))?,
-        }
+        begin(&mut chain, depth)?;
+    }
+    copy_down(machine, &chain, depth)?;
+    let top = chain.layers.first().filter(|_| !keeps).and_then(|top| top.image.editor());
+    // What cannot be emptied stays as it is: it shows the same.
+    if let Some(emptying) = top.and_then(Editor::emptying) {
+        emptying.empty().map_err(|e| e.context(format!("Could not empty {}", display_name(&image.written))))?;
     }
     Ok(0)
 }
 
-fn editor<'a>(
-    machine: &'a dyn Machine,
-    chain: &Chain<'_>,
-    depth: usize,
-    options: &[(String, String)],
-    version: Version,
-) -> Result<Box<dyn Editor + 'a>> {
-    let layer = chain.layers.get(depth).ok_or_else(|| Error::corrupt("no such layer"))?;
-    let name = layer.format.name();
-    let editing = layer.format.editing().ok_or_else(|| {
+/// Begins to change one of the images.
+fn begin(chain: &mut Chain<'_>, depth: usize) -> Result<()> {
+    let above = depth.checked_sub(1).and_then(|above| chain.layers.get(above)).map(|above| above.format);
+    let layer = chain.layers.get_mut(depth).ok_or_else(|| Error::corrupt("no such layer"))?;
+    let keeps_identity = above.is_some_and(|above| above == layer.format);
+    let changes = Changes { content: depth > 0, keeps_identity, ..Changes::default() };
+    let begun = layer.image.begin(&changes).ok_or_else(|| {
         Error::unsupported(format!("Could not open '{}': Operation not supported", display_name(&layer.name)))
-            .with_hint(format!("images of the format {name} cannot be changed in place"))
+            .with_hint(format!("images of the format {} cannot be changed in place", layer.format.name()))
     })?;
-    let cx = EditContext {
-        machine,
-        device: layer.device,
-        name: &layer.name,
-        version,
-        changes_content: depth > 0,
-        keeps_identity: depth
-            .checked_sub(1)
-            .and_then(|above| chain.layers.get(above))
-            .is_some_and(|above| above.format == layer.format),
-        backing: None,
-        compressed: false,
-        options,
-    };
-    editing.edit(cx).map_err(|e| e.context(format!("Could not open '{}'", display_name(&layer.name))))
+    begun.map_err(|e| e.context(format!("Could not open '{}'", display_name(&layer.name))))
 }
 
 /// Makes the lower image as large as the upper one, and looks at it anew.
@@ -111,26 +93,17 @@ fn grow<'a>(
     size: u64,
     options: &[(String, String)],
 ) -> Result<()> {
+    resize::own_end(opening.machine, chain, depth, size)?;
+    let backing_len = chain.layers.get(depth + 1).map(|l| l.image.virtual_size());
     let layer = chain.layers.get(depth).ok_or_else(|| Error::corrupt("no such layer"))?;
     let may = allowed(layer.format, Ability::Resize, opening.machine.source());
-    let resizer = layer.format.resizer().filter(|_| may).ok_or_else(|| {
+    let resizing = layer.image.resizing().filter(|_| may).ok_or_else(|| {
         let name = layer.format.name();
         Error::unsupported("Block job failed: Operation not supported")
             .with_hint(format!("images of the format {name} keep their size"))
     })?;
-    let tail = resize::tail(opening.machine, chain, depth)?;
-    let resized = resizer.resize(ResizeContext {
-        machine: opening.machine,
-        device: layer.device,
-        driver_options: options,
-        name: &layer.name,
-        size,
-        at_least: true,
-        preallocation: Preallocation::Off,
-        backing_len: chain.layers.get(depth + 1).map(|l| l.image.virtual_size()),
-        tail: &tail,
-        version: opening.version,
-    });
+    let to = NewSize { size, at_least: true, preallocation: Preallocation::Off, backing_len };
+    let resized = resizing.resize(&to);
     resized.map_err(|error| match error.kind {
         Kind::Unsupported => {
             Error::new(error.kind, "Block job failed: Operation not supported").with_hint(error.message)
@@ -140,26 +113,29 @@ fn grow<'a>(
     let format = Some(layer.format.name().to_string());
     let opened = ImageSpec::opened(layer.device, layer.name.clone(), layer.name.clone(), format);
     let spec = ImageSpec { options: options.to_vec(), ..opened };
-    let (image, _) = opening.image_for(&spec, true)?;
+    let opened = opening.image(&spec, Purpose::Write(opening.machine))?;
     if let Some(layer) = chain.layers.get_mut(depth) {
-        layer.image = image;
+        layer.image = opened.image;
     }
     Ok(())
 }
 
-fn copy_down(machine: &dyn Machine, chain: Chain<'_>, depth: usize, writer: &dyn Editor) -> Result<()> {
+fn copy_down(machine: &dyn Machine, chain: &Chain<'_>, depth: usize) -> Result<()> {
+    let base = chain.layers.get(depth).map(|base| base.image.as_ref());
+    let (Some(base), Some(writer)) = (base, base.and_then(Image::editor)) else {
+        return Err(Error::corrupt("an image that is not being changed"));
+    };
     let size = chain.virtual_size();
     let rest = match writer.target() {
-        Target::Allocated { unit, .. } => size.next_multiple_of(unit).min(writer.virtual_size()) - size,
+        Target::Allocated { unit, .. } => size.next_multiple_of(unit).min(base.virtual_size()) - size,
         Target::Linear { .. } | Target::LinearEncrypted { .. } => 0,
     };
-    let chains = [chain];
+    let disks = Disks { target: Some(chain), ..Disks::of(chain) };
     let settings = Settings { sparse: SPARSE, zeroed: false, salvage: false, compress: false, as_is: true };
     let progress = Progress::new(machine, size);
     let selection = Selection::Layers(depth);
-    let planner = Planner::new(machine.source(), &chains, writer.target(), settings, selection, (size, rest));
-    let writer: &dyn Writer = writer;
-    copy::run(machine, &chains, writer, &planner, settings, &progress)?;
+    let planner = Planner::new(machine.source(), disks, writer.target(), settings, selection, (size, rest));
+    copy::run(machine, writer, &planner, settings, &progress)?;
     writer.finish()?;
     progress.end_counted();
     Ok(())

@@ -11,7 +11,8 @@ use instar_image::machine::display_name;
 use instar_image::options::{OptionKind, OptionSpec, Options, number, size};
 use instar_image::quirk::has;
 use instar_image::{
-    Ability, Backing, CreateContext, Creator, DeviceId, Error, Format, Kind, Machine, Quirk, Result, Version, allowed,
+    Ability, Backing, CreateContext, Creator, DeviceId, Error, Format, Kind, Machine, Purpose, Quirk, Result, Version,
+    allowed,
 };
 
 use crate::open::{ImageSpec, Opening};
@@ -133,7 +134,7 @@ fn backing(
     let image = request.sent.backing_image.as_ref().ok_or_else(|| Error::usage("a backing file without a device"))?;
     let spec = ImageSpec { format: named.clone(), ..ImageSpec::of(image) };
     // Nothing is read of its disk: no key is needed, and no data file.
-    let chain = Opening { machine, version, data: false }.layers(&spec).map_err(not_opened)?;
+    let chain = Opening { machine, version }.chain(&spec, &|_, _| Purpose::Describe).map_err(not_opened)?;
     if let (None, Some(top)) = (&named, chain.layers.first()) {
         let found = top.format.name();
         if !lax {

@@ -1,19 +1,18 @@
 //! `info`: what an image, or every image of a chain, says of itself.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_abi::ops::info::{BlockLimits, ChildInfo, FormatSpecific, ImageInfo, Info, InfoResults, SnapshotInfo};
-use instar_image::chain::Node;
+use instar_image::chain::{Layer, Node};
 use instar_image::machine::{Stat, display_name};
 use instar_image::names::{combine, without_file};
 use instar_image::quirk::has;
 use instar_image::{
-    Description, DeviceId, Error, Format, Image, Kind, Machine, Quirk, Result, Snapshot, Source, Value, Version,
+    Description, DeviceId, Error, Kind, Machine, Purpose, Quirk, Result, Snapshot, Source, Value, Version,
 };
 
 use crate::guessed::is_guessed;
-use crate::open::{ImageSpec, Opening, open_backing, stored_name};
+use crate::open::{ImageSpec, Opening, stored_name};
 use crate::told::{tell, warn};
 
 const SECTOR: u64 = 512;
@@ -22,73 +21,77 @@ const SECTOR: u64 = 512;
 pub fn run(machine: &dyn Machine, params: &Info, version: Version) -> Result<u8> {
     let mut spec = ImageSpec::of(&params.image);
     let follow = params.backing_chain;
-    let opening = Opening { machine, version, data: false };
+    let opening = Opening { machine, version };
     // All of them are opened before anything is told of one: then no file can be asked for any more.
-    let mut opened: Vec<(ImageSpec, Box<dyn Image + '_>, &'static dyn Format)> = Vec::new();
+    let mut opened: Vec<(ImageSpec, Layer<'_>)> = Vec::new();
     loop {
-        let (image, format) = opening.image(&spec).map_err(|e| spec.could_not_open(e))?;
-        let backing = image.backing().filter(|_| follow);
-        let below = backing.map(|backing| (stored_name(format, &backing), backing.format));
-        let (device, name) = (spec.device, spec.name.clone());
-        opened.push((spec, image, format));
-        let Some((stored, format)) = below else { break };
+        let layer = opening.image(&spec, Purpose::Describe).map_err(|e| spec.could_not_open(e))?;
+        let below = if follow { opening.below(&layer) } else { None };
+        opened.push((spec, layer));
+        let Some(below) = below else { break };
         if opened.len() >= instar_image::limits::CHAIN_SHOWN_MAX {
             return Err(Error::limit(alloc::format!("the backing chain has more than {} images", opened.len())));
         }
-        let (device, name) = open_backing(machine, device, &name, &stored).map_err(|error| match error.kind {
+        let Some((_, layer)) = opened.last() else { break };
+        spec = below.map_err(|error| match error.kind {
             Kind::Io(_) => {
-                let shown = display_name(&without_file(&combine(&name, &stored)));
-                error.context(alloc::format!("Could not open '{shown}'"))
+                error.context(alloc::format!("Could not open '{}'", display_name(&without_file(&full_backing(layer)))))
             }
             _ => error,
         })?;
-        spec = ImageSpec::opened(device, name.clone(), name, format);
     }
     machine.seal()?;
     let (mut images, mut warnings) = (Vec::new(), Vec::new());
-    for (spec, image, format) in opened {
-        let mut info = image_info(machine.source(), image.as_ref(), format, &spec)?;
+    for (spec, layer) in opened {
+        let mut info = image_info(machine.source(), &layer, &spec.name)?;
         if params.extra_detail
             && let Some(content) = instar_registry::content::recognise(machine.source(), spec.device)?
         {
             info.content = Some(content.name().into());
         }
         if params.limits {
-            set_limits(machine.source(), &mut info, spec.device, is_guessed(&spec, format))?;
+            set_limits(machine.source(), &mut info, spec.device, is_guessed(&spec, layer.format))?;
         }
         images.push(info);
-        warnings.extend(image.warnings());
+        warnings.extend(layer.image.warnings());
     }
     warn(machine, warnings)?;
     tell(machine, InfoResults { images })?;
     Ok(0)
 }
 
-fn image_info(source: &dyn Source, image: &dyn Image, format: &dyn Format, spec: &ImageSpec) -> Result<ImageInfo> {
+/// The full name of an image's backing file.
+fn full_backing(layer: &Layer<'_>) -> Vec<u8> {
+    let backing = layer.image.backing();
+    backing.map_or_else(Vec::new, |backing| combine(&layer.name, &stored_name(layer.format, &backing)))
+}
+
+fn image_info(source: &dyn Source, layer: &Layer<'_>, name: &[u8]) -> Result<ImageInfo> {
+    let (image, format, own) = (layer.image.as_ref(), layer.format, layer.device);
     if has(format, Quirk::FileDriver) {
-        return protocol_info(&source.stat(spec.device)?, &spec.name, format.name());
+        return protocol_info(&source.stat(own)?, name, format.name());
     }
     let Description { cluster_size, encrypted, dirty, snapshots, specific, children } = image.describe()?;
     let (mut inner, mut actual_size) = (Vec::new(), 0u64);
     let files = image.data_files();
-    for (name, device) in children.into_iter().chain([("file".into(), spec.device)]) {
+    for (node, device) in children.into_iter().chain([("file".into(), own)]) {
         let stat = source.stat(device)?;
         actual_size = actual_size.saturating_add(stat.allocated);
-        let file = files.iter().find(|(other, _)| *other == device && device != spec.device);
-        let file = file.map_or(&spec.name, |(_, name)| name);
+        let file = files.iter().find(|(other, _)| *other == device && device != own);
+        let file = file.map_or(name, |(_, name)| name.as_slice());
         let info = match source.node(device) {
             Some(node) => node_info(source, node)?,
             None => protocol_info(&stat, file, if stat.block_device { "host_device" } else { "file" })?,
         };
-        inner.push(ChildInfo { name, info });
+        inner.push(ChildInfo { name: node, info });
     }
-    let below = if has(format, Quirk::ClusterSizeOfFile) { clusters(source, spec.device) } else { None };
+    let below = if has(format, Quirk::ClusterSizeOfFile) { clusters(source, own) } else { None };
     let backing = image.backing();
-    let full = backing.as_ref().map(|backing| combine(&spec.name, &stored_name(format, backing)));
+    let full = backing.as_ref().map(|_| full_backing(layer));
     let (backing_filename, backing_filename_format) = backing.map(|backing| (backing.name, backing.format)).unzip();
     let snapshots: Vec<SnapshotInfo> = snapshots.iter().map(snapshot_info).collect();
     Ok(ImageInfo {
-        filename: spec.name.clone(),
+        filename: name.to_vec(),
         format: format.name().into(),
         virtual_size: image.virtual_size(),
         actual_size,
@@ -140,9 +143,7 @@ fn clusters(source: &dyn Source, mut device: DeviceId) -> Option<u64> {
 
 /// The child node: an image that is a device for the one above. As deep as the user's own words go.
 fn node_info(source: &dyn Source, Node { layer, name }: Node<'_>) -> Result<ImageInfo> {
-    let (file, format) = (layer.name.clone(), Some(layer.format.name().into()));
-    let spec = ImageSpec::opened(layer.device, file.clone(), file, format);
-    let info = image_info(source, layer.image.as_ref(), layer.format, &spec)?;
+    let info = image_info(source, layer, &layer.name)?;
     Ok(ImageInfo { filename: name.to_vec(), ..info })
 }
 

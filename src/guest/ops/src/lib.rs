@@ -14,6 +14,7 @@ pub mod compare;
 pub mod convert;
 mod copy;
 pub mod create;
+pub mod disk;
 mod guessed;
 pub mod info;
 pub mod map;

@@ -29,7 +29,7 @@ impl Entry {
 
 /// Maps; exit status 0.
 pub fn run(machine: &dyn Machine, params: &Map, version: Version) -> Result<u8> {
-    let chain = Opening { machine, version, data: true }.chain(&ImageSpec::of(&params.image))?;
+    let chain = Opening { machine, version }.to_read(&ImageSpec::of(&params.image))?;
     machine.seal()?;
     emit_warnings(machine, core::slice::from_ref(&chain))?;
     let files = files(machine, &chain);

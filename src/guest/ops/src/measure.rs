@@ -18,7 +18,7 @@ const SECTOR: u64 = 512;
 /// Measures; exit status 0. The sizes are told.
 pub fn run(machine: &dyn Machine, params: &Measure, version: Version) -> Result<u8> {
     let mut chain = match &params.image {
-        Some(image) => Some(Opening { machine, version, data: true }.chain(&ImageSpec::of(image))?),
+        Some(image) => Some(Opening { machine, version }.to_read(&ImageSpec::of(image))?),
         None => None,
     };
     if let (Some(wanted), Some(chain)) = (&params.snapshot, &mut chain) {

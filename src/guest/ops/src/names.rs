@@ -2,9 +2,9 @@
 //! host's affair: it sees the requests.
 
 use instar_abi::ops::policy::Policy;
-use instar_image::{Error, Kind, Machine, Result, Version};
+use instar_image::{Error, Kind, Machine, Purpose, Result, Version};
 
-use crate::open::{ImageSpec, Opening, open_backing};
+use crate::open::{ImageSpec, Opening};
 
 /// Goes down the chain as far as it can be known.
 ///
@@ -13,22 +13,23 @@ use crate::open::{ImageSpec, Opening, open_backing};
 pub fn run(machine: &dyn Machine, params: &Policy, version: Version) -> Result<u8> {
     let mut spec = ImageSpec::of(&params.image);
     for _ in 0..instar_image::limits::CHAIN_DEPTH_MAX {
-        let open = |data| Opening { machine, version, data }.image(&spec);
+        let opening = Opening { machine, version };
         // Without its data file the image still tells its backing file; without an extent it cannot be known.
-        let opened = match open(true) {
-            Err(error) if error.kind == Kind::Refused => open(false),
+        let opened = match opening.image(&spec, Purpose::Read) {
+            Err(error) if error.kind == Kind::Refused => opening.image(&spec, Purpose::Describe),
             other => other,
         };
-        let backing = match opened {
-            Ok((image, _)) => image.backing(),
+        let below = match opened {
+            Ok(layer) => opening.below(&layer),
             Err(error) if error.kind == Kind::Refused => return Ok(0),
             Err(error) => return Err(spec.could_not_open(error)),
         };
-        let Some(backing) = backing else { return Ok(0) };
-        match open_backing(machine, spec.device, &spec.name, &backing.name) {
-            Ok((device, name)) => spec = ImageSpec::opened(device, name.clone(), name, backing.format),
-            Err(error) if error.kind == Kind::Refused => return Ok(0),
-            Err(error) => return Err(spec.could_not_open(error.context("Could not open backing file"))),
+        match below {
+            Some(Ok(below)) => spec = below,
+            Some(Err(error)) if error.kind != Kind::Refused => {
+                return Err(spec.could_not_open(error.context("Could not open backing file")));
+            }
+            _ => return Ok(0),
         }
     }
     Err(Error::limit("the backing chain is too long"))

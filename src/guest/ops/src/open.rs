@@ -1,6 +1,5 @@
 //! Opening images and chains, with qemu-img's words for what goes wrong.
 
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
@@ -9,14 +8,13 @@ use alloc::vec::Vec;
 use instar_abi::ops::{BelowParams, GivenParams, ImageParams, Pair};
 use instar_image::chain::{Chain, Layer};
 use instar_image::damage::{Damage, SECTOR};
-use instar_image::format::{SnapshotSelector, Wanted};
+use instar_image::format::SnapshotSelector;
 use instar_image::limits::{CHAIN_DEPTH_MAX, PROBE_HEAD};
 use instar_image::machine::{EAGAIN, Opener, Stat, display_name, has_a_writer, in_use};
 use instar_image::names::{combine, without_file, without_protocol};
 use instar_image::quirk::has;
 use instar_image::{
-    Backing, Creator, DeviceId, Error, Format, Image, Kind, Machine, OpenContext, Probe, Quirk, Result, Role, Source,
-    Version,
+    Backing, DeviceId, Error, Format, Kind, Machine, OpenContext, Probe, Purpose, Quirk, Result, Role, Source, Version,
 };
 
 use crate::told::warn;
@@ -114,58 +112,32 @@ fn probe_in(source: &dyn Source, device: DeviceId, len: u64, name: &[u8]) -> Res
     Ok(instar_registry::probe(&Probe { head: &head, len, name }))
 }
 
-/// An open image and its format.
-pub type Opened<'a> = (Box<dyn Image + 'a>, &'static dyn Format);
-
-/// What an image is opened for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Read,
-    /// It is going to be changed; `lower`: as the backing file of another one that is open.
-    Write {
-        lower: bool,
-    },
-    /// To look at what it has, whatever is wrong with it.
-    Damaged(Wanted),
-}
-
-impl Purpose {
-    const fn of(write: bool, lower: bool) -> Self {
-        if write { Self::Write { lower } } else { Self::Read }
-    }
-}
-
-/// How far an open goes.
+/// Opens images.
 #[derive(Clone, Copy)]
 pub struct Opening<'a> {
     /// The world.
     pub machine: &'a dyn Machine,
     /// Whose behaviour.
     pub version: Version,
-    /// Data will be read: the image's data file and extents are opened too.
-    pub data: bool,
 }
+
+/// What each image of a chain is opened for, by its number in the chain and its full name.
+type Purposes<'a, 'p> = &'p dyn Fn(usize, &[u8]) -> Purpose<'a>;
 
 impl<'a> Opening<'a> {
     /// Opens one image, without its backing file. The error has no `Could not open`.
-    pub fn image(self, spec: &ImageSpec) -> Result<Opened<'a>> {
-        self.image_for(spec, false)
+    pub fn image(self, spec: &ImageSpec, purpose: Purpose<'a>) -> Result<Layer<'a>> {
+        self.layer_at(spec.device, spec.name.clone(), spec.format.as_deref(), &spec.options, (purpose, false))
     }
 
-    /// The same of an image that is going to be changed.
-    pub fn image_for(self, spec: &ImageSpec, write: bool) -> Result<Opened<'a>> {
-        let purpose = Purpose::of(write, false);
-        let layer = self.layer_at(spec.device, spec.name.clone(), spec.format.as_deref(), &spec.options, purpose)?;
-        Ok((layer.image, layer.format))
-    }
-
+    /// `lower`: as the backing file of an image that is open.
     fn layer_at(
         self,
         device: DeviceId,
         name: Vec<u8>,
         format: Option<&str>,
         options: &[(String, String)],
-        purpose: Purpose,
+        (purpose, lower): (Purpose<'a>, bool),
     ) -> Result<Layer<'a>> {
         let source = self.machine.source();
         let named = format.map(format_by_name).transpose()?;
@@ -177,51 +149,20 @@ impl<'a> Opening<'a> {
         if contended && !has(format, Quirk::SharedWithWriters) {
             return Err(has_a_writer(&name));
         }
-        let opener = (self.data || has(format, Quirk::SeveralFiles)).then_some(self.machine as &dyn Opener);
+        let opens_more = purpose.wants_data() || has(format, Quirk::SeveralFiles);
+        let opener = opens_more.then_some(self.machine as &dyn Opener);
         let options: DriverOptions = options.iter().filter(|(key, value)| !is_alone(key, value)).cloned().collect();
-        let write = matches!(purpose, Purpose::Write { .. });
-        let cx = OpenContext { source, opener, device, name: &name, version: self.version, write, options: &options };
-        if let (Purpose::Write { lower }, Some(editing)) = (purpose, format.editing()) {
-            editing.recover(self.machine, &cx, lower)?;
+        let cx = OpenContext { source, opener, device, name: &name, version: self.version, purpose, options: &options };
+        if purpose.writes() {
+            format.recover(self.machine, &cx, lower)?;
         }
-        let image = match purpose {
-            Purpose::Damaged(wanted) => format.open_damaged(cx, wanted)?,
-            Purpose::Read | Purpose::Write { .. } => format.open(cx)?,
-        };
-        Ok(Layer { image, format, device, name, contended })
+        Ok(Layer { image: format.open(cx)?, format, device, name, contended })
     }
 
-    /// Opens an image and all that it stands on.
-    pub fn chain(self, spec: &ImageSpec) -> Result<Chain<'a>> {
-        self.chain_for(spec, &|_, _| false)
-    }
-
-    /// The same; the first image is opened to be checked.
-    pub fn chain_to_check(self, spec: &ImageSpec) -> Result<Chain<'a>> {
-        let purpose = |depth, _: &[u8]| if depth == 0 { Purpose::Damaged(Wanted::Damage) } else { Purpose::Read };
-        self.layers_for(spec, &purpose).map_err(|e| spec.could_not_open(e))
-    }
-
-    /// The same; of every image, what is left is wanted.
-    pub fn chain_to_salvage(self, spec: &ImageSpec) -> Result<Chain<'a>> {
-        self.layers_for(spec, &|_, _| Purpose::Damaged(Wanted::Rest)).map_err(|e| spec.could_not_open(e))
-    }
-
-    /// The same; `writes` tells of each image, by its number in the chain and its full name, whether it is going to be
-    /// changed.
-    pub fn chain_for(self, spec: &ImageSpec, writes: &dyn Fn(usize, &[u8]) -> bool) -> Result<Chain<'a>> {
-        self.layers_for(spec, &|depth, name| Purpose::of(writes(depth, name), depth > 0))
-            .map_err(|e| spec.could_not_open(e))
-    }
-
-    /// As `chain`; the error has no `Could not open`.
-    pub fn layers(self, spec: &ImageSpec) -> Result<Chain<'a>> {
-        self.layers_for(spec, &|_, _| Purpose::Read)
-    }
-
-    fn layers_for(self, spec: &ImageSpec, purpose: &dyn Fn(usize, &[u8]) -> Purpose) -> Result<Chain<'a>> {
+    /// Opens an image and all that it stands on. The error has no `Could not open`.
+    pub fn chain(self, spec: &ImageSpec, purpose: Purposes<'a, '_>) -> Result<Chain<'a>> {
         let own = apart(&spec.options).own;
-        let top = purpose(0, &spec.name);
+        let top = (purpose(0, &spec.name), false);
         let mut layers = vec![self.layer_at(spec.device, spec.name.clone(), spec.format.as_deref(), &own, top)?];
         let mut above = apart(&spec.options);
         loop {
@@ -238,6 +179,19 @@ impl<'a> Opening<'a> {
         }
     }
 
+    /// The same to be read; the error says what could not be opened.
+    pub fn to_read(self, spec: &ImageSpec) -> Result<Chain<'a>> {
+        self.chain(spec, &|_, _| Purpose::Read).map_err(|e| spec.could_not_open(e))
+    }
+
+    /// The backing file that the image by itself names, as one that was not opened yet; `None`: there is none.
+    pub fn below(self, layer: &Layer<'_>) -> Option<Result<ImageSpec>> {
+        let backing = layer.image.backing()?;
+        let stored = stored_name(layer.format, &backing);
+        let opened = open_backing(self.machine, layer.device, &layer.name, &stored, false);
+        Some(opened.map(|(device, name)| ImageSpec::opened(device, name.clone(), name, backing.format)))
+    }
+
     /// The backing file of the last of `layers`. `said`: what the user said of that image, `options` of the backing file
     /// itself. An error comes with the number of images that it is the fault of the backing file of.
     fn next_layer(
@@ -246,11 +200,11 @@ impl<'a> Opening<'a> {
         said: &Apart,
         options: &[(String, String)],
         given: &[Given],
-        purpose: &dyn Fn(usize, &[u8]) -> Purpose,
+        purpose: Purposes<'a, '_>,
     ) -> core::result::Result<Option<Layer<'a>>, (Error, usize)> {
         let depth = layers.len();
         let Some(layer) = layers.last() else { return Ok(None) };
-        let can_back = layer.format.creator().is_some_and(Creator::can_back);
+        let can_back = has(layer.format, Quirk::Backs);
         match (said.backing.as_deref(), said.below.first()) {
             (None, _) => {}
             (Some(""), None) => return Ok(None),
@@ -281,7 +235,7 @@ impl<'a> Opening<'a> {
         is_told: bool,
         given: Option<&Given>,
         depth: usize,
-        purpose: &dyn Fn(usize, &[u8]) -> Purpose,
+        purpose: Purposes<'a, '_>,
     ) -> Result<Option<Layer<'a>>> {
         let (driver, mut own): (Vec<_>, Vec<_>) = options.iter().cloned().partition(|(key, _)| key == "driver");
         own.retain(|(key, _)| key != FILE);
@@ -296,15 +250,14 @@ impl<'a> Opening<'a> {
             (None, Some(backing)) => {
                 let stored = stored_name(layer.format, backing);
                 let purpose = purpose(depth, &without_file(&combine(&layer.name, &stored)));
-                let write = matches!(purpose, Purpose::Write { .. });
-                let (device, name) = open_named(self.machine, layer.device, &layer.name, &stored, write)?;
+                let (device, name) = open_backing(self.machine, layer.device, &layer.name, &stored, purpose.writes())?;
                 (device, name, purpose)
             }
             (None, None) if !is_told => return Ok(None),
             (None, None) if driver.is_none() => return Err(Error::usage("Must specify either driver or file")),
             (None, None) => return Err(Error::usage("A block device must be specified for \"file\"")),
         };
-        self.layer_at(device, name, format, &own, purpose).map(Some)
+        self.layer_at(device, name, format, &own, (purpose, true)).map(Some)
     }
 }
 
@@ -367,16 +320,7 @@ pub fn stored_name(format: &dyn Format, backing: &Backing) -> Vec<u8> {
 }
 
 /// Opens the backing file `stored` of the image called `above`; returns its device and its full name.
-pub fn open_backing(
-    machine: &dyn Machine,
-    device: DeviceId,
-    above: &[u8],
-    stored: &[u8],
-) -> Result<(DeviceId, Vec<u8>)> {
-    open_named(machine, device, above, stored, false)
-}
-
-fn open_named(
+fn open_backing(
     machine: &dyn Machine,
     device: DeviceId,
     above: &[u8],

@@ -6,15 +6,14 @@ use alloc::vec::Vec;
 
 use instar_abi::ops::resize::{Relative, Resize, ResizeResults};
 use instar_image::chain::Chain;
-use instar_image::{Ability, Error, Machine, Preallocation, ResizeContext, Result, Version, allowed};
+use instar_image::sealed;
+use instar_image::write::{Piece, Target};
+use instar_image::{Ability, Changes, Error, Machine, NewSize, Preallocation, Purpose, Result, Version, allowed};
 
 use crate::copy::fill::read_at;
 use crate::guessed::tell_guessed;
 use crate::open::{ImageSpec, Opening};
 use crate::told::tell;
-
-/// The largest unit that a format has.
-const UNIT_MAX: u64 = 2 << 20;
 
 /// Where QEMU's block layer ends, in bytes.
 const SIZE_MAX: u64 = (1 << 63) - (1 << 30);
@@ -23,8 +22,9 @@ const SIZE_MAX: u64 = (1 << 63) - (1 << 30);
 pub fn run(machine: &dyn Machine, params: &Resize, version: Version) -> Result<u8> {
     let image = ImageSpec::of(&params.image);
     let preallocation = params.preallocation.as_deref().and_then(Preallocation::by_name).unwrap_or_default();
-    let opening = Opening { machine, version, data: true };
-    let chain = opening.chain_for(&image, &|depth, _| depth == 0)?;
+    let purpose = |depth, _: &[u8]| if depth == 0 { Purpose::Write(machine) } else { Purpose::Read };
+    let chain = Opening { machine, version }.chain(&image, &purpose);
+    let mut chain = chain.map_err(|e| image.could_not_open(e))?;
     let format = chain.layers.first().map(|l| l.format).ok_or_else(|| Error::corrupt("a chain without an image"))?;
     tell_guessed(machine, &image, format)?;
     let old = chain.virtual_size();
@@ -43,25 +43,18 @@ pub fn run(machine: &dyn Machine, params: &Resize, version: Version) -> Result<u
         }));
     }
     let may = allowed(format, Ability::Resize, machine.source());
-    let resizer = format.resizer().filter(|_| may).ok_or_else(|| {
+    let cannot = || {
         Error::unsupported("Image format driver does not support resize")
             .with_hint(format!("images of the format {} keep their size", format.name()))
-    })?;
-    let backing_len = chain.layers.get(1).map(|l| l.image.virtual_size());
-    let tail = if size > old { tail(machine, &chain, 0)? } else { Vec::new() };
+    };
+    if !may || chain.layers.first().is_none_or(|top| top.image.resizing().is_none()) {
+        return Err(cannot());
+    }
     machine.seal()?;
-    resizer.resize(ResizeContext {
-        machine,
-        device: image.device,
-        driver_options: &image.options_at(0),
-        name: &image.name,
-        size,
-        at_least: false,
-        preallocation,
-        backing_len,
-        tail: &tail,
-        version,
-    })?;
+    own_end(machine, &mut chain, 0, size)?;
+    let backing_len = chain.layers.get(1).map(|l| l.image.virtual_size());
+    let resizing = chain.layers.first().and_then(|top| top.image.resizing()).ok_or_else(cannot)?;
+    resizing.resize(&NewSize { size, at_least: false, preallocation, backing_len })?;
     Ok(0)
 }
 
@@ -76,14 +69,28 @@ fn new_size(params: &Resize, old: u64) -> Result<u64> {
     size.ok_or_else(|| Error::usage("New image size must be positive"))
 }
 
-/// The last bytes that layer `depth` of the chain shows, where the one below it is longer; see [`ResizeContext::tail`].
-pub fn tail(machine: &dyn Machine, chain: &Chain<'_>, depth: usize) -> Result<Vec<u8>> {
-    let size = |depth: usize| chain.layers.get(depth).map_or(0, |l| l.image.virtual_size());
-    let len = size(depth) % UNIT_MAX;
-    if size(depth + 1) <= size(depth) || len == 0 {
-        return Ok(Vec::new());
+/// Where the backing file of layer `depth` is longer than that one, and would show behind its old end: the unit that the end
+/// is in becomes the image's own, with what it shows.
+pub fn own_end(machine: &dyn Machine, chain: &mut Chain<'_>, depth: usize, size: u64) -> Result<()> {
+    let len = |depth: usize| chain.layers.get(depth).map_or(0, |l| l.image.virtual_size());
+    let (old, below) = (len(depth), len(depth + 1));
+    if size <= old || below <= old || old == 0 {
+        return Ok(());
     }
-    let mut bytes = vec![0; len as usize];
-    read_at(machine.source(), chain, depth, size(depth) - len, &mut bytes)?;
-    Ok(bytes)
+    let Some(layer) = chain.layers.get_mut(depth) else { return Ok(()) };
+    if layer.image.editor().is_none() {
+        layer.image.begin(&Changes::default()).transpose()?;
+    }
+    let Some(editor) = chain.layers.get(depth).and_then(|layer| layer.image.editor()) else { return Ok(()) };
+    let Target::Allocated { unit, .. } = editor.target() else { return Ok(()) };
+    if old.is_multiple_of(unit) || editor.own(old - 1, 1)?.is_some() {
+        return Ok(());
+    }
+    let mut bytes = vec![0; (old % unit) as usize];
+    let start = old - bytes.len() as u64;
+    read_at(machine.source(), chain, depth, start, &mut bytes)?;
+    let mut steps = Vec::new();
+    editor.place(start, Piece::Data(&bytes), &mut steps)?;
+    sealed::submit(machine, steps, editor.encrypter())?;
+    editor.settle()
 }

@@ -35,7 +35,7 @@ impl Format for Bochs {
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         check_driver_options(self.name(), cx.options, &[])?;
-        if cx.write {
+        if cx.purpose.writes() {
             return Err(Error::unsupported("Image is read-only"));
         }
         Ok(Box::new(BochsImage { header: Header::read(&cx)?, map: Map::new(cx.source, cx.device) }))

@@ -1,7 +1,7 @@
 //! Where the bytes of a disk are; images after the Bochs documentation, built here.
 
 use instar_format_bochs::Bochs;
-use instar_image::{DeviceId, Format, Image, OpenContext, Place, Result, Version};
+use instar_image::{DeviceId, Format, Image, OpenContext, Place, Purpose, Result, Version};
 use instar_sim::Machine;
 
 const EXTENT: u64 = 2048;
@@ -23,7 +23,7 @@ fn image() -> Vec<u8> {
 
 fn open<'a>(machine: &'a Machine, bytes: &[u8]) -> Result<Box<dyn Image + 'a>> {
     let (device, version) = (machine.add(bytes), Version::default());
-    Bochs.open(OpenContext { source: machine, opener: None, device, name: b"x", version, write: false, options: &[] })
+    Bochs.open(OpenContext::alone(machine, device, b"x", version, Purpose::Describe))
 }
 
 #[test]

@@ -13,11 +13,11 @@ mod packed;
 
 use alloc::boxed::Box;
 
-use instar_image::format::Wanted;
 use instar_image::options::check_driver_options;
 use instar_image::table::TableCache;
 use instar_image::{
-    DeviceId, Error, Extent, Format, Image, OpenContext, Packed, Place, Probe, Quirk, Result, SafetyCheck, Unpacker,
+    DeviceId, Error, Extent, Format, Image, OpenContext, Packed, Place, Probe, Purpose, Quirk, Result, SafetyCheck,
+    Unpacker,
 };
 use spin::Mutex;
 
@@ -42,15 +42,10 @@ impl Format for Cloop {
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         let image = open(&cx)?;
-        image.header.check_table(&cx)?;
-        Ok(Box::new(image))
-    }
-
-    fn open_damaged<'a>(&self, cx: OpenContext<'a, '_>, wanted: Wanted) -> Result<Box<dyn Image + 'a>> {
-        match wanted {
-            Wanted::Damage => self.open(cx),
-            Wanted::Rest => Ok(Box::new(open(&cx)?)),
+        if !matches!(cx.purpose, Purpose::Salvage) {
+            image.header.check_table(&cx)?;
         }
+        Ok(Box::new(image))
     }
 
     fn quirks(&self) -> &'static [Quirk] {
@@ -72,7 +67,7 @@ impl Format for Cloop {
 
 fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<CloopImage<'a>> {
     check_driver_options("cloop", cx.options, &[])?;
-    if cx.write {
+    if cx.purpose.writes() {
         return Err(Error::unsupported("Image is read-only"));
     }
     let header = Header::read(cx)?;

@@ -2,7 +2,7 @@
 
 use instar_format_cloop::Cloop;
 use instar_format_cloop::layout::SCRIPT;
-use instar_image::{DeviceId, Format, Image, OpenContext, Packed, Place, Result, Version};
+use instar_image::{DeviceId, Format, Image, OpenContext, Packed, Place, Purpose, Result, Version};
 use instar_sim::Machine;
 
 /// A zlib stream of one stored block (RFC 1950, 1951).
@@ -32,7 +32,7 @@ fn image(blocks: &[&[u8]], offsets: Option<&[u64]>) -> Vec<u8> {
 
 fn open<'a>(machine: &'a Machine, bytes: &[u8]) -> Result<Box<dyn Image + 'a>> {
     let (device, version) = (machine.add(bytes), Version::default());
-    Cloop.open(OpenContext { source: machine, opener: None, device, name: b"x", version, write: false, options: &[] })
+    Cloop.open(OpenContext::alone(machine, device, b"x", version, Purpose::Describe))
 }
 
 #[test]

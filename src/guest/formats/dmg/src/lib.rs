@@ -51,7 +51,7 @@ impl Format for Dmg {
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         check_driver_options(self.name(), cx.options, &[])?;
-        if cx.write {
+        if cx.purpose.writes() {
             return Err(Error::unsupported("Image is read-only"));
         }
         let trailer = Trailer::read(&cx)?;

@@ -1,11 +1,16 @@
 //! An open image: one encrypted range of the file.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use instar_crypto::Crypter;
-use instar_image::{Description, DeviceId, Error, Extent, Image, Packed, Place, Result, Unpacker, Value};
+use instar_image::{
+    Changes, Description, DeviceId, Editor, Error, Extent, Image, Packed, Place, Purpose, Resizing, Result, Unpacker,
+    Value,
+};
 
 use crate::SECTOR;
+use crate::write::LuksWriter;
 
 /// How sectors are encrypted.
 #[derive(Clone, Copy)]
@@ -17,7 +22,7 @@ pub struct Sectors {
 }
 
 /// The disk lies in one piece at byte `data` of the device.
-pub struct LuksImage {
+pub struct LuksImage<'a> {
     /// The device.
     pub device: DeviceId,
     /// Byte of the device at which the disk begins.
@@ -27,12 +32,16 @@ pub struct LuksImage {
     /// How they are encrypted.
     pub sectors: Sectors,
     /// Absent where only the header was asked for.
-    pub crypter: Option<Crypter>,
+    pub crypter: Option<Arc<Crypter>>,
+    /// What it was opened for, if its version can be written.
+    pub writing: Option<Purpose<'a>>,
+    /// Once it is being changed.
+    pub editor: Option<LuksWriter<'a>>,
     /// What `info` shows.
     pub specific: Value,
 }
 
-impl Image for LuksImage {
+impl Image for LuksImage<'_> {
     fn virtual_size(&self) -> u64 {
         self.size
     }
@@ -42,12 +51,25 @@ impl Image for LuksImage {
         Ok(Extent { at, len: max.min(self.size.saturating_sub(at)), place })
     }
 
+    fn begin(&mut self, _changes: &Changes<'_>) -> Option<Result<()>> {
+        let purpose = self.writing?;
+        Some(LuksWriter::open(self, purpose).map(|editor| self.editor = Some(editor)))
+    }
+
+    fn editor(&self) -> Option<&dyn Editor> {
+        self.editor.as_ref().map(|editor| editor as &dyn Editor)
+    }
+
+    fn resizing(&self) -> Option<&dyn Resizing> {
+        self.writing.map(|_| self as &dyn Resizing)
+    }
+
     fn describe(&self) -> Result<Description> {
         Ok(Description { encrypted: true, specific: Some(self.specific.clone()), ..Description::default() })
     }
 
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
-        Some(Box::new(Decrypter { crypter: self.crypter.as_ref()?, sectors: self.sectors }))
+        Some(Box::new(Decrypter { crypter: self.crypter.as_deref()?, sectors: self.sectors }))
     }
 }
 

@@ -13,14 +13,13 @@ mod v2;
 mod write;
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use instar_crypto::Crypter;
 use instar_crypto::luks::{Header, MAGIC, password};
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
-use instar_image::{
-    Creator, Editing, Error, Format, Image, OpenContext, Probe, Quirk, Resizer, Result, SafetyCheck, Version,
-};
+use instar_image::{Creator, Error, Format, Image, OpenContext, Probe, Quirk, Result, SafetyCheck, Version};
 
 use crate::image::{LuksImage, Sectors};
 
@@ -41,7 +40,7 @@ impl Luks {
     /// The header, the disk's size in bytes and, where data is wanted, what encrypts it.
     fn read(cx: &OpenContext<'_, '_>) -> Result<(Header, u64, Option<Crypter>)> {
         let secret = secret(cx)?;
-        let password = cx.opener.map(|_| password(cx.source, secret, KEY_SECRET)).transpose()?;
+        let password = cx.purpose.wants_data().then(|| password(cx.source, secret, KEY_SECRET)).transpose()?;
         let header = Header::read(cx.source, cx.device, 0, cx.version)?;
         let crypter = password.map(|p| header.unlock(cx.source, cx.device, 0, p)).transpose()?;
         let len = cx.source.stat(cx.device)?.len.next_multiple_of(SECTOR);
@@ -69,7 +68,8 @@ impl Format for Luks {
         let (header, size, crypter) = Self::read(&cx)?;
         let (data, specific) = (header.payload(), header.describe(cx.version));
         let sectors = Sectors { unit: SECTOR as u32, first: 0 };
-        Ok(Box::new(LuksImage { device: cx.device, data, size, sectors, crypter, specific }))
+        let (device, writing, crypter) = (cx.device, Some(cx.purpose), crypter.map(Arc::new));
+        Ok(Box::new(LuksImage { device, writing, data, size, sectors, crypter, specific, editor: None }))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -82,14 +82,6 @@ impl Format for Luks {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::LuksCreator)
-    }
-
-    fn editing(&self) -> Option<&dyn Editing> {
-        Some(&write::LuksEditing)
-    }
-
-    fn resizer(&self) -> Option<&dyn Resizer> {
-        Some(&write::LuksResizer)
     }
 
     fn quirks(&self) -> &'static [Quirk] {

@@ -1,19 +1,22 @@
 //! Making luks images, and writing into those that are there: every byte has its place, encrypted.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use instar_crypto::Crypter;
-use instar_crypto::luks::{Created, Header, Request};
+use instar_crypto::luks::{Created, Request};
+use instar_image::edit::own_linear;
 use instar_image::options::{OptionKind, OptionSpec, Options, of_file};
 use instar_image::sealed::Placed;
 use instar_image::write::{Encrypter, Piece, Target, Writer, check_room};
 use instar_image::{
-    CreateContext, Creator, DeviceId, EditContext, Editing, Editor, Error, Kind, Machine, Measure, Measured,
-    OpenContext, Preallocation, ResizeContext, Resizer, Result, Step,
+    CreateContext, Creator, DeviceId, Editor, Error, Kind, Machine, Measure, Measured, NewSize, Preallocation, Purpose,
+    Resizing, Result, Spot, Step,
 };
 
-use crate::{KEY_SECRET, Luks, SECTOR};
+use crate::image::LuksImage;
+use crate::{KEY_SECRET, SECTOR};
 
 /// The options, in the order of `-o help`.
 pub const OPTIONS: &[OptionSpec] = &[
@@ -83,7 +86,7 @@ impl Creator for LuksCreator {
         let (Created { header, material, material_at }, crypter) = request.create(machine, password)?;
         machine.submit(&[Step::Write { device, offset: material_at, data: &material }])?;
         let header = Some(header.to_vec());
-        Ok(Box::new(LuksWriter { machine, device, data, size: len - data, crypter, header }))
+        Ok(Box::new(LuksWriter { machine, device, data, crypter: Arc::new(crypter), header }))
     }
 }
 
@@ -98,31 +101,15 @@ fn preallocation(options: &Options) -> Result<Option<bool>> {
     }
 }
 
-/// Opens them to be written into.
-pub struct LuksEditing;
-
-impl Editing for LuksEditing {
-    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
-        let (machine, device) = (cx.machine, cx.device);
-        let reading = OpenContext { opener: Some(machine), ..OpenContext::of_edit(&cx) };
-        let (header, size, crypter) = Luks::read(&reading)?;
-        let crypter = crypter.ok_or_else(|| Error::corrupt("an image that is written to without its key"))?;
-        Ok(Box::new(LuksWriter { machine, device, data: header.payload(), size, crypter, header: None }))
-    }
-}
-
-/// Resizes them.
-pub struct LuksResizer;
-
-impl Resizer for LuksResizer {
+impl Resizing for LuksImage<'_> {
     /// What is added reads as nothing in particular, as in every encrypted image.
-    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
-        let (machine, device) = (cx.machine, cx.device);
-        let header = Header::read(machine.source(), device, 0, cx.version)?;
+    fn resize(&self, to: &NewSize) -> Result<()> {
+        let purpose = self.writing.ok_or_else(|| Error::unsupported("the image is only read"))?;
+        let (machine, device) = (purpose.machine()?, self.device);
         let before = machine.stat(device)?.len;
-        let len = cx.size.checked_add(header.payload()).filter(|len| i64::try_from(*len).is_ok());
+        let len = to.size.checked_add(self.data).filter(|len| i64::try_from(*len).is_ok());
         let len = len.ok_or_else(|| Error::usage("The requested file size is too large"))?;
-        let full = match cx.preallocation {
+        let full = match to.preallocation {
             Preallocation::Off => None,
             Preallocation::Falloc => Some(false),
             Preallocation::Full => Some(true),
@@ -141,16 +128,25 @@ impl Resizer for LuksResizer {
     }
 }
 
-struct LuksWriter<'a> {
+/// An image that is made or changed.
+pub struct LuksWriter<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,
     /// Byte of the device at which the disk begins.
     data: u64,
-    /// Bytes of the disk.
-    size: u64,
-    crypter: Crypter,
+    crypter: Arc<Crypter>,
     /// What makes the file an image, where it is none yet.
     header: Option<Vec<u8>>,
+}
+
+impl<'a> LuksWriter<'a> {
+    /// Of an image that is there.
+    pub fn open(image: &LuksImage<'a>, purpose: Purpose<'a>) -> Result<Self> {
+        let crypter = image.crypter.clone();
+        let crypter = crypter.ok_or_else(|| Error::corrupt("an image that is written to without its key"))?;
+        let (machine, device, data) = (purpose.machine()?, image.device, image.data);
+        Ok(Self { machine, device, data, crypter, header: None })
+    }
 }
 
 impl Encrypter for LuksWriter<'_> {
@@ -161,8 +157,8 @@ impl Encrypter for LuksWriter<'_> {
 }
 
 impl Editor for LuksWriter<'_> {
-    fn virtual_size(&self) -> u64 {
-        self.size
+    fn own(&self, at: u64, max: u64) -> Result<Option<Spot>> {
+        own_linear(self.target(), at, max)
     }
 }
 

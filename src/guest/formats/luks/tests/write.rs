@@ -4,7 +4,7 @@ use instar_format_luks::Luks;
 use instar_image::options::Options;
 use instar_image::write::Target;
 use instar_image::{
-    CreateContext, DeviceId, Format, Image, Machine as _, OpenContext, Place, Sink, Source, Step, Version,
+    CreateContext, DeviceId, Format, Image, Machine as _, OpenContext, Place, Purpose, Sink, Source, Step, Version,
 };
 use instar_sim::Machine;
 
@@ -38,7 +38,7 @@ fn open<'a>(machine: &'a Machine, device: DeviceId, secret: &str) -> instar_imag
         device,
         name: b"disk",
         version: Version::default(),
-        write: false,
+        purpose: Purpose::Read,
         options: &options,
     })
 }

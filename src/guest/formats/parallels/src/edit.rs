@@ -1,50 +1,23 @@
 //! Changing an image in place. It is marked as being in use meanwhile: of a run that is cut the mark stays, and clusters
 //! that nothing refers to.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::blocks::{BlockWriter, Blocks};
 use instar_image::check::Quiet;
-use instar_image::options::check_driver_options;
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Target, Writer};
-use instar_image::{CheckContext, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
+use instar_image::{Changes, CheckContext, Editor, Error, Machine, Result, Spot, Step};
 use spin::Mutex;
 
 use crate::header::Header;
 use crate::layout::{IN_USE, SECTOR, field};
-use crate::{DRIVER_OPTIONS, check, extension};
-
-/// Opens them to be changed.
-pub struct ParallelsEditing;
-
-impl Editing for ParallelsEditing {
-    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
-        crate::recover::recover(machine, cx)
-    }
-
-    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
-        check_driver_options("parallels", cx.options, DRIVER_OPTIONS)?;
-        let EditContext { machine, device, .. } = cx;
-        let opened = OpenContext::of_edit(&cx);
-        let header = Header::read(&opened)?;
-        extension::check(&opened, &header)?;
-        if header.extension != 0 && cx.changes_content {
-            return Err(Error::unsupported("the image has a format extension, which would not be kept up"));
-        }
-        refuse_damaged(&header, &cx)?;
-        let blocks = header.blocks(device);
-        let end = end(machine, &header, &blocks)?;
-        let blocks = BlockWriter::new(machine, blocks, end, false)?;
-        Ok(Box::new(ParallelsEditor { machine, header, blocks, marked: Mutex::new(false) }))
-    }
-}
+use crate::{ParallelsImage, check};
 
 /// An image that was not closed is looked through before it is written to.
-pub fn refuse_damaged(header: &Header, cx: &EditContext<'_, '_>) -> Result<()> {
-    if header.in_use {
-        let report = check::run(header, cx.device, CheckContext { machine: cx.machine, findings: &mut Quiet })?;
+pub fn refuse_damaged(image: &ParallelsImage<'_>, machine: &dyn Machine) -> Result<()> {
+    if image.header.in_use {
+        let report = check::run(&image.header, image.device, CheckContext { machine, findings: &mut Quiet })?;
         // One is for the mark.
         if report.corruptions > 1 {
             return Err(Error::corrupt("the image was not closed, and is damaged"));
@@ -64,15 +37,28 @@ pub fn end(machine: &dyn Machine, header: &Header, blocks: &Blocks) -> Result<u6
     Ok(end)
 }
 
-struct ParallelsEditor<'a> {
+/// An image that is being changed.
+pub struct ParallelsEditor<'a> {
     machine: &'a dyn Machine,
-    header: Header,
-    blocks: BlockWriter<'a>,
+    /// The clusters.
+    pub blocks: BlockWriter<'a>,
     /// The mark was set by us.
     marked: Mutex<bool>,
 }
 
-impl ParallelsEditor<'_> {
+impl<'a> ParallelsEditor<'a> {
+    /// Reads the map.
+    pub fn open(image: &ParallelsImage<'a>, changes: &Changes<'_>) -> Result<Self> {
+        let (machine, header) = (image.purpose.machine()?, &image.header);
+        if header.extension != 0 && changes.content {
+            return Err(Error::unsupported("the image has a format extension, which would not be kept up"));
+        }
+        refuse_damaged(image, machine)?;
+        let blocks = header.blocks(image.device);
+        let end = end(machine, header, &blocks)?;
+        Ok(Self { machine, blocks: BlockWriter::new(machine, blocks, end, false)?, marked: Mutex::new(false) })
+    }
+
     fn mark(&self, in_use: bool) -> Result<()> {
         let mut marked = self.marked.lock();
         if *marked != in_use {
@@ -87,8 +73,9 @@ impl ParallelsEditor<'_> {
 }
 
 impl Editor for ParallelsEditor<'_> {
-    fn virtual_size(&self) -> u64 {
-        self.header.size
+    fn own(&self, at: u64, max: u64) -> Result<Option<Spot>> {
+        self.mark(true)?;
+        self.blocks.own(at, max)
     }
 }
 

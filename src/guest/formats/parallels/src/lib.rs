@@ -23,10 +23,11 @@ use instar_image::blocks::BlockReader;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    Ability, Bitmaps, CheckContext, CheckReport, Creator, DeviceId, DirtyBitmap, Editing, Extent, Format, Image,
-    OpenContext, Probe, Quirk, Resizer, Result, SafetyCheck,
+    Ability, Bitmaps, Changes, CheckContext, CheckReport, Creator, DeviceId, DirtyBitmap, Editor, Extent, Format,
+    Image, Machine, OpenContext, Probe, Purpose, Quirk, Resizing, Result, SafetyCheck,
 };
 
+use crate::edit::ParallelsEditor;
 use crate::header::Header;
 use crate::layout::{MAGIC_CLUSTERS, MAGIC_SECTORS, VERSION, field};
 
@@ -60,8 +61,14 @@ impl Format for Parallels {
             blocks: BlockReader::new(cx.source, header.blocks(cx.device)),
             header,
             device: cx.device,
+            purpose: cx.purpose,
             can_have_bitmaps,
+            editor: None,
         }))
+    }
+
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
+        recover::recover(machine, cx)
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -74,14 +81,6 @@ impl Format for Parallels {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::ParallelsCreator)
-    }
-
-    fn editing(&self) -> Option<&dyn Editing> {
-        Some(&edit::ParallelsEditing)
-    }
-
-    fn resizer(&self) -> Option<&dyn Resizer> {
-        Some(&resize::ParallelsResizer)
     }
 
     fn quirks(&self) -> &'static [Quirk] {
@@ -105,7 +104,9 @@ impl Format for Parallels {
 struct ParallelsImage<'a> {
     header: Header,
     device: DeviceId,
+    purpose: Purpose<'a>,
     blocks: BlockReader<'a>,
+    editor: Option<ParallelsEditor<'a>>,
     /// The stock tool's driver knows bitmaps.
     can_have_bitmaps: bool,
 }
@@ -127,7 +128,19 @@ impl Image for ParallelsImage<'_> {
     }
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
-        self.blocks.extent(at, max)
+        self.editor.as_ref().map_or_else(|| self.blocks.extent(at, max), |editor| editor.blocks.extent(at, max))
+    }
+
+    fn begin(&mut self, changes: &Changes<'_>) -> Option<Result<()>> {
+        Some(ParallelsEditor::open(self, changes).map(|editor| self.editor = Some(editor)))
+    }
+
+    fn editor(&self) -> Option<&dyn Editor> {
+        self.editor.as_ref().map(|editor| editor as &dyn Editor)
+    }
+
+    fn resizing(&self) -> Option<&dyn Resizing> {
+        Some(self)
     }
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {

@@ -14,7 +14,7 @@ use crate::layout::{SECTOR, field};
 /// Entries that are changed at once.
 const AT_ONCE: usize = 1 << 15;
 
-/// See [`instar_image::Editing::recover`].
+/// See [`instar_image::Format::recover`].
 pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
     // What is wrong with a header is said by whoever opens the image.
     let Ok(mut header) = Header::read(cx) else { return Ok(()) };

@@ -6,43 +6,38 @@ use alloc::format;
 use instar_image::blocks::Blocks;
 use instar_image::check::Quiet;
 use instar_image::table::Span;
-use instar_image::{
-    CheckContext, EditContext, Error, Machine, OpenContext, Preallocation, ResizeContext, Resizer, Result, Step,
-};
+use instar_image::{CheckContext, Error, Machine, NewSize, Preallocation, Resizing, Result, Step};
 
+use crate::ParallelsImage;
 use crate::check;
 use crate::edit::{end, refuse_damaged};
 use crate::header::Header;
 use crate::layout::{ENTRIES_MAX, ENTRY, HEADER_LEN, IN_USE, PER_CYLINDER, SECTOR, SECTORS_MAX, field};
 
-/// Resizes them.
-pub struct ParallelsResizer;
-
-impl Resizer for ParallelsResizer {
-    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
-        if cx.preallocation != Preallocation::Off {
-            return Err(Error::unsupported(format!("Unsupported preallocation mode '{}'", cx.preallocation.name())));
+impl Resizing for ParallelsImage<'_> {
+    fn resize(&self, to: &NewSize) -> Result<()> {
+        if to.preallocation != Preallocation::Off {
+            return Err(Error::unsupported(format!("Unsupported preallocation mode '{}'", to.preallocation.name())));
         }
-        let edit = EditContext::of_resize(&cx);
-        let header = Header::read(&OpenContext::of_edit(&edit))?;
+        let (machine, device, header) = (self.purpose.machine()?, self.device, &self.header);
         if header.extension != 0 {
             return Err(Error::unsupported("the image has a format extension, which would not be kept up"));
         }
-        let sectors = cx.size.div_ceil(SECTOR);
+        let sectors = to.size.div_ceil(SECTOR);
         let entries = sectors.div_ceil(header.cluster / SECTOR);
         let in_sectors = header.entry_unit == SECTOR && header.cluster != SECTOR;
         if sectors > SECTORS_MAX || entries > u64::from(ENTRIES_MAX) || (in_sectors && sectors > u64::from(u32::MAX)) {
             return Err(Error::usage("Image size is too large for this cluster size"));
         }
-        refuse_damaged(&header, &edit)?;
-        let report = check::run(&header, cx.device, CheckContext { machine: cx.machine, findings: &mut Quiet })?;
+        refuse_damaged(self, machine)?;
+        let report = check::run(header, device, CheckContext { machine, findings: &mut Quiet })?;
         if report.corruptions > u64::from(header.in_use) {
             return Err(Error::corrupt("the image is damaged"));
         }
         let mut bytes = [0; HEADER_LEN];
-        cx.machine.read(cx.device, 0, &mut bytes)?;
-        let blocks = header.blocks(cx.device);
-        let mut image = Resized { machine: cx.machine, header, blocks, bytes };
+        machine.read(device, 0, &mut bytes)?;
+        let blocks = header.blocks(device);
+        let mut image = Resized { machine, header, blocks, bytes };
         image.put(field::IN_USE, &IN_USE.to_le_bytes());
         image.write()?;
         let shrinks = sectors * SECTOR < image.blocks.size;
@@ -63,7 +58,7 @@ impl Resizer for ParallelsResizer {
 
 struct Resized<'a> {
     machine: &'a dyn Machine,
-    header: Header,
+    header: &'a Header,
     blocks: Blocks,
     /// Of the header.
     bytes: [u8; HEADER_LEN],
@@ -91,7 +86,7 @@ impl Resized<'_> {
             return Ok(None);
         }
         let limit = self.header.align(old.offset + entries * ENTRY);
-        let end = end(machine, &self.header, &self.blocks)?.max(limit);
+        let end = end(machine, self.header, &self.blocks)?.max(limit);
         self.blocks.clear_below(machine, limit, end, |_| Ok(()))?;
         let table = Span { offset: old.offset, count: entries };
         Blocks { table, ..self.blocks }.fill(machine, old.count, |_| 0)?;
@@ -110,7 +105,7 @@ impl Resized<'_> {
             return Ok(());
         }
         let table = Span { offset: self.blocks.table.offset, count };
-        let len = end(machine, &self.header, &Blocks { table, ..self.blocks })?;
+        let len = end(machine, self.header, &Blocks { table, ..self.blocks })?;
         machine.submit(&[Step::SetLength { device, len }])
     }
 }

@@ -2,7 +2,7 @@
 
 use instar_format_parallels::Parallels;
 use instar_image::check::Quiet;
-use instar_image::{CheckContext, Format, OpenContext, Version};
+use instar_image::{CheckContext, Format, OpenContext, Purpose, Version};
 use instar_sim::Machine;
 
 /// A header as the format's description has it, which claims a map of `entries` for so many clusters, and nothing else.
@@ -16,16 +16,8 @@ fn errors(entries: u32) -> Option<u64> {
     image.resize(64, 0);
     let machine = Machine::new();
     let device = machine.add(image);
-    let cx = OpenContext {
-        source: &machine,
-        opener: None,
-        device,
-        name: b"disk.img",
-        version: Version::default(),
-        write: false,
-        options: &[],
-    };
-    let image = Parallels.open_damaged(cx, instar_image::format::Wanted::Damage).ok()?;
+    let cx = OpenContext::alone(&machine, device, b"disk.img", Version::default(), Purpose::Check);
+    let image = Parallels.open(cx).ok()?;
     let report = image.check(CheckContext { machine: &machine, findings: &mut Quiet })?;
     report.ok().map(|report| report.corruptions)
 }

@@ -1,16 +1,17 @@
 //! Changing an image in place: a run that is cut leaves clusters that nothing refers to at worst.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_crypto::qcow::Key;
 use instar_image::levels::LevelWriter;
-use instar_image::options::check_driver_options;
 use instar_image::sealed::Placed;
 use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
-use instar_image::{EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
+use instar_image::{Changes, Editor, Emptying, Error, Machine, Result, Spot, Step};
 
+use crate::QcowImage;
 use crate::encrypted;
 use crate::header::Header;
 use crate::layout::ENTRY;
@@ -19,42 +20,43 @@ use crate::write::{packer, place_packed};
 /// Bytes of a table that are cleared at once.
 const CLEARED: u64 = 1 << 20;
 
-/// Opens them to be changed.
-pub struct QcowEditing;
-
-impl Editing for QcowEditing {
-    fn can_compress(&self) -> bool {
-        true
-    }
-
-    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
-        check_driver_options("qcow", cx.options, &["encrypt."])?;
-        let EditContext { machine, device, .. } = cx;
-        let reading = OpenContext { opener: Some(machine), ..OpenContext::of_edit(&cx) };
-        let header = Header::read(&reading)?;
-        let key = encrypted::read(&reading, header.encrypted)?;
-        if key.is_some() && cx.compressed {
-            return Err(Error::unsupported("Compression and encryption not supported at the same time"));
-        }
-        let levels = header.levels(device);
-        let tables = header.l1.offset.saturating_add(header.l1.count * ENTRY);
-        let end = machine.stat(device)?.len.max(tables);
-        Ok(Box::new(QcowEditor { machine, header, key, clusters: LevelWriter::new(machine, levels, end)? }))
-    }
-}
-
-struct QcowEditor<'a> {
+/// An image that is being changed.
+pub struct QcowEditor<'a> {
     machine: &'a dyn Machine,
     header: Header,
-    key: Option<Key>,
-    clusters: LevelWriter<'a>,
+    key: Option<Arc<Key>>,
+    /// The clusters.
+    pub clusters: LevelWriter<'a>,
+}
+
+impl<'a> QcowEditor<'a> {
+    /// Reads what has to be known of the image.
+    pub fn open(image: &QcowImage<'a>, changes: &Changes<'_>) -> Result<Self> {
+        let (machine, device, header) = (image.purpose.machine()?, image.device, image.header.clone());
+        if header.encrypted && changes.compressed {
+            return Err(Error::unsupported("Compression and encryption not supported at the same time"));
+        }
+        if header.encrypted && image.key.is_none() {
+            return Err(Error::corrupt("an encrypted image without its key"));
+        }
+        let tables = header.l1.offset.saturating_add(header.l1.count * ENTRY);
+        let end = machine.stat(device)?.len.max(tables);
+        let clusters = LevelWriter::new(machine, header.levels(device), end)?;
+        Ok(Self { machine, header, key: image.key.clone(), clusters })
+    }
 }
 
 impl Editor for QcowEditor<'_> {
-    fn virtual_size(&self) -> u64 {
-        self.header.size
+    fn own(&self, at: u64, max: u64) -> Result<Option<Spot>> {
+        self.clusters.own(at, max)
     }
 
+    fn emptying(&self) -> Option<&dyn Emptying> {
+        Some(self)
+    }
+}
+
+impl Emptying for QcowEditor<'_> {
     /// The first-level table is cleared from front to back: of a run that is cut some of the disk is emptied, which shows
     /// the same, for all of it was committed. Then the file ends behind it.
     fn empty(&self) -> Result<()> {
@@ -80,12 +82,12 @@ impl Writer for QcowEditor<'_> {
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
         match piece {
             Piece::Packed(bytes) => place_packed(&self.clusters, self.header.cluster_bits, at, bytes, steps),
-            _ => encrypted::place(&self.clusters, self.key.as_ref(), at, piece, steps),
+            _ => encrypted::place(&self.clusters, self.key.as_deref(), at, piece, steps),
         }
     }
 
     fn encrypter(&self) -> Option<&dyn Encrypter> {
-        self.key.as_ref().map(|key| key as &dyn Encrypter)
+        self.key.as_deref().map(|key| key as &dyn Encrypter)
     }
 
     fn packer(&self) -> Option<Box<dyn Packer + '_>> {

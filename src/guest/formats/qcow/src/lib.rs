@@ -16,15 +16,17 @@ mod packed;
 mod write;
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use instar_crypto::qcow::Key;
 use instar_image::levels::LevelReader;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext, Probe, Quirk, Result,
-    SafetyCheck, Unpacker,
+    Backing, Changes, Creator, Description, DeviceId, Editor, Extent, Format, Image, OpenContext, Probe, Purpose,
+    Quirk, Result, SafetyCheck, Unpacker,
 };
 
+use crate::edit::QcowEditor;
 use crate::header::Header;
 use crate::layout::MAGIC_1;
 use crate::packed::QcowUnpacker;
@@ -46,7 +48,8 @@ impl Format for Qcow {
         let header = Header::read(&cx)?;
         let key = encrypted::read(&cx, header.encrypted)?;
         let clusters = LevelReader::new(cx.source, header.levels(cx.device));
-        Ok(Box::new(QcowImage { header, key, device: cx.device, clusters }))
+        let (device, purpose) = (cx.device, cx.purpose);
+        Ok(Box::new(QcowImage { header, key: key.map(Arc::new), device, purpose, clusters, editor: None }))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -61,14 +64,12 @@ impl Format for Qcow {
         Some(&write::QcowCreator)
     }
 
-    fn editing(&self) -> Option<&dyn Editing> {
-        Some(&edit::QcowEditing)
-    }
-
     fn quirks(&self) -> &'static [Quirk] {
         &[
             // The driver looks at one cluster at a time.
             Quirk::StatusByCluster,
+            Quirk::Backs,
+            Quirk::Compresses,
             // Its `create` checks the name itself, before QAPI could.
             Quirk::OwnWordsForBackingFormat,
         ]
@@ -86,9 +87,11 @@ impl Format for Qcow {
 struct QcowImage<'a> {
     header: Header,
     /// Absent too where no data is wanted.
-    key: Option<Key>,
+    key: Option<Arc<Key>>,
     device: DeviceId,
+    purpose: Purpose<'a>,
     clusters: LevelReader<'a>,
+    editor: Option<QcowEditor<'a>>,
 }
 
 impl Image for QcowImage<'_> {
@@ -97,7 +100,19 @@ impl Image for QcowImage<'_> {
     }
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
-        self.clusters.extent(&map::Entries { header: &self.header, device: self.device }, at, max)
+        let entries = map::Entries { header: &self.header, device: self.device };
+        match &self.editor {
+            Some(editor) => editor.clusters.extent(&entries, at, max),
+            None => self.clusters.extent(&entries, at, max),
+        }
+    }
+
+    fn begin(&mut self, changes: &Changes<'_>) -> Option<Result<()>> {
+        Some(QcowEditor::open(self, changes).map(|editor| self.editor = Some(editor)))
+    }
+
+    fn editor(&self) -> Option<&dyn Editor> {
+        self.editor.as_ref().map(|editor| editor as &dyn Editor)
     }
 
     fn backing(&self) -> Option<Backing> {
@@ -113,7 +128,7 @@ impl Image for QcowImage<'_> {
     }
 
     fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
-        Some(Key::unpacker(self.key.as_ref(), Box::<QcowUnpacker>::default()))
+        Some(Key::unpacker(self.key.as_deref(), Box::<QcowUnpacker>::default()))
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -128,14 +128,6 @@ impl Spec {
 pub struct QcowCreator;
 
 impl Creator for QcowCreator {
-    fn can_back(&self) -> bool {
-        true
-    }
-
-    fn can_compress(&self) -> bool {
-        true
-    }
-
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
         let spec = Spec::read(&cx)?;
         let (machine, device) = (cx.machine, cx.device);

@@ -45,6 +45,11 @@ impl<T: Cached> WriteCache<T> {
         }
     }
 
+    /// The table of that number is held.
+    pub fn holds(&self, number: u64) -> bool {
+        self.held.contains_key(&number)
+    }
+
     /// Bytes that wait to be written.
     pub fn waiting(&self) -> usize {
         self.held.values().filter(|table| table.is_changed()).count() << self.cluster_bits

@@ -2,6 +2,7 @@
 //! header pointer" and "Data encryption").
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use instar_crypto::luks::{self, password};
 use instar_crypto::qcow::{self, KEY_SECRET, Key, option};
@@ -17,7 +18,7 @@ pub struct Encrypted {
     /// What `info` shows under `encrypt`.
     pub shown: Option<Value>,
     /// Absent too where no data is wanted.
-    pub key: Option<Key>,
+    pub key: Option<Arc<Key>>,
 }
 
 /// Reads the encryption, and finds its key where data is wanted.
@@ -40,10 +41,10 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) 
         _ => None,
     };
     let Some((offset, _)) = place else {
-        return Ok(Encrypted { shown: Some(shown), key: qcow::open(cx)? });
+        return Ok(Encrypted { shown: Some(shown), key: qcow::open(cx)?.map(Arc::new) });
     };
     let secret = option(cx, KEY_SECRET);
-    let password = cx.opener.map(|_| password(cx.source, secret, KEY_SECRET)).transpose()?;
+    let password = cx.purpose.wants_data().then(|| password(cx.source, secret, KEY_SECRET)).transpose()?;
     let luks = luks::Header::read(cx.source, cx.device, offset, cx.version)?;
     if let Value::Map(mut more) = luks.describe(cx.version)
         && let Value::Map(entries) = &mut shown
@@ -51,12 +52,12 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) 
         entries.append(&mut more);
     }
     let crypter = password.map(|p| luks.unlock(cx.source, cx.device, offset, p)).transpose()?;
-    Ok(Encrypted { shown: Some(shown), key: crypter.map(|crypter| Key { crypter, in_file: true }) })
+    Ok(Encrypted { shown: Some(shown), key: crypter.map(|crypter| Arc::new(Key { crypter, in_file: true })) })
 }
 
 impl Encrypted {
     /// Decompresses by `plain`, and decrypts.
     pub fn unpacker<'a>(&'a self, plain: Box<dyn Unpacker + 'a>) -> Box<dyn Unpacker + 'a> {
-        Key::unpacker(self.key.as_ref(), plain)
+        Key::unpacker(self.key.as_deref(), plain)
     }
 }

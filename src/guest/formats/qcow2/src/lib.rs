@@ -19,6 +19,7 @@ mod header;
 mod info;
 pub mod layout;
 mod map;
+mod merged;
 mod packed;
 mod packer;
 mod preallocated;
@@ -33,7 +34,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use instar_image::format::{SnapshotSelector, Wanted};
+use instar_image::format::SnapshotSelector;
 use instar_image::machine::not_opened;
 use instar_image::names::combine;
 use instar_image::options::OptionSpec;
@@ -41,11 +42,13 @@ use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::table::Span;
 use instar_image::{
-    Backing, Bitmaps, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
-    OpenContext, Probe, Quirk, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Version, limits,
+    Backing, Bitmaps, Changes, CheckContext, CheckReport, Creator, Description, DeviceId, Editor, Error, Extent,
+    Format, Image, Machine, OpenContext, Probe, Purpose, Quirk, Resizing, Result, Role, SafetyCheck, Source, Unpacker,
+    Version, limits,
 };
 
 use crate::bitmaps::{Bitmap, Directory};
+use crate::edit::Qcow2Editor;
 use crate::encrypted::Encrypted;
 use crate::entry::Geometry;
 use crate::extensions::{Extensions, text};
@@ -104,11 +107,11 @@ impl Format for Qcow2 {
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
-        Ok(Box::new(open(cx, None)?))
+        Ok(Box::new(open(cx)?))
     }
 
-    fn open_damaged<'a>(&self, cx: OpenContext<'a, '_>, wanted: Wanted) -> Result<Box<dyn Image + 'a>> {
-        Ok(Box::new(open(cx, Some(wanted))?))
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, lower: bool) -> Result<()> {
+        repair::recover(machine, cx, lower)
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -123,18 +126,12 @@ impl Format for Qcow2 {
         Some(&write::Qcow2Creator)
     }
 
-    fn editing(&self) -> Option<&dyn Editing> {
-        Some(&edit::Qcow2Editing)
-    }
-
-    fn resizer(&self) -> Option<&dyn Resizer> {
-        Some(&edit::Qcow2Resizer)
-    }
-
     fn quirks(&self) -> &'static [Quirk] {
         &[
             // `keep_data_file` came with 11.1.
             Quirk::OptionSince("keep_data_file", Version::V11_1),
+            Quirk::Backs,
+            Quirk::Compresses,
         ]
     }
 
@@ -148,29 +145,31 @@ impl Format for Qcow2 {
     }
 }
 
-/// Opens an image; `wanted`: in spite of damage, so that what a check tells of itself is no error here.
-fn open<'a>(cx: OpenContext<'a, '_>, wanted: Option<Wanted>) -> Result<Qcow2Image<'a>> {
+/// Opens an image; to be checked, what the check tells of itself is no error here.
+fn open<'a>(cx: OpenContext<'a, '_>) -> Result<Qcow2Image<'a>> {
     check_driver_options("qcow2", cx.options, DRIVER_OPTIONS)?;
     let mut window = Window::new(cx.source, cx.device);
-    let check = wanted.is_some();
-    let header =
-        if check { Header::parse_to_check(&mut window, cx.version)? } else { Header::parse(&mut window, cx.version)? };
+    let header = if cx.purpose.bears_damage() {
+        Header::parse_to_check(&mut window, cx.version)?
+    } else {
+        Header::parse(&mut window, cx.version)?
+    };
     check_entry_size(&cx, &header)?;
     let extensions = Extensions::read(&mut window, &header)?;
     let data = data_device(&cx, &header, &extensions)?;
     let encryption = encrypted::read(&cx, &header, &extensions)?;
     let backing = backing(&mut window, &header, &extensions)?;
-    let snapshots = match wanted {
-        None => snapshots::read(&mut window, &header)?,
-        Some(Wanted::Damage) => Vec::new(),
+    let snapshots = match cx.purpose {
+        Purpose::Check => Vec::new(),
         // Without them, the disk as it is now can still be read.
-        Some(Wanted::Rest) => {
+        Purpose::Salvage => {
             let sound = header.check_snapshots("Snapshot table");
             sound.and_then(|()| snapshots::read(&mut window, &header)).unwrap_or_default()
         }
+        _ => snapshots::read(&mut window, &header)?,
     };
     let bitmaps = match extensions.bitmaps.map(|directory| bitmaps(&mut window, directory, &cx, &header)) {
-        Some(Err(_)) if wanted == Some(Wanted::Rest) => Vec::new(),
+        Some(Err(_)) if matches!(cx.purpose, Purpose::Salvage) => Vec::new(),
         found => found.transpose()?.unwrap_or_default(),
     };
     header.check_size()?;
@@ -189,10 +188,10 @@ fn open<'a>(cx: OpenContext<'a, '_>, wanted: Option<Wanted>) -> Result<Qcow2Imag
     };
     let l1 = Span { offset: header.l1_offset, count: u64::from(header.l1_size) };
     let map = Map::new(cx.source, cx.device, geometry, header.size, l1);
-    let device = cx.device;
-    let source = cx.source;
+    let OpenContext { source, device, purpose, .. } = cx;
     Ok(Qcow2Image {
         source,
+        purpose,
         header,
         device,
         geometry,
@@ -204,6 +203,7 @@ fn open<'a>(cx: OpenContext<'a, '_>, wanted: Option<Wanted>) -> Result<Qcow2Imag
         shows_dirty,
         data_name,
         map,
+        editor: None,
     })
 }
 
@@ -223,12 +223,12 @@ fn bitmaps(
 fn data_device(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) -> Result<DeviceId> {
     let external = header.has(incompatible::DATA_FILE);
     // Releases that open the data file for `info` too say this then too.
-    let looked_at = cx.opener.is_some() || cx.version <= Version::V5_2;
+    let looked_at = cx.purpose.wants_data() || cx.version <= Version::V5_2;
     if !external && looked_at && header.autoclear & AUTOCLEAR_DATA_FILE_RAW != 0 {
         return Err(Error::malformed("data-file-raw requires a data file"));
     }
-    let (true, Some(opener)) = (external, cx.opener) else {
-        if cx.opener.is_some() && said(cx, DATA_FILE).is_some() {
+    let (true, Some(opener)) = (external, cx.opener.filter(|_| cx.purpose.wants_data())) else {
+        if cx.purpose.wants_data() && said(cx, DATA_FILE).is_some() {
             return Err(Error::usage("'data-file' can only be set for images with an external data file"));
         }
         return Ok(cx.device);
@@ -243,7 +243,7 @@ fn data_device(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extension
     if name.is_empty() {
         return Err(Error::malformed("The 'file' block driver requires a file name"));
     }
-    let opened = opener.open_named(cx.device, name, Role::DataFile, cx.write);
+    let opened = opener.open_named(cx.device, name, Role::DataFile, cx.purpose.writes());
     opened.map_err(|e| not_opened(e, name))
 }
 
@@ -282,6 +282,7 @@ fn backing(window: &mut Window<'_>, header: &Header, extensions: &Extensions) ->
 /// An open image.
 struct Qcow2Image<'a> {
     source: &'a dyn Source,
+    purpose: Purpose<'a>,
     header: Header,
     device: DeviceId,
     geometry: Geometry,
@@ -295,6 +296,7 @@ struct Qcow2Image<'a> {
     /// Full name of the data file.
     data_name: Vec<u8>,
     map: Map<'a>,
+    editor: Option<Qcow2Editor<'a>>,
 }
 
 impl Image for Qcow2Image<'_> {
@@ -303,7 +305,19 @@ impl Image for Qcow2Image<'_> {
     }
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
-        self.map.extent(at, max)
+        self.editor.as_ref().map_or_else(|| self.map.extent(at, max), |editor| editor.extent(at, max))
+    }
+
+    fn begin(&mut self, changes: &Changes<'_>) -> Option<Result<()>> {
+        Some(Qcow2Editor::open(self, changes).map(|editor| self.editor = Some(editor)))
+    }
+
+    fn editor(&self) -> Option<&dyn Editor> {
+        self.editor.as_ref().map(|editor| editor as &dyn Editor)
+    }
+
+    fn resizing(&self) -> Option<&dyn Resizing> {
+        Some(self)
     }
 
     fn backing(&self) -> Option<Backing> {

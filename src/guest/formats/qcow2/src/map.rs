@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use instar_image::damage::Damage;
 use instar_image::reader::Reader;
 use instar_image::table::{Span, TableCache};
-use instar_image::{DeviceId, Error, Extent, Packed, Place, Read, Result, Source};
+use instar_image::{DeviceId, Error, Extent, Place, Read, Result, Source};
 use spin::Mutex;
 
 use crate::entry::{Content, Entries, Geometry, Spot};
@@ -117,7 +117,8 @@ impl<'a> Map<'a> {
             return Err(of_table(corrupt(what)));
         }
         let piece = self.l2_piece(&mut tables, cluster)?;
-        self.merged(piece, table, at, left).map_err(of_unit)
+        let entries = piece.entries(table, &self.geometry);
+        entries.merged(self.device, piece.first.saturating_add(piece.count), at, left).map_err(of_unit)
     }
 
     /// The room that the unallocated byte `at` has in a cluster, if any.
@@ -214,57 +215,6 @@ impl<'a> Map<'a> {
         piece.first = first;
         piece.count = count;
         Ok(())
-    }
-
-    /// The longest run from `at` on that lies in one place, as far as this piece and this table go.
-    fn merged(&self, piece: &L2Piece, table: u64, at: u64, left: u64) -> Result<Extent> {
-        let g = &self.geometry;
-        let entries = piece.entries(table, g);
-        let mut spot = Spot::of(g, at);
-        let (first, mut units) = entries.content(spot)?;
-        let skip = at & g.unit_size().wrapping_sub(1);
-        let mut len = (u64::from(units) << g.unit_bits()).saturating_sub(skip);
-        let place = self.place(first, spot, skip, at);
-        let mut expected = first;
-        while len < left && !matches!(first, Content::Packed { .. }) {
-            expected = expected.advanced(u64::from(units) << g.unit_bits());
-            spot = spot.advanced(g, units);
-            if first == Content::Unallocated && spot.unit == 0 && g.index_in_table(spot.cluster) != 0 {
-                let blank = entries.blank(spot.cluster);
-                spot.cluster = spot.cluster.saturating_add(blank);
-                len = len.saturating_add(blank << g.cluster_bits);
-            }
-            if spot.unit == 0 && (g.index_in_table(spot.cluster) == 0 || !piece.holds(spot.cluster)) {
-                break;
-            }
-            // A bad entry is reported when it is its turn.
-            let Ok((content, more)) = entries.content(spot) else { break };
-            if content != expected {
-                break;
-            }
-            units = more;
-            len = len.saturating_add(u64::from(units) << g.unit_bits());
-        }
-        Ok(Extent { at, len: len.min(left), place })
-    }
-
-    fn place(&self, content: Content, spot: Spot, skip: u64, at: u64) -> Place {
-        let g = &self.geometry;
-        match content {
-            Content::Data(offset) if g.encrypted => {
-                Place::Encrypted { device: g.data, offset: offset.saturating_add(skip) }
-            }
-            Content::Data(offset) => Place::Data { device: g.data, offset: offset.saturating_add(skip) },
-            Content::Zero(offset) => Place::Zero { at: offset.map(|o| (g.data, o.saturating_add(skip))) },
-            Content::Packed { offset, len } => Place::Packed(Packed {
-                device: self.device,
-                offset,
-                len,
-                unit: g.cluster_size(),
-                skip: at.saturating_sub(spot.cluster << g.cluster_bits),
-            }),
-            Content::Unallocated | Content::Reserved(_) => Place::Unallocated,
-        }
     }
 }
 

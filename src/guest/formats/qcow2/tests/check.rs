@@ -5,7 +5,7 @@ mod fixture;
 use fixture::{CLUSTER, COMPRESSED, COPIED, DATA, Fixture, L1, L2, REFCOUNT_TABLE};
 use instar_format_qcow2::Qcow2;
 use instar_format_qcow2::layout::field;
-use instar_image::{CheckContext, CheckReport, Findings, Format, OpenContext, Result, Source, Version};
+use instar_image::{CheckContext, CheckReport, Findings, Format, OpenContext, Purpose, Result, Source, Version};
 use instar_sim::Machine;
 
 const BLOCK: u64 = 2 * CLUSTER;
@@ -51,10 +51,10 @@ fn check(image: &Fixture) -> (Result<CheckReport>, Vec<String>) {
         device,
         name: b"image",
         version: Version::default(),
-        write: false,
+        purpose: Purpose::Check,
         options: &[],
     };
-    let opened = Qcow2.open_damaged(cx, instar_image::format::Wanted::Damage).expect("it opens");
+    let opened = Qcow2.open(cx).expect("it opens");
     let mut lines = Lines::default();
     let report = opened.check(CheckContext { machine: &machine, findings: &mut lines }).expect("qcow2 has a check");
     (report, lines.0)

@@ -5,13 +5,13 @@ mod fixture;
 use fixture::{CLUSTER, Fixture, L1};
 use instar_format_qcow2::Qcow2;
 use instar_format_qcow2::layout::{extension, field};
-use instar_image::{Description, Format, Image, OpenContext, Value, Version};
+use instar_image::{Description, Format, Image, OpenContext, Purpose, Value, Version};
 use instar_sim::Machine;
 
 fn with<T>(fixture: &Fixture, version: Version, look: impl FnOnce(Result<&dyn Image, String>) -> T) -> T {
     let machine = Machine::new();
     let device = machine.add(&fixture.bytes);
-    let cx = OpenContext { source: &machine, opener: None, device, name: b"x", version, write: false, options: &[] };
+    let cx = OpenContext::alone(&machine, device, b"x", version, Purpose::Describe);
     match Qcow2.open(cx) {
         Ok(image) => look(Ok(image.as_ref())),
         Err(error) => look(Err(error.message)),
@@ -177,7 +177,7 @@ fn encrypted_images_are_described_and_their_data_needs_a_key() {
         device,
         name: b"x",
         version: Version::default(),
-        write: false,
+        purpose: Purpose::Read,
         options: &[],
     };
     let error = Qcow2.open(cx).map(|_| ()).expect_err("it cannot be read");

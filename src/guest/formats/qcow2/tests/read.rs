@@ -7,7 +7,7 @@ use instar_codec::{Deflater, ZstdEncoder};
 use instar_format_qcow2::Qcow2;
 use instar_format_qcow2::layout::{extension, field, incompatible};
 use instar_image::format::SnapshotSelector;
-use instar_image::{Extent, Format, Image, OpenContext, Place, Source, Version};
+use instar_image::{Extent, Format, Image, OpenContext, Place, Purpose, Source, Version};
 use instar_sim::{Disk, Machine};
 
 const SIZE: u64 = 10 << 20;
@@ -16,7 +16,7 @@ fn open(machine: &Machine, disk: Disk) -> Box<dyn Image + '_> {
     let device = machine.add_disk(disk);
     let version = Version::default();
     let opener: Option<&dyn instar_image::machine::Opener> = Some(machine);
-    let cx = OpenContext { source: machine, opener, device, name: b"x", version, write: false, options: &[] };
+    let cx = OpenContext { source: machine, opener, device, name: b"x", version, purpose: Purpose::Read, options: &[] };
     Qcow2.open(cx).expect("it opens")
 }
 

@@ -53,7 +53,7 @@ pub fn run(header: &Header, device: DeviceId, cx: &CheckContext<'_>) -> Result<C
         }
         index += tables.len() as u64;
         for table in tables.iter().map(|t| u64::from_le_bytes(*t)).filter(|t| *t != UNALLOCATED) {
-            if !header.is_table(table) {
+            if !header.is_table(table, header.file_len) {
                 report.corruptions += 1;
                 continue;
             }
@@ -93,7 +93,7 @@ fn check_table(
                 report.fragmented_clusters += 1;
             }
             last = offset;
-            if header.is_cluster(offset) {
+            if header.is_cluster(offset, header.file_len) {
                 report.corruptions += used.take(offset, 1);
             } else {
                 report.corruptions += 1;

@@ -1,58 +1,32 @@
 //! Changing an image in place. It asks to be checked meanwhile, as QEMU has it, though a run that is cut leaves clusters that
 //! nothing refers to at worst.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::check::Quiet;
 use instar_image::levels::LevelWriter;
-use instar_image::options::check_driver_options;
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Target, Writer};
 use instar_image::{
-    Backing, CheckContext, DeviceId, EditContext, Editing, Editor, Error, Kind, Machine, OpenContext, Preallocation,
-    ResizeContext, Resizer, Result, Step,
+    Backing, Changes, CheckContext, DeviceId, Editor, Error, Kind, Machine, NewSize, Preallocation, Rebasing, Resizing,
+    Result, Spot, Step,
 };
 use spin::Mutex;
 
+use crate::QedImage;
 use crate::check;
 use crate::header::Header;
 use crate::layout::{HEADER_LEN, SECTOR, feature, field, size_max};
 
-/// Opens them to be changed.
-pub struct QedEditing;
-
-impl Editing for QedEditing {
-    fn can_rebase(&self) -> bool {
-        true
-    }
-
-    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
-        crate::recover::recover(machine, cx)
-    }
-
-    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
-        check_driver_options("qed", cx.options, &[])?;
-        let (machine, device) = (cx.machine, cx.device);
-        let header = writable(&cx)?;
-        // Of a rebase it is not known yet.
-        let levels = header.levels(device, header.backing.is_some() || !cx.changes_content);
-        let head = Head::read(machine, device)?;
-        let clusters = LevelWriter::new(machine, levels, header.file_len)?;
-        Ok(Box::new(QedEditor { machine, header, clusters, head: Mutex::new(head) }))
-    }
-}
-
-/// The header of an image that may be written to.
-fn writable(cx: &EditContext<'_, '_>) -> Result<Header> {
-    let header = Header::read(&OpenContext::of_edit(cx))?;
-    if header.features & feature::NEED_CHECK != 0 {
-        let report = check::run(&header, cx.device, &CheckContext { machine: cx.machine, findings: &mut Quiet })?;
+/// Refuses an image that must not be written to.
+fn check_writable(image: &QedImage<'_>, machine: &dyn Machine) -> Result<()> {
+    if image.header.features & feature::NEED_CHECK != 0 {
+        let report = check::run(&image.header, image.device, &CheckContext { machine, findings: &mut Quiet })?;
         if report.corruptions > 0 {
             return Err(Error::corrupt("the image was not closed, and is damaged"));
         }
     }
-    Ok(header)
+    Ok(())
 }
 
 /// The header's bytes: they lie in one sector, so that they change at once.
@@ -97,14 +71,26 @@ impl Head {
     }
 }
 
-struct QedEditor<'a> {
+/// An image that is being changed.
+pub struct QedEditor<'a> {
     machine: &'a dyn Machine,
     header: Header,
-    clusters: LevelWriter<'a>,
+    /// The clusters.
+    pub clusters: LevelWriter<'a>,
     head: Mutex<Head>,
 }
 
-impl QedEditor<'_> {
+impl<'a> QedEditor<'a> {
+    /// Reads what has to be known of the image.
+    pub fn open(image: &QedImage<'a>, changes: &Changes<'_>) -> Result<Self> {
+        let (machine, device, header) = (image.purpose.machine()?, image.device, image.header.clone());
+        check_writable(image, machine)?;
+        // Of a rebase it is not known yet.
+        let levels = header.levels(device, header.backing.is_some() || !changes.content);
+        let clusters = LevelWriter::new(machine, levels, header.file_len)?;
+        Ok(Self { machine, header, clusters, head: Mutex::new(Head::read(machine, device)?) })
+    }
+
     /// The image asks to be checked, or no longer does.
     fn mark(&self, unclean: bool) -> Result<()> {
         let mut head = self.head.lock();
@@ -119,10 +105,17 @@ impl QedEditor<'_> {
 }
 
 impl Editor for QedEditor<'_> {
-    fn virtual_size(&self) -> u64 {
-        self.header.size
+    fn own(&self, at: u64, max: u64) -> Result<Option<Spot>> {
+        self.mark(true)?;
+        self.clusters.own(at, max)
     }
 
+    fn rebasing(&self) -> Option<&dyn Rebasing> {
+        Some(self)
+    }
+}
+
+impl Rebasing for QedEditor<'_> {
     fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {
         self.finish()?;
         let mut head = self.head.lock();
@@ -198,29 +191,26 @@ impl Writer for QedEditor<'_> {
     }
 }
 
-/// Resizes them.
-pub struct QedResizer;
-
-impl Resizer for QedResizer {
-    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
-        let edit = EditContext::of_resize(&cx);
-        let header = writable(&edit)?;
-        if cx.size > header.size && cx.backing_len.is_some_and(|len| len > header.size) {
+impl Resizing for QedImage<'_> {
+    fn resize(&self, to: &NewSize) -> Result<()> {
+        let (machine, header) = (self.purpose.machine()?, &self.header);
+        check_writable(self, machine)?;
+        if to.size > header.size && to.backing_len.is_some_and(|len| len > header.size) {
             return Err(Error::unsupported("Block driver does not support requested flags"));
         }
-        if cx.preallocation != Preallocation::Off {
-            let mode = cx.preallocation.name();
+        if to.preallocation != Preallocation::Off {
+            let mode = to.preallocation.name();
             return Err(Error::unsupported(alloc::format!("Unsupported preallocation mode '{mode}'")));
         }
-        if !cx.size.is_multiple_of(SECTOR) || cx.size > size_max(header.cluster, header.table) {
+        if !to.size.is_multiple_of(SECTOR) || to.size > size_max(header.cluster, header.table) {
             return Err(Error::usage("Invalid image size specified"));
         }
-        if cx.size < header.size {
+        if to.size < header.size {
             return Err(Error::unsupported("Shrinking images is currently not supported"));
         }
-        let mut head = Head::read(cx.machine, cx.device)?;
-        head.put(field::IMAGE_SIZE, &cx.size.to_le_bytes());
+        let mut head = Head::read(machine, self.device)?;
+        head.put(field::IMAGE_SIZE, &to.size.to_le_bytes());
         head.set_features(0, feature::NEED_CHECK);
-        head.write(cx.machine)
+        head.write(machine)
     }
 }

@@ -89,7 +89,7 @@ impl Header {
             backing_at: (0, 0),
             file_len: len - len % cluster,
         };
-        if !header.is_table(header.l1) {
+        if !header.is_table(header.l1, header.file_len) {
             return Err(Error::malformed("QED table offset is invalid"));
         }
         if header.header > u64::from(u32::MAX) / cluster {
@@ -146,18 +146,16 @@ impl Header {
         Span { offset, count: self.entries() }
     }
 
-    /// Whether a cluster of data may be at `offset`.
-    pub const fn is_cluster(&self, offset: u64) -> bool {
-        offset.is_multiple_of(self.cluster)
-            && offset >= self.header.saturating_mul(self.cluster)
-            && offset < self.file_len
+    /// Whether a cluster of data may be at `offset` of a file of `end` bytes.
+    pub const fn is_cluster(&self, offset: u64, end: u64) -> bool {
+        offset.is_multiple_of(self.cluster) && offset >= self.header.saturating_mul(self.cluster) && offset < end
     }
 
-    /// Whether a table may be at `offset`.
-    pub const fn is_table(&self, offset: u64) -> bool {
+    /// Whether a table may be at `offset` of such a file.
+    pub const fn is_table(&self, offset: u64, end: u64) -> bool {
         match offset.checked_add((self.table - 1) * self.cluster) {
             // QEMU takes a table of a single cluster for one that is too long.
-            Some(last) => last > offset && self.is_cluster(offset) && self.is_cluster(last),
+            Some(last) => last > offset && self.is_cluster(offset, end) && self.is_cluster(last, end),
             None => false,
         }
     }

@@ -20,10 +20,11 @@ use alloc::boxed::Box;
 use instar_image::levels::LevelReader;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext,
-    Probe, Quirk, Resizer, Result, SafetyCheck,
+    Backing, Changes, CheckContext, CheckReport, Creator, Description, DeviceId, Editor, Extent, Format, Image,
+    Machine, OpenContext, Probe, Purpose, Quirk, Resizing, Result, SafetyCheck,
 };
 
+use crate::edit::QedEditor;
 use crate::header::Header;
 use crate::layout::MAGIC;
 
@@ -43,7 +44,11 @@ impl Format for Qed {
         check_driver_options(self.name(), cx.options, &[])?;
         let header = Header::read(&cx)?;
         let clusters = LevelReader::new(cx.source, header.levels(cx.device, header.backing.is_some()));
-        Ok(Box::new(QedImage { header, device: cx.device, clusters }))
+        Ok(Box::new(QedImage { header, device: cx.device, purpose: cx.purpose, clusters, editor: None }))
+    }
+
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
+        recover::recover(machine, cx)
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -58,18 +63,11 @@ impl Format for Qed {
         Some(&write::QedCreator)
     }
 
-    fn editing(&self) -> Option<&dyn Editing> {
-        Some(&edit::QedEditing)
-    }
-
-    fn resizer(&self) -> Option<&dyn Resizer> {
-        Some(&edit::QedResizer)
-    }
-
     fn quirks(&self) -> &'static [Quirk] {
         &[
             // All that an image says is whether its backing file is raw.
             Quirk::BackingFormats(&["raw"]),
+            Quirk::Backs,
         ]
     }
 
@@ -86,7 +84,9 @@ impl Format for Qed {
 struct QedImage<'a> {
     header: Header,
     device: DeviceId,
+    purpose: Purpose<'a>,
     clusters: LevelReader<'a>,
+    editor: Option<QedEditor<'a>>,
 }
 
 impl Image for QedImage<'_> {
@@ -95,7 +95,24 @@ impl Image for QedImage<'_> {
     }
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
-        self.clusters.extent(&map::Entries { header: &self.header, device: self.device }, at, max)
+        let (header, device) = (&self.header, self.device);
+        let entries = |end| map::Entries { header, device, end };
+        match &self.editor {
+            Some(editor) => editor.clusters.extent(&entries(editor.clusters.end()), at, max),
+            None => self.clusters.extent(&entries(header.file_len), at, max),
+        }
+    }
+
+    fn begin(&mut self, changes: &Changes<'_>) -> Option<Result<()>> {
+        Some(QedEditor::open(self, changes).map(|editor| self.editor = Some(editor)))
+    }
+
+    fn editor(&self) -> Option<&dyn Editor> {
+        self.editor.as_ref().map(|editor| editor as &dyn Editor)
+    }
+
+    fn resizing(&self) -> Option<&dyn Resizing> {
+        Some(self)
     }
 
     fn backing(&self) -> Option<Backing> {

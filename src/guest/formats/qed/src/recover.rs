@@ -12,7 +12,7 @@ use crate::edit::Head;
 use crate::header::Header;
 use crate::layout::{ENTRY, UNALLOCATED, ZERO, feature};
 
-/// See [`instar_image::Editing::recover`].
+/// See [`instar_image::Format::recover`].
 pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
     // What is wrong with a header is said by whoever opens the image.
     let Ok(header) = Header::read(cx) else { return Ok(()) };
@@ -23,12 +23,12 @@ pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
     let count = || check::run(&header, device, &CheckContext { machine, findings: &mut Quiet });
     if count()?.corruptions > 0 {
         let tables = Tables { machine, device, header: &header };
-        tables.forget(header.l1, |table| header.is_table(table))?;
+        tables.forget(header.l1, |table| header.is_table(table, header.file_len))?;
         // Tables that lie one over the other are not mended, and not walked through for ever.
         let mut left = header.file_len / header.cluster;
         tables.each(header.l1, |table| {
             left = left.checked_sub(header.table).ok_or_else(used_twice)?;
-            tables.forget(table, |offset| offset == ZERO || header.is_cluster(offset))
+            tables.forget(table, |offset| offset == ZERO || header.is_cluster(offset, header.file_len))
         })?;
         machine.submit(&[Step::Barrier { device }])?;
         if count()?.corruptions > 0 {

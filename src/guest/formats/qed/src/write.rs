@@ -109,10 +109,6 @@ impl Spec {
 pub struct QedCreator;
 
 impl Creator for QedCreator {
-    fn can_back(&self) -> bool {
-        true
-    }
-
     fn can_be_filled(&self, options: &Options, _size: u64) -> Result<()> {
         match options.get("table_size").map(|text| size("table_size", text)) {
             // QEMU takes a table of a single cluster for one that is too long.

@@ -14,10 +14,12 @@ mod write;
 
 use alloc::boxed::Box;
 
+use instar_image::fixed::FixedEditor;
 use instar_image::options::OptionSpec;
 use instar_image::runs::RunMap;
 use instar_image::{
-    Creator, DeviceId, Editing, Extent, Format, Image, OpenContext, Place, Probe, Quirk, Resizer, Result, SafetyCheck,
+    Changes, Creator, DeviceId, Editor, Extent, Format, Image, OpenContext, Place, Probe, Purpose, Quirk, Resizing,
+    Result, SafetyCheck,
 };
 
 use crate::part::Part;
@@ -42,7 +44,9 @@ impl Format for Raw {
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         let stat = cx.source.stat(cx.device)?;
         let part = Part::of(stat.len, cx.options)?;
-        Ok(Box::new(RawImage { device: cx.device, part, map: RunMap::new(cx.source, cx.device, stat.len) }))
+        let map = RunMap::new(cx.source, cx.device, stat.len);
+        let is_cut = cx.options.iter().any(|(key, _)| key == "size");
+        Ok(Box::new(RawImage { device: cx.device, purpose: cx.purpose, part, is_cut, map, editor: None }))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -51,14 +55,6 @@ impl Format for Raw {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::RawCreator)
-    }
-
-    fn editing(&self) -> Option<&dyn Editing> {
-        Some(&write::RawEditing)
-    }
-
-    fn resizer(&self) -> Option<&dyn Resizer> {
-        Some(&write::RawResizer)
     }
 
     fn quirks(&self) -> &'static [Quirk] {
@@ -81,8 +77,12 @@ impl Format for Raw {
 
 struct RawImage<'a> {
     device: DeviceId,
+    purpose: Purpose<'a>,
     part: Part,
+    /// The user says how long it is.
+    is_cut: bool,
     map: RunMap<'a>,
+    editor: Option<FixedEditor<'a>>,
 }
 
 impl Image for RawImage<'_> {
@@ -92,7 +92,7 @@ impl Image for RawImage<'_> {
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
         let offset = self.part.offset.saturating_add(at);
-        let run = self.map.run(offset)?;
+        let run = if self.editor.is_some() { self.map.run_now(offset)? } else { self.map.run(offset)? };
         let left = self.part.size.saturating_sub(at);
         let place = if run.data {
             Place::Data { device: self.device, offset }
@@ -100,6 +100,19 @@ impl Image for RawImage<'_> {
             Place::Zero { at: Some((self.device, offset)) }
         };
         Ok(Extent { at, len: run.len.min(left).min(max), place })
+    }
+
+    fn begin(&mut self, _changes: &Changes<'_>) -> Option<Result<()>> {
+        let (device, base) = (self.device, self.part.offset);
+        Some(self.purpose.machine().map(|machine| self.editor = Some(FixedEditor { machine, device, base })))
+    }
+
+    fn editor(&self) -> Option<&dyn Editor> {
+        self.editor.as_ref().map(|editor| editor as &dyn Editor)
+    }
+
+    fn resizing(&self) -> Option<&dyn Resizing> {
+        Some(self)
     }
 }
 
@@ -112,15 +125,7 @@ mod tests {
     use instar_sim::Disk;
 
     fn extents(machine: &instar_sim::Machine, device: DeviceId, step: u64) -> (u64, Vec<(u64, u64, bool)>) {
-        let cx = OpenContext {
-            source: machine.source(),
-            opener: None,
-            device,
-            name: b"disk",
-            version: Version::default(),
-            write: false,
-            options: &[],
-        };
+        let cx = OpenContext::alone(machine.source(), device, b"disk", Version::default(), Purpose::Read);
         let image = Raw.open(cx).expect("raw opens");
         let mut found = Vec::new();
         let mut at = 0;

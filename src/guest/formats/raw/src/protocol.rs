@@ -7,12 +7,10 @@ use alloc::format;
 use instar_image::machine::display_name;
 use instar_image::options::{OptionKind, OptionSpec, check_driver_options};
 use instar_image::write::Writer;
-use instar_image::{
-    CreateContext, Creator, Editing, Error, Format, Image, OpenContext, Probe, Quirk, Resizer, Result, SafetyCheck,
-};
+use instar_image::{CreateContext, Creator, Error, Format, Image, OpenContext, Probe, Quirk, Result, SafetyCheck};
 
 use crate::Raw;
-use crate::write::{OPTIONS, RawCreator, RawEditing, RawResizer};
+use crate::write::{OPTIONS, RawCreator};
 
 /// A driver.
 pub struct Protocol {
@@ -74,14 +72,6 @@ impl Format for Protocol {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(self)
-    }
-
-    fn editing(&self) -> Option<&dyn Editing> {
-        Some(&RawEditing)
-    }
-
-    fn resizer(&self) -> Option<&dyn Resizer> {
-        Some(&RawResizer)
     }
 
     fn quirks(&self) -> &'static [Quirk] {

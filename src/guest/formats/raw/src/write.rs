@@ -8,12 +8,10 @@ use instar_image::options::{OptionKind, OptionSpec};
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Target, Writer, check_room, not_resized, set_first_length};
 use instar_image::{
-    CreateContext, Creator, DeviceId, EditContext, Editing, Editor, Error, Machine, Measure, Measured, Preallocation,
-    ResizeContext, Resizer, Result, Step,
+    CreateContext, Creator, DeviceId, Error, Machine, Measure, Measured, NewSize, Preallocation, Resizing, Result, Step,
 };
 
-use crate::SECTOR;
-use crate::part::Part;
+use crate::{RawImage, SECTOR};
 
 /// The options, in the order of `-o help`.
 pub const OPTIONS: &[OptionSpec] = &[
@@ -46,7 +44,7 @@ impl Creator for RawCreator {
                 return Err(Error::unsupported(format!("Unsupported preallocation mode '{mode}'")));
             }
             check_room(cx.machine, cx.device, cx.size)?;
-            return Ok(Box::new(RawWriter { machine: cx.machine, device: cx.device, part: None, zeroed: false }));
+            return Ok(Box::new(RawWriter { machine: cx.machine, device: cx.device, zeroed: false }));
         }
         let (allocate, full) = match cx.options.get("preallocation") {
             None | Some("off") => (false, false),
@@ -68,42 +66,21 @@ impl Creator for RawCreator {
         if allocate {
             cx.machine.submit(&[Step::Allocate { device, offset: 0, len, full }]).map_err(not_resized)?;
         }
-        Ok(Box::new(RawWriter { machine: cx.machine, device, part: None, zeroed: stat.fresh }))
+        Ok(Box::new(RawWriter { machine: cx.machine, device, zeroed: stat.fresh }))
     }
 }
 
-/// Opens them to be written into.
-pub struct RawEditing;
-
-impl Editing for RawEditing {
-    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
-        let is_said = !cx.options.is_empty();
-        let part = is_said.then(|| Part::of(cx.machine.stat(cx.device)?.len, cx.options)).transpose()?;
-        Ok(Box::new(RawWriter { machine: cx.machine, device: cx.device, part, zeroed: false }))
-    }
-}
-
-impl Editor for RawWriter<'_> {
-    fn virtual_size(&self) -> u64 {
-        let whole = || self.machine.stat(self.device).map_or(0, |stat| stat.len);
-        self.part.map_or_else(whole, |part| part.size)
-    }
-}
-
-/// Resizes them.
-pub struct RawResizer;
-
-impl Resizer for RawResizer {
-    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
-        let (machine, device) = (cx.machine, cx.device);
-        if cx.driver_options.iter().any(|(key, _)| key == "size") {
+impl Resizing for RawImage<'_> {
+    fn resize(&self, to: &NewSize) -> Result<()> {
+        let (machine, device) = (self.purpose.machine()?, self.device);
+        if self.is_cut {
             return Err(Error::unsupported("Cannot resize fixed-size raw disks"));
         }
         let stat = machine.stat(device)?;
         // What lies before the disk stays.
-        let end = Part::of(stat.len, cx.driver_options)?.offset.checked_add(cx.size);
+        let end = self.part.offset.checked_add(to.size);
         let end = end.ok_or_else(|| Error::usage("Disk size too large for the chosen offset"))?;
-        let full = match cx.preallocation {
+        let full = match to.preallocation {
             Preallocation::Off => None,
             Preallocation::Falloc => Some(false),
             Preallocation::Full => Some(true),
@@ -113,7 +90,7 @@ impl Resizer for RawResizer {
             return Ok(());
         }
         if stat.block_device {
-            return Err(Error::unsupported(if cx.at_least && end > stat.len {
+            return Err(Error::unsupported(if to.at_least && end > stat.len {
                 "Cannot grow device files"
             } else {
                 "Cannot resize device files"
@@ -140,14 +117,12 @@ impl Resizer for RawResizer {
 struct RawWriter<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,
-    /// Where the disk is, if the user says that it is not all of the file.
-    part: Option<Part>,
     zeroed: bool,
 }
 
 impl Writer for RawWriter<'_> {
     fn target(&self) -> Target {
-        Target::Linear { device: self.device, base: self.part.map_or(0, |part| part.offset), zeroed: self.zeroed }
+        Target::Linear { device: self.device, base: 0, zeroed: self.zeroed }
     }
 
     fn place<'p>(&self, _at: u64, _piece: Piece<'p>, _steps: &mut Vec<Placed<'p>>) -> Result<()> {

@@ -81,7 +81,7 @@ impl Header {
         }
         let map = Span { offset: u64::from(map), count: blocks };
         // Who only looks at the image is told what it says of itself.
-        if cx.opener.is_some() || cx.write {
+        if cx.purpose.wants_data() {
             map.check_written(cx.source, cx.device, ENTRY)?;
         }
         Ok(Self {

@@ -20,10 +20,11 @@ use instar_image::blocks::BlockReader;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    Ability, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Extent, Format, Image, OpenContext,
-    Probe, Quirk, Resizer, Result, SafetyCheck,
+    Ability, Changes, CheckContext, CheckReport, Creator, Description, DeviceId, Editor, Extent, Format, Image,
+    Machine, OpenContext, Probe, Purpose, Quirk, Resizing, Result, SafetyCheck,
 };
 
+use crate::edit::VdiEditor;
 use crate::header::Header;
 use crate::layout::{BLOCK, SIGNATURE, SIGNATURE_AT};
 
@@ -47,7 +48,11 @@ impl Format for Vdi {
         check_driver_options(self.name(), cx.options, &[])?;
         let header = Header::read(&cx)?;
         let blocks = BlockReader::new(cx.source, header.blocks(cx.device));
-        Ok(Box::new(VdiImage { header, device: cx.device, blocks }))
+        Ok(Box::new(VdiImage { header, device: cx.device, purpose: cx.purpose, blocks, editor: None }))
+    }
+
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
+        edit::recover(machine, cx)
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -60,14 +65,6 @@ impl Format for Vdi {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::VdiCreator)
-    }
-
-    fn editing(&self) -> Option<&dyn Editing> {
-        Some(&edit::VdiEditing)
-    }
-
-    fn resizer(&self) -> Option<&dyn Resizer> {
-        Some(&resize::VdiResizer)
     }
 
     fn quirks(&self) -> &'static [Quirk] {
@@ -89,7 +86,9 @@ impl Format for Vdi {
 struct VdiImage<'a> {
     header: Header,
     device: DeviceId,
+    purpose: Purpose<'a>,
     blocks: BlockReader<'a>,
+    editor: Option<VdiEditor<'a>>,
 }
 
 impl Image for VdiImage<'_> {
@@ -98,7 +97,19 @@ impl Image for VdiImage<'_> {
     }
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
-        self.blocks.extent(at, max)
+        self.editor.as_ref().map_or_else(|| self.blocks.extent(at, max), |editor| editor.blocks.extent(at, max))
+    }
+
+    fn begin(&mut self, changes: &Changes<'_>) -> Option<Result<()>> {
+        Some(VdiEditor::open(self, changes).map(|editor| self.editor = Some(editor)))
+    }
+
+    fn editor(&self) -> Option<&dyn Editor> {
+        self.editor.as_ref().map(|editor| editor as &dyn Editor)
+    }
+
+    fn resizing(&self) -> Option<&dyn Resizing> {
+        Some(self)
     }
 
     fn is_preallocated(&self) -> Result<bool> {

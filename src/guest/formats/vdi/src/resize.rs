@@ -8,11 +8,9 @@ use alloc::vec::Vec;
 
 use instar_image::blocks::Blocks;
 use instar_image::table::Span;
-use instar_image::{
-    CheckContext, EditContext, Error, Findings, Machine, OpenContext, Preallocation, ResizeContext, Resizer, Result,
-    Step,
-};
+use instar_image::{CheckContext, Error, Findings, Machine, NewSize, Preallocation, Resizing, Result, Step};
 
+use crate::VdiImage;
 use crate::check;
 use crate::edit::used;
 use crate::header::Header;
@@ -24,34 +22,30 @@ const AT_ONCE: usize = 1 << 15;
 /// Most blocks of a file (instar): a bit for each has to fit into the guest's memory.
 const USED_MAX: u64 = 1 << 28;
 
-/// Resizes them.
-pub struct VdiResizer;
-
-impl Resizer for VdiResizer {
-    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
-        if cx.preallocation != Preallocation::Off {
-            return Err(Error::unsupported(format!("Unsupported preallocation mode '{}'", cx.preallocation.name())));
+impl Resizing for VdiImage<'_> {
+    fn resize(&self, to: &NewSize) -> Result<()> {
+        if to.preallocation != Preallocation::Off {
+            return Err(Error::unsupported(format!("Unsupported preallocation mode '{}'", to.preallocation.name())));
         }
-        let size = cx.size.next_multiple_of(SECTOR);
+        let size = to.size.next_multiple_of(SECTOR);
         if size > SIZE_MAX {
             return Err(Error::usage(format!("The image size is too large for file format 'vdi': at most {SIZE_MAX}")));
         }
-        let edit = EditContext::of_resize(&cx);
-        let header = Header::read(&OpenContext::of_edit(&edit))?;
+        let (machine, device, header) = (self.purpose.machine()?, self.device, &self.header);
         header.check_order()?;
         let mut shared = Shared(0);
-        check::run(&header, cx.device, CheckContext { machine: cx.machine, findings: &mut shared })?;
+        check::run(header, device, CheckContext { machine, findings: &mut shared })?;
         if shared.0 > 0 {
             return Err(Error::corrupt("blocks of the image are used twice"));
         }
-        let blocks = header.blocks(cx.device);
-        let used = used(cx.machine, &blocks, &header)?;
+        let blocks = header.blocks(device);
+        let used = used(machine, &blocks, header)?;
         if used > USED_MAX {
             return Err(Error::limit("the file has too many blocks"));
         }
         let mut head = Head { bytes: [0; HEADER_LEN] };
-        cx.machine.read(cx.device, 0, &mut head.bytes)?;
-        let mut image = Resized { machine: cx.machine, header, blocks, used, head };
+        machine.read(device, 0, &mut head.bytes)?;
+        let mut image = Resized { machine, header, blocks, used, head };
         if size < image.blocks.size { image.shrink(size) } else { image.grow(size) }
     }
 }
@@ -97,7 +91,7 @@ impl Head {
 
 struct Resized<'a> {
     machine: &'a dyn Machine,
-    header: Header,
+    header: &'a Header,
     blocks: Blocks,
     /// Blocks of the file.
     used: u64,

@@ -1,7 +1,7 @@
 //! Claims of more than the file has.
 
 use instar_format_vdi::Vdi;
-use instar_image::{Format, OpenContext, Version};
+use instar_image::{Format, OpenContext, Purpose, Version};
 use instar_sim::{Disk, Machine};
 
 /// A header as the format's description has it, and `entries` of the map, of which it claims `blocks`.
@@ -34,16 +34,14 @@ fn opens_disk(disk: Disk) -> bool {
 fn opens_to(disk: Disk, data: bool) -> bool {
     let machine = Machine::new();
     let device = machine.add_disk(disk);
-    let cx = OpenContext {
-        source: &machine,
-        opener: data.then_some(&machine),
+    let cx = OpenContext::alone(
+        &machine,
         device,
-        name: b"disk.img",
-        version: Version::default(),
-        write: false,
-        options: &[],
-    };
-    Vdi.open_damaged(cx, instar_image::format::Wanted::Damage).is_ok()
+        b"disk.img",
+        Version::default(),
+        if data { Purpose::Check } else { Purpose::Describe },
+    );
+    Vdi.open(cx).is_ok()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use instar_image::reader::Reader;
 use instar_image::windows::guid;
-use instar_image::{DeviceId, Error, Machine, OpenContext, Read, Result, Step, Version};
+use instar_image::{DeviceId, Error, Machine, OpenContext, Purpose, Read, Result, Step, Version};
 
 use crate::error::invalid;
 use crate::layout::{ALIGNMENT, FILE_SIGNATURE, HEADER, HEADERS, checksum, header, put};
@@ -103,15 +103,7 @@ impl Header {
 
 /// What a child knows the disk on `device` by: it changes whenever the disk's content does.
 pub fn identity(machine: &dyn Machine, device: DeviceId, version: Version) -> Result<[u8; 16]> {
-    let parent = OpenContext {
-        source: machine.source(),
-        opener: None,
-        device,
-        name: b"parent",
-        version,
-        write: false,
-        options: &[],
-    };
+    let parent = OpenContext::alone(machine.source(), device, b"parent", version, Purpose::Describe);
     let found = Header::read(&parent).map_err(|_| Error::usage("The parent of a differencing VHDX must be a VHDX"))?;
     Reader::new(&found.bytes).array(header::DATA_WRITE_GUID)
 }

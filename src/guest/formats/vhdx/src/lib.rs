@@ -26,14 +26,14 @@ mod write;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use instar_image::format::Wanted;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Ability, Backing, CheckContext, CheckReport, Creator, Description, Editing, Extent, Format, Image, OpenContext,
-    Probe, Quirk, Resizer, Result, SafetyCheck,
+    Ability, Backing, Changes, CheckContext, CheckReport, Creator, Description, Editor, Extent, Format, Image, Machine,
+    OpenContext, Probe, Purpose, Quirk, Resizing, Result, SafetyCheck, Version,
 };
 
 use crate::bat::{Geometry, verify};
+use crate::edit::VhdxEditor;
 use crate::error::invalid;
 use crate::header::Header;
 use crate::layout::FILE_SIGNATURE;
@@ -59,13 +59,15 @@ impl Format for Vhdx {
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
-        let image = open(&cx, false)?;
-        verify(&image.view, &image.geometry, &image.regions, &mut |text| Err(invalid(&cx).after(text)))?;
+        let image = open(&cx)?;
+        if !cx.purpose.bears_damage() {
+            verify(&image.view, &image.geometry, &image.regions, &mut |text| Err(invalid(&cx).after(text)))?;
+        }
         Ok(Box::new(image))
     }
 
-    fn open_damaged<'a>(&self, cx: OpenContext<'a, '_>, _wanted: Wanted) -> Result<Box<dyn Image + 'a>> {
-        open(&cx, true).map(|image| Box::new(image) as Box<dyn Image>)
+    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
+        replay::recover(machine, cx)
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -78,14 +80,6 @@ impl Format for Vhdx {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::VhdxCreator)
-    }
-
-    fn editing(&self) -> Option<&dyn Editing> {
-        Some(&edit::VhdxEditing)
-    }
-
-    fn resizer(&self) -> Option<&dyn Resizer> {
-        Some(&resize::VhdxResizer)
     }
 
     fn quirks(&self) -> &'static [Quirk] {
@@ -105,7 +99,7 @@ impl Format for Vhdx {
     }
 }
 
-fn open<'a>(cx: &OpenContext<'a, '_>, damaged: bool) -> Result<VhdxImage<'a>> {
+fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VhdxImage<'a>> {
     check_driver_options("vhdx", cx.options, &[])?;
     let header = Header::read(cx)?;
     let log = log::read(cx, &header)?;
@@ -117,18 +111,33 @@ fn open<'a>(cx: &OpenContext<'a, '_>, damaged: bool) -> Result<VhdxImage<'a>> {
         return Err(invalid(cx));
     }
     // Else what the table says has been looked at already.
-    let bounds = if damaged { Some((regions.clone(), view.len()?)) } else { None };
+    let bounds = if cx.purpose.bears_damage() { Some((regions.clone(), view.len()?)) } else { None };
     let map = Map::new(view.clone(), geometry, metadata.sector, bounds);
-    Ok(VhdxImage { view, regions, metadata, geometry, map })
+    let (purpose, version) = (cx.purpose, cx.version);
+    Ok(VhdxImage { view, header, purpose, version, regions, metadata, geometry, map, editor: None })
 }
 
 /// An open image.
 struct VhdxImage<'a> {
     view: View<'a>,
+    header: Header,
+    purpose: Purpose<'a>,
+    version: Version,
     regions: Regions,
     metadata: Metadata,
     geometry: Geometry,
     map: Map<'a>,
+    editor: Option<VhdxEditor<'a>>,
+}
+
+impl<'a> VhdxImage<'a> {
+    /// What it is changed through, if it may be.
+    fn writable(&self) -> Result<&'a dyn Machine> {
+        if self.view.log.dirty {
+            return Err(edit::refuse("it was not closed: its log is replayed when something is to be written"));
+        }
+        self.purpose.machine()
+    }
 }
 
 impl Image for VhdxImage<'_> {
@@ -137,7 +146,19 @@ impl Image for VhdxImage<'_> {
     }
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
-        self.map.extent(at, max)
+        self.editor.as_ref().map_or_else(|| self.map.extent(at, max), |editor| editor.extent(at, max))
+    }
+
+    fn begin(&mut self, changes: &Changes<'_>) -> Option<Result<()>> {
+        Some(VhdxEditor::open(self, changes).map(|editor| self.editor = Some(editor)))
+    }
+
+    fn editor(&self) -> Option<&dyn Editor> {
+        self.editor.as_ref().map(|editor| editor as &dyn Editor)
+    }
+
+    fn resizing(&self) -> Option<&dyn Resizing> {
+        Some(self)
     }
 
     fn backing(&self) -> Option<Backing> {

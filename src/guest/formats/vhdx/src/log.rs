@@ -102,7 +102,7 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header) -> Result<Log> {
     let mut search = Search { cx, header, work: 0 };
     let entries = search.active()?;
     let Some(head) = entries.last() else { return Ok(Log::default()) };
-    if cx.source.is_stock() && !cx.write {
+    if cx.source.is_stock() && !cx.purpose.writes() {
         let name = display_name(cx.name);
         return Err(Error::unsupported(format!(
             "VHDX image file '{name}' opened read-only, but contains a log that needs to be replayed\nTo replay the \

@@ -13,7 +13,7 @@ use crate::log::{self, Log, PatchKind};
 /// Sectors that are written at once.
 const AT_ONCE: usize = 256;
 
-/// See [`instar_image::Editing::recover`].
+/// See [`instar_image::Format::recover`].
 pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
     // What is wrong with a header is said by whoever opens the image.
     let Ok(header) = Header::read(cx) else { return Ok(()) };

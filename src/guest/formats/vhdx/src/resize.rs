@@ -9,31 +9,22 @@ use instar_image::check::Quiet;
 use instar_image::packing::Packing;
 use instar_image::sealed::{self, Placed};
 use instar_image::table::{Span, TableCache};
-use instar_image::{
-    CheckContext, DeviceId, EditContext, Error, Machine, OpenContext, Preallocation, ResizeContext, Resizer, Result,
-    Step,
-};
+use instar_image::{CheckContext, DeviceId, Error, Machine, NewSize, Preallocation, Resizing, Result, Step};
 
 use crate::VhdxImage;
 use crate::bat::{Entry, Geometry};
 use crate::check;
-use crate::edit::{open, refuse};
-use crate::header::Header;
+use crate::edit::refuse;
 use crate::layout::{ALIGNMENT, SIZE_MAX, state};
 use crate::regions::{Range, move_bat};
 
 /// Entries that are changed at once.
 const AT_ONCE: u64 = 1 << 16;
 
-/// Resizes them.
-pub struct VhdxResizer;
-
-impl Resizer for VhdxResizer {
-    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
-        let edit = EditContext::of_resize(&cx);
-        let opened = OpenContext::of_edit(&edit);
-        let image = open(&opened)?;
-        let size = cx.size.next_multiple_of(image.metadata.sector);
+impl Resizing for VhdxImage<'_> {
+    fn resize(&self, to: &NewSize) -> Result<()> {
+        let (machine, device, image, header) = (self.writable()?, self.view.device, self, &self.header);
+        let size = to.size.next_multiple_of(image.metadata.sector);
         if size > SIZE_MAX {
             return Err(Error::usage("Image size too large; max of 64TB"));
         }
@@ -43,7 +34,7 @@ impl Resizer for VhdxResizer {
         if image.geometry.differencing {
             return Err(refuse("it is a differencing disk, which is as long as its parent"));
         }
-        let (mut findings, machine, device) = (Quiet, cx.machine, cx.device);
+        let mut findings = Quiet;
         let checking = CheckContext { machine, findings: &mut findings };
         if check::check(&image.view, &image.geometry, &image.regions, checking)?.corruptions > 0 {
             return Err(Error::corrupt("the image is damaged: instar check tells where"));
@@ -54,7 +45,6 @@ impl Resizer for VhdxResizer {
         if image.metadata.size_at % 512 > 504 {
             return Err(refuse("its size lies in two sectors"));
         }
-        let header = Header::read(&opened)?;
         let old = image.geometry;
         let new = Geometry { size, blocks: size.div_ceil(old.block), ..old };
         let disk = Disk { machine, device, image, old, new };
@@ -62,19 +52,19 @@ impl Resizer for VhdxResizer {
             header.renew(machine, device, true)?;
             return disk.shrink();
         }
-        disk.grow(cx.preallocation, || header.renew(machine, device, true))
+        disk.grow(to.preallocation, || header.renew(machine, device, true))
     }
 }
 
-struct Disk<'a> {
-    machine: &'a dyn Machine,
+struct Disk<'s, 'a> {
+    machine: &'s dyn Machine,
     device: DeviceId,
-    image: VhdxImage<'a>,
+    image: &'s VhdxImage<'a>,
     old: Geometry,
     new: Geometry,
 }
 
-impl Disk<'_> {
+impl Disk<'_, '_> {
     /// `renew` is called as soon as nothing can be missing any more.
     fn grow(mut self, mode: Preallocation, renew: impl FnOnce() -> Result<()>) -> Result<()> {
         let (machine, device, old) = (self.machine, self.device, self.old);

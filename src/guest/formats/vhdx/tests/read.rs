@@ -2,7 +2,7 @@
 
 use instar_format_vhdx::Vhdx;
 use instar_format_vhdx::layout::{HEADERS, LOCATOR_VHDX, REGION_TABLES, checksum, header, item, region, state};
-use instar_image::{DeviceId, Extent, Format, Image, OpenContext, Place, Probe, Result, Version};
+use instar_image::{DeviceId, Extent, Format, Image, OpenContext, Place, Probe, Purpose, Result, Version};
 use instar_sim::{Disk, Machine};
 
 const MIB: u64 = 1 << 20;
@@ -79,7 +79,7 @@ fn image(entries: &[u64], parent: bool) -> Disk {
 fn open(machine: &Machine, disk: Disk) -> Result<Box<dyn Image + '_>> {
     let device = machine.add_disk(disk);
     let version = Version::default();
-    Vhdx.open(OpenContext { source: machine, opener: None, device, name: b"x", version, write: false, options: &[] })
+    Vhdx.open(OpenContext::alone(machine, device, b"x", version, Purpose::Describe))
 }
 
 fn extents(image: &dyn Image) -> Vec<(u64, u64, Place)> {

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use instar_image::levels::{LevelWriter, Levels};
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Target, Writer};
-use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result};
+use instar_image::{Backing, Changes, DeviceId, Editor, Error, Machine, NewBacking, Rebasing, Result, Spot};
 use spin::Mutex;
 
 use crate::VmdkImage;
@@ -20,27 +20,14 @@ use crate::text::{Text, cid_of};
 /// Bytes of what is placed at once in a plain extent.
 const PLAIN_UNIT: u64 = 1 << 16;
 
-/// Opens them to be changed.
-pub struct VmdkEditing;
-
-impl Editing for VmdkEditing {
-    fn can_rebase(&self) -> bool {
-        true
-    }
-
-    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
-        Ok(Box::new(VmdkEditor::open(&cx)?))
-    }
-}
-
-/// See [`VmdkEditing`].
-struct VmdkEditor<'a> {
+/// An image that is being changed.
+pub struct VmdkEditor<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,
-    size: u64,
     /// Bytes of a grain.
     unit: u64,
-    regions: Regions<'a>,
+    /// The extents.
+    pub regions: Regions<'a>,
     text: Mutex<Text>,
     /// Once something was placed, the content is another one.
     takes_new_identity: bool,
@@ -50,11 +37,11 @@ struct VmdkEditor<'a> {
 }
 
 impl<'a> VmdkEditor<'a> {
-    fn open(cx: &EditContext<'a, '_>) -> Result<Self> {
-        let EditContext { machine, device, .. } = *cx;
-        let image = VmdkImage::open(&OpenContext { opener: Some(machine), ..OpenContext::of_edit(cx) }, false)?;
+    /// Refuses an image that not all of can be written.
+    pub fn open(image: &VmdkImage<'a>, changes: &Changes<'_>) -> Result<Self> {
+        let (machine, device) = (image.purpose.machine()?, image.device);
         // Of a rebase it is not known yet.
-        let backed = image.parent.is_some() || !cx.changes_content;
+        let backed = image.parent.is_some() || !changes.content;
         let mut regions = Vec::new();
         let mut unit = 0;
         for extent in &image.extents {
@@ -80,16 +67,16 @@ impl<'a> VmdkEditor<'a> {
         if !regions.iter().all(whole) {
             return Err(refuse("an extent begins in the middle of a grain"));
         }
+        let new_parent = |new: NewBacking<'_>| cid_of(machine.source(), new.open(machine, device)?);
         Ok(Self {
             machine,
             device,
-            size: image.size,
             unit,
             regions: Regions::new(machine, image.size, regions),
             text: Mutex::new(Text::read(machine.source(), device)?),
-            takes_new_identity: cx.changes_content && !cx.keeps_identity,
+            takes_new_identity: changes.content && !changes.keeps_identity,
             touched: Mutex::new(false),
-            new_parent: cx.backing.map(|new| cid_of(machine.source(), new.open(cx)?)).transpose()?,
+            new_parent: changes.backing.map(new_parent).transpose()?,
         })
     }
 }
@@ -127,10 +114,18 @@ fn grains_of<'a>(
 }
 
 impl Editor for VmdkEditor<'_> {
-    fn virtual_size(&self) -> u64 {
-        self.size
+    fn own(&self, at: u64, max: u64) -> Result<Option<Spot>> {
+        let found = self.regions.own(at, max)?;
+        *self.touched.lock() |= found.is_some();
+        Ok(found)
     }
 
+    fn rebasing(&self) -> Option<&dyn Rebasing> {
+        Some(self)
+    }
+}
+
+impl Rebasing for VmdkEditor<'_> {
     fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {
         self.finish()?;
         let mut text = self.text.lock();

@@ -28,17 +28,18 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::format::Wanted;
 use instar_image::machine::{alone, display_name, not_opened};
 use instar_image::names::{beside, without_protocol};
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Ability, Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format,
-    Identity, Image, OpenContext, Probe, Quirk, Resizer, Result, Role, SafetyCheck, Source, Unpacker, Value, Version,
+    Ability, Backing, Changes, CheckContext, CheckReport, Creator, Description, DeviceId, Editor, Error, Extent,
+    Format, Identity, Image, OpenContext, Probe, Purpose, Quirk, Resizing, Result, Role, SafetyCheck, Source, Unpacker,
+    Value, Version,
 };
 use spin::Mutex;
 
 use crate::descriptor::{Descriptor, ExtentKind};
+use crate::edit::VmdkEditor;
 use crate::extent::{Content, Part, Tables};
 use crate::layout::{MAGIC_SPARSE, SECTOR};
 use crate::text::Text;
@@ -61,11 +62,7 @@ impl Format for Vmdk {
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
-        Ok(Box::new(VmdkImage::open(&cx, false)?))
-    }
-
-    fn open_damaged<'a>(&self, cx: OpenContext<'a, '_>, wanted: Wanted) -> Result<Box<dyn Image + 'a>> {
-        Ok(Box::new(VmdkImage::open(&cx, wanted == Wanted::Rest)?))
+        Ok(Box::new(VmdkImage::open(&cx)?))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -80,18 +77,13 @@ impl Format for Vmdk {
         Some(&write::VmdkCreator)
     }
 
-    fn editing(&self) -> Option<&dyn Editing> {
-        Some(&edit::VmdkEditing)
-    }
-
-    fn resizer(&self) -> Option<&dyn Resizer> {
-        Some(&resize::VmdkResizer)
-    }
-
     fn quirks(&self) -> &'static [Quirk] {
         &[
             // The descriptor says little of the disk: its extents do, in files of their own.
             Quirk::SeveralFiles,
+            Quirk::Backs,
+            // Those that are made as `streamOptimized`.
+            Quirk::Compresses,
             // `parentFileNameHint` is a path, whatever stands in it.
             Quirk::BackingIsFile,
             // `toolsversion` came with 7.2.
@@ -125,6 +117,8 @@ struct Named {
 /// An open image.
 struct VmdkImage<'a> {
     source: &'a dyn Source,
+    device: DeviceId,
+    purpose: Purpose<'a>,
     /// The image's own name.
     name: Vec<u8>,
     size: u64,
@@ -137,10 +131,12 @@ struct VmdkImage<'a> {
     damaged: bool,
     /// The tables of the extent that was asked for last, and its number.
     tables: Mutex<(usize, Tables<'a>)>,
+    editor: Option<VmdkEditor<'a>>,
 }
 
 impl<'a> VmdkImage<'a> {
-    fn open(cx: &OpenContext<'a, '_>, damaged: bool) -> Result<Self> {
+    fn open(cx: &OpenContext<'a, '_>) -> Result<Self> {
+        let damaged = matches!(cx.purpose, Purpose::Salvage);
         check_driver_options("vmdk", cx.options, &[])?;
         let (source, device) = (cx.source, cx.device);
         let Text { head, embedded, bytes: text, .. } = Text::read(source, device)?;
@@ -174,6 +170,8 @@ impl<'a> VmdkImage<'a> {
         };
         Ok(Self {
             source,
+            device,
+            purpose: cx.purpose,
             name: cx.name.to_vec(),
             size,
             cid,
@@ -183,6 +181,7 @@ impl<'a> VmdkImage<'a> {
             tables: Mutex::new((usize::MAX, Tables::new(source, device, 0, damaged))),
             extents,
             damaged,
+            editor: None,
         })
     }
 
@@ -208,7 +207,7 @@ fn open_extents(cx: &OpenContext<'_, '_>, descriptor: &Descriptor<'_>) -> Result
         }
         let opener = cx.opener.ok_or_else(|| Error::unsupported("the image's extents cannot be opened here"))?;
         let device = opener
-            .open_named(cx.device, &without_protocol(&line.name), Role::Extent, cx.write && !read_only)
+            .open_named(cx.device, &without_protocol(&line.name), Role::Extent, cx.purpose.writes() && !read_only)
             .map_err(|e| not_opened(e, &beside(cx.name, &line.name)))?;
         if !matches!(line.kind, ExtentKind::Flat(..)) {
             alone(cx.source, device, &beside(cx.name, &line.name))?;
@@ -225,6 +224,9 @@ impl Image for VmdkImage<'_> {
     }
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        if let Some(editor) = &self.editor {
+            return editor.regions.extent(at, max);
+        }
         let index = self.index(at);
         let part = self.extents.get(index).ok_or_else(|| Error::usage("read past the end of the disk"))?.part;
         let (held, tables) = &mut *self.tables.lock();
@@ -239,6 +241,18 @@ impl Image for VmdkImage<'_> {
             Content::Flat(_) | Content::Zero => e,
         })?;
         Ok(Extent { at, ..extent })
+    }
+
+    fn begin(&mut self, changes: &Changes<'_>) -> Option<Result<()>> {
+        Some(VmdkEditor::open(self, changes).map(|editor| self.editor = Some(editor)))
+    }
+
+    fn editor(&self) -> Option<&dyn Editor> {
+        self.editor.as_ref().map(|editor| editor as &dyn Editor)
+    }
+
+    fn resizing(&self) -> Option<&dyn Resizing> {
+        Some(self)
     }
 
     fn backing(&self) -> Option<Backing> {

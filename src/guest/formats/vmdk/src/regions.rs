@@ -3,11 +3,12 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use instar_image::levels::{LevelWriter, Levels};
+use instar_image::levels::{self, LevelWriter, Levels};
+use instar_image::runs::RunMap;
 use instar_image::sealed::Placed;
 use instar_image::table::Span;
 use instar_image::write::Piece;
-use instar_image::{DeviceId, Error, Machine, Result, Step};
+use instar_image::{DeviceId, Error, Extent, Machine, Result, Spot, Step, extent};
 
 use crate::layout::{SECTOR, ZERO_GRAIN};
 
@@ -31,6 +32,19 @@ pub const TABLES: Levels = Levels {
 /// Byte offset of the grain that an entry is for.
 fn plain(entry: u64) -> Option<u64> {
     (entry > u64::from(ZERO_GRAIN)).then_some(entry * SECTOR)
+}
+
+/// What entries mean.
+struct Entries<'l>(&'l Levels);
+
+impl levels::Entries for Entries<'_> {
+    fn place(&self, entry: u64) -> Result<extent::Place> {
+        Ok(match entry {
+            0 => extent::Place::Unallocated,
+            _ if Some(entry) == self.0.zero => extent::Place::Zero { at: None },
+            _ => extent::Place::Data { device: self.0.device, offset: entry.saturating_mul(SECTOR) },
+        })
+    }
 }
 
 /// How an extent takes what is placed.
@@ -65,6 +79,46 @@ impl<'a> Regions<'a> {
         match self.list.first().map(|region| &region.place) {
             Some(Place::Grains(grains)) => Some(grains),
             _ => None,
+        }
+    }
+
+    /// The extent of the image that holds byte `at`.
+    fn region(&self, at: u64) -> Result<&Region<'a>> {
+        let index = self.list.partition_point(|region| region.start.saturating_add(region.len) <= at);
+        self.list.get(index).ok_or_else(|| Error::usage("read past the end of the disk"))
+    }
+
+    /// See [`instar_image::Image::extent`].
+    pub fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        let region = self.region(at)?;
+        let inside = at - region.start;
+        let left = region.len.saturating_sub(inside).min(max);
+        let found = match &region.place {
+            Place::Grains(grains) => grains.extent(&Entries(grains.levels()), inside, left)?,
+            Place::Flat(device, offset) => {
+                let (device, offset) = (*device, offset.saturating_add(inside));
+                let source = self.machine.source();
+                let run = RunMap::new(source, device, source.stat(device)?.len).run(offset)?;
+                let place = match run.data {
+                    true => extent::Place::Data { device, offset },
+                    false => extent::Place::Zero { at: Some((device, offset)) },
+                };
+                Extent { at: inside, len: left.min(run.len.max(1)), place }
+            }
+        };
+        Ok(Extent { at, ..found })
+    }
+
+    /// See [`instar_image::Editor::own`].
+    pub fn own(&self, at: u64, max: u64) -> Result<Option<Spot>> {
+        let region = self.region(at)?;
+        let inside = at - region.start;
+        let left = region.len.saturating_sub(inside).min(max);
+        match &region.place {
+            Place::Grains(grains) => grains.own(inside, left),
+            Place::Flat(device, offset) => {
+                Ok(Some(Spot { device: *device, offset: offset.saturating_add(inside), len: left }))
+            }
         }
     }
 

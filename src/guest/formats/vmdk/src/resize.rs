@@ -9,9 +9,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::table::{Span, TableCache};
-use instar_image::{
-    DeviceId, EditContext, Error, Machine, OpenContext, Preallocation, ResizeContext, Resizer, Result, Step,
-};
+use instar_image::{DeviceId, Error, Machine, NewSize, Preallocation, Resizing, Result, Step};
 
 use crate::VmdkImage;
 use crate::extent::{Content, Entries, Grains};
@@ -22,23 +20,20 @@ use crate::text::Text;
 const SIZE_MAX: u64 = (1 << 41) - (1 << 30);
 
 /// Resizes them.
-pub struct VmdkResizer;
-
-impl Resizer for VmdkResizer {
-    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
-        if cx.preallocation != Preallocation::Off {
-            return Err(Error::unsupported(format!("Unsupported preallocation mode '{}'", cx.preallocation.name())));
+impl Resizing for VmdkImage<'_> {
+    fn resize(&self, to: &NewSize) -> Result<()> {
+        let (machine, device, image) = (self.purpose.machine()?, self.device, self);
+        if to.preallocation != Preallocation::Off {
+            return Err(Error::unsupported(format!("Unsupported preallocation mode '{}'", to.preallocation.name())));
         }
-        let size = cx.size.next_multiple_of(SECTOR);
+        let size = to.size.next_multiple_of(SECTOR);
         if size == 0 || size > SIZE_MAX {
             return Err(Error::usage(format!("a disk of this format has 512 to {SIZE_MAX} bytes")));
         }
-        let edit = EditContext::of_resize(&cx);
-        let text = Text::read(cx.machine.source(), cx.device)?;
+        let text = Text::read(machine.source(), device)?;
         if !text.embedded {
             return Err(unsupported("only images in one sparse file can be resized"));
         }
-        let image = VmdkImage::open(&OpenContext::of_edit(&edit), false)?;
         let grains = match image.extents.first().map(|extent| extent.part.content) {
             Some(Content::Grains(grains)) if grains.compressed.is_none() && image.create_type == "monolithicSparse" => {
                 grains
@@ -46,16 +41,16 @@ impl Resizer for VmdkResizer {
             _ => return Err(unsupported("only images in one sparse file that is not compressed can be resized")),
         };
         let old = image.size;
-        if size > old && cx.backing_len.is_some_and(|len| len > old) {
+        if size > old && to.backing_len.is_some_and(|len| len > old) {
             return Err(unsupported("the backing file is longer than the image: what is added would show it"));
         }
-        let mut resized = Resized { machine: cx.machine, device: cx.device, grains, text, size, old };
+        let mut resized = Resized { machine, device, grains, text, size, old };
         if size > old {
             resized.grow()?;
         }
         resized.write_header()?;
         let words = resized.text.with_capacity(size / SECTOR)?;
-        resized.text.replace(cx.machine, cx.device, &words)
+        resized.text.replace(machine, device, &words)
     }
 }
 

@@ -7,7 +7,7 @@ use instar_image::blocks::Blocks;
 use instar_image::machine::display_name;
 use instar_image::reader::Reader;
 use instar_image::table::Span;
-use instar_image::{DeviceId, Error, OpenContext, Result, Version};
+use instar_image::{DeviceId, Error, OpenContext, Result, Source, Version};
 
 use crate::layout::{
     COOKIE, DYNAMIC_COOKIE, DYNAMIC_HEADER, ENTRIES_MAX, FOOTER, LOCATOR, LOCATORS, MAX_GEOMETRY, MAX_SECTORS, SECTOR,
@@ -80,8 +80,8 @@ impl SizeRule {
 }
 
 /// Length of the file as QEMU counts it: in whole sectors.
-pub fn file_len(cx: &OpenContext<'_, '_>) -> Result<u64> {
-    let len = cx.source.stat(cx.device)?.len;
+pub fn file_len(source: &dyn Source, device: DeviceId) -> Result<u64> {
+    let len = source.stat(device)?.len;
     len.checked_next_multiple_of(SECTOR).ok_or_else(|| Error::limit("File too large"))
 }
 
@@ -89,7 +89,7 @@ impl Footer {
     /// Finds the footer: a dynamic disk begins with one, others have it at the end only. Under our own name, the one at
     /// the end stands in for one at the beginning that is damaged.
     pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
-        let len = file_len(cx)?;
+        let len = file_len(cx.source, cx.device)?;
         let (mut head, mut tail) = ([0; FOOTER], [0; FOOTER]);
         cx.source.read(cx.device, 0, &mut head)?;
         // Nobody who has the one at the beginning needs the other: where it cannot be read, it is none.

@@ -18,15 +18,15 @@ mod write;
 
 use alloc::boxed::Box;
 
-use instar_image::format::Wanted;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::runs::RunMap;
 use instar_image::{
-    Ability, Backing, CheckContext, CheckReport, Creator, Description, DeviceId, Editing, Error, Extent, Format, Image,
-    OpenContext, Probe, Quirk, Resizer, Result, SafetyCheck,
+    Ability, Backing, Changes, CheckContext, CheckReport, Creator, Description, DeviceId, Editor, Error, Extent,
+    Format, Image, OpenContext, Probe, Purpose, Quirk, Resizing, Result, SafetyCheck,
 };
 
 use crate::check::Subject;
+use crate::edit::VpcEditor;
 use crate::header::{Dynamic, Footer, Kind};
 use crate::layout::COOKIE;
 use crate::map::{Blocks, Map};
@@ -48,11 +48,7 @@ impl Format for Vpc {
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
-        open(&cx, false).map(|image| Box::new(image) as Box<dyn Image>)
-    }
-
-    fn open_damaged<'a>(&self, cx: OpenContext<'a, '_>, _wanted: Wanted) -> Result<Box<dyn Image + 'a>> {
-        open(&cx, true).map(|image| Box::new(image) as Box<dyn Image>)
+        open(&cx).map(|image| Box::new(image) as Box<dyn Image>)
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -65,14 +61,6 @@ impl Format for Vpc {
 
     fn creator(&self) -> Option<&dyn Creator> {
         Some(&write::VpcCreator)
-    }
-
-    fn editing(&self) -> Option<&dyn Editing> {
-        Some(&edit::VpcEditing)
-    }
-
-    fn resizer(&self) -> Option<&dyn Resizer> {
-        Some(&resize::VpcResizer)
     }
 
     fn quirks(&self) -> &'static [Quirk] {
@@ -91,7 +79,8 @@ impl Format for Vpc {
     }
 }
 
-fn open<'a>(cx: &OpenContext<'a, '_>, damaged: bool) -> Result<VpcImage<'a>> {
+fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VpcImage<'a>> {
+    let damaged = cx.purpose.bears_damage();
     check_driver_options("vpc", cx.options, &["force_size_calc"])?;
     let footer = Footer::read(cx)?;
     let fixed = footer.kind == Kind::Fixed;
@@ -99,7 +88,7 @@ fn open<'a>(cx: &OpenContext<'a, '_>, damaged: bool) -> Result<VpcImage<'a>> {
     let bare = !footer.at_start && cx.source.is_stock();
     let dynamic = if bare || (fixed && !footer.at_start) { None } else { Some(Dynamic::read(cx, &footer)?) };
     if let (Some(dynamic), false) = (&dynamic, damaged)
-        && map::end_of_blocks(cx.source, cx.device, dynamic)? > header::file_len(cx)?
+        && map::end_of_blocks(cx.source, cx.device, dynamic)? > header::file_len(cx.source, cx.device)?
     {
         return Err(Error::corrupt(
             "block-vpc: free_data_block_offset points after the end of file. The image has been truncated.",
@@ -111,7 +100,7 @@ fn open<'a>(cx: &OpenContext<'a, '_>, damaged: bool) -> Result<VpcImage<'a>> {
         _ => None,
     };
     // Else what the table says has been looked at already.
-    let len = if damaged { header::file_len(cx)? } else { u64::MAX };
+    let len = if damaged { header::file_len(cx.source, cx.device)? } else { u64::MAX };
     let map = match &dynamic {
         _ if fixed => {
             let len = cx.source.stat(cx.device)?.len;
@@ -120,16 +109,18 @@ fn open<'a>(cx: &OpenContext<'a, '_>, damaged: bool) -> Result<VpcImage<'a>> {
         Some(dynamic) => Map::Blocks(Box::new(Blocks::new(cx, dynamic, footer.size, differencing, len))),
         None => Map::Blocks(Box::new(Blocks::new(cx, &Dynamic::none(), footer.size, false, len))),
     };
-    Ok(VpcImage { device: cx.device, footer, dynamic, backing, map })
+    Ok(VpcImage { device: cx.device, purpose: cx.purpose, footer, dynamic, backing, map, editor: None })
 }
 
 /// An open image.
 struct VpcImage<'a> {
     device: DeviceId,
+    purpose: Purpose<'a>,
     footer: Footer,
     dynamic: Option<Dynamic>,
     backing: Option<Backing>,
     map: Map<'a>,
+    editor: Option<VpcEditor<'a>>,
 }
 
 impl Image for VpcImage<'_> {
@@ -138,7 +129,23 @@ impl Image for VpcImage<'_> {
     }
 
     fn extent(&self, at: u64, max: u64) -> Result<Extent> {
-        self.map.extent(at, max, self.footer.size)
+        match &self.editor {
+            Some(VpcEditor::Blocks(editor)) => editor.extent(at, max),
+            Some(VpcEditor::Fixed(_)) => self.map.extent_now(at, max, self.footer.size),
+            None => self.map.extent(at, max, self.footer.size),
+        }
+    }
+
+    fn begin(&mut self, changes: &Changes<'_>) -> Option<Result<()>> {
+        Some(VpcEditor::open(self, changes).map(|editor| self.editor = Some(editor)))
+    }
+
+    fn editor(&self) -> Option<&dyn Editor> {
+        self.editor.as_ref().map(VpcEditor::as_editor)
+    }
+
+    fn resizing(&self) -> Option<&dyn Resizing> {
+        Some(self)
     }
 
     fn backing(&self) -> Option<Backing> {

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use instar_image::blocks::{BlockReader, Blocks as Table};
 use instar_image::runs::RunMap;
-use instar_image::{DeviceId, Error, Extent, OpenContext, Place, Result, Source};
+use instar_image::{DeviceId, Error, Extent, OpenContext, Place, Result, Run, Source};
 use spin::Mutex;
 
 use crate::header::Dynamic;
@@ -22,13 +22,22 @@ pub enum Map<'a> {
 impl Map<'_> {
     /// The extent at `at`, at most `max` bytes of a disk of `size` bytes.
     pub fn extent(&self, at: u64, max: u64, size: u64) -> Result<Extent> {
+        self.found(at, max, size, |runs| runs.run(at))
+    }
+
+    /// The same of a disk that is being written to.
+    pub fn extent_now(&self, at: u64, max: u64, size: u64) -> Result<Extent> {
+        self.found(at, max, size, |runs| runs.run_now(at))
+    }
+
+    fn found(&self, at: u64, max: u64, size: u64, run: impl FnOnce(&RunMap<'_>) -> Result<Run>) -> Result<Extent> {
         let left = size.saturating_sub(at).min(max);
         if left == 0 {
             return Err(Error::usage("read past the end of the disk"));
         }
         match self {
             Map::Fixed { device, runs } => {
-                let run = runs.run(at)?;
+                let run = run(runs)?;
                 let place = if run.data {
                     Place::Data { device: *device, offset: at }
                 } else {
@@ -58,7 +67,7 @@ impl<'a> Blocks<'a> {
     pub fn new(cx: &OpenContext<'a, '_>, header: &Dynamic, size: u64, differencing: bool, file: u64) -> Self {
         let (source, device, block) = (cx.source, cx.device, header.block);
         let blocks = Table { block, base: bitmap_len(block), backed: differencing, ..header.blocks(cx.device, size) };
-        let bitmaps = differencing.then(|| Mutex::new(Bitmaps { source, device, block, at: None, bytes: Vec::new() }));
+        let bitmaps = differencing.then(|| Mutex::new(Bitmaps::new(source, device, block)));
         Self { blocks: BlockReader::new(source, blocks), block, file, bitmaps }
     }
 
@@ -84,7 +93,7 @@ impl<'a> Blocks<'a> {
 }
 
 /// The bitmaps of a child's blocks, of which one is held.
-struct Bitmaps<'a> {
+pub struct Bitmaps<'a> {
     source: &'a dyn Source,
     device: DeviceId,
     /// Bytes of a block.
@@ -94,10 +103,20 @@ struct Bitmaps<'a> {
     bytes: Vec<u8>,
 }
 
-impl Bitmaps<'_> {
+impl<'a> Bitmaps<'a> {
+    /// Of blocks of `block` bytes; none is held.
+    pub const fn new(source: &'a dyn Source, device: DeviceId, block: u64) -> Self {
+        Self { source, device, block, at: None, bytes: Vec::new() }
+    }
+
+    /// They were written to.
+    pub fn forget(&mut self) {
+        self.at = None;
+    }
+
     /// Whether the sector at byte `inside` of its block, and byte `offset` of the file, is the child's, and the bytes for
     /// which that stays.
-    fn run(&mut self, offset: u64, inside: u64) -> Result<(bool, u64)> {
+    pub fn run(&mut self, offset: u64, inside: u64) -> Result<(bool, u64)> {
         let len = bitmap_len(self.block);
         let at = offset.saturating_sub(inside).saturating_sub(len);
         if self.at != Some(at) {
@@ -106,16 +125,21 @@ impl Bitmaps<'_> {
             self.source.read(self.device, at, &mut self.bytes)?;
             self.at = Some(at);
         }
-        let bit = |sector: u64| {
-            let byte = usize::try_from(sector / 8).ok().and_then(|i| self.bytes.get(i)).copied().unwrap_or(0);
-            byte & (0x80 >> (sector % 8)) != 0
-        };
-        let first = inside / SECTOR;
-        let end = self.block / SECTOR;
-        let own = bit(first);
-        let next = (first.saturating_add(1)..end).find(|s| bit(*s) != own).unwrap_or(end);
-        Ok((own, (next * SECTOR).saturating_sub(inside)))
+        Ok(run_in(&self.bytes, self.block, inside))
     }
+}
+
+/// The same by a bitmap.
+pub fn run_in(bitmap: &[u8], block: u64, inside: u64) -> (bool, u64) {
+    let bit = |sector: u64| {
+        let byte = usize::try_from(sector / 8).ok().and_then(|i| bitmap.get(i)).copied().unwrap_or(0);
+        byte & (0x80 >> (sector % 8)) != 0
+    };
+    let first = inside / SECTOR;
+    let end = block / SECTOR;
+    let own = bit(first);
+    let next = (first.saturating_add(1)..end).find(|s| bit(*s) != own).unwrap_or(end);
+    (own, (next * SECTOR).saturating_sub(inside))
 }
 
 /// The byte behind the last block, or behind the table if there is none.

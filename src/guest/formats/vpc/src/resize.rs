@@ -9,14 +9,13 @@ use alloc::vec::Vec;
 
 use instar_image::blocks::Blocks;
 use instar_image::check::Quiet;
-use instar_image::options::check_driver_options;
 use instar_image::packing::Packing;
 use instar_image::table::Span;
 use instar_image::{
-    CheckContext, CheckReport, DeviceId, EditContext, Error, Machine, OpenContext, Preallocation, ResizeContext,
-    Resizer, Result, Step,
+    CheckContext, CheckReport, DeviceId, Error, Machine, NewSize, Preallocation, Resizing, Result, Step,
 };
 
+use crate::VpcImage;
 use crate::check::{self, Subject};
 use crate::edit::end_of_file;
 use crate::header::{Dynamic, Footer, Kind, file_len};
@@ -25,16 +24,10 @@ use crate::layout::{DYNAMIC_HEADER, ENTRIES_MAX, FOOTER, MAX_SECTORS, SECTOR, UN
 /// Entries that are changed at once.
 const AT_ONCE: usize = 1 << 13;
 
-/// Resizes them.
-pub struct VpcResizer;
-
-impl Resizer for VpcResizer {
-    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
-        let edit = EditContext::of_resize(&cx);
-        check_driver_options("vpc", edit.options, &["force_size_calc"])?;
-        let opened = OpenContext::of_edit(&edit);
-        let footer = Footer::read(&opened)?;
-        let size = cx.size.next_multiple_of(SECTOR);
+impl Resizing for VpcImage<'_> {
+    fn resize(&self, to: &NewSize) -> Result<()> {
+        let (machine, device, footer) = (self.purpose.machine()?, self.device, self.footer.clone());
+        let size = to.size.next_multiple_of(SECTOR);
         if size / SECTOR > MAX_SECTORS {
             let most = MAX_SECTORS * SECTOR;
             return Err(Error::usage(format!("The image size is too large for file format 'vpc': at most {most}")));
@@ -43,19 +36,18 @@ impl Resizer for VpcResizer {
             return Ok(());
         }
         if footer.kind == Kind::Fixed && !footer.at_start {
-            return Fixed { machine: cx.machine, device: cx.device, footer, size }.resize(&opened, cx.preallocation);
+            return Fixed { machine, device, footer, size }.resize(to.preallocation);
         }
-        if cx.preallocation != Preallocation::Off {
-            return Err(unsupported(cx.preallocation));
+        if to.preallocation != Preallocation::Off {
+            return Err(unsupported(to.preallocation));
         }
-        if !footer.at_start || footer.kind == Kind::Fixed {
+        let (true, Some(header)) = (footer.at_start && footer.kind != Kind::Fixed, &self.dynamic) else {
             return Err(Error::corrupt("the copy of the footer at the start is damaged"));
-        }
-        if size > footer.size && cx.backing_len.is_some_and(|len| len > footer.size) {
+        };
+        if size > footer.size && to.backing_len.is_some_and(|len| len > footer.size) {
             return Err(Error::unsupported("the parent is longer than the disk: it would show in what is added"));
         }
-        let header = Dynamic::read(&opened, &footer)?;
-        let mut disk = Disk::open(cx.machine, cx.device, footer, header)?;
+        let mut disk = Disk::open(machine, device, footer, header.clone())?;
         if size > disk.footer.size { disk.grow(size) } else { disk.shrink(size) }
     }
 }
@@ -73,7 +65,7 @@ struct Fixed<'a> {
 }
 
 impl Fixed<'_> {
-    fn resize(&self, cx: &OpenContext<'_, '_>, preallocation: Preallocation) -> Result<()> {
+    fn resize(&self, preallocation: Preallocation) -> Result<()> {
         let full = match preallocation {
             Preallocation::Off => None,
             Preallocation::Falloc => Some(false),
@@ -82,7 +74,7 @@ impl Fixed<'_> {
         };
         let (machine, device, old) = (self.machine, self.device, self.footer.size);
         let stat = machine.stat(device)?;
-        let at = file_len(cx)?.saturating_sub(SECTOR);
+        let at = file_len(machine.source(), device)?.saturating_sub(SECTOR);
         if at < old {
             return Err(Error::corrupt("the disk has more bytes than the file: the image was truncated"));
         }

@@ -2,7 +2,7 @@
 
 use instar_format_vpc::Vpc;
 use instar_format_vpc::layout::{checksum, dynamic, footer};
-use instar_image::{DeviceId, Extent, Format, Image, OpenContext, Place, Probe, Result, Source, Version};
+use instar_image::{DeviceId, Extent, Format, Image, OpenContext, Place, Probe, Purpose, Result, Source, Version};
 use instar_sim::Machine;
 
 const BLOCK: u64 = 4096;
@@ -39,7 +39,7 @@ fn image(kind: u32) -> Vec<u8> {
 fn open<'a>(machine: &'a Machine, bytes: &[u8]) -> Result<Box<dyn Image + 'a>> {
     let device = machine.add(bytes);
     let version = Version::default();
-    Vpc.open(OpenContext { source: machine, opener: None, device, name: b"x", version, write: false, options: &[] })
+    Vpc.open(OpenContext::alone(machine, device, b"x", version, Purpose::Describe))
 }
 
 fn extents(image: &dyn Image) -> Vec<(u64, u64, Place)> {

@@ -19,6 +19,17 @@ impl<'a> BlockReader<'a> {
         Self { blocks, table: Mutex::new(TableCache::new(source, blocks.device)) }
     }
 
+    /// What entry number `index` says; `None` behind the end of the table.
+    pub(super) fn entry(&self, index: u64) -> Result<Option<u32>> {
+        let entry = self.table.lock().entry(self.blocks.table, index)?;
+        Ok(entry.map(|bytes| self.blocks.value(bytes)))
+    }
+
+    /// These bytes of the table were written.
+    pub(super) fn wrote(&self, offset: u64, data: &[u8]) {
+        self.table.lock().wrote(offset, data);
+    }
+
     /// See [`crate::Image::extent`]: blocks that follow one another in the file are one. Behind the end of the table there
     /// are none.
     pub fn extent(&self, at: u64, max: u64) -> Result<Extent> {

@@ -31,6 +31,27 @@ impl<'a, const N: usize> LevelReader<'a, N> {
         Self { levels, tables: Mutex::new(tables) }
     }
 
+    /// Entry number `index` of the first-level table `l1`.
+    pub(super) fn l1(&self, l1: Span, index: u64) -> Result<Option<u64>> {
+        self.entry(0, l1, index)
+    }
+
+    /// Entry number `index` of the second-level table at `offset`.
+    pub(super) fn l2(&self, offset: u64, index: u64) -> Result<Option<u64>> {
+        self.entry(1, Span { offset, count: self.levels.l2_entries }, index)
+    }
+
+    fn entry(&self, level: usize, table: Span, index: u64) -> Result<Option<u64>> {
+        let mut tables = self.tables.lock();
+        let Some(cache) = tables.get_mut(level) else { return Ok(None) };
+        Ok(cache.entry(table, index)?.map(|bytes| self.levels.value(bytes)))
+    }
+
+    /// These bytes of tables were written.
+    pub(super) fn wrote(&self, offset: u64, data: &[u8]) {
+        self.tables.lock().iter_mut().for_each(|cache| cache.wrote(offset, data));
+    }
+
     /// See [`crate::Image::extent`]: clusters that follow one another in the file are one, as far as one table goes; only the
     /// first one's place is looked at. A compressed one stands alone.
     pub fn extent(&self, of: &impl Entries, at: u64, max: u64) -> Result<Extent> {

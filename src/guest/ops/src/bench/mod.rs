@@ -11,16 +11,15 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use instar_abi::ops::bench::Bench;
-use instar_image::{Error, Kind, Machine, Result, Version};
+use instar_image::{Error, Kind, Machine, Purpose, Result, Version};
 use spin::Mutex;
 
+use crate::disk::ROOM;
 use crate::guessed::tell_guessed;
 use crate::open::{ImageSpec, Opening};
 use read::Reader;
 use write::Writing;
 
-/// Most bytes that a worker moves in one crossing: what is left of a longer request comes after that.
-const ROOM: u64 = 1 << 20;
 /// Most requests of one crossing.
 const TOGETHER: u64 = 64;
 
@@ -60,8 +59,9 @@ impl Requests {
 pub fn run(machine: &dyn Machine, params: &Bench, version: Version) -> Result<u8> {
     let image = ImageSpec::of(&params.image);
     let writes = params.write;
-    let opening = Opening { machine, version, data: true };
-    let chain = opening.chain_for(&image, &|depth, _| writes && depth == 0)?;
+    let purpose = |depth, _: &[u8]| if writes && depth == 0 { Purpose::Write(machine) } else { Purpose::Read };
+    let chain = Opening { machine, version }.chain(&image, &purpose);
+    let mut chain = chain.map_err(|e| image.could_not_open(e))?;
     let requests = Requests {
         count: params.count,
         first: params.offset,
@@ -69,14 +69,13 @@ pub fn run(machine: &dyn Machine, params: &Bench, version: Version) -> Result<u8
         step: params.step,
         disk: chain.virtual_size(),
     };
-    let writing = if writes {
+    if writes {
         if let Some(top) = chain.layers.first() {
             tell_guessed(machine, &image, top.format)?;
         }
-        Some(Writing::open(opening, &image, &chain, params.pattern as u8, &requests)?)
-    } else {
-        None
-    };
+        write::begin(&mut chain, &image)?;
+    }
+    let writing = writes.then(|| Writing::new(machine, &chain, params.pattern as u8, &requests)).transpose()?;
     machine.seal()?;
     let rounds = Rounds { machine, requests: &requests, together: together(machine, &requests, params.depth) };
     machine.stream(BEGUN)?;

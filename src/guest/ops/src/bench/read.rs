@@ -8,6 +8,7 @@ use instar_image::walk::walk;
 use instar_image::{Machine, Result};
 
 use super::{ROOM, Requests, failed, failure};
+use crate::copy::Disks;
 use crate::copy::fill::{Area, Filler};
 use crate::copy::plan::Part;
 
@@ -21,7 +22,7 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub fn new(machine: &'a dyn Machine, chain: &'a Chain<'a>, requests: &'a Requests) -> Self {
-        let filler = Filler::new(core::slice::from_ref(chain), machine.source(), None);
+        let filler = Filler::new(Disks::of(chain), machine.source(), None);
         Self { chain, requests, filler, room: Vec::new() }
     }
 

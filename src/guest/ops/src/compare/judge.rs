@@ -7,6 +7,7 @@ use instar_image::chain::Chain;
 use instar_image::{Machine, Place, RangePair, Result};
 
 use super::walk::{Event, Pair, Walk, unreadable};
+use crate::copy::Disks;
 use crate::copy::fill::{Area, Filler};
 
 /// Differences are told by sectors of so many bytes.
@@ -26,7 +27,7 @@ pub struct Judge<'a> {
 impl<'a> Judge<'a> {
     /// Nothing is allocated yet.
     pub fn new(machine: &'a dyn Machine, chains: &'a [Chain<'a>], walk: &'a Walk<'a>) -> Self {
-        let filler = Filler::new(chains, machine.source(), None);
+        let filler = Filler::new(Disks { sources: chains, target: None }, machine.source(), None);
         Self { machine, chains, walk, filler, bufs: [Vec::new(), Vec::new()] }
     }
 

@@ -33,10 +33,10 @@ pub fn run(machine: &dyn Machine, params: &Compare, version: Version) -> Result<
         told::fail(machine, error)?;
         Ok(status)
     };
-    let opening = Opening { machine, version, data: true };
+    let opening = Opening { machine, version };
     let mut chains = alloc::vec::Vec::new();
     for image in &params.images {
-        match opening.chain(&ImageSpec::of(image)) {
+        match opening.to_read(&ImageSpec::of(image)) {
             Ok(chain) => chains.push(chain),
             Err(error) => return fail(error, CANNOT_OPEN),
         }

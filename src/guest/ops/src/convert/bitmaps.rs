@@ -5,9 +5,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
-use instar_image::{DirtyBitmap, EditContext, Error, Format, Image, Machine, Result, Version};
+use instar_image::{Changes, DirtyBitmap, Editor, Error, Image, Machine, Purpose, Result, Version};
 
-use crate::open::ImageSpec;
+use crate::open::{ImageSpec, Opening};
 use crate::told::warn;
 
 /// Which bitmaps of the source go into the target, by their numbers.
@@ -45,29 +45,14 @@ impl Wanted {
     }
 
     /// Copies them into the target, which holds the disk already.
-    pub fn copy(
-        &self,
-        machine: &dyn Machine,
-        chain: &Chain<'_>,
-        format: &dyn Format,
-        target: &ImageSpec,
-        version: Version,
-    ) -> Result<()> {
+    pub fn copy(&self, machine: &dyn Machine, chain: &Chain<'_>, target: &ImageSpec, version: Version) -> Result<()> {
         let source = top(chain)?;
         let bitmaps = source.bitmaps().ok_or_else(|| Error::usage("Source lacks bitmap support"))?;
-        let cx = EditContext {
-            machine,
-            device: target.device,
-            name: &target.name,
-            version,
-            changes_content: false,
-            keeps_identity: false,
-            backing: None,
-            compressed: false,
-            options: &target.options_at(0),
-        };
-        let editing = format.editing().ok_or_else(|| unsupported(format.name()))?;
-        editing.add_bitmaps(cx, bitmaps, &self.0, source.virtual_size())
+        // Nothing of its disk is looked at: no key is needed, and no data file.
+        let mut target = Opening { machine, version }.image(target, Purpose::WriteMetadata(machine))?;
+        target.image.begin(&Changes::default()).transpose()?;
+        let add = target.image.editor().and_then(Editor::bitmaps).ok_or_else(|| unsupported(target.format.name()))?;
+        add.add(bitmaps, &self.0, source.virtual_size())
     }
 }
 

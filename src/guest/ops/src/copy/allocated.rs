@@ -5,7 +5,6 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::slice;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::copy::fill::parts_of;
@@ -19,7 +18,7 @@ use instar_image::{DeviceId, Error, Machine, Place, Result};
 use super::fill::{Area, Filler};
 use super::plan::{Job, Part, Planner};
 use super::progress::Progress;
-use super::{Selection, Settings};
+use super::{Disks, Selection, Settings};
 
 /// What a job shares with the others.
 struct Shared<'a> {
@@ -46,7 +45,6 @@ struct Shared<'a> {
 /// Runs all jobs on all workers.
 pub fn run(
     machine: &dyn Machine,
-    chains: &[Chain<'_>],
     writer: &dyn Writer,
     planner: &Planner<'_>,
     settings: Settings,
@@ -77,9 +75,9 @@ pub fn run(
     machine.broadcast(&|_| {
         let mut worker = Worker {
             shared: &shared,
-            filler: Filler::new(chains, machine.source(), planner.losses()),
+            filler: Filler::new(planner.disks(), machine.source(), planner.losses()),
             packer: if settings.compress { writer.packer() } else { None },
-            other: shared.against.map(|chain| Filler::new(slice::from_ref(chain), machine.source(), None)),
+            other: shared.against.map(|chain| Filler::new(Disks::of(chain), machine.source(), None)),
             buf: Vec::new(),
             seen: Vec::new(),
             fates: Vec::new(),

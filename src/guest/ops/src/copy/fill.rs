@@ -11,6 +11,7 @@ use instar_image::error::Stage;
 use instar_image::walk::walk;
 use instar_image::{Error, Kind, Packed, Place, Read, Result, Source, Unpacker};
 
+use super::Disks;
 use super::losses::{Cause, Losses};
 use super::plan::Part;
 
@@ -28,7 +29,7 @@ pub struct Area<'b> {
 
 /// One worker's buffers and decompressors, used again for every job.
 pub struct Filler<'a> {
-    chains: &'a [Chain<'a>],
+    disks: Disks<'a>,
     source: &'a dyn Source,
     unpackers: Vec<Vec<Option<Box<dyn Unpacker + 'a>>>>,
     stored: Vec<u8>,
@@ -72,9 +73,10 @@ pub fn reason(error: &Error) -> Error {
 
 impl<'a> Filler<'a> {
     /// Nothing is allocated yet.
-    pub fn new(chains: &'a [Chain<'a>], source: &'a dyn Source, losses: Option<&'a Losses>) -> Self {
-        let unpackers = chains.iter().map(|c| c.layers.iter().map(|_| None).collect()).collect();
-        Self { chains, source, unpackers, stored: Vec::new(), unit: Vec::new(), losses, gaps: Gaps::default() }
+    pub fn new(disks: Disks<'a>, source: &'a dyn Source, losses: Option<&'a Losses>) -> Self {
+        let chains = disks.sources.iter().chain(disks.target);
+        let unpackers = chains.map(|c| c.layers.iter().map(|_| None).collect()).collect();
+        Self { disks, source, unpackers, stored: Vec::new(), unit: Vec::new(), losses, gaps: Gaps::default() }
     }
 
     /// Fills `buf`, which stands for the target's bytes from `base` on, from `parts`.
@@ -126,7 +128,7 @@ impl<'a> Filler<'a> {
                     }
                     Place::Zero { .. } | Place::Unallocated => here.fill(0),
                     Place::Encrypted { device, offset } => {
-                        let unit = unpacker(self.chains, &mut self.unpackers, part)?.unit();
+                        let unit = unpacker(self.disks, &mut self.unpackers, part)?.unit();
                         // Else it is read with the whole of its units when it is decrypted.
                         if in_units(offset, here.len(), unit) {
                             reads.push(Read { device, offset, buf: here });
@@ -180,7 +182,7 @@ impl<'a> Filler<'a> {
             let start = (part.at - area.base) as usize;
             let here = area.buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
             let unit = match part.extent.place {
-                Place::Encrypted { .. } => unpacker(self.chains, &mut self.unpackers, part)?.unit() as usize,
+                Place::Encrypted { .. } => unpacker(self.disks, &mut self.unpackers, part)?.unit() as usize,
                 _ => 1,
             };
             for lost in damage.lost() {
@@ -200,7 +202,7 @@ impl<'a> Filler<'a> {
             let Place::Encrypted { device, offset } = part.extent.place else { continue };
             let start = (part.at - *base) as usize;
             let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
-            let unpacker = unpacker(self.chains, &mut self.unpackers, part)?;
+            let unpacker = unpacker(self.disks, &mut self.unpackers, part)?;
             let unit = unpacker.unit();
             let result = if in_units(offset, here.len(), unit) {
                 unpacker.decrypt(part.extent.at, offset, here)
@@ -235,7 +237,7 @@ impl<'a> Filler<'a> {
             at += unit.len as usize;
             let start = (part.at - *base) as usize;
             let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
-            let unpacker = unpacker(self.chains, &mut self.unpackers, part)?;
+            let unpacker = unpacker(self.disks, &mut self.unpackers, part)?;
             let result = if unit.skip == 0 && here.len() as u64 == unit.unit {
                 unpacker.unpack(&unit, stored, here)
             } else {
@@ -265,13 +267,13 @@ fn give_up(losses: Option<&Losses>, part: &Part, error: &Error, here: &mut [u8])
 
 /// The unpacker of the image that the part is of, made when it is first needed.
 fn unpacker<'u, 'a>(
-    chains: &'a [Chain<'a>],
+    disks: Disks<'a>,
     unpackers: &'u mut [Vec<Option<Box<dyn Unpacker + 'a>>>],
     part: &Part,
 ) -> Result<&'u mut (dyn Unpacker + 'a)> {
     let none = || Error::corrupt("compressed or encrypted data in a format that has none");
     let slot = unpackers.get_mut(part.source).and_then(|layers| layers.get_mut(part.depth)).ok_or_else(none)?;
-    let layer = chains.get(part.source).and_then(|chain| chain.layers.get(part.depth)).ok_or_else(none)?;
+    let layer = disks.get(part.source).and_then(|chain| chain.layers.get(part.depth)).ok_or_else(none)?;
     if slot.is_none() {
         *slot = layer.image.unpacker();
     }
@@ -296,7 +298,7 @@ pub fn parts_of(chain: &Chain<'_>, depth: usize, at: u64, len: u64) -> Result<Ve
 /// Reads what layer `depth` of a chain shows at `at`.
 pub fn read_at(source: &dyn Source, chain: &Chain<'_>, depth: usize, at: u64, buf: &mut [u8]) -> Result<()> {
     let parts = parts_of(chain, depth, at, buf.len() as u64)?;
-    Filler::new(core::slice::from_ref(chain), source, None).fill(&parts, at, buf)
+    Filler::new(Disks::of(chain), source, None).fill(&parts, at, buf)
 }
 
 /// The compressed parts with their units.

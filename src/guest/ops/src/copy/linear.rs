@@ -3,7 +3,6 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::chain::Chain;
 use instar_image::error::Stage;
 use instar_image::reader::is_zero;
 use instar_image::write::{Encrypter, Piece, Target, Writer};
@@ -96,7 +95,6 @@ impl<'p> Steps<'p> {
 /// Runs all jobs on all workers.
 pub fn run(
     machine: &dyn Machine,
-    chains: &[Chain<'_>],
     writer: &dyn Writer,
     planner: &Planner<'_>,
     settings: Settings,
@@ -126,7 +124,7 @@ pub fn run(
             machine,
             output,
             encrypter,
-            filler: Filler::new(chains, machine.source(), planner.losses()),
+            filler: Filler::new(planner.disks(), machine.source(), planner.losses()),
             salvage: planner.losses().is_some(),
             buf: Vec::new(),
         };

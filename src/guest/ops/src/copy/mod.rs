@@ -48,10 +48,30 @@ pub enum Selection<'a> {
     Differing(&'a Chain<'a>),
 }
 
+/// What is read.
+#[derive(Clone, Copy)]
+pub struct Disks<'a> {
+    /// What is moved, one behind the other.
+    pub sources: &'a [Chain<'a>],
+    /// What shows the target's own bytes, each in its place: for units that the sources hold only partly.
+    pub target: Option<&'a Chain<'a>>,
+}
+
+impl<'a> Disks<'a> {
+    /// One source.
+    pub const fn of(source: &'a Chain<'a>) -> Self {
+        Self { sources: core::slice::from_ref(source), target: None }
+    }
+
+    /// A source by its number; the target has the number behind the last one.
+    pub fn get(self, number: usize) -> Option<&'a Chain<'a>> {
+        self.sources.get(number).or(self.target.filter(|_| number == self.sources.len()))
+    }
+}
+
 /// Moves all that the planner hands out, on all workers.
 pub fn run(
     machine: &dyn Machine,
-    chains: &[Chain<'_>],
     writer: &dyn Writer,
     planner: &Planner<'_>,
     settings: Settings,
@@ -59,9 +79,9 @@ pub fn run(
 ) -> Result<()> {
     let result = match writer.target() {
         Target::Linear { .. } | Target::LinearEncrypted { .. } => {
-            linear::run(machine, chains, writer, planner, settings, progress)
+            linear::run(machine, writer, planner, settings, progress)
         }
-        Target::Allocated { .. } => allocated::run(machine, chains, writer, planner, settings, progress),
+        Target::Allocated { .. } => allocated::run(machine, writer, planner, settings, progress),
     };
     result.map_err(|mut error| match error.earlier.take().map(|line| machine.say(&alloc::format!("{line}\n"))) {
         Some(Err(other)) => other,

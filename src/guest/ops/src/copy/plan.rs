@@ -13,7 +13,7 @@ use spin::Mutex;
 
 use super::files::Files;
 use super::losses::{Cause, Losses, words};
-use super::{Selection, Settings};
+use super::{Disks, Selection, Settings};
 
 /// Bytes of a job whose data passes through the guest.
 const JOB_BYTES: u64 = 2 << 20;
@@ -71,15 +71,15 @@ struct Position {
 
 /// Hands out jobs. The first error anywhere ends it.
 pub struct Planner<'a> {
-    chains: &'a [Chain<'a>],
+    disks: Disks<'a>,
     /// First byte of each source in the target.
     starts: Vec<u64>,
     total: u64,
-    /// Where the last chain begins to be what the target itself holds, each byte at its own place.
+    /// Where the sources end, and the target itself goes on.
     rest_at: u64,
     /// Bytes of the first source that stand before the target's first.
     skip: u64,
-    /// Layers of the last chain that lie above what the target shows already.
+    /// Layers of the target's chain that lie above what it shows already.
     above: usize,
     unit: u64,
     job_bytes: u64,
@@ -96,10 +96,10 @@ pub struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// At the beginning. The sources have `size` bytes; `rest` more are the last chain's own.
+    /// At the beginning. The sources have `size` bytes; `rest` more are the target's own.
     pub fn new(
         source: &'a dyn Source,
-        chains: &'a [Chain<'a>],
+        disks: Disks<'a>,
         target: Target,
         settings: Settings,
         selection: Selection<'a>,
@@ -114,7 +114,8 @@ impl<'a> Planner<'a> {
             }
             Target::Allocated { unit, zeroed, .. } => (unit, zeroed || settings.zeroed, JOB_BYTES),
         };
-        let starts = chains
+        let starts = disks
+            .sources
             .iter()
             .scan(0u64, |next, chain| {
                 let start = *next;
@@ -123,7 +124,7 @@ impl<'a> Planner<'a> {
             })
             .collect();
         Self {
-            chains,
+            disks,
             starts,
             total: size + rest,
             rest_at: if rest > 0 { size } else { u64::MAX },
@@ -177,18 +178,23 @@ impl<'a> Planner<'a> {
         self.losses.as_ref()
     }
 
+    /// What is read.
+    pub const fn disks(&self) -> Disks<'a> {
+        self.disks
+    }
+
     /// Which parts of the sources are work.
     pub const fn selection(&self) -> Selection<'a> {
         self.selection
     }
 
-    /// The parts with what the upper images leave to others resolved through the last chain, which shows what the target
-    /// does: for units that are held only partly.
+    /// The parts with what the upper images leave to others resolved through what the target shows
+    /// already: for units that are held only partly.
     pub fn resolve(&self, parts: &[Part]) -> Result<Vec<Part>> {
         let mut resolved = Vec::with_capacity(parts.len());
-        let source = self.chains.len().saturating_sub(1);
+        let source = self.disks.sources.len();
         for part in parts {
-            let Some(chain) = self.chains.get(source).filter(|_| part.extent.place == Place::Unallocated) else {
+            let Some(chain) = self.disks.get(source).filter(|_| part.extent.place == Place::Unallocated) else {
                 resolved.push(*part);
                 continue;
             };
@@ -227,13 +233,14 @@ impl<'a> Planner<'a> {
     /// The part at byte `at` of the target.
     fn part(&self, at: u64, max: u64) -> Result<Part> {
         let is_rest = at >= self.rest_at;
-        let source = if is_rest { self.chains.len() } else { self.starts.partition_point(|start| *start <= at) };
-        let source = source.saturating_sub(1);
         // Sources without a byte begin where the next begins, which is the later of the two.
-        let (Some(start), Some(chain)) = (self.starts.get(source), self.chains.get(source)) else {
+        let source = self.starts.partition_point(|start| *start <= at).saturating_sub(1);
+        let source = if is_rest { self.disks.sources.len() } else { source };
+        let start = if is_rest { Some(&0) } else { self.starts.get(source) };
+        let (Some(start), Some(chain)) = (start, self.disks.get(source)) else {
             return Err(Error::corrupt("a byte beyond the last source"));
         };
-        let inside = at.saturating_sub(if is_rest { 0 } else { *start }).saturating_add(self.skip);
+        let inside = at.saturating_sub(*start).saturating_add(if is_rest { 0 } else { self.skip });
         let max = match self.selection {
             Selection::Layers(_) if is_rest => max,
             _ => max.min(chain.virtual_size().saturating_sub(inside)),
@@ -278,7 +285,7 @@ impl<'a> Planner<'a> {
     /// What layer `depth` of a source holds for byte `at` of the target, if it can be had: zeroes instead for
     /// `--salvage`.
     fn readable(&self, source: usize, depth: usize, extent: Extent, at: u64) -> Result<Extent> {
-        let Some(chain) = self.chains.get(source) else { return Ok(extent) };
+        let Some(chain) = self.disks.get(source) else { return Ok(extent) };
         match (chain.readable(depth, extent), &self.losses) {
             (Err(error), Some(losses)) => {
                 losses.add(source, extent.at, extent.len, Cause::Bytes, &error);

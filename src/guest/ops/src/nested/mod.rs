@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use instar_abi::ops::ImageParams;
 use instar_image::machine::display_name;
-use instar_image::{DeviceId, Error, Machine, Result, Version};
+use instar_image::{DeviceId, Error, Machine, Purpose, Result, Version};
 
 use self::device::Nested;
 use crate::open::{ImageSpec, Opening};
@@ -65,9 +65,8 @@ fn open(
     body: &dyn Fn(&dyn Machine) -> Result<u8>,
 ) -> Result<u8> {
     let Some((node, rest)) = nodes.split_first() else { return body(machine) };
-    let opening = Opening { machine, version, data: true };
-    let chain = opening
-        .layers(&node.spec)
+    let chain = Opening { machine, version }
+        .chain(&node.spec, &|_, _| Purpose::Read)
         .map_err(|error| error.context(format!("Could not open '{}'", display_name(&node.written))))?;
     let nested = Nested { below: machine, id: node.id, name: node.name.clone(), file: node.spec.device, chain };
     open(&nested, version, rest, body)

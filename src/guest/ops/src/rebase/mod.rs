@@ -6,6 +6,7 @@
 mod count;
 
 use alloc::format;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_abi::ops::rebase::Rebase;
@@ -14,14 +15,14 @@ use instar_image::limits::BACKING_NAME_MAX;
 use instar_image::machine::display_name;
 use instar_image::quirk::{can_name, has};
 use instar_image::{
-    Ability, Backing, EditContext, Editing, Editor, Error, Format, Machine, NewBacking, Quirk, Result, Version, Writer,
+    Ability, Backing, Changes, Editor, Error, Format, Machine, NewBacking, Purpose, Quirk, Result, Version, Writer,
     allowed,
 };
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
 use crate::copy::steps::Steps;
-use crate::copy::{self, Selection, Settings};
+use crate::copy::{self, Disks, Selection, Settings};
 use crate::guessed::tell_guessed;
 use crate::open::{ImageSpec, Opening, format_by_name, probe};
 use crate::told::tell;
@@ -37,19 +38,17 @@ fn could_not_change(params: &Rebase, error: Error) -> Error {
 pub fn run(machine: &dyn Machine, params: &Rebase, version: Version) -> Result<u8> {
     let image = ImageSpec::of(&params.image);
     let new = params.new.as_ref().map(ImageSpec::of);
-    let opening = Opening { machine, version, data: !params.only_name };
-    let (chain, format) = if params.only_name {
-        let opened = opening.image_for(&image, true);
-        let (_, format) = opened.map_err(|e| image.could_not_open(e))?;
-        (None, format)
+    let opening = Opening { machine, version };
+    let top = if params.dry_run { Purpose::Rehearse(machine) } else { Purpose::Write(machine) };
+    let opened = if params.only_name {
+        opening.image(&image, top).map(|layer| Chain { layers: vec![layer] })
     } else {
-        let chain = opening.chain_for(&image, &|depth, _| depth == 0 && !params.dry_run)?;
-        let top = chain.layers.first().ok_or_else(|| Error::corrupt("a chain without an image"))?;
-        let format = top.format;
-        (Some(chain), format)
+        opening.chain(&image, &|depth, _| if depth == 0 { top } else { Purpose::Read })
     };
+    let mut chain = opened.map_err(|e| image.could_not_open(e))?;
+    let format = chain.layers.first().map(|top| top.format).ok_or_else(empty)?;
     tell_guessed(machine, &image, format)?;
-    if params.compress && !format.editing().is_some_and(Editing::can_compress) {
+    if params.compress && !has(format, Quirk::Compresses) {
         return Err(Error::usage("Compression not supported for this file format"));
     }
     if let Some(name) = &params.backing_format
@@ -64,45 +63,52 @@ pub fn run(machine: &dyn Machine, params: &Rebase, version: Version) -> Result<u
     if has(format, Quirk::NoDriverInfo) && version >= Version::V10_0 {
         return Err(Error::unsupported("could not get block driver info"));
     }
-    let editing = checked(params, format, machine, version)?;
+    checked(params, format, machine, version)?;
+    // With -u nothing is read of its disk.
+    let backing = if params.only_name { Purpose::Describe } else { Purpose::Read };
     let new_chain = match &new {
-        Some(spec) => as_it_will_be_read(opening, format, spec)?,
+        Some(spec) => as_it_will_be_read(opening, format, spec, backing)?,
         None => Chain { layers: Vec::new() },
     };
-    let options = image.options_at(0);
-    let cx = EditContext {
-        machine,
-        device: image.device,
-        name: &image.name,
-        version,
-        changes_content: false,
-        keeps_identity: false,
-        backing: (!params.backing.is_empty())
-            .then(|| NewBacking { name: &params.backing, device: new.as_ref().map(|new| new.device) }),
+    let new_backing = NewBacking { name: &params.backing, device: new.as_ref().map(|new| new.device) };
+    let changes = Changes {
+        backing: (!params.backing.is_empty()).then_some(new_backing),
         compressed: params.compress,
-        options: &options,
+        ..Changes::default()
     };
-    let editor = editing.edit(cx).map_err(|e| image.could_not_open(e))?;
+    let top = chain.layers.first_mut().ok_or_else(empty)?;
+    let begun = top.image.begin(&changes).ok_or_else(|| cannot(params, format))?;
+    begun.map_err(|e| image.could_not_open(e))?;
     machine.seal()?;
-    if let Some(chain) = chain {
-        copy_what_differs(machine, params, chain, &new_chain, editor.as_ref())?;
+    let editor = chain.layers.first().and_then(|top| top.image.editor()).ok_or_else(empty)?;
+    let rebasing = editor.rebasing().ok_or_else(|| cannot(params, format))?;
+    if params.compress && editor.packer().is_none() {
+        return Err(Error::usage("Compression not supported for this file format"));
+    }
+    if !params.only_name {
+        copy_what_differs(machine, params, &chain, &new_chain, editor)?;
     }
     if params.dry_run {
         return Ok(0);
     }
     let backing = (!params.backing.is_empty())
         .then(|| Backing { name: params.backing.clone(), format: params.backing_format.clone() });
-    editor.set_backing(backing.as_ref()).map_err(|e| could_not_change(params, e))?;
+    rebasing.set_backing(backing.as_ref()).map_err(|e| could_not_change(params, e))?;
     Ok(0)
 }
 
 /// The new chain as readers of the image will see it. A QED image cannot say that its backing file is a fixed VHD: it will be
 /// read as raw, its footer as the end of the disk (the stock tool copies what differs from the VHD, and the disk changes).
-fn as_it_will_be_read<'a>(opening: Opening<'a>, format: &dyn Format, spec: &ImageSpec) -> Result<Chain<'a>> {
+fn as_it_will_be_read<'a>(
+    opening: Opening<'a>,
+    format: &dyn Format,
+    spec: &ImageSpec,
+    backing: Purpose<'a>,
+) -> Result<Chain<'a>> {
     let new = |spec: &ImageSpec| {
         let not_opened =
             |e: Error| e.context(format!("Could not open new backing file '{}'", display_name(&spec.written)));
-        opening.layers(spec).map_err(not_opened)
+        opening.chain(spec, &|_, _| backing).map_err(not_opened)
     };
     let said = new(spec)?;
     if spec.format.as_deref().is_none_or(|backing| can_name(format, backing)) {
@@ -115,47 +121,49 @@ fn as_it_will_be_read<'a>(opening: Opening<'a>, format: &dyn Format, spec: &Imag
     new(&ImageSpec { format: None, ..spec.clone() })
 }
 
+fn empty() -> Error {
+    Error::corrupt("a chain without an image")
+}
+
+fn cannot(params: &Rebase, format: &dyn Format) -> Error {
+    let name = format.name();
+    could_not_change(params, Error::unsupported("Operation not supported"))
+        .with_hint(format!("the format {name} does not support rebase: its images have no backing file"))
+}
+
 /// Whether the image can name what it is to name: before anything is touched.
-fn checked(
-    params: &Rebase,
-    format: &'static dyn Format,
-    machine: &dyn Machine,
-    version: Version,
-) -> Result<&'static dyn Editing> {
+fn checked(params: &Rebase, format: &'static dyn Format, machine: &dyn Machine, version: Version) -> Result<()> {
     if params.backing_format.is_none() && !params.backing.is_empty() && version > Version::V5_2 {
         return Err(could_not_change(params, Error::usage("backing format must be specified"))
             .with_hint("-F says which format the new backing file has"));
     }
-    let can = |editing: &&dyn Editing| editing.can_rebase() && allowed(format, Ability::Rebase, machine.source());
-    let editing = format.editing().filter(can).ok_or_else(|| {
-        let name = format.name();
-        could_not_change(params, Error::unsupported("Operation not supported"))
-            .with_hint(format!("the format {name} does not support rebase: its images have no backing file"))
-    })?;
+    let backs = has(format, Quirk::Backs) || format.extensions().contains(&Ability::Rebase);
+    if !backs || !allowed(format, Ability::Rebase, machine.source()) {
+        return Err(cannot(params, format));
+    }
     if params.backing.len() > BACKING_NAME_MAX {
         let hint = format!("a backing file's name has at most {BACKING_NAME_MAX} bytes, 1024 with its terminator");
         return Err(could_not_change(params, Error::usage("Invalid argument")).with_hint(hint));
     }
-    Ok(editing)
+    Ok(())
 }
 
 fn copy_what_differs(
     machine: &dyn Machine,
     params: &Rebase,
-    chain: Chain<'_>,
+    chain: &Chain<'_>,
     new: &Chain<'_>,
     editor: &dyn Editor,
 ) -> Result<()> {
     let size = chain.virtual_size();
-    let chains = [chain];
     let settings = Settings { sparse: SPARSE, zeroed: false, salvage: false, compress: params.compress, as_is: false };
-    let steps = chains.first().filter(|_| params.steps).map(Steps::of_rebase);
+    let steps = params.steps.then(|| Steps::of_rebase(chain));
     let progress = Progress::in_steps(machine, size, steps);
     let counter = count::Counter::new(editor.target());
     let writer: &dyn Writer = if params.dry_run { &counter } else { editor };
     let selection = Selection::Differing(new);
-    let planner = Planner::new(machine.source(), &chains, writer.target(), settings, selection, (size, 0));
-    copy::run(machine, &chains, writer, &planner, settings, &progress)?;
+    let planner = Planner::new(machine.source(), Disks::of(chain), writer.target(), settings, selection, (size, 0));
+    copy::run(machine, writer, &planner, settings, &progress)?;
     if params.dry_run {
         tell(machine, counter.results())?;
     } else {

@@ -11,6 +11,7 @@ mod unlock;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::ToString;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use instar_crypto::Scheme;
@@ -35,7 +36,7 @@ const UNITS: [u32; 4] = [512, 1024, 2048, 4096];
 /// # Errors
 /// What is wrong with it, or that no slot opens with the key.
 pub fn open<'a>(cx: &OpenContext<'a, '_>, secret: Option<&str>) -> Result<Box<dyn Image + 'a>> {
-    let password = cx.opener.map(|_| password(cx.source, secret, KEY_SECRET)).transpose()?;
+    let password = cx.purpose.wants_data().then(|| password(cx.source, secret, KEY_SECRET)).transpose()?;
     let header = binary::newest(cx.source, cx.device)?;
     let metadata = Metadata::parse(&header.text)?;
     let len = cx.source.stat(cx.device)?.len;
@@ -49,7 +50,8 @@ pub fn open<'a>(cx: &OpenContext<'a, '_>, secret: Option<&str>) -> Result<Box<dy
     };
     let sectors = Sectors { unit: segment.sector_size, first: segment.iv_tweak };
     let specific = describe(&header, &metadata, segment);
-    Ok(Box::new(LuksImage { device: cx.device, data: segment.offset, size, sectors, crypter, specific }))
+    let (device, data, crypter) = (cx.device, segment.offset, crypter.map(Arc::new));
+    Ok(Box::new(LuksImage { device, writing: None, data, size, sectors, crypter, specific, editor: None }))
 }
 
 /// The places of the key slots: behind both headers, inside the file, none in another's. Returns where their part of the

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::{Bitmaps, DirtyBitmap, Error, Result, Step};
+use instar_image::{AddBitmaps, Bitmaps, DirtyBitmap, Error, Result, Step};
 
 use super::head::Head;
 use super::{Qcow2Editor, State, WAITING_MAX};
@@ -60,9 +60,8 @@ impl Bits<'_, '_> {
     }
 }
 
-impl Qcow2Editor<'_> {
-    /// See [`instar_image::Editing::add_bitmaps`].
-    pub(super) fn add(&self, from: &dyn Bitmaps, wanted: &[usize], size: u64) -> Result<()> {
+impl AddBitmaps for Qcow2Editor<'_> {
+    fn add(&self, from: &dyn Bitmaps, wanted: &[usize], size: u64) -> Result<()> {
         let state = &mut *self.state.lock();
         let list = from.list();
         let list: Vec<(usize, &DirtyBitmap)> = wanted.iter().filter_map(|i| Some((*i, list.get(*i)?))).collect();
@@ -110,7 +109,9 @@ impl Qcow2Editor<'_> {
         }
         self.settle_old(state)
     }
+}
 
+impl Qcow2Editor<'_> {
     /// Writes one bitmap's bits and table; returns the table's byte offset and entries.
     fn write_bits(
         &self,

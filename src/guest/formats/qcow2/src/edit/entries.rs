@@ -28,7 +28,7 @@ impl Slot {
         if self.entry & OFLAG_COMPRESSED != 0 { 0 } else { self.entry & L2_OFFSET_MASK }
     }
 
-    const fn is_own(&self) -> bool {
+    pub(super) const fn is_own(&self) -> bool {
         self.host() != 0 && self.entry & OFLAG_COPIED != 0
     }
 }

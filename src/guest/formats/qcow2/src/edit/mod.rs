@@ -19,77 +19,53 @@ mod tail;
 mod tracker;
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use instar_crypto::qcow::Key;
-use instar_image::machine::Opener;
+use instar_image::damage::Damage;
+use instar_image::reader::Reader;
 use instar_image::sealed::{self, Placed};
 use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
 use instar_image::{
-    Backing, Bitmaps, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step,
+    AddBitmaps, Backing, Changes, DeviceId, Editor, Emptying, Error, Extent, Machine, Place, Rebasing, Result, Spot,
+    Step,
 };
 use spin::Mutex;
 
+use crate::Qcow2Image;
 use crate::bitmaps;
-use crate::encrypted;
-use crate::entry::Geometry;
-use crate::extensions::Extensions;
-use crate::header::{Compression, Encryption, Header};
+use crate::entry::{Entries, Geometry};
+use crate::header::{Compression, Header};
 use crate::layout::{AUTOCLEAR_KNOWN, COMPRESSED_SECTOR, field, incompatible};
 use crate::packer::packer;
 use crate::refcount::counts::Counts;
-use crate::window::Window;
 use head::Head;
 use tables::Tables;
 use tracker::Tracker;
-
-pub use resize::Qcow2Resizer;
 
 /// Bytes of counts and tables that may wait in memory.
 const WAITING_MAX: usize = 12 << 20;
 /// Bytes that are encrypted as one.
 const SECTOR: u64 = 512;
 
-/// Opens images to be changed.
-pub struct Qcow2Editing;
-
-impl Editing for Qcow2Editing {
-    fn can_compress(&self) -> bool {
-        true
-    }
-
-    fn can_rebase(&self) -> bool {
-        true
-    }
-
-    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, lower: bool) -> Result<()> {
-        crate::repair::recover(machine, cx, lower)
-    }
-
-    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
-        Ok(Box::new(Qcow2Editor::open(cx, Some(cx.machine))?))
-    }
-
-    fn add_bitmaps(&self, cx: EditContext<'_, '_>, from: &dyn Bitmaps, wanted: &[usize], size: u64) -> Result<()> {
-        Qcow2Editor::open(cx, None)?.add(from, wanted, size)
-    }
-}
-
 /// An image that is being changed.
-struct Qcow2Editor<'a> {
+pub struct Qcow2Editor<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,
     header: Header,
     geometry: Geometry,
     /// What the clusters are encrypted with.
-    key: Option<Key>,
+    key: Option<Arc<Key>>,
     /// Where the persistent bitmaps' directory is.
     directory: Option<bitmaps::Directory>,
     /// They, as they were.
     list: Vec<bitmaps::Bitmap>,
+    /// Opened for its metadata alone: neither the key nor the data file is there.
+    no_data: bool,
     /// The data file's length is its disk's, and it is to hold what a raw image would.
     external: bool,
-    /// See [`EditContext::changes_content`].
+    /// See [`Changes::content`].
     changes_content: bool,
     /// Bytes of what is placed: clusters, or subclusters where only what is not allocated is written.
     unit: u64,
@@ -115,76 +91,85 @@ fn refuse(why: &str) -> Error {
 }
 
 impl<'a> Qcow2Editor<'a> {
-    /// `opener`: opens the data file; without it no data may be placed.
-    fn open(cx: EditContext<'a, '_>, opener: Option<&'a dyn Opener>) -> Result<Self> {
-        let (machine, device) = (cx.machine, cx.device);
-        let mut window = Window::new(machine.source(), device);
-        let header = Header::parse(&mut window, cx.version)?;
-        let extensions = Extensions::read(&mut window, &header)?;
+    /// Refuses an image that must not be written to. Of one that was opened for its metadata no data may be placed.
+    pub fn open(image: &Qcow2Image<'a>, changes: &Changes<'_>) -> Result<Self> {
+        let (machine, device, header) = (image.purpose.machine()?, image.device, image.header.clone());
         if header.has(incompatible::DIRTY) {
             return Err(refuse("it was not closed: it is repaired when something is to be written"));
         }
-        let bitmaps = match extensions.bitmaps {
-            Some(directory) => bitmaps::read(&mut window, directory, &header)?,
-            None => Vec::new(),
-        };
-        bitmaps::load(&bitmaps, machine.source(), device, &header)?;
-        let reading = OpenContext {
-            source: machine.source(),
-            opener,
-            device,
-            name: cx.name,
-            version: cx.version,
-            write: true,
-            options: cx.options,
-        };
-        let encrypted = header.encryption != Encryption::None;
-        if encrypted && cx.compressed {
+        let geometry = image.geometry;
+        if geometry.encrypted && changes.compressed {
             return Err(Error::unsupported("Compression and encryption not supported at the same time"));
         }
-        if encrypted && !header.size.is_multiple_of(SECTOR) {
+        if geometry.encrypted && !header.size.is_multiple_of(SECTOR) {
             return Err(refuse("it is encrypted, and ends within a sector"));
         }
-        let key = encrypted::read(&reading, &header, &extensions)?.key;
-        let data = crate::data_device(&reading, &header, &extensions)?;
-        let external = header.has(incompatible::DATA_FILE);
-        let geometry = Geometry {
-            cluster_bits: header.cluster_bits,
-            entry_bits: header.l2_entry_bits(),
-            version: header.version,
-            external,
-            encrypted,
-            data,
-        };
         let state = State {
             counts: Counts::open(machine, device, &header)?,
             tables: Tables::open(machine, device, &header)?,
             packed_at: None,
-            bitmaps: Tracker::open(machine, device, &header, &bitmaps)?,
+            bitmaps: Tracker::open(machine, device, &header, &image.bitmaps)?,
         };
         // A cluster that is encrypted cannot be moved in parts: its sectors may be counted in the file.
-        let whole = cx.changes_content || cx.compressed || encrypted;
+        let whole = changes.content || changes.compressed || geometry.encrypted;
         let unit = if whole { geometry.cluster_size() } else { geometry.unit_size() };
         // Who does not change what the disk shows is about to change what is below it.
-        let unbacked = header.backing.0 == 0 && cx.changes_content;
+        let unbacked = header.backing.0 == 0 && changes.content;
         let blank = unbacked && state.tables.is_blank();
-        let stale = Mutex::new(header.autoclear & !AUTOCLEAR_KNOWN != 0);
         Ok(Self {
             machine,
             device,
-            header,
             geometry,
-            key,
-            directory: extensions.bitmaps,
-            list: bitmaps,
-            external,
-            changes_content: cx.changes_content,
+            key: image.encryption.key.clone(),
+            directory: image.extensions.bitmaps,
+            list: image.bitmaps.clone(),
+            no_data: !image.purpose.wants_data(),
+            external: geometry.external,
+            changes_content: changes.content,
             unit,
             unbacked,
             blank,
-            stale_autoclear: stale,
+            stale_autoclear: Mutex::new(header.autoclear & !AUTOCLEAR_KNOWN != 0),
+            header,
             state: Mutex::new(state),
         })
+    }
+
+    fn check_data(&self) -> Result<()> {
+        if self.no_data {
+            Err(Error::corrupt("an image that was opened for its metadata is to hold data"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Bytes of the disk that one L2 table covers.
+    const fn reach(&self) -> u64 {
+        1 << self.header.l1_coverage_bits()
+    }
+
+    /// See [`instar_image::Image::extent`].
+    pub fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        self.extent_in(&mut self.state.lock(), at, max)
+    }
+
+    fn extent_in(&self, state: &mut State<'a>, at: u64, max: u64) -> Result<Extent> {
+        let left = self.header.size.saturating_sub(at).min(max);
+        if left == 0 {
+            return Err(Error::usage("read past the end of the disk"));
+        }
+        let (reach, first) = (self.reach(), usize::try_from(at / self.reach()).unwrap_or(usize::MAX));
+        let (end, mut index) = (at.saturating_add(left), first);
+        while index as u64 * reach < end && state.tables.is_absent(index) {
+            index += 1;
+        }
+        if index > first {
+            return Ok(Extent { at, len: (index as u64 * reach).min(end) - at, place: Place::Unallocated });
+        }
+        let (table, first) = (state.tables.offset(index)?, (index as u64) << self.geometry.table_bits());
+        let reader = Reader::new(state.tables.read(index)?);
+        let entries = Entries { reader, damage: &Damage::none(), first, table, geometry: &self.geometry };
+        entries.merged(self.device, first.saturating_add(1 << self.geometry.table_bits()), at, left)
     }
 
     /// Carries out what [`Qcow2Editor::put_to`] asks for.
@@ -267,6 +252,7 @@ impl Writer for Qcow2Editor<'_> {
     }
 
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
+        self.check_data()?;
         let state = &mut *self.state.lock();
         if self.changes_content {
             let len = match piece {
@@ -280,7 +266,7 @@ impl Writer for Qcow2Editor<'_> {
     }
 
     fn encrypter(&self) -> Option<&dyn Encrypter> {
-        self.key.as_ref().map(|key| key as &dyn Encrypter)
+        self.key.as_deref().map(|key| key as &dyn Encrypter)
     }
 
     fn packer(&self) -> Option<Box<dyn Packer + '_>> {
@@ -307,10 +293,39 @@ impl Writer for Qcow2Editor<'_> {
 }
 
 impl Editor for Qcow2Editor<'_> {
-    fn virtual_size(&self) -> u64 {
-        self.header.size
+    /// A cluster that this disk alone refers to, and that is not compressed.
+    fn own(&self, at: u64, max: u64) -> Result<Option<Spot>> {
+        self.check_data()?;
+        let (g, state) = (&self.geometry, &mut *self.state.lock());
+        let max = max.min(g.cluster_size() - at % g.cluster_size());
+        let found = self.extent_in(state, at, max)?;
+        let (Place::Data { device, offset } | Place::Encrypted { device, offset }) = found.place else {
+            return Ok(None);
+        };
+        if !g.external && !self.slot(state, at)?.is_own() {
+            return Ok(None);
+        }
+        self.clear_stale()?;
+        if self.changes_content {
+            state.bitmaps.touch(at, found.len, &mut state.counts)?;
+        }
+        Ok(Some(Spot { device, offset, len: found.len }))
     }
 
+    fn rebasing(&self) -> Option<&dyn Rebasing> {
+        Some(self)
+    }
+
+    fn emptying(&self) -> Option<&dyn Emptying> {
+        Some(self)
+    }
+
+    fn bitmaps(&self) -> Option<&dyn AddBitmaps> {
+        (self.header.version > 2).then_some(self as &dyn AddBitmaps)
+    }
+}
+
+impl Rebasing for Qcow2Editor<'_> {
     fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {
         self.settle()?;
         let head = Head::read(self.machine, self.device, &self.header)?.with_backing(backing)?.encode()?;
@@ -318,11 +333,9 @@ impl Editor for Qcow2Editor<'_> {
         self.barrier()?;
         self.give_back(&mut self.state.lock())
     }
+}
 
-    fn keeps_bitmaps(&self) -> bool {
-        self.header.version > 2
-    }
-
+impl Emptying for Qcow2Editor<'_> {
     fn empty(&self) -> Result<()> {
         self.clear_stale()?;
         self.clear(&mut self.state.lock())

@@ -10,47 +10,41 @@ use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
 use instar_image::write::Piece;
-use instar_image::{EditContext, Error, Preallocation, ResizeContext, Resizer, Result, Step};
+use instar_image::{Changes, Error, NewSize, Preallocation, Resizing, Result, Step};
 
 use super::{Qcow2Editor, State};
+use crate::Qcow2Image;
 use crate::bitmaps;
-use crate::layout::{
-    AUTOCLEAR_DATA_FILE_RAW, L1_BYTES_MAX, L1_ENTRY, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO,
-    SUBCLUSTERS, field,
-};
+use crate::layout::{AUTOCLEAR_DATA_FILE_RAW, L1_BYTES_MAX, L1_ENTRY, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS, field};
 
 /// The disk is counted in sectors of so many bytes.
 const SECTOR: u64 = 512;
 
-/// Resizes images.
-pub struct Qcow2Resizer;
-
-impl Resizer for Qcow2Resizer {
-    fn resize(&self, cx: ResizeContext<'_, '_>) -> Result<()> {
-        if !cx.size.is_multiple_of(SECTOR) {
+impl Resizing for Qcow2Image<'_> {
+    fn resize(&self, to: &NewSize) -> Result<()> {
+        if !to.size.is_multiple_of(SECTOR) {
             return Err(Error::usage("The new size must be a multiple of 512"));
         }
-        let edit = EditContext { changes_content: false, ..EditContext::of_resize(&cx) };
-        let editor = Qcow2Editor::open(edit, Some(edit.machine))?;
+        let editor = Qcow2Editor::open(self, &Changes::default())?;
         if editor.header.version < 3 && editor.header.snapshot_count != 0 {
             return Err(Error::unsupported("Can't resize a v2 image which has snapshots"));
         }
         let old = editor.header.size;
         bitmaps::check_resize(&editor.list)?;
-        if cx.size == old {
+        if to.size == old {
             return Ok(());
         }
         {
             let state = &mut *editor.state.lock();
             state.bitmaps.begin()?;
         }
-        if cx.size > old {
-            editor.grow(&cx)?;
+        if to.size > old {
+            editor.grow(to)?;
         } else {
-            editor.shrink(cx.size)?;
+            editor.shrink(to.size)?;
         }
         let state = &mut *editor.state.lock();
-        state.bitmaps.resize(cx.size, &mut state.counts)?;
+        state.bitmaps.resize(to.size, &mut state.counts)?;
         state.bitmaps.write_back(&mut state.counts)?;
         editor.settle_new(state)?;
         state.bitmaps.end()?;
@@ -60,13 +54,8 @@ impl Resizer for Qcow2Resizer {
 }
 
 impl<'a> Qcow2Editor<'a> {
-    /// Bytes of the disk that one L2 table covers.
-    const fn reach(&self) -> u64 {
-        1 << self.header.l1_coverage_bits()
-    }
-
-    fn grow(&self, cx: &ResizeContext<'_, '_>) -> Result<()> {
-        let (old, size) = (self.header.size, cx.size);
+    fn grow(&self, to: &NewSize) -> Result<()> {
+        let (old, size) = (self.header.size, to.size);
         let state = &mut *self.state.lock();
         let entries = size.div_ceil(self.reach());
         if entries.saturating_mul(L1_ENTRY) > L1_BYTES_MAX {
@@ -85,12 +74,12 @@ impl<'a> Qcow2Editor<'a> {
             state.counts.moved(first, offset >> self.header.cluster_bits, clusters);
         }
         put(&mut head, 0, &size.to_be_bytes());
-        let covered = cx.backing_len.unwrap_or(0).min(size);
+        let covered = to.backing_len.unwrap_or(0).min(size);
         self.clear_tail(state, size)?;
         if covered > old {
-            self.hide_backing(state, covered, cx)?;
+            self.hide_backing(state, covered, to)?;
         }
-        self.preallocate(state, old, size, cx)?;
+        self.preallocate(state, old, size, to)?;
         self.settle_new(state)?;
         if self.external {
             self.machine.submit(&[Step::SetLength { device: self.geometry.data, len: size }])?;
@@ -103,32 +92,15 @@ impl<'a> Qcow2Editor<'a> {
     }
 
     /// Makes the disk zeroes from its old end to `end`, where its backing file would show.
-    fn hide_backing(&self, state: &mut State<'a>, end: u64, cx: &ResizeContext<'_, '_>) -> Result<()> {
-        let (old, size, tail) = (self.header.size, cx.size, cx.tail);
-        if self.header.version < 3 && !matches!(cx.preallocation, Preallocation::Falloc | Preallocation::Full) {
+    fn hide_backing(&self, state: &mut State<'a>, end: u64, to: &NewSize) -> Result<()> {
+        let (old, size) = (self.header.size, to.size);
+        if self.header.version < 3 && !matches!(to.preallocation, Preallocation::Falloc | Preallocation::Full) {
             // Version 2 has no zero clusters; only preallocated ones hide the backing file as well.
             return Err(Error::unsupported("Failed to zero out new clusters: Operation not supported"));
         }
+        // The unit that the end is in is the image's own (see `NewSize::backing_len`).
         let unit = self.geometry.unit_size();
-        let start = old / unit * unit;
-        let mut from = old;
-        if start < old {
-            let slot = self.slot(state, start)?;
-            let bits = self.bits(start, unit.min(size - start));
-            let plain = slot.entry & (L2_OFFSET_MASK | OFLAG_COMPRESSED | OFLAG_ZERO) == 0;
-            let unallocated = if bits == 0 { plain } else { (slot.bitmap | slot.bitmap >> SUBCLUSTERS) & bits == 0 };
-            if unallocated && slot.entry & OFLAG_COMPRESSED == 0 {
-                // The backing file's bytes up to the old end, and zeroes behind it.
-                let len = (old - start) as usize;
-                let shown = tail.len().checked_sub(len).and_then(|skip| tail.get(skip..));
-                let mut bytes = shown.ok_or_else(|| Error::corrupt("the end of the disk is missing"))?.to_vec();
-                bytes.resize(unit.min(size - start) as usize, 0);
-                let mut steps = Vec::new();
-                self.put_to(state, start, Piece::Data(&bytes), size, &mut steps)?;
-                self.submit_placed(steps)?;
-            }
-            from = start + unit;
-        }
+        let from = old.next_multiple_of(unit);
         if from < end && self.header.version >= 3 {
             let len = end.next_multiple_of(unit).min(size) - from;
             let mut steps = Vec::new();
@@ -139,11 +111,11 @@ impl<'a> Qcow2Editor<'a> {
     }
 
     /// Gives every new cluster a place, as `--preallocation` says.
-    fn preallocate(&self, state: &mut State<'a>, old: u64, size: u64, cx: &ResizeContext<'_, '_>) -> Result<()> {
+    fn preallocate(&self, state: &mut State<'a>, old: u64, size: u64, to: &NewSize) -> Result<()> {
         let g = &self.geometry;
         // What another program writes into a raw data file is seen only where an entry leads there.
         let is_raw = self.external && self.header.autoclear & AUTOCLEAR_DATA_FILE_RAW != 0;
-        let mode = match cx.preallocation {
+        let mode = match to.preallocation {
             Preallocation::Off if is_raw => Preallocation::Metadata,
             mode => mode,
         };

@@ -84,6 +84,11 @@ impl<'a> Tables<'a> {
         Ok(offset)
     }
 
+    /// There is no L2 table `index`, and none waits.
+    pub fn is_absent(&self, index: usize) -> bool {
+        self.l1.get(index).is_none_or(|entry| entry & L1_OFFSET_MASK == 0) && !self.tables.holds(index as u64)
+    }
+
     /// Bytes that wait in memory.
     pub fn waiting(&self) -> usize {
         self.tables.waiting()

@@ -14,8 +14,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::check::Quiet;
-use instar_image::format::Wanted;
-use instar_image::{CheckContext, Error, Machine, OpenContext, Result, Step};
+use instar_image::{CheckContext, Error, Machine, OpenContext, Purpose, Result, Step};
 
 use crate::Qcow2Image;
 use crate::check::{self, CLUSTERS_MAX};
@@ -32,7 +31,7 @@ const WORK_MAX: u64 = 16 << 30;
 /// Bytes of blocks that wait to be written.
 const WAITING_MAX: usize = 4 << 20;
 
-/// See [`instar_image::Editing::recover`].
+/// See [`instar_image::Format::recover`].
 ///
 /// Of an image that says that it is corrupt nothing is believed. QEMU refuses to open it for writing, but writes into one
 /// that it has open: that is done where a check finds nothing wrong.
@@ -51,12 +50,13 @@ pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>, lower: bool) -> 
     if is_corrupt && (is_dirty || !lower) {
         return refused();
     }
-    let OpenContext { source, device, name, version, write, options, .. } = *cx;
-    let wanted = is_corrupt.then_some(Wanted::Damage);
-    let image = crate::open(OpenContext { source, opener: None, device, name, version, write, options }, wanted)?;
+    let device = cx.device;
+    let image = crate::open(OpenContext { opener: None, purpose: Purpose::Describe, ..*cx });
     if is_corrupt {
-        return if is_sound(&image, machine)? { Ok(()) } else { refused() };
+        let is_sound = image.and_then(|image| is_sound(&image, machine));
+        return if is_sound? { Ok(()) } else { refused() };
     }
+    let image = image?;
     refcounts(&image, machine).map_err(|reason| {
         let text = "Could not repair dirty image: Input/output error";
         Error::corrupt(text).after(reason.message).with_hint("qemu-img check tells of all that is wrong")

@@ -100,14 +100,6 @@ impl Creator for Qcow2Creator {
         !matches!(options.get("compat"), Some("0.10" | "v2"))
     }
 
-    fn can_back(&self) -> bool {
-        true
-    }
-
-    fn can_compress(&self) -> bool {
-        true
-    }
-
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {
         let spec = Spec::read(&cx, Method::read(cx.options)?)?;
         // What the header cannot hold is told before anything is made.

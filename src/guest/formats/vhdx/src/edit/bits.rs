@@ -19,12 +19,14 @@ pub struct Bits<'a> {
     sector: u64,
     /// Byte offset in the file to bytes.
     pieces: BTreeMap<u64, Vec<u8>>,
+    /// A piece that was only looked at.
+    held: (Option<u64>, Vec<u8>),
 }
 
 impl<'a> Bits<'a> {
     /// Nothing is changed yet.
     pub const fn new(machine: &'a dyn Machine, device: DeviceId, sector: u64) -> Self {
-        Self { machine, device, sector, pieces: BTreeMap::new() }
+        Self { machine, device, sector, pieces: BTreeMap::new(), held: (None, Vec::new()) }
     }
 
     /// Sets or clears the bits of the bytes from `from` to `to` of a chunk whose bitmap is at `offset`. `fresh`: nothing is
@@ -56,6 +58,31 @@ impl<'a> Bits<'a> {
         Ok(())
     }
 
+    /// Whether the first of these bytes of a chunk is the child's own, and for how many of them that stays; at most as far as
+    /// one piece goes. `fresh`: nothing is stored there.
+    pub fn run(&mut self, offset: u64, fresh: bool, (from, to): (u64, u64)) -> Result<(bool, u64)> {
+        let (first, end) = (from / self.sector, to.div_ceil(self.sector));
+        let at = offset + first / 8 / PIECE * PIECE;
+        let end = end.min((first / 8 / PIECE + 1) * PIECE * 8);
+        let bytes = match self.pieces.get(&at) {
+            Some(piece) => piece,
+            None => {
+                if self.held.0 != Some(at) {
+                    self.held = (None, vec![0; PIECE as usize]);
+                    if !fresh {
+                        self.machine.read(self.device, at, &mut self.held.1)?;
+                    }
+                    self.held.0 = Some(at);
+                }
+                &self.held.1
+            }
+        };
+        let own = |bit: u64| bytes.get((bit / 8 % PIECE) as usize).is_some_and(|byte| byte & (1 << (bit % 8)) != 0);
+        let is = own(first);
+        let next = (first + 1..end).find(|bit| own(*bit) != is).unwrap_or(end);
+        Ok((is, (next * self.sector).min(to).saturating_sub(from)))
+    }
+
     /// Bytes of a sector of the disk.
     pub const fn sector(&self) -> u64 {
         self.sector
@@ -76,6 +103,7 @@ impl<'a> Bits<'a> {
             self.machine.submit(&[Step::Barrier { device }])?;
         }
         self.pieces.clear();
+        self.held.0 = None;
         Ok(())
     }
 }

@@ -6,19 +6,19 @@
 mod bits;
 mod parent;
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use instar_image::sealed::Placed;
 use instar_image::table::{Span, TableCache};
 use instar_image::write::{Piece, Target, Writer};
-use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
+use instar_image::{
+    Backing, Changes, DeviceId, Editor, Error, Extent, Machine, NewBacking, Place, Rebasing, Result, Spot, Step,
+};
 use spin::Mutex;
 
 use crate::VhdxImage;
-use crate::bat::{Entry, Geometry, verify};
-use crate::error::invalid;
+use crate::bat::{Entry, Geometry};
 use crate::header::{Header, identity};
 use crate::layout::{ALIGNMENT, BITMAP_BLOCK, state};
 use crate::regions::Range;
@@ -29,58 +29,13 @@ const PAGE: u64 = 4096;
 /// Entries that may wait.
 const WAITING_MAX: usize = 1 << 16;
 
-/// Opens them to be changed.
-pub struct VhdxEditing;
-
-impl Editing for VhdxEditing {
-    fn can_rebase(&self) -> bool {
-        true
-    }
-
-    fn recover(&self, machine: &dyn Machine, cx: &OpenContext<'_, '_>, _lower: bool) -> Result<()> {
-        crate::replay::recover(machine, cx)
-    }
-
-    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
-        let opened = OpenContext::of_edit(&cx);
-        let image = open(&opened)?;
-        if cx.backing.is_some() && !image.geometry.differencing {
-            return Err(refuse("it has no parent: convert -B makes an image that has one"));
-        }
-        let (machine, device) = (cx.machine, cx.device);
-        let end = machine.stat(device)?.len.checked_next_multiple_of(ALIGNMENT);
-        let end = end.ok_or_else(|| Error::limit("the file gets too large"))?;
-        let pieces = TableCache::new(machine.source(), device);
-        let bits = Bits::new(machine, device, image.metadata.sector);
-        let state = State { pieces, added: BTreeMap::new(), bits, end, old: Some(Header::read(&opened)?) };
-        Ok(Box::new(VhdxEditor {
-            machine,
-            device,
-            geometry: image.geometry,
-            metadata: image.regions.metadata,
-            changes_identity: cx.changes_content && !cx.keeps_identity,
-            linkage: cx.backing.map(|new| identity(machine, new.open(&cx)?, cx.version)).transpose()?,
-            state: Mutex::new(state),
-        }))
-    }
-}
-
-/// Opens an image that is going to be written to.
-pub fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VhdxImage<'a>> {
-    let image = crate::open(cx, false)?;
-    verify(&image.view, &image.geometry, &image.regions, &mut |text| Err(invalid(cx).after(text)))?;
-    if image.view.log.dirty {
-        return Err(refuse("it was not closed: its log is replayed when something is to be written"));
-    }
-    Ok(image)
-}
-
 /// The image is of a kind that is only read.
 pub fn refuse(why: &str) -> Error {
     Error::unsupported("writing into this image is not supported").with_hint(why)
 }
 
-struct VhdxEditor<'a> {
+/// An image that is being changed.
+pub struct VhdxEditor<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,
     geometry: Geometry,
@@ -115,6 +70,65 @@ impl State<'_> {
 }
 
 impl<'a> VhdxEditor<'a> {
+    /// Reads nothing that is not known of the image.
+    pub fn open(image: &VhdxImage<'a>, changes: &Changes<'_>) -> Result<Self> {
+        let (machine, device) = (image.writable()?, image.view.device);
+        if changes.backing.is_some() && !image.geometry.differencing {
+            return Err(refuse("it has no parent: convert -B makes an image that has one"));
+        }
+        let end = machine.stat(device)?.len.checked_next_multiple_of(ALIGNMENT);
+        let end = end.ok_or_else(|| Error::limit("the file gets too large"))?;
+        let pieces = TableCache::new(machine.source(), device);
+        let bits = Bits::new(machine, device, image.metadata.sector);
+        let state = State { pieces, added: BTreeMap::new(), bits, end, old: Some(image.header.clone()) };
+        let linkage = |new: NewBacking<'_>| identity(machine, new.open(machine, device)?, image.version);
+        Ok(Self {
+            machine,
+            device,
+            geometry: image.geometry,
+            metadata: image.regions.metadata,
+            changes_identity: changes.content && !changes.keeps_identity,
+            linkage: changes.backing.map(linkage).transpose()?,
+            state: Mutex::new(state),
+        })
+    }
+
+    /// See [`instar_image::Image::extent`]: a block at a time.
+    pub fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        let Geometry { size, block, differencing, .. } = self.geometry;
+        let inside = at % block;
+        let left = size.saturating_sub(at).min(max).min(block - inside);
+        if left == 0 {
+            return Err(Error::usage("read past the end of the disk"));
+        }
+        let state = &mut *self.state.lock();
+        let entry = self.entry(state, self.geometry.payload(at / block))?;
+        let data = Place::Data { device: self.device, offset: entry.offset().saturating_add(inside) };
+        let (len, place) = match entry.state() {
+            state::FULLY_PRESENT => (left, data),
+            state::PARTIALLY_PRESENT if differencing => {
+                let (own, len) = self.sectors(state, at, left)?;
+                (len, if own { data } else { Place::Unallocated })
+            }
+            state::NOT_PRESENT if differencing => (left, Place::Unallocated),
+            _ => (left, Place::Zero { at: None }),
+        };
+        Ok(Extent { at, len, place })
+    }
+
+    /// Whether byte `at` of a block that is partly the parent's is the child's, and for how many of the `left` bytes that
+    /// stays.
+    fn sectors(&self, state: &mut State<'a>, at: u64, left: u64) -> Result<(bool, u64)> {
+        let Geometry { block, ratio, .. } = self.geometry;
+        let index = self.geometry.bitmap(at / block);
+        let bitmap = self.entry(state, index)?;
+        if bitmap.state() != state::FULLY_PRESENT {
+            return Err(Error::corrupt("a block is partly present and has no sector bitmap"));
+        }
+        let base = at % (ratio * block);
+        state.bits.run(bitmap.offset(), state.added.contains_key(&index), (base, base + left))
+    }
+
     /// See [`Header::renew`].
     fn renew(&self, state: &mut State<'a>) -> Result<()> {
         state.old.take().map_or(Ok(()), |old| old.renew(self.machine, self.device, self.changes_identity))
@@ -168,10 +182,19 @@ impl<'a> VhdxEditor<'a> {
 }
 
 impl Editor for VhdxEditor<'_> {
-    fn virtual_size(&self) -> u64 {
-        self.geometry.size
+    fn own(&self, at: u64, max: u64) -> Result<Option<Spot>> {
+        let found = self.extent(at, max)?;
+        let Place::Data { device, offset } = found.place else { return Ok(None) };
+        self.renew(&mut self.state.lock())?;
+        Ok(Some(Spot { device, offset, len: found.len }))
     }
 
+    fn rebasing(&self) -> Option<&dyn Rebasing> {
+        Some(self)
+    }
+}
+
+impl Rebasing for VhdxEditor<'_> {
     fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {
         self.finish()?;
         if !self.geometry.differencing {
@@ -248,8 +271,9 @@ impl Writer for VhdxEditor<'_> {
             self.write_entries(&state.added, false)?;
             self.machine.submit(&[barrier])?;
         }
-        state.added.clear();
-        state.pieces.forget();
+        for (index, entry) in core::mem::take(&mut state.added) {
+            state.pieces.wrote(self.geometry.bat + index * 8, &entry.to_le_bytes());
+        }
         Ok(())
     }
 

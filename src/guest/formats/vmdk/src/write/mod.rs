@@ -66,15 +66,6 @@ pub const SHOWN: &[(&str, Option<&str>)] = &[
 pub struct VmdkCreator;
 
 impl Creator for VmdkCreator {
-    fn can_back(&self) -> bool {
-        true
-    }
-
-    /// Where grains are not compressed, it changes nothing.
-    fn can_compress(&self) -> bool {
-        true
-    }
-
     /// An image without a disk is taken for a descriptor.
     fn can_be_filled(&self, options: &Options, size: u64) -> Result<()> {
         match options.get("subformat").unwrap_or(Subformat::Sparse.name()) {

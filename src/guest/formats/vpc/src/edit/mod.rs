@@ -9,16 +9,19 @@ use alloc::collections::{BTreeMap, btree_map};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::options::check_driver_options;
+use instar_image::fixed::FixedEditor;
 use instar_image::sealed::Placed;
 use instar_image::table::{Span, TableCache};
 use instar_image::write::{Piece, Target, Writer};
-use instar_image::{Backing, DeviceId, EditContext, Editing, Editor, Error, Machine, OpenContext, Result, Step};
+use instar_image::{
+    Backing, Changes, DeviceId, Editor, Error, Extent, Machine, NewBacking, Place, Rebasing, Result, Spot, Step,
+};
 use spin::Mutex;
 
+use crate::VpcImage;
 use crate::header::{Dynamic, Footer, Kind};
 use crate::layout::{COOKIE, FOOTER, SECTOR, UNUSED, bitmap_len};
-use crate::map::end_of_blocks;
+use crate::map::{Bitmaps, end_of_blocks, run_in};
 use crate::write::encode::{Identity, identity};
 
 /// Bytes in which zeroes are left out of a block.
@@ -26,67 +29,73 @@ const PAGE: u64 = 4096;
 /// Bytes of bitmaps and entries that may wait.
 const WAITING_MAX: usize = 4 << 20;
 
-/// Opens them to be changed.
-pub struct VpcEditing;
+/// An image that is being changed.
+pub enum VpcEditor<'a> {
+    Fixed(Fixed<'a>),
+    Blocks(Box<BlockEditor<'a>>),
+}
 
-impl Editing for VpcEditing {
-    fn can_rebase(&self) -> bool {
-        true
-    }
-
-    fn edit<'a>(&self, cx: EditContext<'a, '_>) -> Result<Box<dyn Editor + 'a>> {
-        check_driver_options("vpc", cx.options, &["force_size_calc"])?;
-        let opened = OpenContext::of_edit(&cx);
-        let footer = Footer::read(&opened)?;
-        if cx.backing.is_some() && footer.kind != Kind::Differencing {
+impl<'a> VpcEditor<'a> {
+    /// Reads what has to be known of the image.
+    pub fn open(image: &VpcImage<'a>, changes: &Changes<'_>) -> Result<Self> {
+        let (machine, device, footer) = (image.purpose.machine()?, image.device, &image.footer);
+        if changes.backing.is_some() && footer.kind != Kind::Differencing {
             return Err(Error::unsupported("Operation not supported")
                 .with_hint("it has no parent: convert -B makes an image that has one"));
         }
         if footer.kind == Kind::Fixed && !footer.at_start {
-            return Ok(Box::new(FixedEditor { machine: cx.machine, device: cx.device, size: footer.size }));
+            return Ok(Self::Fixed(Fixed(FixedEditor { machine, device, base: 0 })));
         }
-        if !footer.at_start {
+        let (true, Some(header)) = (footer.at_start, &image.dynamic) else {
             return Err(Error::corrupt("the copy of the footer at the start is damaged"));
+        };
+        let parent = |new: NewBacking<'_>| identity(machine, new.open(machine, device)?);
+        let parent = changes.backing.map(parent).transpose()?;
+        Ok(Self::Blocks(Box::new(BlockEditor::new(machine, device, footer.clone(), header, parent)?)))
+    }
+
+    pub fn as_editor(&self) -> &dyn Editor {
+        match self {
+            Self::Fixed(editor) => editor,
+            Self::Blocks(editor) => editor.as_ref(),
         }
-        let header = Dynamic::read(&opened, &footer)?;
-        let parent = cx.backing.map(|new| identity(cx.machine, new.open(&cx)?)).transpose()?;
-        Ok(Box::new(BlockEditor::new(cx.machine, cx.device, footer, &header, parent)?))
     }
 }
 
-/// A fixed disk: every byte has its place.
-struct FixedEditor<'a> {
-    machine: &'a dyn Machine,
-    device: DeviceId,
-    size: u64,
-}
+/// A fixed disk: it has no parent, and another one was refused.
+pub struct Fixed<'a>(FixedEditor<'a>);
 
-impl Editor for FixedEditor<'_> {
-    fn virtual_size(&self) -> u64 {
-        self.size
-    }
-
+impl Rebasing for Fixed<'_> {
     fn set_backing(&self, _backing: Option<&Backing>) -> Result<()> {
-        // It has none, and another one was refused.
         Ok(())
     }
 }
 
-impl Writer for FixedEditor<'_> {
-    fn target(&self) -> Target {
-        Target::Linear { device: self.device, base: 0, zeroed: false }
+impl Editor for Fixed<'_> {
+    fn own(&self, at: u64, max: u64) -> Result<Option<Spot>> {
+        self.0.own(at, max)
     }
 
-    fn place<'p>(&self, _at: u64, _piece: Piece<'p>, _steps: &mut Vec<Placed<'p>>) -> Result<()> {
-        Err(Error::corrupt("the bytes of a fixed disk have their places"))
+    fn rebasing(&self) -> Option<&dyn Rebasing> {
+        Some(self)
+    }
+}
+
+impl Writer for Fixed<'_> {
+    fn target(&self) -> Target {
+        self.0.target()
+    }
+
+    fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
+        self.0.place(at, piece, steps)
     }
 
     fn settle(&self) -> Result<()> {
-        self.machine.submit(&[Step::Barrier { device: self.device }])
+        self.0.settle()
     }
 
     fn finish(&self) -> Result<()> {
-        self.settle()
+        self.0.finish()
     }
 }
 
@@ -104,7 +113,7 @@ pub fn end_of_file(machine: &dyn Machine, device: DeviceId, header: &Dynamic) ->
 }
 
 /// A dynamic or differencing disk.
-struct BlockEditor<'a> {
+pub struct BlockEditor<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,
     footer: Footer,
@@ -123,6 +132,8 @@ struct State<'a> {
     added: BTreeMap<u64, u64>,
     /// Bitmaps that have changed: byte offset to bytes.
     bitmaps: BTreeMap<u64, Vec<u8>>,
+    /// Those that have not.
+    stored: Bitmaps<'a>,
     /// Where the next block, or the footer, is to be.
     end: u64,
 }
@@ -137,7 +148,8 @@ impl<'a> BlockEditor<'a> {
     ) -> Result<Self> {
         let end = end_of_file(machine, device, header)?;
         let pieces = TableCache::new(machine.source(), device);
-        let state = State { pieces, added: BTreeMap::new(), bitmaps: BTreeMap::new(), end };
+        let stored = Bitmaps::new(machine.source(), device, header.block);
+        let state = State { pieces, added: BTreeMap::new(), bitmaps: BTreeMap::new(), stored, end };
         Ok(Self {
             machine,
             device,
@@ -148,6 +160,28 @@ impl<'a> BlockEditor<'a> {
             parent,
             state: Mutex::new(state),
         })
+    }
+
+    /// See [`instar_image::Image::extent`]: a block at a time.
+    pub fn extent(&self, at: u64, max: u64) -> Result<Extent> {
+        let inside = at % self.block;
+        let left = self.footer.size.saturating_sub(at).min(max).min(self.block - inside);
+        if left == 0 {
+            return Err(Error::usage("read past the end of the disk"));
+        }
+        let state = &mut *self.state.lock();
+        let Some(bitmap) = self.find(state, at / self.block)? else {
+            let place = if self.differencing { Place::Unallocated } else { Place::Zero { at: None } };
+            return Ok(Extent { at, len: left, place });
+        };
+        let offset = bitmap + bitmap_len(self.block) + inside;
+        let (own, len) = match state.bitmaps.get(&bitmap) {
+            _ if !self.differencing => (true, left),
+            Some(bits) => run_in(bits, self.block, inside),
+            None => state.stored.run(offset, inside)?,
+        };
+        let place = if own { Place::Data { device: self.device, offset } } else { Place::Unallocated };
+        Ok(Extent { at, len: len.min(left), place })
     }
 
     /// Byte offset of the bitmap of a block that there is.
@@ -193,10 +227,18 @@ impl<'a> BlockEditor<'a> {
 }
 
 impl Editor for BlockEditor<'_> {
-    fn virtual_size(&self) -> u64 {
-        self.footer.size
+    fn own(&self, at: u64, max: u64) -> Result<Option<Spot>> {
+        let found = self.extent(at, max)?;
+        let Place::Data { device, offset } = found.place else { return Ok(None) };
+        Ok(Some(Spot { device, offset, len: found.len }))
     }
 
+    fn rebasing(&self) -> Option<&dyn Rebasing> {
+        Some(self)
+    }
+}
+
+impl Rebasing for BlockEditor<'_> {
     fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {
         self.finish()?;
         match (backing, self.parent) {
@@ -269,7 +311,8 @@ impl Writer for BlockEditor<'_> {
         machine.submit(&steps)?;
         state.added.clear();
         state.bitmaps.clear();
-        state.pieces.forget();
+        state.stored.forget();
+        entries.iter().for_each(|(number, data)| state.pieces.wrote(self.table.offset + number * 4, data));
         Ok(())
     }
 

@@ -99,7 +99,9 @@ impl Counts<'_> {
     /// The byte at which a file of `len` bytes may end: behind the last cluster that is in use.
     pub fn end(&mut self, len: u64) -> Result<u64> {
         let geometry = self.geometry();
-        let mut end = len.div_ceil(1 << geometry.cluster_bits);
+        // What the table does not reach counts nothing: a sparse file may be enormous.
+        let used = self.table.entries.iter().rposition(|offset| *offset != 0).map_or(0, |last| last as u64 + 1);
+        let mut end = len.div_ceil(1 << geometry.cluster_bits).min(geometry.first(used));
         while end > 0 {
             let (number, _) = geometry.place(end - 1);
             let start = geometry.first(number);

@@ -106,7 +106,7 @@ fn look(format: &'static dyn Format, machine: &Machine, device: DeviceId, option
 
 fn walk(machine: &Machine, image: &dyn Image) {
     let _ = (image.describe(), image.backing(), image.warnings(), image.is_preallocated(), image.data_files());
-    let (mut at, mut left, mut unpacker) = (0, READ_MAX, image.unpacker());
+    let (mut at, mut left, mut decoder) = (0, READ_MAX, image.decoder());
     for _ in 0..EXTENTS {
         if at >= image.virtual_size() {
             break;
@@ -114,34 +114,34 @@ fn walk(machine: &Machine, image: &dyn Image) {
         let Ok(extent) = image.extent(at, u64::MAX) else { break };
         assert!(extent.at == at && extent.len > 0, "an extent that is none: {extent:?}");
         assert!(extent.len <= image.virtual_size() - at, "an extent past the end: {extent:?}");
-        left = left.saturating_sub(read(machine, extent, unpacker.as_deref_mut(), left));
+        left = left.saturating_sub(read(machine, extent, decoder.as_deref_mut(), left));
         let _ = image.reserved(at);
         at = extent.end();
     }
     // The last bytes are where sums overflow.
     if let Some(last) = image.virtual_size().checked_sub(1) {
-        let _ = image.extent(last, 1).map(|extent| read(machine, extent, unpacker.as_deref_mut(), left));
+        let _ = image.extent(last, 1).map(|extent| read(machine, extent, decoder.as_deref_mut(), left));
     }
 }
 
 /// Reads an extent; returns how many bytes that were.
-fn read(machine: &Machine, extent: Extent, unpacker: Option<&mut (dyn instar_image::Unpacker + '_)>, left: u64) -> u64 {
-    match (extent.place, unpacker) {
-        (Place::Packed(packed), Some(unpacker)) => {
-            assert!(packed.skip + extent.len <= packed.unit, "more than the unit: {extent:?}");
-            if left == 0 || packed.unit > UNIT_MAX || packed.len > UNIT_MAX {
+fn read(machine: &Machine, extent: Extent, decoder: Option<&mut (dyn instar_image::Decoder + '_)>, left: u64) -> u64 {
+    match (extent.place, decoder) {
+        (Place::Compressed(compressed), Some(decoder)) => {
+            assert!(compressed.skip + extent.len <= compressed.unit, "more than the unit: {extent:?}");
+            if left == 0 || compressed.unit > UNIT_MAX || compressed.len > UNIT_MAX {
                 return 0;
             }
-            let (mut stored, mut out) = (vec![0; packed.len as usize], vec![0; packed.unit as usize]);
-            if machine.read(packed.device, packed.offset, &mut stored).is_ok() {
-                let _ = unpacker.unpack(&packed, &stored, &mut out);
+            let (mut stored, mut out) = (vec![0; compressed.len as usize], vec![0; compressed.unit as usize]);
+            if machine.read(compressed.device, compressed.offset, &mut stored).is_ok() {
+                let _ = decoder.decompress(&compressed, &stored, &mut out);
             }
-            packed.unit + packed.len
+            compressed.unit + compressed.len
         }
-        (Place::Encrypted { device, offset }, Some(unpacker)) => {
+        (Place::Encrypted { device, offset }, Some(decoder)) => {
             let mut out = vec![0; extent.len.min(PLAIN).min(left) as usize & !511];
             if machine.read(device, offset, &mut out).is_ok() {
-                let _ = unpacker.decrypt(extent.at, offset, &mut out);
+                let _ = decoder.decrypt(extent.at, offset, &mut out);
             }
             out.len() as u64
         }

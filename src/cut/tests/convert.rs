@@ -69,8 +69,8 @@ fn into_an_image_with_a_snapshot() {
 #[test]
 fn into_compressed_clusters() {
     let folder = folder("qcow2", "cluster_size=16k");
-    folder.stock("qemu-img", &["convert", "-c", "-O", "qcow2", "target", "packed"]);
-    std::fs::rename(folder.path("packed"), folder.path("target")).expect("it was made");
+    folder.stock("qemu-img", &["convert", "-c", "-O", "qcow2", "target", "compressed"]);
+    std::fs::rename(folder.path("compressed"), folder.path("target")).expect("it was made");
     assert!(convert(folder, "qcow2", &[]) > 10);
 }
 

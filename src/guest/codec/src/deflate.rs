@@ -152,24 +152,24 @@ mod tests {
         let (mut deflater, mut inflater) = (Deflater::new(6, 12), Inflater::new());
         for len in [1, 511, 4096, 65536, 2 << 20] {
             let data = text(len);
-            let mut packed = Vec::new();
-            assert!(deflater.deflate(&data, &mut packed, len + 64));
-            packed.extend_from_slice(&[0xff; 300]);
+            let mut compressed = Vec::new();
+            assert!(deflater.deflate(&data, &mut compressed, len + 64));
+            compressed.extend_from_slice(&[0xff; 300]);
             let mut back = vec![0; len];
-            assert_eq!(inflater.inflate(&packed, &mut back).expect("valid"), len);
+            assert_eq!(inflater.inflate(&compressed, &mut back).expect("valid"), len);
             assert!(back == data);
         }
     }
 
     #[test]
     fn output_is_bounded() {
-        let mut packed = Vec::new();
+        let mut compressed = Vec::new();
         let data = text(65536);
-        assert!(!Deflater::new(6, 12).deflate(&data, &mut packed, 100));
-        assert!(packed.is_empty());
-        assert!(Deflater::new(6, 12).deflate(&data, &mut packed, 65535));
+        assert!(!Deflater::new(6, 12).deflate(&data, &mut compressed, 100));
+        assert!(compressed.is_empty());
+        assert!(Deflater::new(6, 12).deflate(&data, &mut compressed, 65535));
         let mut back = vec![0; 1000];
-        assert_eq!(Inflater::new().inflate(&packed, &mut back).expect("full"), 1000);
+        assert_eq!(Inflater::new().inflate(&compressed, &mut back).expect("full"), 1000);
         assert!(back == data[..1000]);
     }
 
@@ -190,18 +190,18 @@ mod tests {
             assert!(!looks_random(other));
         }
         assert!(!looks_random(&random[..512]));
-        let mut packed = Vec::new();
-        assert!(!Deflater::new(6, 12).deflate(&random, &mut packed, 65535));
-        assert!(Deflater::new(6, 12).deflate(&repeated, &mut packed, 65535));
+        let mut compressed = Vec::new();
+        assert!(!Deflater::new(6, 12).deflate(&random, &mut compressed, 65535));
+        assert!(Deflater::new(6, 12).deflate(&repeated, &mut compressed, 65535));
     }
 
     #[test]
     fn a_longer_disk_than_stream_and_junk_are_told() {
-        let mut packed = Vec::new();
-        assert!(Deflater::new(1, 15).deflate(b"short", &mut packed, 100));
+        let mut compressed = Vec::new();
+        assert!(Deflater::new(1, 15).deflate(b"short", &mut compressed, 100));
         let mut back = [0; 100];
-        assert_eq!(Inflater::new().inflate(&packed, &mut back).expect("it ends"), 5);
-        assert!(Inflater::new().inflate(&packed[..3], &mut back).is_err());
+        assert_eq!(Inflater::new().inflate(&compressed, &mut back).expect("it ends"), 5);
+        assert!(Inflater::new().inflate(&compressed[..3], &mut back).is_err());
         assert!(Inflater::new().inflate(&[0xff; 64], &mut back).is_err());
         assert!(Inflater::new().inflate(&[], &mut back).is_err());
     }

@@ -36,8 +36,8 @@ const MATCHES_MAX: usize = 10_000;
 const LITERALS_MAX: usize = 4 * MATCHES_MAX;
 /// Bytes of the header with tables of 16-bit numbers, padding and all.
 const WIDE_LEN: usize = 772;
-/// Bytes of the header with packed tables, without them.
-const PACKED_LEN: usize = 32;
+/// Bytes of the header with compressed tables, without them.
+const COMPRESSED_LEN: usize = 32;
 
 const L_EXTRA: [u8; L_SYMBOLS] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 3, 5, 8];
 const M_EXTRA: [u8; M_SYMBOLS] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 5, 8, 11];
@@ -103,7 +103,7 @@ struct Header {
 
 impl Header {
     fn read(read: Reader<'_>) -> Result<Self> {
-        let header = if read.bytes(0, 4)? == WIDE { Self::wide(read)? } else { Self::packed(read)? };
+        let header = if read.bytes(0, 4)? == WIDE { Self::wide(read)? } else { Self::compressed(read)? };
         let [l, m, d] = header.states;
         let sane = header.literals <= LITERALS_MAX
             && header.matches <= MATCHES_MAX
@@ -134,11 +134,12 @@ impl Header {
         })
     }
 
-    fn packed(read: Reader<'_>) -> Result<Self> {
+    fn compressed(read: Reader<'_>) -> Result<Self> {
         let words = [read.le64(8)?, read.le64(16)?, read.le64(24)?];
         let field = |word: usize, at: u32, bits: u32| (words[word] >> at & ((1 << bits) - 1)) as usize;
         let len = field(2, 0, 32);
-        let tables = len.checked_sub(PACKED_LEN).and_then(|n| read.bytes(PACKED_LEN, n).ok()).ok_or_else(broken)?;
+        let tables =
+            len.checked_sub(COMPRESSED_LEN).and_then(|n| read.bytes(COMPRESSED_LEN, n).ok()).ok_or_else(broken)?;
         Ok(Self {
             len,
             literals: field(0, 0, 20),

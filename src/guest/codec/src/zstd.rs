@@ -81,11 +81,11 @@ mod tests {
         let (mut encoder, mut decoder) = (ZstdEncoder::new(3), ZstdDecoder::new());
         for len in [1, 511, 4096, 65536, 2 << 20] {
             let data = text(len);
-            let mut packed = Vec::new();
-            assert!(encoder.encode(&data, &mut packed, len + 64));
-            packed.extend_from_slice(&[0xff; 300]);
+            let mut compressed = Vec::new();
+            assert!(encoder.encode(&data, &mut compressed, len + 64));
+            compressed.extend_from_slice(&[0xff; 300]);
             let mut back = vec![0; len];
-            assert_eq!(decoder.decode(&packed, &mut back).expect("valid"), len);
+            assert_eq!(decoder.decode(&compressed, &mut back).expect("valid"), len);
             assert!(back == data);
         }
     }
@@ -93,11 +93,11 @@ mod tests {
     #[test]
     fn output_is_bounded() {
         let data = text(65536);
-        let mut packed = Vec::new();
-        assert!(!ZstdEncoder::new(3).encode(&data, &mut packed, 50));
-        assert!(packed.is_empty());
-        assert!(ZstdEncoder::new(3).encode(&data, &mut packed, 65535));
-        assert!(ZstdDecoder::new().decode(&packed, &mut [0; 1000]).is_err());
+        let mut compressed = Vec::new();
+        assert!(!ZstdEncoder::new(3).encode(&data, &mut compressed, 50));
+        assert!(compressed.is_empty());
+        assert!(ZstdEncoder::new(3).encode(&data, &mut compressed, 65535));
+        assert!(ZstdDecoder::new().decode(&compressed, &mut [0; 1000]).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use alloc::format;
 
 use instar_image::options::{Options, boolean};
 use instar_image::write::Encrypter;
-use instar_image::{Error, OpenContext, Packed, Result, Source, Unpacker};
+use instar_image::{Compressed, Decoder, Error, OpenContext, Result, Source};
 use zeroize::Zeroizing;
 
 use crate::luks::password;
@@ -124,7 +124,7 @@ const SECTOR: u64 = 512;
 
 impl Key {
     /// What decompresses by `plain` and, with a key, decrypts.
-    pub fn unpacker<'a>(key: Option<&'a Self>, plain: Box<dyn Unpacker + 'a>) -> Box<dyn Unpacker + 'a> {
+    pub fn decoder<'a>(key: Option<&'a Self>, plain: Box<dyn Decoder + 'a>) -> Box<dyn Decoder + 'a> {
         match key {
             Some(key) => Box::new(Decrypter { plain, key }),
             None => plain,
@@ -144,13 +144,13 @@ impl Encrypter for Key {
 }
 
 struct Decrypter<'a> {
-    plain: Box<dyn Unpacker + 'a>,
+    plain: Box<dyn Decoder + 'a>,
     key: &'a Key,
 }
 
-impl Unpacker for Decrypter<'_> {
-    fn unpack(&mut self, packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()> {
-        self.plain.unpack(packed, stored, out)
+impl Decoder for Decrypter<'_> {
+    fn decompress(&mut self, compressed: &Compressed, stored: &[u8], out: &mut [u8]) -> Result<()> {
+        self.plain.decompress(compressed, stored, out)
     }
 
     fn decrypt(&mut self, at: u64, offset: u64, data: &mut [u8]) -> Result<()> {

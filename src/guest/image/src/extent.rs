@@ -24,8 +24,8 @@ pub enum Place {
         offset: u64,
     },
     /// Part or all of one compressed unit.
-    Packed(Packed),
-    /// Plain bytes once decrypted; [`crate::Unpacker::decrypt`] does that.
+    Compressed(Compressed),
+    /// Plain bytes once decrypted; [`crate::Decoder::decrypt`] does that.
     Encrypted {
         /// The device.
         device: DeviceId,
@@ -43,7 +43,7 @@ pub enum Place {
 
 /// A compressed unit (cluster, grain, chunk), and which part of it an extent is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packed {
+pub struct Compressed {
     /// The device.
     pub device: DeviceId,
     /// Byte offset of the compressed bytes.
@@ -64,7 +64,7 @@ impl Extent {
         let place = match self.place {
             Place::Data { device, offset } => Place::Data { device, offset: offset.saturating_add(skip) },
             Place::Encrypted { device, offset } => Place::Encrypted { device, offset: offset.saturating_add(skip) },
-            Place::Packed(p) => Place::Packed(Packed { skip: p.skip.saturating_add(skip), ..p }),
+            Place::Compressed(p) => Place::Compressed(Compressed { skip: p.skip.saturating_add(skip), ..p }),
             Place::Zero { at } => Place::Zero { at: at.map(|(d, o)| (d, o.saturating_add(skip))) },
             Place::Unallocated => Place::Unallocated,
         };

@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use crate::machine::Opener;
 use crate::options::OptionSpec;
 use crate::{
-    Ability, Bitmaps, Changes, CheckContext, CheckReport, Creator, DeviceId, Editor, Error, Extent, Machine, Packed,
-    Purpose, Quirk, Resizing, Result, Source, Value, Version,
+    Ability, Bitmaps, Changes, CheckContext, CheckReport, Compressed, Creator, DeviceId, Editor, Error, Extent,
+    Machine, Purpose, Quirk, Resizing, Result, Source, Value, Version,
 };
 
 /// What probing may look at.
@@ -169,7 +169,7 @@ pub trait Image: Sync {
     }
 
     /// Decompresses and decrypts this image's extents; one for each worker. `None`: it has only plain ones.
-    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
+    fn decoder(&self) -> Option<Box<dyn Decoder + '_>> {
         None
     }
 
@@ -225,10 +225,10 @@ pub enum SnapshotSelector {
 }
 
 /// Turns stored bytes into disk bytes. Holds a worker's own codec state.
-pub trait Unpacker {
-    /// Decompresses the unit `packed` whose stored bytes are `stored` (at least as long as they are, at most
-    /// `packed.len`) into `out`, which is `packed.unit` bytes long.
-    fn unpack(&mut self, packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()>;
+pub trait Decoder {
+    /// Decompresses the unit `compressed` whose stored bytes are `stored` (at least as long as they are, at most
+    /// `compressed.len`) into `out`, which is `compressed.unit` bytes long.
+    fn decompress(&mut self, compressed: &Compressed, stored: &[u8], out: &mut [u8]) -> Result<()>;
     /// Bytes that are encrypted together; the place of an encrypted extent is a multiple of them.
     fn unit(&self) -> u64 {
         512

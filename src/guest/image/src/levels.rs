@@ -121,7 +121,7 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
     }
 
     /// Places one compressed cluster, behind `head`: at a multiple of `align` bytes; `entry` makes its entry of its offset.
-    pub fn place_packed<'p>(
+    pub fn place_compressed<'p>(
         &self,
         at: u64,
         (head, bytes): (Vec<u8>, &'p [u8]),

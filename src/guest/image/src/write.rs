@@ -149,8 +149,8 @@ pub enum Piece<'p> {
     Data(&'p [u8]),
     /// Plain bytes that the host copies: device, byte offset, length.
     Copy(DeviceId, u64, u64),
-    /// One unit, compressed by this writer's [`Packer`].
-    Packed(&'p [u8]),
+    /// One unit, compressed by this writer's [`Compressor`].
+    Compressed(&'p [u8]),
     /// So many bytes must read as zeroes.
     Zero(u64),
 }
@@ -162,7 +162,7 @@ impl<'p> Piece<'p> {
         match self {
             Self::Data(bytes) => Some(bytes.len() as u64),
             Self::Copy(_, _, len) | Self::Zero(len) => Some(*len),
-            Self::Packed(_) => None,
+            Self::Compressed(_) => None,
         }
     }
 
@@ -175,7 +175,7 @@ impl<'p> Piece<'p> {
             }
             Self::Copy(from, offset, _) => Self::Copy(from, offset.checked_add(skip)?, len),
             Self::Zero(_) => Self::Zero(len),
-            Self::Packed(_) => return None,
+            Self::Compressed(_) => return None,
         })
     }
 
@@ -188,7 +188,7 @@ impl<'p> Piece<'p> {
                 Step::Copy { from, from_offset, to: device, to_offset: offset, len, zeroes: crate::Zeroes::Copied }
             }
             Self::Zero(len) => Step::Zero { device, offset, len, unmap: true },
-            Self::Packed(_) => return None,
+            Self::Compressed(_) => return None,
         })
     }
 
@@ -207,7 +207,7 @@ impl<'p> Piece<'p> {
         match self.part(skip, len)? {
             Self::Data(data) => Some(Placed::Plain { device, offset, at, data }),
             Self::Zero(len) => Some(Placed::sealed_zeroes(encrypter, at, device, offset, len)),
-            Self::Copy(..) | Self::Packed(_) => None,
+            Self::Copy(..) | Self::Compressed(_) => None,
         }
     }
 
@@ -249,10 +249,10 @@ impl<'p> Piece<'p> {
 }
 
 /// Compresses one unit at a time. Holds a worker's own codec state.
-pub trait Packer {
+pub trait Compressor {
     /// Compresses `unit` into `out` (cleared first). False: it does not get smaller and is to be placed as
     /// [`Piece::Data`].
-    fn pack(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<bool>;
+    fn compress(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<bool>;
 }
 
 /// Encrypts what a target stores. Shared by all workers.
@@ -278,8 +278,8 @@ pub trait Writer: Sync {
     /// borrow the piece's bytes.
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()>;
 
-    /// A packer for one worker; `None`: the format has no compression.
-    fn packer(&self) -> Option<Box<dyn Packer + '_>> {
+    /// A compressor for one worker; `None`: the format has no compression.
+    fn compressor(&self) -> Option<Box<dyn Compressor + '_>> {
         None
     }
 

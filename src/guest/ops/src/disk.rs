@@ -111,7 +111,7 @@ impl<'c> WriteDisk<'c> {
     fn write_in_sectors(&self, start: u64, data: &[u8]) -> Result<()> {
         let _alone = self.in_sectors.lock();
         let end = start.saturating_add(data.len() as u64);
-        let mut decoder = self.image.unpacker().ok_or_else(|| Error::corrupt("an encrypted image without a key"))?;
+        let mut decoder = self.image.decoder().ok_or_else(|| Error::corrupt("an encrypted image without a key"))?;
         let mut at = start - start % SECTOR;
         while at < end {
             let Spot { device, offset, len } = self.place(at, (end - at).min(ROOM).next_multiple_of(SECTOR))?;

@@ -95,7 +95,7 @@ impl<'a> Stored<'a> {
                     entry.bits |= if run.data { 0 } else { ZERO };
                 }
             }
-            Place::Packed(_) => entry.bits = PRESENT | DATA | COMPRESSED,
+            Place::Compressed(_) => entry.bits = PRESENT | DATA | COMPRESSED,
             Place::Encrypted { .. } => entry.bits = PRESENT | DATA,
             Place::Zero { at: Some((device, offset)) } => {
                 let stored = if self.has(depth, Quirk::StoredZeroes) { DATA } else { 0 };

@@ -98,7 +98,7 @@ impl Values {
     }
 }
 
-/// The frequencies in a packed header: small ones take few bits. No bytes at all: all are zero.
+/// The frequencies in a compressed header: small ones take few bits. No bytes at all: all are zero.
 pub fn unpack_frequencies(bytes: &[u8]) -> Option<[u16; SYMBOLS]> {
     let mut found = [0; SYMBOLS];
     if bytes.is_empty() {

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// 9000 bytes as [`sample`] makes them: one block with packed tables.
-const PACKED_STREAM: &str = "62767832282300009c07b03500d6015072309dd821ef0300a20000003f403000473707737434aaaaaac03f70390400003582\
+/// 9000 bytes as [`sample`] makes them: one block with compressed tables.
+const COMPRESSED_STREAM: &str = "62767832282300009c07b03500d6015072309dd821ef0300a20000003f403000473707737434aaaaaac03f70390400003582\
      28684cd7e8d5c1da27fbe0e2f6ec6cdedd9cec93acb3db0b13000000004000000000000000e0130100000000000000000000\
      0000000000f8275e043e855701f81400de8957011e8567e363009e0500000000000000000000000000000000000000000000\
      000000000000000000000000000060d90b702a6be644f0a35f3098e42eb01dc2989bab1ea61de0d4ab941884d80304d59bf9\
@@ -88,12 +88,12 @@ fn sample() -> Vec<u8> {
 #[test]
 fn streams_of_the_reference_program() {
     let (sample, mut out) = (sample(), vec![0; 10_000]);
-    assert_eq!(lzfse_decode(&unhex(PACKED_STREAM), &mut out).expect("valid"), sample.len());
+    assert_eq!(lzfse_decode(&unhex(COMPRESSED_STREAM), &mut out).expect("valid"), sample.len());
     assert!(out[..sample.len()] == sample);
     assert_eq!(lzfse_decode(&unhex(LZVN_STREAM), &mut out).expect("valid"), 2400);
     assert!(out[..1500] == sample[..1500] && out[1500..2400] == sample[..900]);
     assert!(lzfse_decode(&unhex(LZVN_STREAM), &mut out[..2399]).is_err());
-    assert!(lzfse_decode(&unhex(PACKED_STREAM), &mut out[..8999]).is_err());
+    assert!(lzfse_decode(&unhex(COMPRESSED_STREAM), &mut out[..8999]).is_err());
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn plain_blocks_and_several() {
 #[test]
 fn changed_and_cut_streams_end() {
     let mut out = vec![0; 10_000];
-    for stream in [unhex(PACKED_STREAM), unhex(LZVN_STREAM)] {
+    for stream in [unhex(COMPRESSED_STREAM), unhex(LZVN_STREAM)] {
         for at in 0..stream.len() {
             for change in [0x01, 0x10, 0x80, 0xff] {
                 let mut changed = stream.clone();

@@ -16,7 +16,7 @@ use alloc::boxed::Box;
 
 use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
-use instar_image::{Error, Extent, Format, Image, OpenContext, Packed, Probe, Quirk, Result, SafetyCheck, Unpacker};
+use instar_image::{Compressed, Decoder, Error, Extent, Format, Image, OpenContext, Probe, Quirk, Result, SafetyCheck};
 
 use crate::header::Header;
 use crate::map::Map;
@@ -73,7 +73,7 @@ impl Image for BochsImage<'_> {
         self.map.extent(&self.header, at, max)
     }
 
-    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
+    fn decoder(&self) -> Option<Box<dyn Decoder + '_>> {
         Some(Box::new(Nothing))
     }
 }
@@ -81,8 +81,8 @@ impl Image for BochsImage<'_> {
 /// Nothing is compressed: what has no place in any file is all that comes here.
 struct Nothing;
 
-impl Unpacker for Nothing {
-    fn unpack(&mut self, _packed: &Packed, _stored: &[u8], _out: &mut [u8]) -> Result<()> {
+impl Decoder for Nothing {
+    fn decompress(&mut self, _compressed: &Compressed, _stored: &[u8], _out: &mut [u8]) -> Result<()> {
         Err(Error::malformed("Input/output error"))
     }
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use instar_image::table::TableCache;
-use instar_image::{DeviceId, Error, Extent, Packed, Place, Result, Source};
+use instar_image::{Compressed, DeviceId, Error, Extent, Place, Result, Source};
 use spin::Mutex;
 
 use crate::header::Header;
@@ -49,9 +49,14 @@ impl<'a> Map<'a> {
             return Ok(Extent { at, len: len.min(left), place: Place::Zero { at: None } });
         }
         let Some(offset) = header.bitmap_at(entry) else {
-            // What cannot be is found out when it is read, as with the stock tool: it does not unpack.
-            let place =
-                Place::Packed(Packed { device: self.device, offset: 0, len: 0, unit: SECTOR, skip: at % SECTOR });
+            // What cannot be is found out when it is read, as with the stock tool: it does not decompress.
+            let place = Place::Compressed(Compressed {
+                device: self.device,
+                offset: 0,
+                len: 0,
+                unit: SECTOR,
+                skip: at % SECTOR,
+            });
             return Ok(Extent { at, len: (SECTOR - at % SECTOR).min(left), place });
         };
         if *bitmap_at != Some(offset) {

@@ -1,29 +1,29 @@
 //! The cloop format (compressed loop), version 2.0.
 //!
-//! [`header`] parses the header and checks the table of blocks; every block is one zlib stream, which [`packed`]
+//! [`header`] parses the header and checks the table of blocks; every block is one zlib stream, which [`compressed`]
 //! decompresses.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+mod compressed;
 mod header;
 pub mod layout;
-mod packed;
 
 use alloc::boxed::Box;
 
 use instar_image::options::check_driver_options;
 use instar_image::table::TableCache;
 use instar_image::{
-    DeviceId, Error, Extent, Format, Image, OpenContext, Packed, Place, Probe, Purpose, Quirk, Result, SafetyCheck,
-    Unpacker,
+    Compressed, Decoder, DeviceId, Error, Extent, Format, Image, OpenContext, Place, Probe, Purpose, Quirk, Result,
+    SafetyCheck,
 };
 use spin::Mutex;
 
+use crate::compressed::CloopDecoder;
 use crate::header::Header;
 use crate::layout::{SCRIPT, SECTOR};
-use crate::packed::CloopUnpacker;
 
 /// Most bytes that one of deflate can stand for.
 const DEFLATE_RATIO: u64 = 1032;
@@ -60,7 +60,7 @@ impl Format for Cloop {
     fn safety(&self) -> &'static [SafetyCheck] {
         &[
             SafetyCheck::NoneNeeded("an image names no other file"),
-            SafetyCheck::Checked("blocks are bounded, stored and unpacked; the table is read in pieces"),
+            SafetyCheck::Checked("blocks are bounded, stored and decompressed; the table is read in pieces"),
         ]
     }
 }
@@ -104,16 +104,16 @@ impl Image for CloopImage<'_> {
         // What cannot become a block takes no memory of one.
         let hopeless = self.header.block > len.saturating_mul(DEFLATE_RATIO);
         let device = self.device;
-        let (rest, packed) = if hopeless {
-            (SECTOR - at % SECTOR, Packed { device, offset: 0, len: 0, unit: SECTOR, skip: at % SECTOR })
+        let (rest, compressed) = if hopeless {
+            (SECTOR - at % SECTOR, Compressed { device, offset: 0, len: 0, unit: SECTOR, skip: at % SECTOR })
         } else {
-            (self.header.block - skip, Packed { device, offset, len, unit: self.header.block, skip })
+            (self.header.block - skip, Compressed { device, offset, len, unit: self.header.block, skip })
         };
-        Ok(Extent { at, len: rest.min(left), place: Place::Packed(packed) })
+        Ok(Extent { at, len: rest.min(left), place: Place::Compressed(compressed) })
     }
 
-    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
-        Some(Box::<CloopUnpacker>::default())
+    fn decoder(&self) -> Option<Box<dyn Decoder + '_>> {
+        Some(Box::<CloopDecoder>::default())
     }
 }
 

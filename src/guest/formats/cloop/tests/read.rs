@@ -2,7 +2,7 @@
 
 use instar_format_cloop::Cloop;
 use instar_format_cloop::layout::SCRIPT;
-use instar_image::{DeviceId, Format, Image, OpenContext, Packed, Place, Purpose, Result, Version};
+use instar_image::{Compressed, DeviceId, Format, Image, OpenContext, Place, Purpose, Result, Version};
 use instar_sim::Machine;
 
 /// A zlib stream of one stored block (RFC 1950, 1951).
@@ -44,17 +44,17 @@ fn blocks_are_found_and_inflated() {
     assert_eq!(image.virtual_size(), 2048);
     let extent = image.extent(1500, u64::MAX).expect("in range");
     let offset = 136 + 24 + stored.len() as u64;
-    let packed = Packed { device: DeviceId(0), offset, len: stored.len() as u64, unit: 1024, skip: 476 };
-    assert_eq!((extent.len, extent.place), (548, Place::Packed(packed)));
+    let compressed = Compressed { device: DeviceId(0), offset, len: stored.len() as u64, unit: 1024, skip: 476 };
+    assert_eq!((extent.len, extent.place), (548, Place::Compressed(compressed)));
     let mut out = vec![0; 1024];
-    let mut unpacker = image.unpacker().expect("it packs");
-    unpacker.unpack(&packed, &stored, &mut out).expect("valid");
+    let mut decoder = image.decoder().expect("it compresses");
+    decoder.decompress(&compressed, &stored, &mut out).expect("valid");
     assert!(out == content);
     let mut wrong = stored.clone();
     *wrong.last_mut().expect("not empty") ^= 1;
-    assert!(unpacker.unpack(&packed, &wrong, &mut out).is_err());
-    assert!(unpacker.unpack(&packed, &zlib(&content[..1000]), &mut out).is_err());
-    assert!(unpacker.unpack(&packed, &[], &mut out).is_err());
+    assert!(decoder.decompress(&compressed, &wrong, &mut out).is_err());
+    assert!(decoder.decompress(&compressed, &zlib(&content[..1000]), &mut out).is_err());
+    assert!(decoder.decompress(&compressed, &[], &mut out).is_err());
 }
 
 #[test]

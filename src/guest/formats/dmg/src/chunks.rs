@@ -129,7 +129,7 @@ pub enum Found {
 
 impl Chunk {
     /// It has to be decompressed.
-    pub const fn is_packed(&self) -> bool {
+    pub const fn is_compressed(&self) -> bool {
         matches!(self.kind, kind::ADC | kind::ZLIB | kind::BZIP2 | kind::LZFSE)
     }
 }

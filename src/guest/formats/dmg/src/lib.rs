@@ -1,7 +1,7 @@
 //! The DMG format (Apple's UDIF): chunks of a disk, each compressed in its own way.
 //!
 //! [`trailer`] is where the file is parsed from: it says where the [`tables`] are, in a property list or in a resource
-//! fork. All [`chunks`] of them are held in memory, bounded; [`packed`] decompresses them. There is no magic at the
+//! fork. All [`chunks`] of them are held in memory, bounded; [`compressed`] decompresses them. There is no magic at the
 //! start: as with `qemu-img`, the name decides, and only where nothing else does.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -9,8 +9,8 @@
 extern crate alloc;
 
 mod chunks;
+mod compressed;
 pub mod layout;
-mod packed;
 mod tables;
 mod trailer;
 
@@ -22,12 +22,12 @@ use alloc::vec::Vec;
 use instar_image::machine::display_name;
 use instar_image::options::check_driver_options;
 use instar_image::{
-    DeviceId, Error, Extent, Format, Image, OpenContext, Packed, Place, Probe, Quirk, Result, SafetyCheck, Unpacker,
+    Compressed, Decoder, DeviceId, Error, Extent, Format, Image, OpenContext, Place, Probe, Quirk, Result, SafetyCheck,
 };
 
 use crate::chunks::{Chunk, Chunks, Found};
+use crate::compressed::DmgDecoder;
 use crate::layout::{SECTOR, kind};
-use crate::packed::DmgUnpacker;
 use crate::trailer::Trailer;
 
 const SUFFIX: &[u8] = b".dmg";
@@ -125,11 +125,11 @@ impl DmgImage {
             // Not worth the memory: it cannot become that long.
             return (left, self.unreadable(skip));
         }
-        if chunk.is_packed() {
+        if chunk.is_compressed() {
             // No codec needs more than that for so many bytes: what follows is junk.
             let stored = length.min(chunk.count * SECTOR * 2 + 4096).min(self.len.saturating_sub(chunk.offset));
             let unit = chunk.count * SECTOR;
-            return (left, Place::Packed(Packed { device, offset: chunk.offset, len: stored, unit, skip }));
+            return (left, Place::Compressed(Compressed { device, offset: chunk.offset, len: stored, unit, skip }));
         }
         // Of a chunk that is shorter than its sectors, the rest is zeroes.
         match length.saturating_sub(skip) {
@@ -140,7 +140,7 @@ impl DmgImage {
 
     /// What has no place is told when it is read.
     const fn unreadable(&self, skip: u64) -> Place {
-        Place::Packed(Packed { device: self.device, offset: 0, len: 0, unit: SECTOR, skip: skip % SECTOR })
+        Place::Compressed(Compressed { device: self.device, offset: 0, len: 0, unit: SECTOR, skip: skip % SECTOR })
     }
 }
 
@@ -159,7 +159,7 @@ impl Image for DmgImage {
             Found::In(chunk) => self.place(&chunk, sector.wrapping_sub(chunk.sector).saturating_mul(SECTOR) + inside),
             Found::Nowhere => (SECTOR - inside, self.unreadable(inside)),
         };
-        let len = if matches!(place, Place::Packed(p) if p.len == 0) { len.min(SECTOR - inside) } else { len };
+        let len = if matches!(place, Place::Compressed(p) if p.len == 0) { len.min(SECTOR - inside) } else { len };
         Ok(Extent { at, len: len.min(left), place })
     }
 
@@ -169,8 +169,8 @@ impl Image for DmgImage {
         self.chunks.unknown.map(text).into_iter().collect()
     }
 
-    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
-        Some(Box::new(DmgUnpacker::new(&self.chunks)))
+    fn decoder(&self) -> Option<Box<dyn Decoder + '_>> {
+        Some(Box::new(DmgDecoder::new(&self.chunks)))
     }
 }
 

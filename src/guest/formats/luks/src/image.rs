@@ -5,8 +5,8 @@ use alloc::sync::Arc;
 
 use instar_crypto::Crypter;
 use instar_image::{
-    Changes, Description, DeviceId, Editor, Error, Extent, Image, Packed, Place, Purpose, Resizing, Result, Unpacker,
-    Value,
+    Changes, Compressed, Decoder, Description, DeviceId, Editor, Error, Extent, Image, Place, Purpose, Resizing,
+    Result, Value,
 };
 
 use crate::SECTOR;
@@ -68,7 +68,7 @@ impl Image for LuksImage<'_> {
         Ok(Description { encrypted: true, specific: Some(self.specific.clone()), ..Description::default() })
     }
 
-    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
+    fn decoder(&self) -> Option<Box<dyn Decoder + '_>> {
         Some(Box::new(Decrypter { crypter: self.crypter.as_deref()?, sectors: self.sectors }))
     }
 }
@@ -78,8 +78,8 @@ struct Decrypter<'a> {
     sectors: Sectors,
 }
 
-impl Unpacker for Decrypter<'_> {
-    fn unpack(&mut self, _packed: &Packed, _stored: &[u8], _out: &mut [u8]) -> Result<()> {
+impl Decoder for Decrypter<'_> {
+    fn decompress(&mut self, _compressed: &Compressed, _stored: &[u8], _out: &mut [u8]) -> Result<()> {
         Err(Error::corrupt("compressed data in a format that has none"))
     }
 

@@ -74,7 +74,7 @@ fn what_is_written_is_read_with_the_password_alone() {
         let extent = image.extent(0, SIZE).expect("it is there");
         assert_eq!(extent.place, Place::Encrypted { device, offset: base });
         machine.read(device, base, &mut data).expect("it is there");
-        image.unpacker().expect("it decrypts").decrypt(0, base, &mut data).expect("it has its key");
+        image.decoder().expect("it decrypts").decrypt(0, base, &mut data).expect("it has its key");
         assert!(data == plain, "{more}");
         let error = open(&machine, device, "wrong").map(|_| ()).expect_err("another password");
         assert_eq!(error.message, "Invalid password, cannot unlock any keyslot");

@@ -8,14 +8,14 @@ use alloc::vec::Vec;
 use instar_crypto::qcow::Key;
 use instar_image::levels::LevelWriter;
 use instar_image::sealed::Placed;
-use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
+use instar_image::write::{Compressor, Encrypter, Piece, Target, Writer};
 use instar_image::{Changes, Editor, Emptying, Error, Machine, Result, Spot, Step};
 
 use crate::QcowImage;
 use crate::encrypted;
 use crate::header::Header;
 use crate::layout::ENTRY;
-use crate::write::{packer, place_packed};
+use crate::write::{compressor, place_compressed};
 
 /// Bytes of a table that are cleared at once.
 const CLEARED: u64 = 1 << 20;
@@ -81,7 +81,7 @@ impl Writer for QcowEditor<'_> {
 
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
         match piece {
-            Piece::Packed(bytes) => place_packed(&self.clusters, self.header.cluster_bits, at, bytes, steps),
+            Piece::Compressed(bytes) => place_compressed(&self.clusters, self.header.cluster_bits, at, bytes, steps),
             _ => encrypted::place(&self.clusters, self.key.as_deref(), at, piece, steps),
         }
     }
@@ -90,8 +90,8 @@ impl Writer for QcowEditor<'_> {
         self.key.as_deref().map(|key| key as &dyn Encrypter)
     }
 
-    fn packer(&self) -> Option<Box<dyn Packer + '_>> {
-        Some(packer())
+    fn compressor(&self) -> Option<Box<dyn Compressor + '_>> {
+        Some(compressor())
     }
 
     fn is_full(&self) -> bool {

@@ -1,18 +1,18 @@
 //! The first qcow format.
 //!
 //! [`header`] parses the header once, into checked values; [`map`] turns ranges of the virtual disk into places in
-//! the file through two levels of tables; [`packed`] decompresses, [`encrypted`] decrypts and encrypts.
+//! the file through two levels of tables; [`compressed`] decompresses, [`encrypted`] decrypts and encrypts.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+mod compressed;
 mod edit;
 mod encrypted;
 mod header;
 pub mod layout;
 mod map;
-mod packed;
 mod write;
 
 use alloc::boxed::Box;
@@ -22,14 +22,14 @@ use instar_crypto::qcow::Key;
 use instar_image::levels::LevelReader;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Backing, Changes, Creator, Description, DeviceId, Editor, Extent, Format, Image, OpenContext, Probe, Purpose,
-    Quirk, Result, SafetyCheck, Unpacker,
+    Backing, Changes, Creator, Decoder, Description, DeviceId, Editor, Extent, Format, Image, OpenContext, Probe,
+    Purpose, Quirk, Result, SafetyCheck,
 };
 
+use crate::compressed::QcowDecoder;
 use crate::edit::QcowEditor;
 use crate::header::Header;
 use crate::layout::MAGIC_1;
-use crate::packed::QcowUnpacker;
 
 /// The format.
 pub struct Qcow;
@@ -127,8 +127,8 @@ impl Image for QcowImage<'_> {
         })
     }
 
-    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
-        Some(Key::unpacker(self.key.as_deref(), Box::<QcowUnpacker>::default()))
+    fn decoder(&self) -> Option<Box<dyn Decoder + '_>> {
+        Some(Key::decoder(self.key.as_deref(), Box::<QcowDecoder>::default()))
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -9,7 +9,7 @@ use instar_image::levels::{LevelWriter, Levels};
 use instar_image::options::{OptionKind, OptionSpec, of_file};
 use instar_image::sealed::Placed;
 use instar_image::table::Span;
-use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
+use instar_image::write::{Compressor, Encrypter, Piece, Target, Writer};
 use instar_image::{Backing, CreateContext, Creator, Error, Machine, Result, Step};
 
 use crate::encrypted;
@@ -170,7 +170,7 @@ impl Writer for QcowWriter<'_> {
 
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
         match piece {
-            Piece::Packed(bytes) => place_packed(&self.clusters, self.spec.cluster_bits, at, bytes, steps),
+            Piece::Compressed(bytes) => place_compressed(&self.clusters, self.spec.cluster_bits, at, bytes, steps),
             _ => encrypted::place(&self.clusters, self.key.as_ref(), at, piece, steps),
         }
     }
@@ -179,8 +179,8 @@ impl Writer for QcowWriter<'_> {
         self.key.as_ref().map(|key| key as &dyn Encrypter)
     }
 
-    fn packer(&self) -> Option<Box<dyn Packer + '_>> {
-        Some(packer())
+    fn compressor(&self) -> Option<Box<dyn Compressor + '_>> {
+        Some(compressor())
     }
 
     fn is_full(&self) -> bool {
@@ -203,7 +203,7 @@ impl Writer for QcowWriter<'_> {
 }
 
 /// Places a compressed cluster: in whole sectors, as QEMU does, whose entry holds its length.
-pub fn place_packed<'p>(
+pub fn place_compressed<'p>(
     clusters: &LevelWriter<'_>,
     cluster_bits: u32,
     at: u64,
@@ -211,7 +211,7 @@ pub fn place_packed<'p>(
     steps: &mut Vec<Placed<'p>>,
 ) -> Result<()> {
     let len = (bytes.len() as u64) << (63 - cluster_bits);
-    clusters.place_packed(at, (Vec::new(), bytes), SECTOR, |offset| COMPRESSED | len | offset, steps)
+    clusters.place_compressed(at, (Vec::new(), bytes), SECTOR, |offset| COMPRESSED | len | offset, steps)
 }
 
 /// The library's own level 6 trades size for speed; this one's output is as small as stock zlib's at its level 6.
@@ -220,15 +220,15 @@ const LEVEL: i32 = 7;
 const WINDOW_BITS: u8 = 12;
 
 /// A worker's own.
-pub fn packer() -> Box<dyn Packer> {
-    Box::new(QcowPacker(Deflater::new(LEVEL, WINDOW_BITS)))
+pub fn compressor() -> Box<dyn Compressor> {
+    Box::new(QcowCompressor(Deflater::new(LEVEL, WINDOW_BITS)))
 }
 
 /// Deflate without a header.
-struct QcowPacker(Deflater);
+struct QcowCompressor(Deflater);
 
-impl Packer for QcowPacker {
-    fn pack(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+impl Compressor for QcowCompressor {
+    fn compress(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<bool> {
         Ok(self.0.deflate(unit, out, unit.len().saturating_sub(1)))
     }
 }

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 
 use instar_crypto::luks::{self, password};
 use instar_crypto::qcow::{self, KEY_SECRET, Key, option};
-use instar_image::{Error, OpenContext, Result, Unpacker, Value};
+use instar_image::{Decoder, Error, OpenContext, Result, Value};
 
 use crate::extensions::Extensions;
 use crate::header::{Encryption, Header};
@@ -57,7 +57,7 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) 
 
 impl Encrypted {
     /// Decompresses by `plain`, and decrypts.
-    pub fn unpacker<'a>(&'a self, plain: Box<dyn Unpacker + 'a>) -> Box<dyn Unpacker + 'a> {
-        Key::unpacker(self.key.as_deref(), plain)
+    pub fn decoder<'a>(&'a self, plain: Box<dyn Decoder + 'a>) -> Box<dyn Decoder + 'a> {
+        Key::decoder(self.key.as_deref(), plain)
     }
 }

@@ -95,7 +95,7 @@ pub enum Content {
     /// Zeroes, perhaps with room reserved at that offset.
     Zero(Option<u64>),
     /// Part of a compressed cluster: where it is, and how long it is at most.
-    Packed { offset: u64, len: u64 },
+    Compressed { offset: u64, len: u64 },
     /// Nothing.
     Unallocated,
     /// Nothing either, in a cluster that has room for it at that offset: a subcluster among others that hold something.
@@ -140,7 +140,7 @@ impl Entries<'_> {
             if g.external {
                 return Err(self.bad(spot, "Compressed cluster entry found in image with external data file"));
             }
-            return Ok((packed(g, entry), rest));
+            return Ok((compressed(g, entry), rest));
         }
         let host = entry & L2_OFFSET_MASK;
         // In a data file, offset 0 is a place like any other.
@@ -216,14 +216,14 @@ impl Entries<'_> {
     }
 }
 
-fn packed(g: &Geometry, entry: u64) -> Content {
-    let (offset, len) = packed_range(g, entry);
-    Content::Packed { offset, len }
+fn compressed(g: &Geometry, entry: u64) -> Content {
+    let (offset, len) = compressed_range(g, entry);
+    Content::Compressed { offset, len }
 }
 
 /// A compressed cluster's entry, as byte offset and most bytes: the offset in the lower bits, above it one less than
 /// the number of sectors that the compressed bytes touch.
-pub fn packed_range(g: &Geometry, entry: u64) -> (u64, u64) {
+pub fn compressed_range(g: &Geometry, entry: u64) -> (u64, u64) {
     let size_bits = g.cluster_bits.saturating_sub(8);
     let shift = 62u32.saturating_sub(size_bits);
     let offset = entry & 1u64.unbounded_shl(shift).wrapping_sub(1);

@@ -1,7 +1,7 @@
 //! The qcow2 format, versions 2 and 3.
 //!
 //! [`header`] and [`extensions`] parse the first cluster once, into checked values; [`map`] and [`entry`] turn
-//! ranges of the virtual disk into places in the file; [`packed`] decompresses. Files that the image names
+//! ranges of the virtual disk into places in the file; [`compressed`] decompresses. Files that the image names
 //! are opened by the host's policy, never here. [`encrypted`] finds the key of an encrypted image.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -11,6 +11,8 @@ extern crate alloc;
 mod bitmaps;
 mod cache;
 mod check;
+mod compressed;
+mod compressor;
 mod edit;
 mod encrypted;
 mod entry;
@@ -20,8 +22,6 @@ mod info;
 pub mod layout;
 mod map;
 mod merged;
-mod packed;
-mod packer;
 mod preallocated;
 mod refcount;
 mod repair;
@@ -42,12 +42,13 @@ use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::table::Span;
 use instar_image::{
-    Backing, Bitmaps, Changes, CheckContext, CheckReport, Creator, Description, DeviceId, Editor, Error, Extent,
-    Format, Image, Machine, OpenContext, Probe, Purpose, Quirk, Resizing, Result, Role, SafetyCheck, Source, Unpacker,
+    Backing, Bitmaps, Changes, CheckContext, CheckReport, Creator, Decoder, Description, DeviceId, Editor, Error,
+    Extent, Format, Image, Machine, OpenContext, Probe, Purpose, Quirk, Resizing, Result, Role, SafetyCheck, Source,
     Version, limits,
 };
 
 use crate::bitmaps::{Bitmap, Directory};
+use crate::compressed::{ZlibClusterDecoder, ZstdClusterDecoder};
 use crate::edit::Qcow2Editor;
 use crate::encrypted::Encrypted;
 use crate::entry::Geometry;
@@ -55,7 +56,6 @@ use crate::extensions::{Extensions, text};
 use crate::header::{Compression, Encryption, Header};
 use crate::layout::{AUTOCLEAR_DATA_FILE_RAW, MAGIC, SHOWN_MAX, field, incompatible};
 use crate::map::Map;
-use crate::packed::{ZlibUnpacker, ZstdUnpacker};
 use crate::window::Window;
 
 const VERSION_MIN: u32 = 2;
@@ -344,12 +344,12 @@ impl Image for Qcow2Image<'_> {
         self.extensions.warning.iter().map(|w| String::from(*w)).collect()
     }
 
-    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
-        let plain: Box<dyn Unpacker> = match self.header.compression {
-            Compression::Zlib => Box::new(ZlibUnpacker::default()),
-            Compression::Zstd => Box::new(ZstdUnpacker::default()),
+    fn decoder(&self) -> Option<Box<dyn Decoder + '_>> {
+        let plain: Box<dyn Decoder> = match self.header.compression {
+            Compression::Zlib => Box::new(ZlibClusterDecoder::default()),
+            Compression::Zstd => Box::new(ZstdClusterDecoder::default()),
         };
-        Some(self.encryption.unpacker(plain))
+        Some(self.encryption.decoder(plain))
     }
 
     fn select_snapshot(&mut self, wanted: &SnapshotSelector) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Units of the disk that lie in one place, as one extent.
 
-use instar_image::{DeviceId, Extent, Packed, Place, Result};
+use instar_image::{Compressed, DeviceId, Extent, Place, Result};
 
 use crate::entry::{Content, Entries, Geometry, Spot};
 
@@ -15,7 +15,7 @@ impl Entries<'_> {
         let mut len = (u64::from(units) << g.unit_bits()).saturating_sub(skip);
         let place = place(g, device, first, spot, skip, at);
         let mut expected = first;
-        while len < left && !matches!(first, Content::Packed { .. }) {
+        while len < left && !matches!(first, Content::Compressed { .. }) {
             expected = expected.advanced(u64::from(units) << g.unit_bits());
             spot = spot.advanced(g, units);
             if first == Content::Unallocated && spot.unit == 0 && g.index_in_table(spot.cluster) != 0 {
@@ -45,7 +45,7 @@ fn place(g: &Geometry, device: DeviceId, content: Content, spot: Spot, skip: u64
         }
         Content::Data(offset) => Place::Data { device: g.data, offset: offset.saturating_add(skip) },
         Content::Zero(offset) => Place::Zero { at: offset.map(|o| (g.data, o.saturating_add(skip))) },
-        Content::Packed { offset, len } => Place::Packed(Packed {
+        Content::Compressed { offset, len } => Place::Compressed(Compressed {
             device,
             offset,
             len,

@@ -144,7 +144,7 @@ fn tables_past_the_end_of_the_file_are_empty() {
 }
 
 /// One compressed cluster, at an odd place, with other bytes right behind it.
-fn packed(compressed: &[u8]) -> Fixture {
+fn compressed(compressed: &[u8]) -> Fixture {
     const ODD: u64 = DATA + 100;
     let sectors = (100 + compressed.len() as u64).div_ceil(512) - 1;
     let mut fixture = Fixture::new();
@@ -159,21 +159,21 @@ fn compressed_clusters() {
     let (mut deflated, mut zstd) = (Vec::new(), Vec::new());
     assert!(Deflater::new(6, 12).deflate(&content, &mut deflated, CLUSTER as usize));
     assert!(ZstdEncoder::new(3).encode(&content, &mut zstd, CLUSTER as usize));
-    let mut zstd = packed(&zstd);
+    let mut zstd = compressed(&zstd);
     zstd.be32(field::HEADER_LENGTH, 112).put(104, &[1]).be64(field::INCOMPATIBLE, incompatible::COMPRESSION);
-    for fixture in [packed(&deflated), zstd] {
+    for fixture in [compressed(&deflated), zstd] {
         let machine = Machine::new();
         let image = open(&machine, Disk::from_bytes(&fixture.bytes));
         let extent = image.extent(1000, u64::MAX).expect("it is sound");
-        let Place::Packed(unit) = extent.place else { panic!("{extent:?}") };
+        let Place::Compressed(unit) = extent.place else { panic!("{extent:?}") };
         assert_eq!((extent.len, unit.unit, unit.skip), (CLUSTER - 1000, CLUSTER, 1000));
         let mut stored = vec![0; unit.len as usize];
         machine.read(unit.device, unit.offset, &mut stored).expect("it is there");
         let mut out = vec![0; unit.unit as usize];
-        let mut unpacker = image.unpacker().expect("it has one");
-        unpacker.unpack(&unit, &stored, &mut out).expect("it is whole");
+        let mut decoder = image.decoder().expect("it has one");
+        decoder.decompress(&unit, &stored, &mut out).expect("it is whole");
         assert!(out == content);
-        let error = unpacker.unpack(&unit, &stored[..50], &mut out).expect_err("it is cut");
+        let error = decoder.decompress(&unit, &stored[..50], &mut out).expect_err("it is cut");
         assert_eq!(error.message, "Input/output error");
     }
 }

@@ -1,10 +1,10 @@
-//! `check`: whether every grain lies in its file, and every compressed one can be unpacked.
+//! `check`: whether every grain lies in its file, and every compressed one can be decompressed.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::walk::walk;
-use instar_image::{CheckContext, CheckReport, DeviceId, Error, Image, Machine, Packed, Place, Result, Unpacker};
+use instar_image::{CheckContext, CheckReport, Compressed, Decoder, DeviceId, Error, Image, Machine, Place, Result};
 
 use crate::VmdkImage;
 
@@ -14,7 +14,7 @@ pub fn run(image: &VmdkImage<'_>, cx: CheckContext<'_>) -> Result<CheckReport> {
     let size = image.virtual_size();
     // Of the file that was looked at last: asking for it is a call to the host.
     let mut known = None;
-    let mut grains = Grains { unpacker: image.unpacker(), stored: Vec::new(), grain: Vec::new() };
+    let mut grains = Grains { decoder: image.decoder(), stored: Vec::new(), grain: Vec::new() };
     let mut at = 0;
     for extent in walk(0..size, |at, max| image.extent(at, max)) {
         let Ok(extent) = extent else {
@@ -24,7 +24,7 @@ pub fn run(image: &VmdkImage<'_>, cx: CheckContext<'_>) -> Result<CheckReport> {
         };
         let place = match extent.place {
             Place::Data { device, offset } => Some((device, offset, extent.len)),
-            Place::Packed(packed) => Some((packed.device, packed.offset, 1)),
+            Place::Compressed(compressed) => Some((compressed.device, compressed.offset, 1)),
             _ => None,
         };
         if let Some((device, offset, len)) = place.filter(|_| !image.is_flat(at)) {
@@ -36,11 +36,12 @@ pub fn run(image: &VmdkImage<'_>, cx: CheckContext<'_>) -> Result<CheckReport> {
                 return Err(Error::corrupt("Invalid argument"));
             }
         }
-        if let Place::Packed(packed) = extent.place
-            && grains.unpack(&packed, cx.machine).is_err()
+        if let Place::Compressed(compressed) = extent.place
+            && grains.decompress(&compressed, cx.machine).is_err()
         {
             let sector = at / 512;
-            cx.findings.line(&alloc::format!("ERROR: the compressed grain of sector {sector} cannot be unpacked"))?;
+            cx.findings
+                .line(&alloc::format!("ERROR: the compressed grain of sector {sector} cannot be decompressed"))?;
             report.corruptions += 1;
         }
         at = extent.end();
@@ -48,20 +49,20 @@ pub fn run(image: &VmdkImage<'_>, cx: CheckContext<'_>) -> Result<CheckReport> {
     Ok(report)
 }
 
-/// Unpacks compressed grains for the sake of seeing whether it can be done, which the stock tool does not look at.
+/// Decompresses compressed grains for the sake of seeing whether it can be done, which the stock tool does not look at.
 struct Grains<'i> {
-    unpacker: Option<Box<dyn Unpacker + 'i>>,
+    decoder: Option<Box<dyn Decoder + 'i>>,
     stored: Vec<u8>,
     grain: Vec<u8>,
 }
 
 impl Grains<'_> {
-    fn unpack(&mut self, packed: &Packed, machine: &dyn Machine) -> Result<()> {
-        let Some(unpacker) = &mut self.unpacker else { return Ok(()) };
-        self.stored.resize(packed.len as usize, 0);
-        self.grain.resize(packed.unit as usize, 0);
-        machine.source().read(packed.device, packed.offset, &mut self.stored)?;
-        unpacker.unpack(packed, &self.stored, &mut self.grain)
+    fn decompress(&mut self, compressed: &Compressed, machine: &dyn Machine) -> Result<()> {
+        let Some(decoder) = &mut self.decoder else { return Ok(()) };
+        self.stored.resize(compressed.len as usize, 0);
+        self.grain.resize(compressed.unit as usize, 0);
+        machine.source().read(compressed.device, compressed.offset, &mut self.stored)?;
+        decoder.decompress(compressed, &self.stored, &mut self.grain)
     }
 }
 

@@ -5,7 +5,7 @@ use alloc::format;
 use instar_image::machine::display_name;
 use instar_image::runs::RunMap;
 use instar_image::table::{Span, TableCache};
-use instar_image::{DeviceId, Error, Extent, Packed, Place, Result, Source};
+use instar_image::{Compressed, DeviceId, Error, Extent, Place, Result, Source};
 
 use crate::descriptor::ExtentKind;
 use crate::layout::{
@@ -20,7 +20,7 @@ const TABLE_MAX: u32 = 512;
 /// Largest grain in sectors (QEMU).
 const GRAIN_MAX: u64 = 0x20_0000;
 /// Largest compressed grain in bytes (instar: it is decompressed in memory).
-const PACKED_MAX: u64 = 4 << 20;
+const COMPRESSED_MAX: u64 = 4 << 20;
 /// Most tables (QEMU).
 const DIRECTORY_MAX: u64 = 32 << 20;
 /// Grains that a seSparse table maps.
@@ -206,7 +206,8 @@ impl Part {
     }
 
     fn in_grains(device: DeviceId, capacity: u64, grains: Grains) -> Result<Self> {
-        let too_large = grains.grain > GRAIN_MAX * SECTOR || (grains.compressed.is_some() && grains.grain > PACKED_MAX);
+        let too_large =
+            grains.grain > GRAIN_MAX * SECTOR || (grains.compressed.is_some() && grains.grain > COMPRESSED_MAX);
         if too_large || grains.grain == 0 {
             return Err(Error::malformed("Invalid granularity, image may be corrupt"));
         }
@@ -372,8 +373,8 @@ impl<'a> Tables<'a> {
             let behind = next().map_or(0, |e| e.saturating_mul(SECTOR)).checked_sub(*offset).filter(|n| *n > 0);
             // The last grain may be stored as far as the disk reaches only.
             let unit = grains.grain.min(part.len.saturating_sub(at - skip));
-            let packed = Packed { device, offset: *offset, len: behind.unwrap_or(most).min(most), unit, skip };
-            return Ok(Extent { at, len: len.min(left), place: Place::Packed(packed) });
+            let compressed = Compressed { device, offset: *offset, len: behind.unwrap_or(most).min(most), unit, skip };
+            return Ok(Extent { at, len: len.min(left), place: Place::Compressed(compressed) });
         }
         // As long as the same goes on.
         let mut count = 1u64;

@@ -1,7 +1,7 @@
 //! The VMDK format (VMware).
 //!
 //! [`layout`] has the binary headers, [`descriptor`] the text; [`extent`] turns ranges of a part of the disk into places
-//! of its file; [`unpack`] decompresses grains; [`check`] looks whether they lie in their files; [`edit`] and [`resize`]
+//! of its file; [`decompress`] decompresses grains; [`check`] looks whether they lie in their files; [`edit`] and [`resize`]
 //! change an image in place, [`text`] its descriptor; [`write`] makes new ones; both put bytes into [`regions`].
 //!
 //! A file is vmdk if it begins with the magic of a sparse extent or is a text descriptor. The seSparse extents of
@@ -12,6 +12,7 @@
 extern crate alloc;
 
 mod check;
+mod decompress;
 mod descriptor;
 mod edit;
 mod extent;
@@ -20,7 +21,6 @@ mod probe;
 mod regions;
 mod resize;
 mod text;
-mod unpack;
 mod write;
 
 use alloc::boxed::Box;
@@ -32,18 +32,18 @@ use instar_image::machine::{alone, display_name, not_opened};
 use instar_image::names::{beside, without_protocol};
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
-    Ability, Backing, Changes, CheckContext, CheckReport, Creator, Description, DeviceId, Editor, Error, Extent,
-    Format, Identity, Image, OpenContext, Probe, Purpose, Quirk, Resizing, Result, Role, SafetyCheck, Source, Unpacker,
+    Ability, Backing, Changes, CheckContext, CheckReport, Creator, Decoder, Description, DeviceId, Editor, Error,
+    Extent, Format, Identity, Image, OpenContext, Probe, Purpose, Quirk, Resizing, Result, Role, SafetyCheck, Source,
     Value, Version,
 };
 use spin::Mutex;
 
+use crate::decompress::GrainDecoder;
 use crate::descriptor::{Descriptor, ExtentKind};
 use crate::edit::VmdkEditor;
 use crate::extent::{Content, Part, Tables};
 use crate::layout::{MAGIC_SPARSE, SECTOR};
 use crate::text::Text;
-use crate::unpack::GrainUnpacker;
 
 /// The format.
 pub struct Vmdk;
@@ -143,13 +143,13 @@ impl<'a> VmdkImage<'a> {
         let descriptor = Descriptor::new(&text);
         let (create_type, mut extents);
         if embedded {
-            let (part, packed) = if head.starts_with(MAGIC_SPARSE) {
+            let (part, compressed) = if head.starts_with(MAGIC_SPARSE) {
                 let (part, header) = Part::sparse(source, device, cx.name, &head)?;
                 (part, Some(header.compressed))
             } else {
                 (Part::cowd(device, &head)?, None)
             };
-            create_type = match packed {
+            create_type = match compressed {
                 Some(true) => "streamOptimized",
                 Some(false) => "monolithicSparse",
                 None => "vmfsSparse",
@@ -295,12 +295,12 @@ impl Image for VmdkImage<'_> {
         })
     }
 
-    fn unpacker(&self) -> Option<Box<dyn Unpacker + '_>> {
+    fn decoder(&self) -> Option<Box<dyn Decoder + '_>> {
         let markers = self.extents.iter().find_map(|extent| match extent.part.content {
             Content::Grains(grains) => grains.compressed,
             Content::Flat(_) | Content::Zero => None,
         });
-        markers.map(|markers| Box::new(GrainUnpacker::new(markers)) as Box<dyn Unpacker>)
+        markers.map(|markers| Box::new(GrainDecoder::new(markers)) as Box<dyn Decoder>)
     }
 
     fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {

@@ -124,8 +124,9 @@ impl<'a> Regions<'a> {
 
     /// See [`instar_image::Writer::place`].
     pub fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
-        let no_packed = || Error::unsupported("Operation not supported").with_hint("no compressed grains are added");
-        let len = piece.disk_len().ok_or_else(no_packed)?;
+        let no_compressed =
+            || Error::unsupported("Operation not supported").with_hint("no compressed grains are added");
+        let len = piece.disk_len().ok_or_else(no_compressed)?;
         let end = at.saturating_add(len).min(self.size);
         for region in &self.list {
             let (first, last) = (region.start.max(at), region.start.saturating_add(region.len).min(end));

@@ -286,7 +286,7 @@ impl<'a> Disk<'a> {
         self.write(0, &footer)?;
         self.blocks.table.count = count;
         self.write_header(self.blocks.table)?;
-        self.pack(Packing::new(&kept, free))?;
+        self.compress(Packing::new(&kept, free))?;
         self.lower_table()?;
         let table_end = self.blocks.table.offset + count * 4;
         let headers = self.footer.data_offset.saturating_add(DYNAMIC_HEADER as u64);
@@ -306,7 +306,7 @@ impl<'a> Disk<'a> {
     }
 
     /// Moves the last blocks of the file to where blocks were that the disk no longer has.
-    fn pack(&self, mut packing: Packing) -> Result<()> {
+    fn compress(&self, mut packing: Packing) -> Result<()> {
         let device = self.device;
         let mut moved: Vec<(u64, u32)> = Vec::new();
         let settle = |moved: &mut Vec<(u64, u32)>| {

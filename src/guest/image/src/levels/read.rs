@@ -83,7 +83,7 @@ impl<'a, const N: usize> LevelReader<'a, N> {
         let place = of.place(entry).map_err(of_cluster)?;
         let step = if plain(entry).is_some() { cluster / scale } else { 0 };
         let (mut expected, mut len) = (entry, cluster - skip);
-        while len < left && !matches!(place, Place::Packed(_)) {
+        while len < left && !matches!(place, Place::Compressed(_)) {
             expected = expected.saturating_add(step);
             if entries.next() != Some(expected) {
                 break;

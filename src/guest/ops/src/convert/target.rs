@@ -67,7 +67,7 @@ impl<'a> Output<'a> {
         let changes = Changes { content: true, compressed: params.settings.compress, ..Changes::default() };
         top.image.begin(&changes).ok_or_else(read_only)?.map_err(|e| target.could_not_open(e))?;
         let editor = top.image.editor().ok_or_else(read_only)?;
-        if params.settings.compress && editor.packer().is_none() {
+        if params.settings.compress && editor.compressor().is_none() {
             return Err(Error::usage("Compression not supported for this file format"));
         }
         if top.image.virtual_size() < size {

@@ -12,7 +12,7 @@ use instar_image::chain::Chain;
 use instar_image::error::Stage;
 use instar_image::reader::is_zero;
 use instar_image::sealed::{self, Placed};
-use instar_image::write::{Packer, Piece, Target, Writer};
+use instar_image::write::{Compressor, Piece, Target, Writer};
 use instar_image::{DeviceId, Error, Machine, Place, Result};
 
 use super::fill::{Area, Filler};
@@ -76,12 +76,12 @@ pub fn run(
         let mut worker = Worker {
             shared: &shared,
             filler: Filler::new(planner.disks(), machine.source(), planner.losses()),
-            packer: if settings.compress { writer.packer() } else { None },
+            compressor: if settings.compress { writer.compressor() } else { None },
             other: shared.against.map(|chain| Filler::new(Disks::of(chain), machine.source(), None)),
             buf: Vec::new(),
             seen: Vec::new(),
             fates: Vec::new(),
-            packed: Vec::new(),
+            compressed: Vec::new(),
         };
         loop {
             let jobs = planner.next();
@@ -119,7 +119,7 @@ impl Fate {
 struct Worker<'a> {
     shared: &'a Shared<'a>,
     filler: Filler<'a>,
-    packer: Option<Box<dyn Packer + 'a>>,
+    compressor: Option<Box<dyn Compressor + 'a>>,
     /// Reads the chain that the result is compared with.
     other: Option<Filler<'a>>,
     buf: Vec<u8>,
@@ -128,7 +128,7 @@ struct Worker<'a> {
     /// What becomes of each unit of the jobs at hand.
     fates: Vec<Fate>,
     /// One compressed unit each; the buffers are used again.
-    packed: Vec<Vec<u8>>,
+    compressed: Vec<Vec<u8>>,
 }
 
 /// A job, and which units of the worker's buffer are its.
@@ -218,10 +218,10 @@ impl Worker<'_> {
         }
         self.leave_what_is_the_same(tasks, len)?;
         let fates = &self.fates;
-        let Some(packer) = self.packer.as_mut() else { return Ok(()) };
-        self.packed.resize_with(self.packed.len().max(fates.len()), Vec::new);
-        for ((fate, bytes), out) in fates.iter().zip(self.buf.chunks(unit)).zip(&mut self.packed) {
-            let smaller = *fate == Fate::Data && packer.pack(bytes, out)?;
+        let Some(compressor) = self.compressor.as_mut() else { return Ok(()) };
+        self.compressed.resize_with(self.compressed.len().max(fates.len()), Vec::new);
+        for ((fate, bytes), out) in fates.iter().zip(self.buf.chunks(unit)).zip(&mut self.compressed) {
+            let smaller = *fate == Fate::Data && compressor.compress(bytes, out)?;
             if !smaller {
                 out.clear();
             }
@@ -274,21 +274,21 @@ impl Worker<'_> {
         let Shared { unit, writer, .. } = *self.shared;
         let (job, Range { start: first, end }) = (task.job, task.units());
         let fates = self.fates.get(..end).unwrap_or_default();
-        let is_packed = |i: usize| self.packer.is_some() && self.packed.get(i).is_some_and(|bytes| !bytes.is_empty());
+        let is_compressed =
+            |i: usize| self.compressor.is_some() && self.compressed.get(i).is_some_and(|bytes| !bytes.is_empty());
         let mut i = first;
         while let Some(fate) = fates.get(i) {
             let inside = ((i - first) * unit) as u64;
             let at = job.at + inside;
-            if *fate == Fate::Data && is_packed(i) {
-                writer.place(at, Piece::Packed(self.packed.get(i).map_or(&[][..], Vec::as_slice)), steps)?;
+            if *fate == Fate::Data && is_compressed(i) {
+                writer.place(at, Piece::Compressed(self.compressed.get(i).map_or(&[][..], Vec::as_slice)), steps)?;
                 i += 1;
                 continue;
             }
-            let same = fates
-                .iter()
-                .enumerate()
-                .skip(i)
-                .take_while(|(k, f)| **f == fate.further(k - i, unit) && !(*fate == Fate::Data && is_packed(*k)));
+            let same =
+                fates.iter().enumerate().skip(i).take_while(|(k, f)| {
+                    **f == fate.further(k - i, unit) && !(*fate == Fate::Data && is_compressed(*k))
+                });
             let count = same.count();
             let len = (count * unit) as u64;
             match fate {
@@ -366,7 +366,7 @@ impl Shared<'_> {
                 let fate = match part.extent.place {
                     Place::Data { device, offset } => Fate::Copy(device, offset + skip),
                     Place::Zero { .. } | Place::Unallocated => Fate::Zero,
-                    Place::Packed(_) | Place::Encrypted { .. } => Fate::Data,
+                    Place::Compressed(_) | Place::Encrypted { .. } => Fate::Data,
                 };
                 if let Some(place) = fates.get_mut(index) {
                     *place = fate;

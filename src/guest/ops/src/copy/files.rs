@@ -34,7 +34,7 @@ impl<'a> Files<'a> {
             (Place::Data { device: x, offset: i }, Place::Data { device: y, offset: j }) => {
                 i == j && self.first(x)? == self.first(y)?
             }
-            (Place::Packed(x), Place::Packed(y)) => {
+            (Place::Compressed(x), Place::Compressed(y)) => {
                 let same = (x.offset, x.len, x.unit, x.skip) == (y.offset, y.len, y.unit, y.skip);
                 same && self.first(x.device)? == self.first(y.device)?
             }

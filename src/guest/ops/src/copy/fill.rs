@@ -9,7 +9,7 @@ use instar_image::chain::Chain;
 use instar_image::damage::Damage;
 use instar_image::error::Stage;
 use instar_image::walk::walk;
-use instar_image::{Error, Kind, Packed, Place, Read, Result, Source, Unpacker};
+use instar_image::{Compressed, Decoder, Error, Kind, Place, Read, Result, Source};
 
 use super::Disks;
 use super::losses::{Cause, Losses};
@@ -31,7 +31,7 @@ pub struct Area<'b> {
 pub struct Filler<'a> {
     disks: Disks<'a>,
     source: &'a dyn Source,
-    unpackers: Vec<Vec<Option<Box<dyn Unpacker + 'a>>>>,
+    decoders: Vec<Vec<Option<Box<dyn Decoder + 'a>>>>,
     stored: Vec<u8>,
     unit: Vec<u8>,
     /// Where what cannot be read is remembered; `None`: it is an error.
@@ -75,8 +75,8 @@ impl<'a> Filler<'a> {
     /// Nothing is allocated yet.
     pub fn new(disks: Disks<'a>, source: &'a dyn Source, losses: Option<&'a Losses>) -> Self {
         let chains = disks.sources.iter().chain(disks.target);
-        let unpackers = chains.map(|c| c.layers.iter().map(|_| None).collect()).collect();
-        Self { disks, source, unpackers, stored: Vec::new(), unit: Vec::new(), losses, gaps: Gaps::default() }
+        let decoders = chains.map(|c| c.layers.iter().map(|_| None).collect()).collect();
+        Self { disks, source, decoders, stored: Vec::new(), unit: Vec::new(), losses, gaps: Gaps::default() }
     }
 
     /// Fills `buf`, which stands for the target's bytes from `base` on, from `parts`.
@@ -86,7 +86,7 @@ impl<'a> Filler<'a> {
 
     /// Fills several areas, reading in one crossing.
     pub fn fill_all(&mut self, areas: &mut [Area<'_>]) -> Result<()> {
-        let stored_len: usize = areas.iter().flat_map(|a| packed(a.parts)).map(|(_, p)| p.len as usize).sum();
+        let stored_len: usize = areas.iter().flat_map(|a| compressed(a.parts)).map(|(_, p)| p.len as usize).sum();
         if self.stored.len() < stored_len {
             self.stored.resize(stored_len, 0);
         }
@@ -100,7 +100,7 @@ impl<'a> Filler<'a> {
         }
         let (mut stored, mut number) = (0, 0);
         for area in areas {
-            stored = self.unpack(area, stored, number)?;
+            stored = self.decompress(area, stored, number)?;
             self.decrypt(area)?;
             self.leave_gaps(area, number)?;
             number += area.parts.len();
@@ -121,14 +121,14 @@ impl<'a> Filler<'a> {
                 (rest, at) = (after, part.at + part.extent.len);
                 match part.extent.place {
                     Place::Data { device, offset } => reads.push(Read { device, offset, buf: here }),
-                    Place::Packed(packed) => {
-                        let (bytes, after) = stored.split_at_mut(packed.len as usize);
+                    Place::Compressed(compressed) => {
+                        let (bytes, after) = stored.split_at_mut(compressed.len as usize);
                         stored = after;
-                        reads.push(Read { device: packed.device, offset: packed.offset, buf: bytes });
+                        reads.push(Read { device: compressed.device, offset: compressed.offset, buf: bytes });
                     }
                     Place::Zero { .. } | Place::Unallocated => here.fill(0),
                     Place::Encrypted { device, offset } => {
-                        let unit = unpacker(self.disks, &mut self.unpackers, part)?.unit();
+                        let unit = decoder(self.disks, &mut self.decoders, part)?.unit();
                         // Else it is read with the whole of its units when it is decrypted.
                         if in_units(offset, here.len(), unit) {
                             reads.push(Read { device, offset, buf: here });
@@ -158,7 +158,7 @@ impl<'a> Filler<'a> {
                             self.gaps.plain.push((number, damage));
                         }
                     }
-                    Place::Packed(unit) => {
+                    Place::Compressed(unit) => {
                         let bytes = self.stored.get_mut(stored..stored + unit.len as usize).unwrap_or_default();
                         stored += unit.len as usize;
                         let damage = Damage::read(unit.offset, bytes, read(unit.device, unit.offset));
@@ -182,7 +182,7 @@ impl<'a> Filler<'a> {
             let start = (part.at - area.base) as usize;
             let here = area.buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
             let unit = match part.extent.place {
-                Place::Encrypted { .. } => unpacker(self.disks, &mut self.unpackers, part)?.unit() as usize,
+                Place::Encrypted { .. } => decoder(self.disks, &mut self.decoders, part)?.unit() as usize,
                 _ => 1,
             };
             for lost in damage.lost() {
@@ -202,19 +202,18 @@ impl<'a> Filler<'a> {
             let Place::Encrypted { device, offset } = part.extent.place else { continue };
             let start = (part.at - *base) as usize;
             let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
-            let unpacker = unpacker(self.disks, &mut self.unpackers, part)?;
-            let unit = unpacker.unit();
+            let decoder = decoder(self.disks, &mut self.decoders, part)?;
+            let unit = decoder.unit();
             let result = if in_units(offset, here.len(), unit) {
-                unpacker.decrypt(part.extent.at, offset, here)
+                decoder.decrypt(part.extent.at, offset, here)
             } else {
                 let skip = offset % unit;
                 let len = (skip + here.len() as u64).next_multiple_of(unit);
                 self.unit.clear();
                 self.unit.resize(len as usize, 0);
                 let read = self.source.read(device, offset - skip, &mut self.unit);
-                let done = read.and_then(|()| {
-                    unpacker.decrypt(part.extent.at.saturating_sub(skip), offset - skip, &mut self.unit)
-                });
+                let done = read
+                    .and_then(|()| decoder.decrypt(part.extent.at.saturating_sub(skip), offset - skip, &mut self.unit));
                 let from = skip as usize;
                 here.copy_from_slice(self.unit.get(from..from + here.len()).unwrap_or_default());
                 done
@@ -227,24 +226,24 @@ impl<'a> Filler<'a> {
     }
 
     /// `at`: where its stored bytes begin; `number`: of its first part. Returns where the next area's bytes do.
-    fn unpack(&mut self, area: &mut Area<'_>, mut at: usize, number: usize) -> Result<usize> {
+    fn decompress(&mut self, area: &mut Area<'_>, mut at: usize, number: usize) -> Result<usize> {
         let Area { parts, base, buf } = area;
         for (index, part) in parts.iter().enumerate() {
-            let Place::Packed(unit) = part.extent.place else { continue };
-            // What could be read may be enough: how much is needed is known only once it is unpacked.
+            let Place::Compressed(unit) = part.extent.place else { continue };
+            // What could be read may be enough: how much is needed is known only once it is decompressed.
             let stored = self.stored.get(at..at + unit.len as usize).unwrap_or_default();
             let stored = stored.get(..self.gaps.stored(number + index)).unwrap_or(stored);
             at += unit.len as usize;
             let start = (part.at - *base) as usize;
             let here = buf.get_mut(start..start + part.extent.len as usize).unwrap_or_default();
-            let unpacker = unpacker(self.disks, &mut self.unpackers, part)?;
+            let decoder = decoder(self.disks, &mut self.decoders, part)?;
             let result = if unit.skip == 0 && here.len() as u64 == unit.unit {
-                unpacker.unpack(&unit, stored, here)
+                decoder.decompress(&unit, stored, here)
             } else {
                 if self.unit.len() != unit.unit as usize {
                     self.unit = vec![0; unit.unit as usize];
                 }
-                unpacker.unpack(&unit, stored, &mut self.unit).map(|()| {
+                decoder.decompress(&unit, stored, &mut self.unit).map(|()| {
                     let from = unit.skip as usize;
                     here.copy_from_slice(self.unit.get(from..from + here.len()).unwrap_or_default());
                 })
@@ -265,17 +264,17 @@ fn give_up(losses: Option<&Losses>, part: &Part, error: &Error, here: &mut [u8])
     Ok(())
 }
 
-/// The unpacker of the image that the part is of, made when it is first needed.
-fn unpacker<'u, 'a>(
+/// The decoder of the image that the part is of, made when it is first needed.
+fn decoder<'u, 'a>(
     disks: Disks<'a>,
-    unpackers: &'u mut [Vec<Option<Box<dyn Unpacker + 'a>>>],
+    decoders: &'u mut [Vec<Option<Box<dyn Decoder + 'a>>>],
     part: &Part,
-) -> Result<&'u mut (dyn Unpacker + 'a)> {
+) -> Result<&'u mut (dyn Decoder + 'a)> {
     let none = || Error::corrupt("compressed or encrypted data in a format that has none");
-    let slot = unpackers.get_mut(part.source).and_then(|layers| layers.get_mut(part.depth)).ok_or_else(none)?;
+    let slot = decoders.get_mut(part.source).and_then(|layers| layers.get_mut(part.depth)).ok_or_else(none)?;
     let layer = disks.get(part.source).and_then(|chain| chain.layers.get(part.depth)).ok_or_else(none)?;
     if slot.is_none() {
-        *slot = layer.image.unpacker();
+        *slot = layer.image.decoder();
     }
     Ok(slot.as_mut().ok_or_else(none)?.as_mut())
 }
@@ -302,9 +301,9 @@ pub fn read_at(source: &dyn Source, chain: &Chain<'_>, depth: usize, at: u64, bu
 }
 
 /// The compressed parts with their units.
-fn packed(parts: &[Part]) -> impl Iterator<Item = (&Part, Packed)> {
+fn compressed(parts: &[Part]) -> impl Iterator<Item = (&Part, Compressed)> {
     parts.iter().filter_map(|part| match part.extent.place {
-        Place::Packed(unit) => Some((part, unit)),
+        Place::Compressed(unit) => Some((part, unit)),
         _ => None,
     })
 }

@@ -215,13 +215,13 @@ impl Worker<'_> {
                     let mut done = 0;
                     while done < len {
                         let extent = part.extent.slice(part.extent.at + done, BUFFER);
-                        self.unpack(&[Part { at: part.at + done, extent, ..*part }])?;
+                        self.decompress(&[Part { at: part.at + done, extent, ..*part }])?;
                         done += extent.len;
                     }
                 }
-                Place::Data { .. } | Place::Packed(_) | Place::Encrypted { .. } => {
-                    let run = packed_run(job.parts.get(from..).unwrap_or_default());
-                    self.unpack(run)?;
+                Place::Data { .. } | Place::Compressed(_) | Place::Encrypted { .. } => {
+                    let run = compressed_run(job.parts.get(from..).unwrap_or_default());
+                    self.decompress(run)?;
                     from += run.len();
                     continue;
                 }
@@ -232,7 +232,7 @@ impl Worker<'_> {
     }
 
     /// Decompresses a run of parts and writes what is not zeroes.
-    fn unpack(&mut self, parts: &[Part]) -> Result<()> {
+    fn decompress(&mut self, parts: &[Part]) -> Result<()> {
         let zeroes = self.output.zeroes;
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(()) };
         let len = (last.at + last.extent.len - first.at) as usize;
@@ -256,11 +256,11 @@ impl Worker<'_> {
 }
 
 /// As many parts from the first on as are compressed and fit into the buffer; at least one.
-fn packed_run(parts: &[Part]) -> &[Part] {
+fn compressed_run(parts: &[Part]) -> &[Part] {
     let mut len = 0;
     let fits = parts.iter().take_while(|part| {
         len += part.extent.len;
-        matches!(part.extent.place, Place::Packed(_) | Place::Encrypted { .. }) && len <= BUFFER
+        matches!(part.extent.place, Place::Compressed(_) | Place::Encrypted { .. }) && len <= BUFFER
     });
     let count = fits.count().max(1);
     parts.get(..count).unwrap_or_default()

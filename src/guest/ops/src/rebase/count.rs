@@ -35,7 +35,7 @@ impl Writer for Counter {
 
     fn place<'p>(&self, _at: u64, piece: Piece<'p>, _steps: &mut Vec<Placed<'p>>) -> Result<()> {
         match piece {
-            Piece::Data(bytes) | Piece::Packed(bytes) => self.data.fetch_add(bytes.len() as u64, Ordering::Relaxed),
+            Piece::Data(bytes) | Piece::Compressed(bytes) => self.data.fetch_add(bytes.len() as u64, Ordering::Relaxed),
             Piece::Copy(_, _, len) => self.data.fetch_add(len, Ordering::Relaxed),
             Piece::Zero(len) => self.zeroes.fetch_add(len, Ordering::Relaxed),
         };

@@ -82,7 +82,7 @@ pub fn run(machine: &dyn Machine, params: &Rebase, version: Version) -> Result<u
     machine.seal()?;
     let editor = chain.layers.first().and_then(|top| top.image.editor()).ok_or_else(empty)?;
     let rebasing = editor.rebasing().ok_or_else(|| cannot(params, format))?;
-    if params.compress && editor.packer().is_none() {
+    if params.compress && editor.compressor().is_none() {
         return Err(Error::usage("Compression not supported for this file format"));
     }
     if !params.only_name {

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use instar_image::{CheckContext, DeviceId, Error, Findings, Machine, Read, Result};
 use spin::Mutex;
 
-use crate::entry::{Geometry, packed_range};
+use crate::entry::{Geometry, compressed_range};
 use crate::layout::{
     FILE_OFFSET_MAX, L1_ENTRY, L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO,
 };
@@ -324,7 +324,7 @@ impl Count<'_> {
 
     fn compressed(&self, entry: u64, bitmap: u64, index: usize, counted: bool, out: &mut Out<'_>) -> Result<()> {
         let g = &self.geometry;
-        let (offset, len) = packed_range(g, entry);
+        let (offset, len) = compressed_range(g, entry);
         if entry & OFLAG_COPIED != 0 {
             out.corruption(&|| {
                 format!("ERROR: coffset={offset:#x}: copied flag must never be set for compressed clusters")

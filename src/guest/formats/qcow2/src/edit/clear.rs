@@ -43,7 +43,7 @@ impl<'a> Qcow2Editor<'a> {
     pub(super) fn give_up_entry(&self, state: &mut State<'a>, entry: u64) {
         let g = &self.geometry;
         if entry & OFLAG_COMPRESSED != 0 {
-            let (offset, len) = crate::entry::packed_range(g, entry);
+            let (offset, len) = crate::entry::compressed_range(g, entry);
             state.counts.release_bytes(offset, len);
         } else if entry & L2_OFFSET_MASK != 0 && !g.external {
             state.counts.release((entry & L2_OFFSET_MASK) >> g.cluster_bits, 1);

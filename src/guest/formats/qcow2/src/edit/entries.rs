@@ -57,7 +57,7 @@ impl<'a> Qcow2Editor<'a> {
         let len = match piece {
             Piece::Data(bytes) => bytes.len() as u64,
             Piece::Copy(_, _, len) | Piece::Zero(len) => len,
-            Piece::Packed(bytes) => return self.put_packed(state, at, bytes, steps),
+            Piece::Compressed(bytes) => return self.put_compressed(state, at, bytes, steps),
         };
         if at.checked_add(len).is_none_or(|end| end > size.next_multiple_of(self.geometry.cluster_size())) {
             return Err(Error::usage("write past the end of the disk"));
@@ -245,7 +245,7 @@ impl<'a> Qcow2Editor<'a> {
         self.set(state, slot, if self.unbacked { 0 } else { OFLAG_ZERO }, 0)
     }
 
-    fn put_packed<'p>(
+    fn put_compressed<'p>(
         &self,
         state: &mut State<'a>,
         at: u64,
@@ -260,7 +260,7 @@ impl<'a> Qcow2Editor<'a> {
         let len = bytes.len().max(1) as u64;
         let offset = self.room_for(state, len)?;
         let end = offset + len;
-        state.packed_at = (!end.is_multiple_of(g.cluster_size())).then_some(end);
+        state.compressed_at = (!end.is_multiple_of(g.cluster_size())).then_some(end);
         self.give_up_entry(state, slot.entry);
         let sectors = (end - 1) / COMPRESSED_SECTOR - offset / COMPRESSED_SECTOR;
         let entry = OFLAG_COMPRESSED | sectors << (62 - (g.cluster_bits - 8)) | offset;
@@ -272,7 +272,7 @@ impl<'a> Qcow2Editor<'a> {
     /// A place for `len` compressed bytes: behind the last ones where that has room.
     fn room_for(&self, state: &mut State<'a>, len: u64) -> Result<u64> {
         let bits = self.geometry.cluster_bits;
-        let Some(offset) = state.packed_at.filter(|_| state.counts.max() > 1) else {
+        let Some(offset) = state.compressed_at.filter(|_| state.counts.max() > 1) else {
             return Ok(state.counts.allocate(1)? << bits);
         };
         let (here, last) = (offset >> bits, (offset + len - 1) >> bits);

@@ -26,7 +26,7 @@ use instar_crypto::qcow::Key;
 use instar_image::damage::Damage;
 use instar_image::reader::Reader;
 use instar_image::sealed::{self, Placed};
-use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
+use instar_image::write::{Compressor, Encrypter, Piece, Target, Writer};
 use instar_image::{
     AddBitmaps, Backing, Changes, DeviceId, Editor, Emptying, Error, Extent, Machine, Place, Rebasing, Result, Spot,
     Step,
@@ -35,10 +35,10 @@ use spin::Mutex;
 
 use crate::Qcow2Image;
 use crate::bitmaps;
+use crate::compressor::compressor;
 use crate::entry::{Entries, Geometry};
 use crate::header::{Compression, Header};
 use crate::layout::{AUTOCLEAR_KNOWN, COMPRESSED_SECTOR, field, incompatible};
-use crate::packer::packer;
 use crate::refcount::counts::Counts;
 use head::Head;
 use tables::Tables;
@@ -82,7 +82,7 @@ struct State<'a> {
     counts: Counts<'a>,
     tables: Tables<'a>,
     /// Where the next compressed cluster may begin, in the middle of a cluster.
-    packed_at: Option<u64>,
+    compressed_at: Option<u64>,
     bitmaps: Tracker<'a>,
 }
 
@@ -107,7 +107,7 @@ impl<'a> Qcow2Editor<'a> {
         let state = State {
             counts: Counts::open(machine, device, &header)?,
             tables: Tables::open(machine, device, &header)?,
-            packed_at: None,
+            compressed_at: None,
             bitmaps: Tracker::open(machine, device, &header, &image.bitmaps)?,
         };
         // A cluster that is encrypted cannot be moved in parts: its sectors may be counted in the file.
@@ -217,7 +217,7 @@ impl<'a> Qcow2Editor<'a> {
         state.tables.drop_empty(&mut state.counts)?;
         state.counts.write(&mut steps)?;
         state.tables.write_fresh(&mut steps);
-        if let Some(end) = state.packed_at.take() {
+        if let Some(end) = state.compressed_at.take() {
             // Compressed clusters are read in whole sectors.
             let len = end.next_multiple_of(COMPRESSED_SECTOR) - end;
             let tail = Step::Zero { device: self.device, offset: end, len, unmap: true };
@@ -258,7 +258,7 @@ impl Writer for Qcow2Editor<'_> {
             let len = match piece {
                 Piece::Data(bytes) => bytes.len() as u64,
                 Piece::Copy(_, _, len) | Piece::Zero(len) => len,
-                Piece::Packed(_) => self.geometry.cluster_size(),
+                Piece::Compressed(_) => self.geometry.cluster_size(),
             };
             state.bitmaps.touch(at, len.min(self.header.size.saturating_sub(at)), &mut state.counts)?;
         }
@@ -269,8 +269,8 @@ impl Writer for Qcow2Editor<'_> {
         self.key.as_deref().map(|key| key as &dyn Encrypter)
     }
 
-    fn packer(&self) -> Option<Box<dyn Packer + '_>> {
-        (!self.external).then(|| packer(self.header.compression == Compression::Zstd))
+    fn compressor(&self) -> Option<Box<dyn Compressor + '_>> {
+        (!self.external).then(|| compressor(self.header.compression == Compression::Zstd))
     }
 
     fn is_full(&self) -> bool {

@@ -6,13 +6,13 @@ use alloc::vec::Vec;
 use instar_image::reader::is_zero;
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Writer};
-use instar_image::{Packed, Result, Step, Unpacker};
+use instar_image::{Compressed, Decoder, Result, Step};
 
 use super::entries::Slot;
 use super::{Qcow2Editor, State};
+use crate::compressed::{ZlibClusterDecoder, ZstdClusterDecoder};
 use crate::header::Compression;
 use crate::layout::{L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO};
-use crate::packed::{ZlibUnpacker, ZstdUnpacker};
 
 impl<'a> Qcow2Editor<'a> {
     /// Zeroes what lies behind the old end of a disk that is going to have `size` bytes.
@@ -39,7 +39,7 @@ impl<'a> Qcow2Editor<'a> {
         }
         // Snapshots have a part in it: it is written anew, but only if it must be.
         let start = old - inside;
-        let mut bytes = if compressed { self.unpacked(slot)? } else { self.stored(start, host)? };
+        let mut bytes = if compressed { self.decompressed(slot)? } else { self.stored(start, host)? };
         if bytes.get(inside as usize..).is_none_or(is_zero) {
             return Ok(());
         }
@@ -74,16 +74,16 @@ impl<'a> Qcow2Editor<'a> {
         Ok(bytes)
     }
 
-    fn unpacked(&self, slot: Slot) -> Result<Vec<u8>> {
-        let (offset, len) = crate::entry::packed_range(&self.geometry, slot.entry);
+    fn decompressed(&self, slot: Slot) -> Result<Vec<u8>> {
+        let (offset, len) = crate::entry::compressed_range(&self.geometry, slot.entry);
         let unit = self.geometry.cluster_size();
         let mut stored = vec![0; len as usize];
         self.machine.read(self.device, offset, &mut stored)?;
         let mut bytes = vec![0; unit as usize];
-        let packed = Packed { device: self.device, offset, len, unit, skip: 0 };
+        let compressed = Compressed { device: self.device, offset, len, unit, skip: 0 };
         match self.header.compression {
-            Compression::Zlib => ZlibUnpacker::default().unpack(&packed, &stored, &mut bytes)?,
-            Compression::Zstd => ZstdUnpacker::default().unpack(&packed, &stored, &mut bytes)?,
+            Compression::Zlib => ZlibClusterDecoder::default().decompress(&compressed, &stored, &mut bytes)?,
+            Compression::Zstd => ZstdClusterDecoder::default().decompress(&compressed, &stored, &mut bytes)?,
         }
         Ok(bytes)
     }

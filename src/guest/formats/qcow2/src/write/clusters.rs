@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::sealed::Placed;
-use instar_image::write::{Encrypter, Packer, Piece, Target, Writer};
+use instar_image::write::{Compressor, Encrypter, Piece, Target, Writer};
 use instar_image::{Error, Result, Step};
 use spin::Mutex;
 
@@ -13,8 +13,8 @@ use super::fresh::Layout;
 use super::header::{self, Tables};
 use super::spec::Codec;
 use super::{NewImage, l1_bytes, l1_entry};
+use crate::compressor::compressor;
 use crate::layout::{COMPRESSED_SECTOR, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS};
-use crate::packer::packer;
 use crate::refcount::stream::Refcounts;
 
 /// See the module.
@@ -34,7 +34,7 @@ struct State {
     l2: Vec<u8>,
     l2_index: Option<usize>,
     /// Where the next compressed cluster may begin in the middle of a cluster.
-    packed_at: Option<u64>,
+    compressed_at: Option<u64>,
 }
 
 impl<'a> Clusters<'a> {
@@ -42,8 +42,15 @@ impl<'a> Clusters<'a> {
     pub fn new(image: NewImage<'a>) -> Self {
         let refcounts = Refcounts::new(image.device, image.spec.refcounts());
         let l1 = vec![0; usize::try_from(image.spec.l1_entries).unwrap_or(0)];
-        let state =
-            State { refcounts, l1_offset: None, luks_offset: 0, l1, l2: Vec::new(), l2_index: None, packed_at: None };
+        let state = State {
+            refcounts,
+            l1_offset: None,
+            luks_offset: 0,
+            l1,
+            l2: Vec::new(),
+            l2_index: None,
+            compressed_at: None,
+        };
         Self { image, state: Mutex::new(state) }
     }
 
@@ -121,11 +128,17 @@ impl<'a> Clusters<'a> {
         Ok((device, offset))
     }
 
-    fn place_packed<'p>(&self, state: &mut State, at: u64, bytes: &'p [u8], steps: &mut Vec<Placed<'p>>) -> Result<()> {
+    fn place_compressed<'p>(
+        &self,
+        state: &mut State,
+        at: u64,
+        bytes: &'p [u8],
+        steps: &mut Vec<Placed<'p>>,
+    ) -> Result<()> {
         let spec = &self.image.spec;
         let (bits, cluster) = (spec.cluster_bits, spec.cluster());
         let len = bytes.len() as u64;
-        let offset = match state.packed_at {
+        let offset = match state.compressed_at {
             Some(offset) if self.fits(state, offset, len) => offset,
             _ => state.refcounts.allocate(1)?,
         };
@@ -139,7 +152,7 @@ impl<'a> Clusters<'a> {
             }
         }
         let end = offset + len;
-        state.packed_at = (!end.is_multiple_of(cluster)).then_some(end);
+        state.compressed_at = (!end.is_multiple_of(cluster)).then_some(end);
         let sectors = last / COMPRESSED_SECTOR - offset / COMPRESSED_SECTOR;
         let entry = OFLAG_COMPRESSED | sectors << (62 - (bits - 8)) | offset;
         self.map(state, at, entry, 0, steps)?;
@@ -188,8 +201,8 @@ impl Writer for Clusters<'_> {
         let state = &mut *self.state.lock();
         self.begin(state)?;
         match piece {
-            Piece::Packed(bytes) if self.image.data.is_none() => self.place_packed(state, at, bytes, steps)?,
-            Piece::Packed(_) => return Err(Error::unsupported("compressed clusters cannot be in a data file")),
+            Piece::Compressed(bytes) if self.image.data.is_none() => self.place_compressed(state, at, bytes, steps)?,
+            Piece::Compressed(_) => return Err(Error::unsupported("compressed clusters cannot be in a data file")),
             Piece::Zero(len) => self.place_zero(state, at, len, steps)?,
             Piece::Data(_) | Piece::Copy(..) => {
                 let len = match piece {
@@ -210,7 +223,7 @@ impl Writer for Clusters<'_> {
                 }
             }
         }
-        let settled = state.packed_at.map_or(state.refcounts.end(), |at| at.min(state.refcounts.end()));
+        let settled = state.compressed_at.map_or(state.refcounts.end(), |at| at.min(state.refcounts.end()));
         state.refcounts.flush(settled, steps)
     }
 
@@ -218,12 +231,12 @@ impl Writer for Clusters<'_> {
         self.image.encrypter()
     }
 
-    fn packer(&self) -> Option<Box<dyn Packer + '_>> {
+    fn compressor(&self) -> Option<Box<dyn Compressor + '_>> {
         // External data files hold plain clusters only.
         if self.image.data.is_some() {
             return None;
         }
-        Some(packer(self.image.spec.codec == Codec::Zstd))
+        Some(compressor(self.image.spec.codec == Codec::Zstd))
     }
 
     fn finish(&self) -> Result<()> {

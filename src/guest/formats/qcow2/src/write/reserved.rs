@@ -42,7 +42,7 @@ impl Writer for Reserved<'_> {
         let len = match piece {
             Piece::Data(bytes) => bytes.len() as u64,
             Piece::Copy(_, _, len) | Piece::Zero(len) => len,
-            Piece::Packed(_) => return Err(Error::unsupported("compressed clusters cannot be reserved")),
+            Piece::Compressed(_) => return Err(Error::unsupported("compressed clusters cannot be reserved")),
         };
         let mut done = 0;
         while done < len {

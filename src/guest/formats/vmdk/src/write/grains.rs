@@ -31,7 +31,7 @@ pub struct GrainExtent {
     /// Bytes of its part of the disk.
     pub size: u64,
     /// Grains are compressed.
-    pub packed: bool,
+    pub compressed: bool,
     /// Grains of zeroes need no place.
     pub zeroed_grain: bool,
 }
@@ -103,16 +103,16 @@ impl GrainExtent {
                 place.copy_from_slice(value);
             }
         };
-        let version: u32 = match (self.packed, self.zeroed_grain) {
+        let version: u32 = match (self.compressed, self.zeroed_grain) {
             (true, _) => 3,
             (false, true) => 2,
             (false, false) => 1,
         };
         let zeroes = if self.zeroed_grain { FLAG_ZERO_GRAIN } else { 0 };
-        let packed = if self.packed { FLAG_COMPRESSED | FLAG_MARKERS } else { 0 };
+        let compressed = if self.compressed { FLAG_COMPRESSED | FLAG_MARKERS } else { 0 };
         put(0, MAGIC_SPARSE);
         put(field::VERSION, &version.to_le_bytes());
-        put(field::FLAGS, &(FLAG_NEWLINES | FLAG_REDUNDANT | zeroes | packed).to_le_bytes());
+        put(field::FLAGS, &(FLAG_NEWLINES | FLAG_REDUNDANT | zeroes | compressed).to_le_bytes());
         put(field::CAPACITY, &(self.size / SECTOR).to_le_bytes());
         put(field::GRAIN, &(GRAIN / SECTOR).to_le_bytes());
         put(field::TEXT, &1u64.to_le_bytes());
@@ -122,7 +122,7 @@ impl GrainExtent {
         put(field::DIRECTORY, &(self.directory(1) / SECTOR).to_le_bytes());
         put(field::OVERHEAD, &(self.data() / SECTOR).to_le_bytes());
         put(field::LINE_ENDS, LINE_ENDS);
-        put(field::COMPRESSION, &u16::from(self.packed).to_le_bytes());
+        put(field::COMPRESSION, &u16::from(self.compressed).to_le_bytes());
         bytes
     }
 }

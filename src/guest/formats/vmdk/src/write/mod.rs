@@ -1,9 +1,9 @@
 //! Making VMDK images: in one file with grains as they are (monolithicSparse) or compressed (streamOptimized), or with a
 //! descriptor and extents in files of their own ([`files`]). Grains are placed in the order in which their data comes.
 
+mod compress;
 mod files;
 mod grains;
-mod pack;
 mod spec;
 
 use alloc::boxed::Box;
@@ -11,13 +11,13 @@ use alloc::vec::Vec;
 
 use instar_image::options::{OptionKind, OptionSpec, Options, of_file};
 use instar_image::sealed::Placed;
-use instar_image::write::{Packer, Piece, Target, Writer};
+use instar_image::write::{Compressor, Piece, Target, Writer};
 use instar_image::{CreateContext, Creator, DeviceId, Error, Machine, Result, Step};
 
 use crate::layout::SECTOR;
 use crate::regions::{Place, Region, Regions};
+use compress::GrainCompressor;
 use grains::{GRAIN, GrainExtent};
-use pack::GrainPacker;
 use spec::{Spec, Subformat};
 
 /// The options, in the order of `-o help`.
@@ -84,7 +84,8 @@ impl Creator for VmdkCreator {
         let backed = spec.parent.is_some();
         let (mut grains, mut regions, mut start) = (Vec::new(), Vec::new(), 0);
         for (device, size) in extents {
-            let extent = GrainExtent { device, size, packed: spec.kind.is_packed(), zeroed_grain: spec.zeroed_grain };
+            let extent =
+                GrainExtent { device, size, compressed: spec.kind.is_compressed(), zeroed_grain: spec.zeroed_grain };
             regions.push(Region { start, len: size, place: Place::Grains(extent.make(machine, backed)?) });
             grains.push(extent);
             start += size;
@@ -104,8 +105,8 @@ struct VmdkWriter<'a> {
 }
 
 impl VmdkWriter<'_> {
-    fn is_packed(&self) -> bool {
-        self.spec.kind.is_packed()
+    fn is_compressed(&self) -> bool {
+        self.spec.kind.is_compressed()
     }
 }
 
@@ -116,24 +117,24 @@ impl Writer for VmdkWriter<'_> {
 
     fn place<'p>(&self, at: u64, piece: Piece<'p>, steps: &mut Vec<Placed<'p>>) -> Result<()> {
         match (piece, self.regions.first_grains()) {
-            (Piece::Packed(bytes), Some(grains)) => {
+            (Piece::Compressed(bytes), Some(grains)) => {
                 // A marker: the first sector, how many bytes follow.
                 let mut marker = (at / SECTOR).to_le_bytes().to_vec();
                 marker.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-                grains.place_packed(at, (marker, bytes), SECTOR, |offset| offset / SECTOR, steps)
+                grains.place_compressed(at, (marker, bytes), SECTOR, |offset| offset / SECTOR, steps)
             }
-            (Piece::Zero(_), _) if self.is_packed() => Ok(()),
-            _ if self.is_packed() => Err(Error::unsupported("grains of this image are all compressed")),
+            (Piece::Zero(_), _) if self.is_compressed() => Ok(()),
+            _ if self.is_compressed() => Err(Error::unsupported("grains of this image are all compressed")),
             _ => self.regions.place(at, piece, steps),
         }
     }
 
-    fn packer(&self) -> Option<Box<dyn Packer + '_>> {
-        self.is_packed().then(|| Box::new(GrainPacker::new()) as Box<dyn Packer>)
+    fn compressor(&self) -> Option<Box<dyn Compressor + '_>> {
+        self.is_compressed().then(|| Box::new(GrainCompressor::new()) as Box<dyn Compressor>)
     }
 
     fn always_compresses(&self) -> bool {
-        self.is_packed()
+        self.is_compressed()
     }
 
     fn is_full(&self) -> bool {
@@ -147,7 +148,7 @@ impl Writer for VmdkWriter<'_> {
     fn finish(&self) -> Result<()> {
         self.settle()?;
         let (machine, device) = (self.machine, self.device);
-        if self.is_packed() {
+        if self.is_compressed() {
             // The last grain ends in the middle of a sector.
             let len = machine.stat(device)?.len.next_multiple_of(SECTOR);
             machine.submit(&[Step::SetLength { device, len }])?;

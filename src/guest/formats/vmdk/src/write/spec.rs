@@ -52,7 +52,7 @@ impl Subformat {
     }
 
     /// Grains are compressed.
-    pub const fn is_packed(self) -> bool {
+    pub const fn is_compressed(self) -> bool {
         matches!(self, Self::Stream)
     }
 

@@ -1,7 +1,7 @@
 //! Decompression of clusters.
 
 use instar_codec::{Inflater, ZstdDecoder};
-use instar_image::{Error, Packed, Result, Unpacker};
+use instar_image::{Compressed, Decoder, Error, Result};
 
 /// Whatever is wrong with a cluster, qemu-img calls it this.
 fn bad() -> Error {
@@ -10,12 +10,12 @@ fn bad() -> Error {
 
 /// Raw deflate. What follows the stream up to the end of its last sector is another cluster's.
 #[derive(Default)]
-pub struct ZlibUnpacker {
+pub struct ZlibClusterDecoder {
     inflater: Inflater,
 }
 
-impl Unpacker for ZlibUnpacker {
-    fn unpack(&mut self, _packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()> {
+impl Decoder for ZlibClusterDecoder {
+    fn decompress(&mut self, _compressed: &Compressed, stored: &[u8], out: &mut [u8]) -> Result<()> {
         let len = self.inflater.inflate(stored, out);
         if len.is_ok_and(|n| n == out.len()) { Ok(()) } else { Err(bad()) }
     }
@@ -23,12 +23,12 @@ impl Unpacker for ZlibUnpacker {
 
 /// One zstd frame.
 #[derive(Default)]
-pub struct ZstdUnpacker {
+pub struct ZstdClusterDecoder {
     decoder: ZstdDecoder,
 }
 
-impl Unpacker for ZstdUnpacker {
-    fn unpack(&mut self, _packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()> {
+impl Decoder for ZstdClusterDecoder {
+    fn decompress(&mut self, _compressed: &Compressed, stored: &[u8], out: &mut [u8]) -> Result<()> {
         let len = self.decoder.decode(stored, out);
         if len.is_ok_and(|n| n == out.len()) { Ok(()) } else { Err(bad()) }
     }

@@ -1,21 +1,21 @@
 //! Decompression of blocks: zlib streams.
 
 use instar_codec::Inflater;
-use instar_image::{Error, Packed, Result, Unpacker};
+use instar_image::{Compressed, Decoder, Error, Result};
 
 /// Inflates.
-pub struct CloopUnpacker {
+pub struct CloopDecoder {
     inflater: Inflater,
 }
 
-impl Default for CloopUnpacker {
+impl Default for CloopDecoder {
     fn default() -> Self {
         Self { inflater: Inflater::zlib() }
     }
 }
 
-impl Unpacker for CloopUnpacker {
-    fn unpack(&mut self, _packed: &Packed, stored: &[u8], out: &mut [u8]) -> Result<()> {
+impl Decoder for CloopDecoder {
+    fn decompress(&mut self, _compressed: &Compressed, stored: &[u8], out: &mut [u8]) -> Result<()> {
         let len = self.inflater.inflate_all(stored, out);
         if len.is_ok_and(|n| n == out.len()) { Ok(()) } else { Err(Error::malformed("Input/output error")) }
     }

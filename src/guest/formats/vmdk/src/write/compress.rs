@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_codec::Deflater;
-use instar_image::write::Packer;
+use instar_image::write::Compressor;
 use instar_image::{Error, Result};
 
 use super::grains::GRAIN;
@@ -13,21 +13,21 @@ use super::grains::GRAIN;
 const LEVEL: i32 = 7;
 
 /// See the module.
-pub struct GrainPacker {
+pub struct GrainCompressor {
     deflater: Deflater,
     /// For what does not get smaller.
     storer: Deflater,
     whole: Vec<u8>,
 }
 
-impl GrainPacker {
+impl GrainCompressor {
     pub fn new() -> Self {
         Self { deflater: Deflater::zlib(LEVEL), storer: Deflater::zlib(0), whole: vec![0; GRAIN as usize] }
     }
 }
 
-impl Packer for GrainPacker {
-    fn pack(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+impl Compressor for GrainCompressor {
+    fn compress(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<bool> {
         let mut unit = unit;
         if let Some((there, rest)) = self.whole.split_at_mut_checked(unit.len()).filter(|(_, rest)| !rest.is_empty()) {
             there.copy_from_slice(unit);

@@ -5,7 +5,7 @@ import re
 from tests.base import InstarTestBase
 
 # The commands that are not there; README.md, "What works today", says so.
-MISSING = {"amend", "bitmap", "snapshot"}
+MISSING = {"amend", "bitmap"}
 # Options that are known but refused, and what is said then.
 REFUSED = {
     # Repair is not there yet (README.md).

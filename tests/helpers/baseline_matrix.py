@@ -6,7 +6,7 @@ from tests.base import InstarTestBase
 from tests.helpers import baselines, cases
 
 # Commands that instar does not have yet.
-COMMANDS_NOT_YET = ("snapshot",)
+COMMANDS_NOT_YET = ()
 
 
 def _test(command, case, profile):

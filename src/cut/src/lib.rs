@@ -96,11 +96,28 @@ impl Folder {
             let content = fs::read(self.path("content.out")).map_err(|e| e.to_string())?;
             return Ok([content, size.trim_end_matches(',').as_bytes().to_vec()].concat());
         }
-        let done = self.try_on(&["convert", "-O", "raw"], image, key, &["content.out"]);
+        self.converted(image, key, &[])
+    }
+
+    /// What a conversion with these options makes of it.
+    fn converted(&self, image: &Image, key: Option<&str>, options: &[&str]) -> Result<Vec<u8>, String> {
+        let command = [&["convert", "-O", "raw"], options].concat();
+        let done = self.try_on(&command, image, key, &["content.out"]);
         if !done.status.success() {
             return Err(String::from_utf8_lossy(&done.stderr).into_owned());
         }
         fs::read(self.path("content.out")).map_err(|e| e.to_string())
+    }
+
+    /// The names of its internal snapshots, which have no blanks.
+    fn snapshots(&self, image: &Image, key: Option<&str>) -> Result<Vec<String>, String> {
+        let done = self.try_on(&["snapshot", "-l"], image, key, &[]);
+        if !done.status.success() {
+            return Err(String::from_utf8_lossy(&done.stderr).into_owned());
+        }
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        let name = |line: &str| line.split_whitespace().nth(1).map(str::to_string);
+        Ok(text.lines().skip(2).filter_map(name).collect())
     }
 }
 
@@ -168,6 +185,8 @@ pub struct Scenario {
     pub once: bool,
     /// What is written is torn at multiples of so many bytes.
     pub tears: u64,
+    /// The internal snapshots are part of what an image shows.
+    pub snapshots: bool,
 }
 
 impl Scenario {
@@ -188,6 +207,7 @@ impl Scenario {
             key: None,
             once: false,
             tears: SECTOR as u64,
+            snapshots: false,
         }
     }
 
@@ -277,10 +297,17 @@ impl Scenario {
     /// What an image shows, as `judge` reads it.
     fn content(&self, folder: &Folder, image: &Image) -> Result<Vec<u8>, String> {
         if self.own {
-            self.own_content(&self.disks(folder), image)
-        } else {
-            folder.content(image, self.head, self.key_of(image))
+            return self.own_content(&self.disks(folder), image);
         }
+        let key = self.key_of(image);
+        let mut content = folder.content(image, self.head, key)?;
+        if self.snapshots {
+            for name in folder.snapshots(image, key)? {
+                let shown = folder.converted(image, key, &["-l", &format!("snapshot.name={name}")])?;
+                content.extend([name.as_bytes(), &shown].concat());
+            }
+        }
+        Ok(content)
     }
 
     /// Exit status, output and errors of a check.
@@ -358,11 +385,25 @@ impl Scenario {
     }
 }
 
-/// The only error found is one that a run leaves where the format has no other way: Parallels' mark of an open image,
+/// An entry of a qcow2 does not say that its cluster is this disk's alone: whoever writes there copies it for nothing. Flags and
+/// counts of a snapshot are in different clusters, and one of the two comes first.
+fn misses_a_flag(line: &str) -> bool {
+    let entry = |name: &str| {
+        let (_, rest) = line.split_once(name)?;
+        u64::from_str_radix(rest.split_whitespace().next()?, 16).ok()
+    };
+    let entry = entry("l1_entry=").or_else(|| entry("l2_entry="));
+    line.contains("OFLAG_COPIED") && line.ends_with(" refcount=1") && entry.is_some_and(|entry| entry >> 63 == 0)
+}
+
+/// The only error found is one that a run leaves where the format has no other way: flags that are missing, Parallels' mark of an open image,
 /// of VDI a count of blocks that is larger than what the map refers to (they lie in different sectors), and of VHD a footer
 /// at the end that is not the one at the beginning, which counts.
 fn only_tells_of_the_cut(out: &str, err: &str) -> bool {
     let mut errors = out.lines().chain(err.lines()).filter(|line| line.contains("ERROR") && !line.contains("leaked"));
+    if errors.clone().all(misses_a_flag) {
+        return true;
+    }
     let counted_first = |text: &str| {
         let (is, should) = text.split_once(", should be ")?;
         Some(is.parse::<u64>().ok()? < should.parse::<u64>().ok()?)

@@ -17,11 +17,43 @@ impl Scenario {
 
     /// What an image shows.
     pub(crate) fn own_content(&self, disks: &[Disk], image: &Image) -> Result<Vec<u8>, String> {
+        let mut content = self.own_converted(disks, image, None)?;
+        if self.snapshots {
+            for name in self.own_snapshots(disks, image)? {
+                let shown = self.own_converted(disks, image, Some(&name))?;
+                content.extend([name.as_bytes(), &shown].concat());
+            }
+        }
+        Ok(content)
+    }
+
+    /// The names of its internal snapshots.
+    fn own_snapshots(&self, disks: &[Disk], image: &Image) -> Result<Vec<String>, String> {
+        let (machine, device, mut params) = self.own_run("snapshot", disks, image);
+        params.set("image", self.described(image, device)).set("action", "list");
+        params.set("date-sec", 0u64).set("date-nsec", 0u64);
+        let status = instar_ops::run(&machine, &params);
+        let emitted = machine.emitted();
+        if status != 0 {
+            return Err(format!("{emitted:?}"));
+        }
+        let list = emitted.iter().find_map(|(key, list)| match list {
+            Value::List(list) if key == "snapshots" => Some(list.as_slice()),
+            _ => None,
+        });
+        let name = |snapshot: &Value| snapshot.bytes("name").map(|name| String::from_utf8_lossy(name).into_owned());
+        Ok(list.unwrap_or_default().iter().filter_map(name).collect())
+    }
+
+    fn own_converted(&self, disks: &[Disk], image: &Image, snapshot: Option<&str>) -> Result<Vec<u8>, String> {
         let (machine, device, mut params) = self.own_run("convert", disks, image);
         let out = machine.add_writable(Vec::new());
         let mut target = Value::map();
         target.set("device", u64::from(out.0)).set("filename", "out").set("format", "raw").set("zeroed", true);
         params.set("target", target).set("sources", vec![self.described(image, device)]).set("sparse", 4096u64);
+        if let Some(name) = snapshot {
+            params.set("snapshot", format!("snapshot.name={name}"));
+        }
         match instar_ops::run(&machine, &params) {
             0 => Ok(machine.disk(out).to_bytes()),
             _ => Err(format!("{:?}", machine.emitted())),

@@ -270,6 +270,32 @@ fn qcow2_with_snapshots_bitmaps_and_compressed_clusters() {
 }
 
 #[test]
+fn qcow2_snapshots() {
+    let snapshot = |made: Made, action: &str, name: &str| {
+        let folder = images(made);
+        let object = object();
+        let options = made.2.map_or(String::new(), |key| format!(",{key}={}", SECRET.0));
+        let named = format!("driver=qcow2,file.filename=top{options}");
+        for name in ["first", "second"] {
+            let taken = ["snapshot", "--object", &object, "--image-opts", "-c", name, &named];
+            folder.stock("qemu-img", &taken);
+            write(&folder, made, "top", &["write -P 5 150k 100k", "write -P 4 2M 30k"]);
+        }
+        let mut scenario = scenario("snapshot", made, Watch::Whole, folder);
+        scenario.params.set("action", action).set("name", name.as_bytes().to_vec());
+        scenario.params.set("date-sec", 1_700_000_000u64).set("date-nsec", 0u64);
+        scenario.snapshots = true;
+        scenario
+    };
+    // Counts of a bit have no room for a snapshot, and what is in a data file can have none.
+    let able = |made: &Made| !made.1.contains("refcount_bits=1") && !made.1.contains("data_file");
+    for (action, name) in [("create", "third"), ("apply", "first"), ("delete", "second")] {
+        let each = of("qcow2").into_iter().filter(able);
+        all(&format!("snapshot, {action}"), "qcow2", each.map(|made| snapshot(made, action, name)));
+    }
+}
+
+#[test]
 fn qcow2_rebased_and_committed() {
     let alone = |made: &Made| !made.1.contains("data_file") && !made.1.contains("luks");
     let each = || of("qcow2").into_iter().filter(alone);

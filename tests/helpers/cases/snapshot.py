@@ -43,7 +43,9 @@ ACTIONS = {
     "format-unknown": (["first"], ["-l", "-f", "nosuch"]),
     "create-shared": (["first"], ["-c", "new", "-U"]),
 }
-# Formats that have no snapshots.
+# Formats that have no snapshots, and of them those that 5.2 ends with an assertion of when one is to be gone back to.
+ABORTS = ("vmdk", "vdi", "vpc", "vhdx")
+NO_ABORT = {"5.2": "it aborts"}
 WITHOUT = ("raw", "vmdk", "vdi", "vpc", "vhdx", "qed", "parallels")
 
 
@@ -75,7 +77,8 @@ def _cases():
             yield _case(f"{name}-{kind}", "qcow2", options, old, argv)
     for target in WITHOUT:
         for kind, argv in {"list": ["-l"], "create": ["-c", "new"], "apply": ["-a", "x"], "delete": ["-d", "x"]}.items():
-            yield _case(kind, target, "", [], argv, NO_PARALLELS if target == "parallels" else {})
+            without = NO_ABORT if kind == "apply" and target in ABORTS else {}
+            yield _case(kind, target, "", [], argv, NO_PARALLELS if target == "parallels" else without)
 
 
 CASES = [*_cases()]

@@ -21,6 +21,7 @@ pub mod option_help;
 pub mod policy;
 pub mod rebase;
 pub mod resize;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -80,8 +81,8 @@ record! {
         pub error: Option<Failure> = "error",
         /// What the user is to be warned of.
         pub warnings: Vec<Vec<u8>> = "warnings" or Vec::new(),
-        /// The image of this name is going to be changed, and nobody said that it is raw.
-        pub guessed_raw: Option<Vec<u8>> = "guessed-raw",
+        /// The images of these names are going to be changed, and nobody said that they are raw; one a time that it is said.
+        pub guessed_raw: Vec<Vec<u8>> = "guessed-raw" or Vec::new(),
     }
 
     /// An error.

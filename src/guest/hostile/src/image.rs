@@ -146,7 +146,7 @@ pub fn print(machine: &RingMachine, _: &BootInfo) -> u8 {
     }
     let (hint, earlier) = (Some(text.clone()), Some(text.clone()));
     let error = Failure { message: text.clone(), kind: FailureKind::Usage, hint, earlier };
-    let told = Told { error: Some(error), warnings: alloc::vec![text.clone()], guessed_raw: Some(text) };
+    let told = Told { error: Some(error), warnings: alloc::vec![text.clone()], guessed_raw: alloc::vec![text] };
     for (key, value) in told.into_entries() {
         let _ = machine.emit(&key, &value);
     }

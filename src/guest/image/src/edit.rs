@@ -1,6 +1,6 @@
 //! Changing an existing image in place: what rebase, commit, bench and `convert -n` need of an open image.
 
-use crate::{Backing, Bitmaps, DeviceId, Error, Machine, Result, Role, Target, Writer};
+use crate::{Backing, Bitmaps, DeviceId, Error, Machine, Result, Role, SnapshotEditor, Target, Writer};
 
 /// What is going to become of the disk.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,6 +71,11 @@ pub trait Editor: Writer {
 
     /// Drops everything that the disk holds.
     fn emptying(&self) -> Option<&dyn Emptying> {
+        None
+    }
+
+    /// Takes, applies and deletes internal snapshots.
+    fn snapshots(&self) -> Option<&dyn SnapshotEditor> {
         None
     }
 

@@ -35,6 +35,7 @@ pub mod reader;
 pub mod resize;
 pub mod runs;
 pub mod sealed;
+pub mod snapshots;
 pub mod table;
 pub mod version;
 pub mod walk;
@@ -53,5 +54,6 @@ pub use machine::{Beside, DeviceId, Machine, RangePair, Read, Role, Run, Sink, S
 pub use purpose::Purpose;
 pub use quirk::Quirk;
 pub use resize::{NewSize, Preallocation, Resizing};
+pub use snapshots::{NewSnapshot, SnapshotEditor};
 pub use version::Version;
 pub use write::{Compressor, CreateContext, Creator, Measure, Measured, Piece, Target, Writer};

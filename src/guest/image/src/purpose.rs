@@ -2,7 +2,7 @@
 
 use crate::{Error, Machine, Result};
 
-/// See the module. Who may write is whoever holds a machine: what is only read cannot have one.
+/// What an image is opened for. Who may write is whoever holds a machine: what is only read cannot have one.
 #[derive(Clone, Copy)]
 pub enum Purpose<'a> {
     /// To say what it is: no byte of the disk, so no key, and no file that holds nothing but such bytes.

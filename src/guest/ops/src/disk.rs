@@ -22,7 +22,7 @@ const SECTOR: u64 = 512;
 /// Set in [`Gate`] while somebody is alone.
 const ALONE: usize = 1 << (usize::BITS - 1);
 
-/// See the module. Shared by all workers: requests for different bytes may be under way at once.
+/// A chain that is read and written at random. Shared by all workers: requests for different bytes may be under way at once.
 pub struct WriteDisk<'c> {
     machine: &'c dyn Machine,
     chain: &'c Chain<'c>,

@@ -167,7 +167,8 @@ fn protocol_info(stat: &Stat, name: &[u8], protocol: &str) -> Result<ImageInfo> 
     })
 }
 
-fn snapshot_info(snapshot: &Snapshot) -> SnapshotInfo {
+/// A snapshot as it is told.
+pub fn snapshot_info(snapshot: &Snapshot) -> SnapshotInfo {
     const NANOSECONDS: u64 = 1_000_000_000;
     SnapshotInfo {
         id: snapshot.id.clone(),

@@ -25,6 +25,7 @@ pub mod open;
 mod option_help;
 pub mod rebase;
 pub mod resize;
+pub mod snapshot;
 mod stored;
 mod told;
 
@@ -46,6 +47,7 @@ const OPERATIONS: &[(&str, Start)] = &[
     (contract::rebase::Rebase::NAME, |m, entries, by| start(m, entries, by, &rebase::run)),
     (contract::commit::Commit::NAME, |m, entries, by| start(m, entries, by, &commit::run)),
     (contract::resize::Resize::NAME, |m, entries, by| start(m, entries, by, &resize::run)),
+    (contract::snapshot::Snapshot::NAME, |m, entries, by| start(m, entries, by, &snapshot::run)),
     (contract::map::Map::NAME, |m, entries, by| start(m, entries, by, &map::run)),
     (contract::compare::Compare::NAME, |m, entries, by| start(m, entries, by, &compare::run)),
     (contract::measure::Measure::NAME, |m, entries, by| start(m, entries, by, &measure::run)),

@@ -27,7 +27,7 @@ impl Stretch for Entry {
     }
 }
 
-/// See the module.
+/// Tells of a chain what is stored where, range by range.
 pub struct Stored<'a> {
     machine: &'a dyn Machine,
     chain: &'a Chain<'a>,

@@ -20,7 +20,7 @@ pub fn warn(machine: &dyn Machine, warnings: Vec<String>) -> Result<()> {
 
 /// Tells that the image of that name is going to be changed, and nobody said that it is raw.
 pub fn guessed_raw(machine: &dyn Machine, name: &[u8]) -> Result<()> {
-    tell(machine, Told { guessed_raw: Some(name.to_vec()), ..Told::default() })
+    tell(machine, Told { guessed_raw: Vec::from([name.to_vec()]), ..Told::default() })
 }
 
 /// Tells what the operation ends with.

@@ -432,7 +432,7 @@ impl Program {
     /// What every operation may tell, before its results are shown.
     fn show_told(&self, told: &Told, outcome: Outcome, subject: &str) -> Result<(), Exit> {
         self.room.set(self.room.get().after_messages(outcome.message_bytes));
-        if let Some(name) = &told.guessed_raw {
+        for name in &told.guessed_raw {
             let name = self.fit(name, escape::terminal, subject)?;
             let text = format!(
                 "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         Automatically \

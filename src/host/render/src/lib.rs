@@ -19,4 +19,5 @@ pub use bounded::{Bounded, Over, Pieces};
 pub use check::check as check_human;
 pub use human::{LocalTime, info as info_human};
 pub use json::{InfoJson, line as json_line, print as json, write as write_json};
+pub use snapshots::table as snapshot_table;
 pub use version::QemuVersion;

@@ -124,7 +124,7 @@ pub struct Entries<'t> {
     pub first: u64,
     /// Where the table is in the file; for messages.
     pub table: u64,
-    /// See there.
+    /// What the entries' meaning depends on.
     pub geometry: &'t Geometry,
 }
 

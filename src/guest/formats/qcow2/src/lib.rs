@@ -8,6 +8,7 @@
 
 extern crate alloc;
 
+mod below;
 mod bitmaps;
 mod cache;
 mod check;
@@ -17,6 +18,7 @@ mod edit;
 mod encrypted;
 mod entry;
 mod extensions;
+mod flags;
 mod header;
 mod info;
 pub mod layout;

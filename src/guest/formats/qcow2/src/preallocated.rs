@@ -14,7 +14,7 @@ use crate::window::Window;
 /// The lower bits of an entry of the refcount table are reserved.
 const BLOCK_OFFSET_MASK: u64 = !0x1ff;
 
-/// See the module.
+/// Whether the image looks like one that was made with all its clusters in place.
 pub fn looks_so(source: &dyn Source, device: DeviceId, header: &Header) -> Result<bool> {
     let stat = source.stat(device)?;
     let real = stat.allocated >> header.cluster_bits;

@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use instar_image::format::SnapshotSelector;
 use instar_image::reader::Reader;
@@ -29,6 +30,8 @@ pub struct Entry {
     pub disk_size: Option<u64>,
     /// Bytes of extra data.
     pub extra_len: u32,
+    /// Which bytes of the table it is, without what fills it up.
+    pub place: Range<u64>,
 }
 
 /// The table, one entry after the other.
@@ -56,8 +59,10 @@ impl Walk {
             let error = Error::new(Kind::Io(EIO), "Input/output error");
             return Err(error.context("Failed to read snapshot table"));
         }
-        let (entry, len) = one(window, self.at, self.index)?;
+        let (mut entry, len) = one(window, self.at, self.index)?;
+        let begin = self.len();
         self.at = self.at.saturating_add(len);
+        entry.place = begin..self.len();
         if self.len() > SNAPSHOT_TABLE_BYTES_MAX {
             let more = self.count.saturating_sub(self.index);
             return Err(Error::limit(format!(
@@ -127,7 +132,7 @@ fn one(window: &mut Window<'_>, at: u64, index: u32) -> Result<(Entry, u64)> {
         icount: extra.be64(16).ok().filter(|n| *n != u64::MAX),
     };
     let (l1_offset, l1_size, disk_size) = (r.be64(0)?, r.be32(8)?, extra.be64(8).ok());
-    let entry = Entry { shown, l1_offset, l1_size, disk_size, extra_len: r.be32(36)? };
+    let entry = Entry { shown, l1_offset, l1_size, disk_size, extra_len: r.be32(36)?, place: 0..0 };
     Ok((entry, (SNAPSHOT_HEADER as u64).saturating_add(rest_len as u64)))
 }
 
@@ -144,20 +149,34 @@ pub fn select(entries: &[Entry], wanted: &SnapshotSelector, header: &Header) -> 
         SnapshotSelector::Exact { id: None, name: Some(name) } => by_name(name),
         SnapshotSelector::Exact { id: None, name: None } => None,
     };
-    let prefix = "Failed to load snapshot";
-    let entry = found.ok_or_else(|| Error::usage(format!("{prefix}: Can't find snapshot")))?;
-    let table = l1_table("Snapshot L1 table");
-    let end = table.check(entry.l1_offset, u64::from(entry.l1_size), header.cluster_size());
-    if end.map_err(|e| e.context(prefix))? > FILE_OFFSET_MAX {
-        return Err(Error::malformed(format!("{prefix}: Failed to read l1 table for snapshot")));
+    found.ok_or_else(|| Error::usage(format!("{FAILED}: Can't find snapshot")))?.disk(header)
+}
+
+/// What errors begin with.
+const FAILED: &str = "Failed to load snapshot";
+
+impl Entry {
+    /// Its L1 table, if one can be there.
+    pub fn l1(&self, header: &Header) -> Result<Span> {
+        let count = u64::from(self.l1_size);
+        let end = l1_table("Snapshot L1 table").check(self.l1_offset, count, header.cluster_size())?;
+        if end > FILE_OFFSET_MAX {
+            return Err(Error::malformed("Failed to read l1 table for snapshot"));
+        }
+        Ok(Span { offset: self.l1_offset, count })
     }
-    let l1 = Span { offset: entry.l1_offset, count: u64::from(entry.l1_size) };
-    let Some(size) = entry.disk_size else { return Ok((l1, header.clone())) };
-    let header = Header { size, ..header.clone() };
-    header.check_size().map_err(|e| e.context(prefix))?;
-    // Else a part of the disk would be empty because the table ends.
-    if l1.count < header.l1_needed() {
-        return Err(Error::malformed(format!("{prefix}: L1 table is too small")));
+
+    /// The same, and the header as it was then.
+    pub fn disk(&self, header: &Header) -> Result<(Span, Header)> {
+        let failed = |e: Error| e.context(FAILED);
+        let l1 = self.l1(header).map_err(failed)?;
+        let Some(size) = self.disk_size else { return Ok((l1, header.clone())) };
+        let header = Header { size, ..header.clone() };
+        header.check_size().map_err(failed)?;
+        // Else a part of the disk would be empty because the table ends.
+        if l1.count < header.l1_needed() {
+            return Err(failed(Error::malformed("L1 table is too small")));
+        }
+        Ok((l1, header))
     }
-    Ok((l1, header))
 }

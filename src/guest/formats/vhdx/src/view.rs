@@ -7,7 +7,7 @@ use instar_image::{DeviceId, Result, Source};
 
 use crate::log::{Log, PatchKind};
 
-/// See the module.
+/// The file, as it is when its log is replayed.
 #[derive(Clone)]
 pub struct View<'a> {
     pub source: &'a dyn Source,

@@ -48,9 +48,9 @@ pub struct Grains {
 /// How the tables' entries are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entries {
-    /// Four bytes: sectors of the file; `zeroes`: 1 reads as zeroes.
+    /// Four bytes: sectors of the file.
     Sectors {
-        /// See above.
+        /// An entry of 1 reads as zeroes.
         zeroes: bool,
     },
     /// Eight bytes of a seSparse extent: tables and grains are counted from these bytes of the file on.
@@ -73,14 +73,14 @@ pub enum Content {
     Zero,
 }
 
-/// See the module.
+/// One extent: a part of the disk, and the file that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// The file.
     pub device: DeviceId,
-    /// Its first byte in the disk, and how many there are.
+    /// Its first byte in the disk.
     pub start: u64,
-    /// See above.
+    /// How many bytes of the disk it holds.
     pub len: u64,
     /// How it holds them.
     pub content: Content,

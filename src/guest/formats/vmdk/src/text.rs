@@ -17,7 +17,7 @@ const EMBEDDED: (u64, usize) = (0x200, 20 * 512);
 /// `parentCID` of an image that has no parent.
 const NO_PARENT: u32 = u32::MAX;
 
-/// See the module.
+/// The descriptor of an image, and where it is stored.
 pub struct Text {
     /// What the file begins with.
     pub head: [u8; HEADER],

@@ -51,7 +51,7 @@ pub fn unreadable(chain: &Chain<'_>, at: u64, why: &str) -> Error {
     Error::malformed(format!("Error while reading offset {at} of {name}: {why}"))
 }
 
-/// See the module.
+/// Goes through two disks side by side.
 pub struct Walk<'a> {
     chains: &'a [Chain<'a>],
     sizes: [u64; 2],

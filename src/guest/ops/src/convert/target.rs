@@ -18,7 +18,7 @@ use crate::option_help;
 /// Disks are whole sectors of so many bytes.
 const SECTOR: u64 = 512;
 
-/// See the module.
+/// The target.
 pub enum Output<'a> {
     /// Is made.
     New(Box<dyn Writer + 'a>),

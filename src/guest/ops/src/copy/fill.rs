@@ -23,7 +23,7 @@ pub struct Area<'b> {
     pub parts: &'b [Part],
     /// Their first one, in the target.
     pub base: u64,
-    /// They.
+    /// Where they go.
     pub buf: &'b mut [u8],
 }
 

@@ -20,7 +20,7 @@ const PIECE: usize = 256 << 10;
 /// Runs that are told at a time.
 const RUNS: usize = 256;
 
-/// See the module.
+/// The machine for what lies above one image: that image is a device of it.
 pub struct Nested<'m> {
     /// The machine with the devices that the image stands on.
     pub below: &'m dyn Machine,

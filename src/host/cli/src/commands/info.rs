@@ -32,7 +32,8 @@ pub const COMMAND: Command = Command {
     run,
 };
 
-struct Local;
+/// This place's time.
+pub struct Local;
 
 impl LocalTime for Local {
     fn format(&self, seconds: u64) -> String {

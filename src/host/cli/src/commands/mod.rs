@@ -18,6 +18,7 @@ pub mod options;
 pub mod policy;
 pub mod rebase;
 pub mod resize;
+pub mod snapshot;
 
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Exit, Program};
@@ -48,6 +49,7 @@ pub const COMMANDS: &[&Command] = &[
     &measure::COMMAND,
     &rebase::COMMAND,
     &resize::COMMAND,
+    &snapshot::COMMAND,
     &commit::COMMAND,
     &check::COMMAND,
     &compare::COMMAND,
@@ -59,7 +61,7 @@ pub const COMMANDS: &[&Command] = &[
 ];
 
 /// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] = &["amend", "bitmap", "snapshot"];
+pub const MISSING: &[&str] = &["amend", "bitmap"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

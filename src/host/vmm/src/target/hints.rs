@@ -16,7 +16,7 @@ const FS_XFLAG_EXTSIZE: u32 = 0x0000_0800;
 /// `struct fsxattr`: flags, extent size in bytes, and five numbers that are of no concern here.
 type Fsxattr = [u32; 7];
 
-/// See the module.
+/// What the user said of how the target's file is to be made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hints {
     /// btrfs writes its blocks where they are.

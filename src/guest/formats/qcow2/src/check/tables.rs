@@ -138,13 +138,26 @@ impl Count<'_> {
     /// Counts an L1 table of `size` entries, and all below it. `active`: the disk's, not a snapshot's.
     pub fn l1(&self, offset: u64, size: u64, active: bool, out: &mut Out<'_>) -> Result<()> {
         self.refer(offset, size.saturating_mul(L1_ENTRY), out)?;
+        self.below(offset, size, active, &|_| true, out)
+    }
+
+    /// Counts what is below those entries of an L1 table whose numbers are `wanted`.
+    pub fn below(
+        &self,
+        offset: u64,
+        size: u64,
+        active: bool,
+        wanted: &dyn Fn(u64) -> bool,
+        out: &mut Out<'_>,
+    ) -> Result<()> {
         if size > 0 && offset.saturating_add(size.saturating_mul(L1_ENTRY)) > FILE_OFFSET_MAX {
             out.corruption(&|| String::from("ERROR: I/O error in check_refcounts_l1"))?;
             // Who says nothing goes on, so that it is said the next time.
             return if out.findings.is_some() { Err(Error::malformed("Input/output error")) } else { Ok(()) };
         }
-        numbers(self.machine.source(), self.device, offset, size, &mut |_, entries| {
-            let entries: Vec<u64> = entries.iter().copied().filter(|e| *e != 0).collect();
+        numbers(self.machine.source(), self.device, offset, size, &mut |first, entries| {
+            let numbered = (first..).zip(entries).filter(|(number, entry)| **entry != 0 && wanted(*number));
+            let entries: Vec<u64> = numbered.map(|(_, entry)| *entry).collect();
             if out.findings.is_some() { self.tables(&entries, active, out) } else { self.spread(&entries, active, out) }
         })
     }

@@ -2,7 +2,8 @@
 //!
 //! [`counts`] hands out clusters, [`tables`] holds the tables that change, [`entries`] decides what becomes of a
 //! cluster, [`space`] gives the host back what is free, [`head`] rewrites the first cluster, [`clear`] empties the disk, [`resize`] changes its size, [`tail`] clears
-//! what lay behind its end, [`tracker`] keeps persistent bitmaps up, [`added`] brings new ones.
+//! what lay behind its end, [`tracker`] keeps persistent bitmaps up, [`added`] brings new ones, [`snapshots`] takes and gives up
+//! internal snapshots.
 //!
 //! Nothing that is stable refers to a new place before [`Qcow2Editor::settle`], which writes in this order, with a
 //! barrier after each: counts and new tables; the refcount table; entries; the counts of what was given up; and last the
@@ -13,6 +14,7 @@ mod clear;
 mod entries;
 mod head;
 mod resize;
+mod snapshots;
 mod space;
 mod tables;
 mod tail;
@@ -28,8 +30,8 @@ use instar_image::reader::Reader;
 use instar_image::sealed::{self, Placed};
 use instar_image::write::{Compressor, Encrypter, Piece, Target, Writer};
 use instar_image::{
-    AddBitmaps, Backing, Changes, DeviceId, Editor, Emptying, Error, Extent, Machine, Place, Rebasing, Result, Spot,
-    Step,
+    AddBitmaps, Backing, Changes, DeviceId, Editor, Emptying, Error, Extent, Machine, Place, Rebasing, Result,
+    SnapshotEditor, Spot, Step,
 };
 use spin::Mutex;
 
@@ -317,6 +319,10 @@ impl Editor for Qcow2Editor<'_> {
     }
 
     fn emptying(&self) -> Option<&dyn Emptying> {
+        Some(self)
+    }
+
+    fn snapshots(&self) -> Option<&dyn SnapshotEditor> {
         Some(self)
     }
 

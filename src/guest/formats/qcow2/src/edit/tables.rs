@@ -33,7 +33,7 @@ impl Cached for Table {
     }
 }
 
-/// See the module.
+/// The tables of the disk, as they are going to be.
 pub struct Tables<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,
@@ -67,6 +67,17 @@ impl<'a> Tables<'a> {
     /// Number of L1 entries.
     pub fn len(&self) -> usize {
         self.l1.len()
+    }
+
+    /// Corrects the entries of the L1 table.
+    pub fn correct(&mut self, right: impl Fn(u64) -> u64) {
+        for (index, entry) in self.l1.iter_mut().enumerate() {
+            let corrected = right(*entry);
+            if corrected != *entry {
+                *entry = corrected;
+                widen(&mut self.l1_changed, index..index + 1);
+            }
+        }
     }
 
     /// There is no L2 table.

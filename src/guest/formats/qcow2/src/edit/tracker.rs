@@ -24,7 +24,7 @@ struct Tracked {
     changed: bool,
 }
 
-/// See the module.
+/// Notes which bytes of the disk have changed, in every persistent bitmap.
 pub struct Tracker<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,

@@ -39,6 +39,13 @@ pub struct Block {
     changed: bool,
 }
 
+impl Block {
+    /// Its bytes differ from the file's now.
+    pub const fn change(&mut self) {
+        self.changed = true;
+    }
+}
+
 impl Cached for Block {
     fn is_changed(&self) -> bool {
         self.changed

@@ -10,6 +10,7 @@ pub mod block;
 pub mod counts;
 mod free;
 pub mod sheet;
+pub mod shift;
 pub mod stored;
 pub mod stream;
 pub mod table;

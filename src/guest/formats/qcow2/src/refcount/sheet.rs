@@ -11,6 +11,8 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use spin::Mutex;
 
+use super::Geometry;
+
 /// Clusters of a window: two bytes each fit into a guest's memory.
 pub const WINDOW: u64 = 18 << 20;
 /// This many or more.
@@ -26,6 +28,13 @@ pub struct Sheet {
     /// Where there are [`MANY`] references or more.
     many: Mutex<BTreeMap<u64, u64>>,
     stored: Vec<AtomicU8>,
+}
+
+/// The windows of `clusters` clusters, each of whole blocks.
+pub fn windows(geometry: Geometry, clusters: u64) -> impl Iterator<Item = Range<u64>> {
+    let whole = WINDOW / geometry.reach() * geometry.reach();
+    let starts = (0..clusters.div_ceil(whole)).map(move |number| number.saturating_mul(whole));
+    starts.map(move |start| start..clusters.min(start.saturating_add(whole)))
 }
 
 fn zeroes(count: usize) -> Vec<AtomicU8> {

@@ -3,24 +3,25 @@
 //!
 //! [`survey`] counts, window by window, and finds which refcount blocks are of use and which are missing; what is missing
 //! gets its place behind all that is in use. Then the blocks are written, each in its place where it has one, and
-//! [`flags`] sets the copied flags by the new counts; after a barrier the table tells of new blocks, after another one the
+//! [`crate::flags`] sets the copied flags by the new counts; after a barrier the table tells of new blocks, after another one the
 //! header of a new table. All the time the image says of itself that it is dirty: of a run that is cut, nothing of the
 //! counts is believed, and the next one begins anew. [`recover`] takes the mark away last.
 
-mod flags;
 mod survey;
 
 use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::check::Quiet;
+use instar_image::table::Span;
 use instar_image::{CheckContext, Error, Machine, OpenContext, Purpose, Result, Step};
 
 use crate::Qcow2Image;
 use crate::check::{self, CLUSTERS_MAX};
+use crate::flags::Flags;
 use crate::header::Header;
 use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, REFCOUNT_TABLE_BYTES_MAX, field, incompatible};
-use crate::refcount::sheet::{Sheet, WINDOW};
+use crate::refcount::sheet::{Sheet, windows};
 use crate::refcount::stored::Stored;
 use crate::refcount::table::{ENTRY, Table};
 use crate::window::{Window, numbers};
@@ -109,9 +110,7 @@ struct Repair<'r, 'a> {
 impl Repair<'_, '_> {
     /// The windows of `clusters` clusters, each of whole blocks.
     fn windows(&self, clusters: u64, stored: &Stored<'_>) -> impl Iterator<Item = core::ops::Range<u64>> + use<> {
-        let whole = WINDOW / stored.table.geometry.reach() * stored.table.geometry.reach();
-        let starts = (0..clusters.div_ceil(whole)).map(move |number| number.saturating_mul(whole));
-        starts.map(move |start| start..clusters.min(start.saturating_add(whole)))
+        windows(stored.table.geometry, clusters)
     }
 
     /// Refuses tables that would take for ever.
@@ -182,7 +181,10 @@ impl Repair<'_, '_> {
             let sheet = Sheet::new(range, stored.table.geometry.max());
             after.count(&sheet, stored, |_| Ok(()))?;
             after.write_blocks(&sheet, stored, fresh)?;
-            flags::set(self.image, self.machine, &sheet)?;
+            let (machine, device, geometry) = (self.machine, self.image.device, &self.image.geometry);
+            let is_single = &|cluster| sheet.references(cluster).map(|count| count == 1);
+            let l1 = Span { offset: header.l1_offset, count: u64::from(header.l1_size) };
+            Flags { machine, device, geometry, is_single }.set(l1)?;
         }
         self.barrier()
     }

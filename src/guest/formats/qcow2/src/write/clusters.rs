@@ -17,7 +17,7 @@ use crate::compressor::compressor;
 use crate::layout::{COMPRESSED_SECTOR, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS};
 use crate::refcount::stream::Refcounts;
 
-/// See the module.
+/// Writes an image whose clusters get their places as they come.
 pub struct Clusters<'a> {
     image: NewImage<'a>,
     state: Mutex<State>,

@@ -10,7 +10,7 @@ use instar_image::{DeviceId, Error, Result};
 use super::NewImage;
 use super::fresh::Layout;
 
-/// See the module.
+/// Writes an image whose clusters lie as in the disk.
 pub struct Linear<'a> {
     image: NewImage<'a>,
     layout: Layout,

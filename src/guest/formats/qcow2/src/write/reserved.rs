@@ -12,7 +12,7 @@ use super::NewImage;
 use super::fresh::Layout;
 use crate::refcount::allocator::Runs;
 
-/// See the module.
+/// Writes an image in which every cluster has its place.
 pub struct Reserved<'a> {
     image: NewImage<'a>,
     layout: Layout,

@@ -7,7 +7,7 @@ use instar_image::{CreateContext, DeviceId, Machine, Result, Step};
 
 use super::spec::Spec;
 
-/// See the module.
+/// The encryption of a new image.
 pub struct Sealed {
     key: Key,
     luks: Option<Created>,

@@ -11,7 +11,7 @@ const PIECE: u64 = 4096;
 /// Pieces that may wait: 4 MiB.
 const WAITING_MAX: usize = 1 << 10;
 
-/// See the module.
+/// The bitmaps of one image, as they are going to be.
 pub struct Bits<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,

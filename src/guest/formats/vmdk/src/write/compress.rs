@@ -12,7 +12,7 @@ use super::grains::GRAIN;
 /// The library's own level 6 trades size for speed.
 const LEVEL: i32 = 7;
 
-/// See the module.
+/// Compresses grains.
 pub struct GrainCompressor {
     deflater: Deflater,
     /// For what does not get smaller.

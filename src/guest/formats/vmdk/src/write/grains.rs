@@ -23,7 +23,7 @@ const AT_ONCE: u64 = 1 << 16;
 /// Bytes that show a transfer that has changed line ends.
 const LINE_ENDS: &[u8] = b"\n \r\n";
 
-/// See the module.
+/// A new extent in grains.
 #[derive(Clone, Copy)]
 pub struct GrainExtent {
     /// Where it is.

@@ -72,7 +72,7 @@ impl Subformat {
     }
 }
 
-/// See the module.
+/// What the image is going to be.
 pub struct Spec {
     /// Bytes of the disk, in whole sectors.
     pub size: u64,

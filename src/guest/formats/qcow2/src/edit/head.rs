@@ -1,6 +1,7 @@
 //! The first cluster with something else in it: its fields, its extensions, the backing file's name.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use instar_image::reader::Reader;
 use instar_image::{Backing, DeviceId, Error, Machine, Result, limits};
@@ -10,6 +11,8 @@ use crate::header::Header;
 use crate::layout::{AUTOCLEAR_BITMAPS, BACKING_FORMAT_MAX, extension, field};
 use crate::window::Window;
 
+/// Bytes that a disk writes whole or not at all.
+const SECTOR: usize = 512;
 /// Bytes of an extension's own header: type and length.
 const EXTENSION_HEADER: usize = 8;
 
@@ -27,8 +30,19 @@ pub struct Head {
     /// The backing file's name.
     name: Vec<u8>,
     cluster: usize,
+    /// What the first cluster held before.
+    old: Old,
+}
+
+/// The first cluster as it was.
+struct Old {
     /// Bytes that were in use.
-    old: usize,
+    len: usize,
+    /// Where the backing file's name was.
+    name: Range<usize>,
+    /// The first sector without the names of features, which are of use to people only: it says the same, and needs nothing
+    /// behind it but the backing file's name. Absent where it is too long for that.
+    sector: Option<Vec<u8>>,
 }
 
 impl Head {
@@ -43,7 +57,18 @@ impl Head {
         let fixed = window.bytes(0, header.length as usize)?.to_vec();
         let extensions = extensions(&mut window, header)?;
         let name = if offset == 0 { Vec::new() } else { window.bytes(offset, len as usize)?.to_vec() };
-        let old = offset.saturating_add(u64::from(len)).min(cluster) as usize;
+        let end = offset.saturating_add(u64::from(len)).min(cluster) as usize;
+        let mut sector = fixed.clone();
+        let others = extensions.iter().filter(|(kind, _)| *kind != extension::FEATURE_NAMES);
+        sector.append(&mut encode(others));
+        sector.resize(SECTOR.max(sector.len()), 0);
+        let is_whole = sector.len() == SECTOR && (offset == 0 || offset >= SECTOR as u64);
+        let sector = match end {
+            // Nothing of the old one lies behind its first sector.
+            1..=SECTOR => Some(window.bytes(0, SECTOR)?.to_vec()),
+            _ => Some(sector).filter(|_| is_whole),
+        };
+        let old = Old { len: end, name: (offset as usize).min(end)..end, sector };
         Ok(Self { fixed, extensions, name, cluster: cluster as usize, old })
     }
 
@@ -87,7 +112,57 @@ impl Head {
     }
 
     /// The bytes from the beginning of the file on that are to be written, in one step.
-    pub fn encode(mut self) -> Result<Vec<u8>> {
+    pub fn encode(self) -> Result<Vec<u8>> {
+        let old = self.old.len;
+        let mut head = self.laid_out(0)?;
+        // What the old name and extensions leave behind goes too.
+        head.resize(head.len().max(old), 0);
+        Ok(head)
+    }
+
+    /// What is to be written one after the other, byte offset and bytes, each to be stable before the next: a disk writes a
+    /// sector whole or not at all, and after each of them the image names the old backing file or the new one.
+    pub fn steps(mut self) -> Result<Vec<(u64, Vec<u8>)>> {
+        let is_in_the_way = |end: usize| end > SECTOR && self.old.name.start < end && self.old.name.end > SECTOR;
+        if is_in_the_way(self.len() - self.name.len()) {
+            self.set_extension(extension::FEATURE_NAMES, &[]);
+        }
+        let (old, sector) = (self.old.name.clone(), self.old.sector.clone());
+        let (len, old_len, cluster) = (self.len(), self.old.len, self.cluster);
+        let name = self.name.len();
+        let begin = len - name;
+        let Some(sector) = sector.filter(|_| len.max(old_len) > SECTOR && begin <= cluster) else {
+            return Ok(Vec::from([(0, self.encode()?)]));
+        };
+        // The new name where the old one is not, and the extensions before it.
+        let behind = begin.max(old.end).next_multiple_of(8);
+        let apart = |from: usize, to: usize| from >= to || to <= old.start || from >= old.end;
+        let places = [begin, behind].map(|at| (at, at + name));
+        let free = |(at, end): &(usize, usize)| apart(*at, *end) && *end <= cluster;
+        let Some((at, _)) = places.into_iter().find(free).filter(|_| apart(SECTOR, begin)) else {
+            return Ok(Vec::from([(0, self.encode()?)]));
+        };
+        let mut head = self.laid_out(at - begin)?;
+        let used = head.len();
+        head.resize(head.len().max(old_len).max(SECTOR), 0);
+        let first = head.get(..SECTOR).unwrap_or_default().to_vec();
+        let rest = head.get(SECTOR..).unwrap_or_default().to_vec();
+        let mut steps = Vec::from([(0, sector)]);
+        // All of it but for the old name, which counts still.
+        for part in [SECTOR..old.start.min(used), old.end.max(SECTOR)..used] {
+            if let Some(bytes) = head.get(part.clone()).filter(|bytes| !bytes.is_empty()) {
+                steps.push((part.start as u64, bytes.to_vec()));
+            }
+        }
+        steps.push((0, first));
+        if !rest.is_empty() {
+            steps.push((SECTOR as u64, rest));
+        }
+        Ok(steps)
+    }
+
+    /// Header, extensions and, so many bytes behind them, the backing file's name.
+    fn laid_out(mut self, gap: usize) -> Result<Vec<u8>> {
         if self.len() > self.cluster {
             // Of use to people only.
             self.set_extension(extension::FEATURE_NAMES, &[]);
@@ -95,23 +170,29 @@ impl Head {
         if self.len() > self.cluster {
             return Err(full());
         }
-        let mut behind = Vec::new();
-        for (kind, data) in self.extensions.iter().chain([&(extension::END, Vec::new())]) {
-            behind.extend_from_slice(&kind.to_be_bytes());
-            behind.extend_from_slice(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
-            behind.extend_from_slice(data);
-            behind.resize(behind.len().next_multiple_of(8), 0);
-        }
+        let mut behind = encode(self.extensions.iter());
+        behind.resize(behind.len() + gap, 0);
         let offset = if self.name.is_empty() { 0 } else { (self.fixed.len() + behind.len()) as u64 };
         behind.extend_from_slice(&self.name);
         self.put(field::BACKING_OFFSET, &offset.to_be_bytes());
         self.put(field::BACKING_SIZE, &u32::try_from(self.name.len()).unwrap_or(u32::MAX).to_be_bytes());
         let mut head = self.fixed;
         head.append(&mut behind);
-        // What the old name and extensions leave behind goes too.
-        head.resize(head.len().max(self.old), 0);
         Ok(head)
     }
+}
+
+/// Extensions as they are stored, with the end.
+fn encode<'e>(extensions: impl Iterator<Item = &'e (u32, Vec<u8>)>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let end = (extension::END, Vec::new());
+    for (kind, data) in extensions.map(|(kind, data)| (*kind, data)).chain([(end.0, &end.1)]) {
+        bytes.extend_from_slice(&kind.to_be_bytes());
+        bytes.extend_from_slice(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend_from_slice(data);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+    }
+    bytes
 }
 
 /// The extensions as they are, without the end.

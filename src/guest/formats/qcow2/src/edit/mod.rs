@@ -334,9 +334,10 @@ impl Editor for Qcow2Editor<'_> {
 impl Rebasing for Qcow2Editor<'_> {
     fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {
         self.settle()?;
-        let head = Head::read(self.machine, self.device, &self.header)?.with_backing(backing)?.encode()?;
-        self.machine.submit(&[Step::Write { device: self.device, offset: 0, data: &head }])?;
-        self.barrier()?;
+        for (offset, data) in Head::read(self.machine, self.device, &self.header)?.with_backing(backing)?.steps()? {
+            self.machine.submit(&[Step::Write { device: self.device, offset, data: &data }])?;
+            self.barrier()?;
+        }
         self.give_back(&mut self.state.lock())
     }
 }

@@ -38,6 +38,8 @@ READING = (
     ("compare", "{}", "free"),
     ("compare", "free", "{}"),
     ("bench", "-c", "1", "-U", "{}"),
+    ("snapshot", "-l", "{}"),
+    ("snapshot", "-l", "-U", "{}"),
     ("dd", "if={}", "of=out", "bs=64k"),
     ("convert", "-O", "raw", "{}", "out"),
     ("convert", "-f", "raw", "-O", "raw", "{}", "out"),
@@ -51,6 +53,7 @@ READING = (
 WRITING = (
     ("resize", "-f", "raw", "{}", "2M"),
     ("bench", "-w", "-c", "1", "-f", "raw", "{}"),
+    ("snapshot", "-c", "one", "-f", "raw", "{}"),
     ("convert", "-O", "raw", "free", "{}"),
     ("convert", "-n", "-O", "raw", "free", "{}"),
     ("create", "-f", "raw", "{}", "1M"),

@@ -40,6 +40,11 @@ COMMANDS = (
     ("rebase", "-b", "", "over"),
     ("commit", "over"),
     ("commit", "held"),
+    ("snapshot", "-l", "held"),
+    ("snapshot", "-l", "-U", "held"),
+    ("snapshot", "-c", "one", "held"),
+    ("snapshot", "-l", "over"),
+    ("snapshot", "-c", "one", "over"),
 )
 # Who may do what with an image, tried while another program is at work with it. The first word says whose tool.
 VISITS = (
@@ -54,6 +59,8 @@ VISITS = (
     ("qemu-img", "commit", "-f", "qcow2", "-d"),
     ("qemu-img", "resize", "-f", "qcow2", "--shrink", "{}", "512k"),
     ("qemu-img", "bench", "-f", "qcow2", "-c", "1"),
+    ("qemu-img", "snapshot", "-l"),
+    ("qemu-img", "snapshot", "-f", "qcow2", "-d", "nosuch"),
 )
 # Work that takes hold of images, and the images.
 WORK = {
@@ -66,6 +73,7 @@ WORK = {
     "rebase": (("rebase", "-b", "other", "-F", "qcow2", "held"), ("held", "base", "other")),
     "rebase onto nothing": (("rebase", "-b", "", "held"), ("held", "base")),
     "rebase -u": (("rebase", "-u", "-b", "", "held"), ("held", "base")),
+    "snapshot": (("snapshot", "-c", "one", "held"), ("held", "base")),
     "commit": (("commit", "held"), ("held", "base")),
     "commit -d": (("commit", "-d", "held"), ("held", "base")),
     "commit further down": (("commit", "-b", "base", "over"), ("over", "held", "base")),

@@ -40,6 +40,9 @@ class ReadOnlyFormat:
             ("convert", "-O", self.format, "raw.img", "new.img"),
             ("check", "-f", self.format, "disk.img"),
             ("resize", "-f", self.format, "disk.img", "2M"),
+            ("snapshot", "-c", "one", "-f", self.format, "disk.img"),
+            ("snapshot", "-a", "one", "-f", self.format, "disk.img"),
+            ("snapshot", "-d", "one", "-f", self.format, "disk.img"),
             ("info", "--image-opts", f"driver={self.format},file.filename=disk.img,x=y"),
         ):
             with self.subTest(argv):

@@ -39,6 +39,8 @@ pub struct World {
     pub(super) shows: Option<Vec<u8>>,
     /// Names so far.
     made: usize,
+    /// Its snapshots: names, and what they should show; not where that depends on what it has come to stand on.
+    taken: Vec<(String, Option<Vec<u8>>)>,
 }
 
 /// Runs of bytes of one value each, a third of them zero.
@@ -65,7 +67,7 @@ impl World {
     /// Makes an image. `None`: the numbers have ended.
     pub fn new(kind: &'static Kind, numbers: &mut Numbers<'_>) -> Option<Self> {
         let sectors = 1 + numbers.below(SECTORS)?;
-        let mut world = Self { kind, files: Vec::new(), below: None, shows: None, made: 0 };
+        let mut world = Self { kind, files: Vec::new(), below: None, shows: None, made: 0, taken: Vec::new() };
         world.files.push(File { name: TOP.into(), disk: Disk::default() });
         if kind.options.contains("data_file=") {
             world.files.push(File { name: "data".into(), disk: Disk::default() });
@@ -292,6 +294,7 @@ impl World {
         }
         params.set("compress", self.kind.compresses && numbers.or_zero(3) == 0);
         let done = self.must(&params, false);
+        self.forget_snapshots();
         let old = if done { std::mem::replace(&mut self.below, below) } else { below };
         // A damaged image may name it still.
         if let Some(old) = old.filter(|_| self.shows.is_some()) {
@@ -307,9 +310,56 @@ impl World {
         let mut params = self.params("commit");
         params.set("image", self.top()).set("drop", numbers.or_zero(3) == 0);
         let done = self.must(&params, false);
+        self.forget_snapshots();
         if let (Some(below), Some(shows), true) = (&mut self.below, &self.shows, done) {
             below.shows.resize(below.shows.len().max(shows.len()), 0);
             below.shows[..shows.len()].copy_from_slice(shows);
+        }
+    }
+
+    /// It stands on something else now, or that shows something else.
+    fn forget_snapshots(&mut self) {
+        self.taken.iter_mut().for_each(|(_, shows)| *shows = None);
+    }
+
+    /// A snapshot is taken, gone back to, or given up.
+    pub fn snapshot(&mut self, numbers: &mut Numbers<'_>) {
+        if self.kind.format != "qcow2" {
+            return;
+        }
+        let which = numbers.or_zero(self.taken.len() as u64) as usize;
+        let (action, name) = match (numbers.or_zero(4), self.taken.get(which)) {
+            (2, Some((name, _))) => ("apply", name.clone()),
+            (3, Some((name, _))) => ("delete", name.clone()),
+            _ => ("create", format!("taken{}", self.made)),
+        };
+        self.made += 1;
+        let mut params = self.params("snapshot");
+        params.set("image", self.top()).set("action", action).set("name", name.as_bytes().to_vec());
+        params.set("date-sec", 1u64).set("date-nsec", 0u64);
+        // Counts of a bit have no room for a second reference, and what is in a data file has no snapshots.
+        let unable = self.kind.options.contains("refcount_bits=1") || self.kind.options.contains("data_file=");
+        let done = if unable { self.run(&params).0 == 0 } else { self.must(&params, false) };
+        match (action, done) {
+            (_, false) => {}
+            ("create", _) => self.taken.push((name, self.shows.clone())),
+            ("apply", _) => {
+                let known = self.taken.get(which).and_then(|(_, shows)| shows.clone());
+                if self.shows.is_some() {
+                    self.shows = known.or_else(|| self.read(self.top()));
+                }
+            }
+            _ => {
+                self.taken.remove(which);
+            }
+        }
+    }
+
+    fn look_at_snapshots(&mut self) {
+        for (name, shows) in self.taken.clone() {
+            let Some(shows) = shows else { continue };
+            let shown = self.read_of(self.top(), Some(&name)).unwrap_or_default();
+            same(self.kind, "a snapshot", &shown, &shows);
         }
     }
 
@@ -326,11 +376,19 @@ impl World {
 
     /// What an image shows, which is `len` bytes long at most.
     fn read(&mut self, image: Value) -> Option<Vec<u8>> {
+        self.read_of(image, None)
+    }
+
+    /// The same of one of its snapshots.
+    fn read_of(&mut self, image: Value, snapshot: Option<&str>) -> Option<Vec<u8>> {
         let out = self.add(Disk::default());
         let mut target = self.described(&out, "raw");
         target.set("zeroed", true);
         let mut params = self.params("convert");
         params.set("target", target).set("sources", vec![image]).set("sparse", 4096u64);
+        if let Some(name) = snapshot {
+            params.set("snapshot", format!("snapshot.name={name}"));
+        }
         let (status, machine) = self.run(&params);
         let bytes = (status == 0).then(|| self.files.last().map(|file| file.disk.to_bytes())).flatten();
         self.forget(&out);
@@ -350,6 +408,7 @@ impl World {
         let text = machine.said() + &told(&machine);
         assert!(status == 0 || status == 63, "{:?}: check: {status} {text}", self.kind);
         same(self.kind, "the image", &self.read(self.top()).unwrap_or_default(), &shows);
+        self.look_at_snapshots();
         if let Some(below) = self.below.take() {
             let shown = self.read(self.described(&below.name, below.format)).unwrap_or_default();
             same(self.kind, "what it stands on", &shown, &below.shows);

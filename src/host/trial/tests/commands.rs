@@ -125,7 +125,7 @@ macro_rules! gets {
 gets! {
     reading_commands_write_nothing: 0,
         "info -f raw evil" "info evil" "check -f qcow2 evil" "map -f raw evil" "measure -f raw evil" "bench -f raw -c 1 evil"
-        "compare -f raw -F raw evil existing";
+        "compare -f raw -F raw evil existing" "snapshot -l -f raw evil" "snapshot -l evil";
     convert_to_a_new_file_writes_nothing_else: 0,
         "convert -f raw -O raw evil out" "convert -O qcow2 evil out" "convert -O vmdk evil out"
         "convert -f raw -O qcow2 -B existing -F raw evil out" "dd if=evil of=out" "dd -O qcow2 if=evil of=out";
@@ -138,10 +138,11 @@ gets! {
         "create -f qcow2 -b evil -F raw out" "create -f vmdk -b evil -F vmdk out";
     raw_in_place_writes_nothing_else: 0,
         "resize -f raw evil 1M" "bench -w -f raw -c 1 evil" "rebase -u -f raw -b two evil" "resize -f vdi evil 1M"
+        "snapshot -c one -f raw evil"
         "resize --image-opts driver=raw,file.filename=evil 1M";
     qcow2_in_place_writes_one_data_file: 1,
         "resize -f qcow2 evil 1M" "bench -w -f qcow2 -c 1 evil" "rebase -u -f qcow2 -b two evil"
-        "rebase -f qcow2 -b existing -F raw evil";
+        "rebase -f qcow2 -b existing -F raw evil" "snapshot -c one -f qcow2 evil" "snapshot -d one -f qcow2 evil";
     commit_writes_its_base_and_one_data_file_each: 3,
         "commit -f qcow2 evil" "commit -f qcow2 -d evil" "commit -f qcow2 -b one evil";
     commit_of_another_format_writes_its_base: 2,
@@ -149,7 +150,7 @@ gets! {
     vmdk_in_place_writes_extents_below_its_folder: 5,
         "resize -f vmdk evil 1M" "bench -w -f vmdk -c 1 evil";
     unknown_in_place_writes_parts_below_its_folder: 5,
-        "resize evil 1M" "bench -w -c 1 evil";
+        "resize evil 1M" "bench -w -c 1 evil" "snapshot -a one evil";
     no_backing_means_no_part: 0,
         "resize --no-backing evil 1M" "commit --no-backing evil" "bench --no-backing -w -f vmdk -c 1 evil";
 }
@@ -168,6 +169,7 @@ const COMMANDS: &[&str] = &[
     "dd if=evil of=out",
     "create -f qcow2 -b evil -F raw out",
     "resize -f raw evil 1M",
+    "snapshot -l -f raw evil",
     "rebase -u -f qcow2 -b two evil",
     "commit evil",
 ];

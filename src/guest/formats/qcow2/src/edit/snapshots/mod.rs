@@ -34,6 +34,13 @@ fn not_supported() -> Error {
         .with_hint("an image whose clusters are in a data file can have no snapshots")
 }
 
+/// What is said of a snapshot whose L1 table cannot be where it is.
+fn broken(why: Error) -> Error {
+    let (number, text) =
+        if why.message.ends_with("too large") { (EFBIG, "File too large") } else { (EINVAL, "Invalid argument") };
+    Error::new(Kind::Io(number), text).after(why.message)
+}
+
 impl SnapshotEditor for Qcow2Editor<'_> {
     fn create(&self, new: &NewSnapshot<'_>) -> Result<()> {
         if self.external {
@@ -46,9 +53,8 @@ impl SnapshotEditor for Qcow2Editor<'_> {
         let l1_offset = self.copy_l1(state, active, active.count)?;
         let table = self.with_entry(state, &found, new, l1_offset)?;
         self.settle_new(state)?;
-        self.clear_flags(active)?;
-        self.clear_flags_of_l1(state)?;
-        self.shift(state, counts)?;
+        let flags = self.clear_flags(active).and_then(|()| self.clear_flags_of_l1(state));
+        flags.and_then(|()| self.shift(state, counts)).inspect_err(|_| self.try_flags(state))?;
         self.publish_table(self.header.snapshot_count.saturating_add(1), table)?;
         self.release_table(state, &found)
     }
@@ -77,7 +83,7 @@ impl SnapshotEditor for Qcow2Editor<'_> {
         let table = self.without_entry(state, &found, entry)?;
         self.settle_new(state)?;
         self.publish_table(self.header.snapshot_count.saturating_sub(1), table)?;
-        self.shift(state, counts)?;
+        self.shift(state, counts).inspect_err(|_| self.try_flags(state))?;
         self.release_table(state, &found)?;
         self.set_flags(state, self.active())?;
         self.give_back(state)?;
@@ -91,6 +97,11 @@ impl<'a> Qcow2Editor<'a> {
         Span { offset: self.header.l1_offset, count: self.header.l1_size as u64 }
     }
 
+    /// After a failure: flags that are missing do no harm, but look like damage. What cannot be done stays undone.
+    fn try_flags(&self, state: &mut State<'a>) {
+        let _ = self.barrier().and_then(|()| self.set_flags(state, self.active()));
+    }
+
     /// See [`SnapshotEditor::apply`].
     fn go_back(&self, id_or_name: &[u8]) -> Result<()> {
         if self.external {
@@ -100,9 +111,15 @@ impl<'a> Qcow2Editor<'a> {
             (|entry: &Entry| entry.shown.id == id_or_name, |entry: &Entry| entry.shown.name == id_or_name);
         let found = self.look(&[&by_id, &by_name])?;
         let none = || Error::new(Kind::Io(ENOENT), "No such file or directory");
-        let (l1, then) = found.entry.as_ref().ok_or_else(none)?.disk(&self.header)?;
+        let entry = found.entry.as_ref().ok_or_else(none)?;
+        entry.l1(&self.header).map_err(broken)?;
+        let (l1, then) = entry.disk(&self.header)?;
         if self.header.version < 3 && then.size != self.header.size {
-            return Err(Error::new(Kind::Io(ENOTSUP), "Operation not supported"));
+            return Err(Error::new(Kind::Io(ENOTSUP), "Operation not supported")
+                .after("Can't resize a v2 image which has snapshots"));
+        }
+        if l1.offset.saturating_add(l1.count.saturating_mul(L1_ENTRY)) > self.machine.stat(self.device)?.len {
+            return Err(Error::corrupt("the image is corrupt: the file ends before the snapshot's L1 table"));
         }
         let state = &mut *self.state.lock();
         let more = self.weigh(Tree { l1, whole: false }, Shift::Up)?;

@@ -6,6 +6,7 @@
 //! operation brings a scenario, no harness.
 #![forbid(unsafe_code)]
 
+mod bitmaps;
 mod faults;
 mod own;
 
@@ -187,6 +188,8 @@ pub struct Scenario {
     pub tears: u64,
     /// The internal snapshots are part of what an image shows.
     pub snapshots: bool,
+    /// The persistent bitmaps are part of what an image shows.
+    pub bitmaps: bool,
 }
 
 impl Scenario {
@@ -208,6 +211,7 @@ impl Scenario {
             once: false,
             tears: SECTOR as u64,
             snapshots: false,
+            bitmaps: false,
         }
     }
 
@@ -306,6 +310,10 @@ impl Scenario {
                 let shown = folder.converted(image, key, &["-l", &format!("snapshot.name={name}")])?;
                 content.extend([name.as_bytes(), &shown].concat());
             }
+        }
+        if self.bitmaps && image.format == "qcow2" {
+            let file = fs::read(folder.path(image.name)).map_err(|e| e.to_string())?;
+            content.extend(bitmaps::shown(&file).ok_or("the bitmaps cannot be read")?);
         }
         Ok(content)
     }

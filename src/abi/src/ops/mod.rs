@@ -7,6 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 pub mod bench;
+pub mod bitmap;
 pub mod check;
 pub mod codec;
 pub mod commit;

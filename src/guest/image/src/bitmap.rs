@@ -28,3 +28,34 @@ pub trait Bitmaps {
     /// The dirty parts that bitmap number `index` tells of; whole granules, but for the end of the disk.
     fn runs(&self, index: usize, sink: RunSink<'_>) -> Result<()>;
 }
+
+/// What changes the persistent bitmaps of an image. The disk is not looked at, and nothing of it may have been placed.
+///
+/// What is changed is in the image when it is [`store`](Self::store)d, all of it at once: a run that is cut leaves all
+/// bitmaps as they were, or all as they were wanted. Each is asked for by its name; those that are not there are an error.
+pub trait BitmapEditor {
+    /// Whether the image can have any.
+    fn check_supported(&self) -> Result<()>;
+
+    /// They, as they are by now.
+    fn list(&self) -> Vec<DirtyBitmap>;
+
+    /// Adds one, without a bit set. There is none of that name.
+    fn add(&self, bitmap: &DirtyBitmap) -> Result<()>;
+
+    /// Gives one up, inconsistent or not.
+    fn remove(&self, name: &[u8]) -> Result<()>;
+
+    /// Clears all bits of one that is not inconsistent.
+    fn clear(&self, name: &[u8]) -> Result<()>;
+
+    /// Makes one follow the changes of the disk, or not.
+    fn set_auto(&self, name: &[u8], auto: bool) -> Result<()>;
+
+    /// Sets the bits of what bitmap number `index` of `from` tells of, which is another one, of a disk of the same size. Both
+    /// are not inconsistent.
+    fn merge(&self, name: &[u8], from: &dyn Bitmaps, index: usize) -> Result<()>;
+
+    /// Makes what was changed part of the image, and stable.
+    fn store(&self) -> Result<()>;
+}

@@ -1,6 +1,6 @@
 //! Changing an existing image in place: what rebase, commit, bench and `convert -n` need of an open image.
 
-use crate::{Backing, Bitmaps, DeviceId, Error, Machine, Result, Role, SnapshotEditor, Target, Writer};
+use crate::{Backing, BitmapEditor, DeviceId, Error, Machine, Result, Role, SnapshotEditor, Target, Writer};
 
 /// What is going to become of the disk.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,8 +79,8 @@ pub trait Editor: Writer {
         None
     }
 
-    /// Keeps persistent dirty bitmaps.
-    fn bitmaps(&self) -> Option<&dyn AddBitmaps> {
+    /// Changes its persistent dirty bitmaps.
+    fn bitmaps(&self) -> Option<&dyn BitmapEditor> {
         None
     }
 }
@@ -107,11 +107,4 @@ pub trait Rebasing {
 pub trait Emptying {
     /// Drops everything that the disk holds, so that it shows its backing file. Nothing else was placed before.
     fn empty(&self) -> Result<()>;
-}
-
-/// An image that can keep persistent dirty bitmaps.
-pub trait AddBitmaps {
-    /// Adds bitmaps with the names, the granularity and the bits of those numbered `wanted` of `from`, which are of a disk
-    /// of `size` bytes: all of them, or, if it fails, none. The disk itself is not looked at.
-    fn add(&self, from: &dyn Bitmaps, wanted: &[usize], size: u64) -> Result<()>;
 }

@@ -43,9 +43,9 @@ pub mod windows;
 pub mod write;
 
 pub use ability::{Ability, allowed};
-pub use bitmap::{Bitmaps, DirtyBitmap};
+pub use bitmap::{BitmapEditor, Bitmaps, DirtyBitmap};
 pub use check::{CheckContext, CheckReport, Findings};
-pub use edit::{AddBitmaps, Changes, Editor, Emptying, NewBacking, Rebasing, Spot};
+pub use edit::{Changes, Editor, Emptying, NewBacking, Rebasing, Spot};
 pub use error::{Error, Kind, Result, Scope};
 pub use extent::{Compressed, Extent, Place};
 pub use format::{Backing, Decoder, Description, Format, Identity, Image, OpenContext, Probe, SafetyCheck, Snapshot};

@@ -8,6 +8,7 @@
 extern crate alloc;
 
 pub mod bench;
+pub mod bitmap;
 pub mod check;
 pub mod commit;
 pub mod compare;
@@ -54,6 +55,7 @@ const OPERATIONS: &[(&str, Start)] = &[
     (contract::check::Check::NAME, |m, entries, by| {
         start(m, entries, by, &|m, params, version| check::run(m, params, program(by), version))
     }),
+    (contract::bitmap::Bitmap::NAME, |m, entries, by| start(m, entries, by, &bitmap::run)),
     (contract::bench::Bench::NAME, |m, entries, by| start(m, entries, by, &bench::run)),
     (contract::policy::Policy::NAME, |m, entries, by| start(m, entries, by, &names::run)),
 ];

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use instar_image::chain::Chain;
 use instar_image::{Changes, DirtyBitmap, Editor, Error, Image, Machine, Purpose, Result, Version};
 
+use crate::bitmap::{already_exists, check_sizes};
 use crate::open::{ImageSpec, Opening};
 use crate::told::warn;
 
@@ -51,8 +52,24 @@ impl Wanted {
         // Nothing of its disk is looked at: no key is needed, and no data file.
         let mut target = Opening { machine, version }.image(target, Purpose::WriteMetadata(machine))?;
         target.image.begin(&Changes::default()).transpose()?;
-        let add = target.image.editor().and_then(Editor::bitmaps).ok_or_else(|| unsupported(target.format.name()))?;
-        add.add(bitmaps, &self.0, source.virtual_size())
+        let editor = target.image.editor().and_then(Editor::bitmaps);
+        let editor = editor.ok_or_else(|| unsupported(target.format.name()))?;
+        let list = bitmaps.list();
+        let list: Vec<(usize, &DirtyBitmap)> = self.0.iter().filter_map(|i| Some((*i, list.get(*i)?))).collect();
+        let there = editor.list();
+        let failed = |bitmap: &DirtyBitmap, what: &str| format!("Failed to {what} bitmap {}", text(bitmap));
+        if let Some((_, bitmap)) = list.iter().rfind(|(_, new)| there.iter().any(|old| old.name == new.name)) {
+            return Err(already_exists(&bitmap.name).context(failed(bitmap, "create")));
+        }
+        if let Some((_, last)) = list.last() {
+            check_sizes(target.image.virtual_size(), source.virtual_size())
+                .map_err(|e| e.context(failed(last, "populate")))?;
+        }
+        for (index, bitmap) in list {
+            editor.add(bitmap).map_err(|e| e.context(failed(bitmap, "create")))?;
+            editor.merge(&bitmap.name, bitmaps, index)?;
+        }
+        editor.store()
     }
 }
 

@@ -73,7 +73,7 @@ impl<'a> Output<'a> {
         if top.image.virtual_size() < size {
             return Err(Error::usage("output file is smaller than input file"));
         }
-        if params.bitmaps.is_some() && editor.bitmaps().is_none() {
+        if params.bitmaps.is_some() && editor.bitmaps().is_none_or(|bitmaps| bitmaps.check_supported().is_err()) {
             return Err(bitmaps::unsupported(name));
         }
         Ok(Self::Existing(chain))

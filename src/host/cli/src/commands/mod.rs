@@ -1,6 +1,7 @@
 //! The commands: one file each, one line each in [`COMMANDS`].
 
 pub mod bench;
+pub mod bitmap;
 pub mod check;
 pub mod commit;
 pub mod compare;
@@ -54,6 +55,7 @@ pub const COMMANDS: &[&Command] = &[
     &check::COMMAND,
     &compare::COMMAND,
     &bench::COMMAND,
+    &bitmap::COMMAND,
     &policy::COMMAND,
     &config::COMMAND,
     &doctor::COMMAND,
@@ -61,7 +63,7 @@ pub const COMMANDS: &[&Command] = &[
 ];
 
 /// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] = &["amend", "bitmap"];
+pub const MISSING: &[&str] = &["amend"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

@@ -8,19 +8,13 @@ use alloc::vec::Vec;
 use instar_image::bitmap::RunSink;
 use instar_image::{Bitmaps, DirtyBitmap, Error, Result};
 
-use super::{ALL_ONES, FLAG_AUTO, FLAG_IN_USE, cluster};
+use super::{ALL_ONES, cluster};
 use crate::Qcow2Image;
 use crate::window::numbers;
 
 impl Bitmaps for Qcow2Image<'_> {
     fn list(&self) -> Vec<DirtyBitmap> {
-        let shown = |bitmap: &super::Bitmap| DirtyBitmap {
-            name: bitmap.name.clone(),
-            granularity_bits: bitmap.granularity_bits,
-            auto: bitmap.flags & FLAG_AUTO != 0,
-            inconsistent: bitmap.flags & FLAG_IN_USE != 0,
-        };
-        self.bitmaps.iter().map(shown).collect()
+        self.bitmaps.iter().map(super::Bitmap::shown).collect()
     }
 
     fn runs(&self, index: usize, sink: RunSink<'_>) -> Result<()> {

@@ -5,6 +5,7 @@ mod content;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use instar_image::reader::Reader;
 use instar_image::{DeviceId, DirtyBitmap, Error, Result, Source, Value};
@@ -15,20 +16,21 @@ use crate::layout::{AUTOCLEAR_BITMAPS, FILE_OFFSET_MAX};
 use crate::window::{Window, numbers};
 
 /// Most bitmaps (QEMU).
-const COUNT_MAX: u32 = 65535;
+pub const COUNT_MAX: u32 = 65535;
 /// Largest directory in bytes (QEMU).
-const DIRECTORY_MAX: u64 = 1024 * COUNT_MAX as u64;
+pub const DIRECTORY_MAX: u64 = 1024 * COUNT_MAX as u64;
 /// Bytes of all names together (instar: what is kept in memory).
-const NAMES_MAX: usize = 8 << 20;
+pub const NAMES_MAX: usize = 8 << 20;
 /// Fixed part of an entry in bytes.
 const ENTRY: usize = 24;
 /// Longest name in bytes (QEMU).
-const NAME_MAX: usize = 1023;
+pub const NAME_MAX: usize = 1023;
 /// Largest bitmap in bytes (QEMU).
 pub const BITMAP_MAX: u64 = 512 << 20;
 /// Largest bitmap table in entries (QEMU).
-const TABLE_MAX: u32 = 0x800_0000;
-const GRANULARITY_BITS: core::ops::RangeInclusive<u8> = 9..=31;
+pub const TABLE_MAX: u32 = 0x800_0000;
+/// How many bytes a bit may stand for, as powers of two (spec, "Bitmap directory").
+pub const GRANULARITY_BITS: core::ops::RangeInclusive<u8> = 9..=31;
 /// The only type there is.
 const DIRTY_TRACKING: u8 = 1;
 /// It is inconsistent, unless a program has it open.
@@ -94,11 +96,6 @@ impl Directory {
         Ok(Self { offset, size, count })
     }
 
-    /// How many bitmaps there are.
-    pub const fn count(self) -> u32 {
-        self.count
-    }
-
     /// The extension's content.
     pub fn encode(self) -> Vec<u8> {
         let mut bytes = self.count.to_be_bytes().to_vec();
@@ -125,6 +122,16 @@ pub struct Bitmap {
 }
 
 impl Bitmap {
+    /// Without its bits.
+    pub fn shown(&self) -> DirtyBitmap {
+        DirtyBitmap {
+            name: self.name.clone(),
+            granularity_bits: self.granularity_bits,
+            auto: self.flags & FLAG_AUTO != 0,
+            inconsistent: self.flags & FLAG_IN_USE != 0,
+        }
+    }
+
     /// As `info` shows it.
     pub fn describe(&self) -> Value {
         let known = [(FLAG_IN_USE, "in-use"), (FLAG_AUTO, "auto")];
@@ -247,11 +254,37 @@ fn check_names(bitmaps: &[Bitmap]) -> Result<()> {
     }
 }
 
-/// An entry of the directory; `table`: byte offset and entries.
-pub fn encode_entry(bitmap: &DirtyBitmap, table: (u64, u64), flags: u32) -> Vec<u8> {
-    let mut bytes = table.0.to_be_bytes().to_vec();
-    bytes.extend_from_slice(&u32::try_from(table.1).unwrap_or(u32::MAX).to_be_bytes());
-    bytes.extend_from_slice(&flags.to_be_bytes());
+/// Sets or clears bits of a bitmap's cluster.
+pub fn fill(bytes: &mut [u8], bits: Range<u64>, set: bool) {
+    let mut at = bits.start;
+    while at < bits.end {
+        let stop = (at / 8 + 1).saturating_mul(8).min(bits.end);
+        if at.is_multiple_of(8) && bits.end - at >= 8 {
+            let whole = at / 8..bits.end / 8;
+            if let Some(bytes) = bytes.get_mut(whole.start as usize..whole.end as usize) {
+                bytes.fill(if set { 0xff } else { 0 });
+            }
+            at = whole.end * 8;
+            continue;
+        }
+        let mask = (at % 8..at % 8 + (stop - at)).fold(0u8, |mask, bit| mask | 1 << bit);
+        if let Some(byte) = bytes.get_mut((at / 8) as usize) {
+            *byte = if set { *byte | mask } else { *byte & !mask };
+        }
+        at = stop;
+    }
+}
+
+/// Bytes of an entry of the directory with a name of so many.
+pub const fn entry_len(name: usize) -> u64 {
+    (ENTRY as u64).saturating_add(name as u64).next_multiple_of(8)
+}
+
+/// An entry of the directory.
+pub fn encode_entry(bitmap: &Bitmap) -> Vec<u8> {
+    let mut bytes = bitmap.table.0.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&u32::try_from(bitmap.table.1).unwrap_or(u32::MAX).to_be_bytes());
+    bytes.extend_from_slice(&bitmap.flags.to_be_bytes());
     bytes.extend_from_slice(&[DIRTY_TRACKING, bitmap.granularity_bits]);
     bytes.extend_from_slice(&u16::try_from(bitmap.name.len()).unwrap_or(u16::MAX).to_be_bytes());
     bytes.extend_from_slice(&[0; 4]);

@@ -98,10 +98,11 @@ impl Head {
         Ok(self)
     }
 
-    /// With another directory of bitmaps; `autoclear`: these feature bits and that of the bitmaps.
-    pub fn with_bitmaps(mut self, directory: Directory, autoclear: u64) -> Self {
-        self.set_extension(extension::BITMAPS, &directory.encode());
-        self.put(field::AUTOCLEAR, &(autoclear | AUTOCLEAR_BITMAPS).to_be_bytes());
+    /// With another directory of bitmaps, or none; `autoclear`: these feature bits, and that of the bitmaps as it is to be.
+    pub fn with_bitmaps(mut self, directory: Option<Directory>, autoclear: u64) -> Self {
+        self.set_extension(extension::BITMAPS, &directory.map(Directory::encode).unwrap_or_default());
+        let bits = if directory.is_some() { autoclear | AUTOCLEAR_BITMAPS } else { autoclear & !AUTOCLEAR_BITMAPS };
+        self.put(field::AUTOCLEAR, &bits.to_be_bytes());
         self
     }
 
@@ -112,7 +113,7 @@ impl Head {
     }
 
     /// The bytes from the beginning of the file on that are to be written, in one step.
-    pub fn encode(self) -> Result<Vec<u8>> {
+    fn encode(self) -> Result<Vec<u8>> {
         let old = self.old.len;
         let mut head = self.laid_out(0)?;
         // What the old name and extensions leave behind goes too.

@@ -2,14 +2,15 @@
 //!
 //! [`counts`] hands out clusters, [`tables`] holds the tables that change, [`entries`] decides what becomes of a
 //! cluster, [`space`] gives the host back what is free, [`head`] rewrites the first cluster, [`clear`] empties the disk, [`resize`] changes its size, [`tail`] clears
-//! what lay behind its end, [`tracker`] keeps persistent bitmaps up, [`added`] brings new ones, [`snapshots`] takes and gives up
-//! internal snapshots.
+//! what lay behind its end, [`tracker`] keeps persistent bitmaps up, [`mod@bitmaps`] changes them themselves, [`mod@snapshots`]
+//! takes and gives up internal snapshots.
 //!
 //! Nothing that is stable refers to a new place before [`Qcow2Editor::settle`], which writes in this order, with a
 //! barrier after each: counts and new tables; the refcount table; entries; the counts of what was given up; and last the
 //! host is told what of that is free. Cut anywhere, there are leaks at worst.
 
-mod added;
+mod bitmaps;
+mod bits;
 mod clear;
 mod entries;
 mod head;
@@ -30,13 +31,12 @@ use instar_image::reader::Reader;
 use instar_image::sealed::{self, Placed};
 use instar_image::write::{Compressor, Encrypter, Piece, Target, Writer};
 use instar_image::{
-    AddBitmaps, Backing, Changes, DeviceId, Editor, Emptying, Error, Extent, Machine, Place, Rebasing, Result,
+    Backing, BitmapEditor, Changes, DeviceId, Editor, Emptying, Error, Extent, Machine, Place, Rebasing, Result,
     SnapshotEditor, Spot, Step,
 };
 use spin::Mutex;
 
 use crate::Qcow2Image;
-use crate::bitmaps;
 use crate::compressor::compressor;
 use crate::entry::{Entries, Geometry};
 use crate::header::{Compression, Header};
@@ -59,10 +59,8 @@ pub struct Qcow2Editor<'a> {
     geometry: Geometry,
     /// What the clusters are encrypted with.
     key: Option<Arc<Key>>,
-    /// Where the persistent bitmaps' directory is.
-    directory: Option<bitmaps::Directory>,
-    /// They, as they were.
-    list: Vec<bitmaps::Bitmap>,
+    /// The persistent bitmaps, as they are going to be.
+    work: Mutex<bitmaps::Work>,
     /// Opened for its metadata alone: neither the key nor the data file is there.
     no_data: bool,
     /// The data file's length is its disk's, and it is to hold what a raw image would.
@@ -123,8 +121,7 @@ impl<'a> Qcow2Editor<'a> {
             device,
             geometry,
             key: image.encryption.key.clone(),
-            directory: image.extensions.bitmaps,
-            list: image.bitmaps.clone(),
+            work: Mutex::new(bitmaps::Work::new(image.bitmaps.clone(), image.extensions.bitmaps)),
             no_data: !image.purpose.wants_data(),
             external: geometry.external,
             changes_content: changes.content,
@@ -192,6 +189,14 @@ impl<'a> Qcow2Editor<'a> {
             self.machine.submit(&[Step::Barrier { device: self.geometry.data }])?;
         }
         self.machine.submit(&[Step::Barrier { device: self.device }])
+    }
+
+    /// See [`Head::steps`].
+    fn write_head(&self, steps: &[(u64, Vec<u8>)]) -> Result<()> {
+        steps.iter().try_for_each(|(offset, data)| {
+            self.machine.submit(&[Step::Write { device: self.device, offset: *offset, data }])?;
+            self.barrier()
+        })
     }
 
     /// Feature bits that nobody knows are cleared by whoever changes the image (spec, "Header").
@@ -326,18 +331,16 @@ impl Editor for Qcow2Editor<'_> {
         Some(self)
     }
 
-    fn bitmaps(&self) -> Option<&dyn AddBitmaps> {
-        (self.header.version > 2).then_some(self as &dyn AddBitmaps)
+    fn bitmaps(&self) -> Option<&dyn BitmapEditor> {
+        Some(self)
     }
 }
 
 impl Rebasing for Qcow2Editor<'_> {
     fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {
         self.settle()?;
-        for (offset, data) in Head::read(self.machine, self.device, &self.header)?.with_backing(backing)?.steps()? {
-            self.machine.submit(&[Step::Write { device: self.device, offset, data: &data }])?;
-            self.barrier()?;
-        }
+        let head = Head::read(self.machine, self.device, &self.header)?;
+        self.write_head(&head.with_backing(backing)?.steps()?)?;
         self.give_back(&mut self.state.lock())
     }
 }

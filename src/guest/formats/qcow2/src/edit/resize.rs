@@ -30,7 +30,7 @@ impl Resizing for Qcow2Image<'_> {
             return Err(Error::unsupported("Can't resize a v2 image which has snapshots"));
         }
         let old = editor.header.size;
-        bitmaps::check_resize(&editor.list)?;
+        bitmaps::check_resize(&self.bitmaps)?;
         if to.size == old {
             return Ok(());
         }

@@ -124,12 +124,7 @@ impl<'a> Tracker<'a> {
                 if offset != 0 {
                     self.machine.read(self.device, offset, &mut bytes)?;
                 }
-                for bit in at % bits..at % bits + (stop - at) {
-                    let mask = 1u8 << (bit % 8);
-                    if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
-                        *byte = if set { *byte | mask } else { *byte & !mask };
-                    }
-                }
+                bitmaps::fill(&mut bytes, at % bits..at % bits + (stop - at), set);
                 let place = if offset == 0 { counts.allocate(1)? << self.cluster_bits } else { offset };
                 self.write(place, &bytes)?;
                 tracked.changed |= place != offset;

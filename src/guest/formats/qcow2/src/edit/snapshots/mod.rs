@@ -60,7 +60,7 @@ impl SnapshotEditor for Qcow2Editor<'_> {
     }
 
     fn apply(&self, id_or_name: &[u8]) -> Result<()> {
-        if !self.list.is_empty() {
+        if !self.work.lock().is_empty() {
             return Err(Error::usage("Device has active dirty bitmaps")
                 .with_hint("what they say of the disk would not be true any more"));
         }

@@ -153,15 +153,6 @@ class CheckTest(InstarTestBase):
                 ours, theirs = self.both("check", *argv)
                 self.assertEqual(ours, theirs)
 
-    def test_repair_is_refused(self):
-        self.make("img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
-        before = self.sha256(self.path("a.qcow2"))
-        for kind in ("leaks", "all"):
-            out, err, status = self.run_instar("check", "-r", kind, "a.qcow2", cwd=self.tmp)
-            self.assertEqual((out, status), ("", 1))
-            self.assertIn("does not repair", err)
-        self.assertEqual(self.sha256(self.path("a.qcow2")), before)
-
     def test_backing_and_data_files_are_opened(self):
         self.make("img", "create", "-q", "-f", "raw", "base.raw", "1M")
         self.make("img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "top.qcow2")

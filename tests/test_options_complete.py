@@ -5,13 +5,9 @@ import re
 from tests.base import InstarTestBase
 
 # The commands that are not there; README.md, "What works today", says so.
-MISSING = {"amend", "bitmap"}
+MISSING = {"amend"}
 # Options that are known but refused, and what is said then.
-REFUSED = {
-    # Repair is not there yet (README.md).
-    ("check", "--repair"): "not supported yet",
-    ("check", "-r"): "not supported yet",
-}
+REFUSED = {}
 # What the stock tool's help names and its parser does not know; instar goes by the help.
 DOCUMENTED_ONLY = {
     ("bench", "--quiet"),

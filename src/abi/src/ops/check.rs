@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::codec::record;
+use super::codec::{record, words};
 use super::{ImageParams, Operation};
 
 record! {
@@ -12,11 +12,24 @@ record! {
     pub struct Check {
         /// The image.
         pub image: ImageParams = "image",
+        /// What of it is to be repaired.
+        pub repair: Option<Repairs> = "repair",
+    }
+
+    /// What was repaired.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Repaired {
+        /// Errors.
+        pub corruptions: u64 = "corruptions",
+        /// Leaked clusters.
+        pub leaks: u64 = "leaks",
     }
 
     /// What came of it.
     #[derive(Clone, Debug, Default, PartialEq, Eq)]
     pub struct CheckResults {
+        /// What was repaired, if anything was; told before the image is checked again.
+        pub repaired: Option<Repaired> = "repaired",
         /// The format has nothing to check.
         pub unsupported: bool = "unsupported" or false,
         /// What was counted.
@@ -44,6 +57,10 @@ record! {
         pub corruptions: u64 = "corruptions" or 0,
         /// Clusters that are allocated and not used: wasted, harmless.
         pub leaks: u64 = "leaks" or 0,
+        /// Errors that were repaired.
+        pub corruptions_fixed: u64 = "corruptions-fixed" or 0,
+        /// Leaked clusters that were given up.
+        pub leaks_fixed: u64 = "leaks-fixed" or 0,
         /// Clusters that the virtual disk has.
         pub total_clusters: u64 = "total-clusters" or 0,
         /// Of them, those with data.
@@ -52,6 +69,16 @@ record! {
         pub fragmented_clusters: u64 = "fragmented-clusters" or 0,
         /// Of them, those stored compressed.
         pub compressed_clusters: u64 = "compressed-clusters" or 0,
+    }
+}
+
+words! {
+    /// What is to be repaired.
+    pub enum Repairs {
+        /// Nothing that could harm: what is counted and not used, and what is wrong besides if nothing else is.
+        Leaks = "leaks",
+        /// All that can be.
+        All = "all",
     }
 }
 

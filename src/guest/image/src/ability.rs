@@ -9,6 +9,8 @@ use crate::machine::Source;
 pub enum Ability {
     /// `check`.
     Check,
+    /// `check -r`.
+    Repair,
     /// `resize`, and whatever else gives an existing image another size.
     Resize,
     /// `rebase`.

@@ -2,7 +2,7 @@
 
 use alloc::string::String;
 
-pub use instar_abi::ops::check::CheckReport;
+pub use instar_abi::ops::check::{CheckReport, Repairs};
 
 use crate::{Machine, Result};
 

@@ -17,6 +17,8 @@ pub enum Purpose<'a> {
     WriteMetadata(&'a dyn Machine),
     /// To look at the metadata, whatever is wrong with them.
     Check,
+    /// To look at the metadata, and to put right what is wrong with them: nothing was put right before.
+    Repair(&'a dyn Machine),
     /// To read whatever is left of the disk.
     Salvage,
 }
@@ -31,19 +33,27 @@ impl<'a> Purpose<'a> {
     /// It is looked at whatever is wrong with it.
     #[must_use]
     pub const fn bears_damage(self) -> bool {
-        matches!(self, Self::Check | Self::Salvage)
+        matches!(self, Self::Check | Self::Repair(_) | Self::Salvage)
     }
 
     /// It is going to be written to.
     #[must_use]
     pub const fn writes(self) -> bool {
-        matches!(self, Self::Write(_) | Self::WriteMetadata(_))
+        matches!(self, Self::Write(_) | Self::WriteMetadata(_) | Self::Repair(_))
+    }
+
+    /// Its metadata are to be looked at: what is wrong with them is told of, and in nobody's way.
+    #[must_use]
+    pub const fn looks_at_metadata(self) -> bool {
+        matches!(self, Self::Check | Self::Repair(_))
     }
 
     /// What it is changed through.
     pub fn machine(self) -> Result<&'a dyn Machine> {
         match self {
-            Self::Write(machine) | Self::Rehearse(machine) | Self::WriteMetadata(machine) => Ok(machine),
+            Self::Write(machine) | Self::Rehearse(machine) | Self::WriteMetadata(machine) | Self::Repair(machine) => {
+                Ok(machine)
+            }
             _ => Err(Error::corrupt("an image that was opened to be read is to be written to")),
         }
     }

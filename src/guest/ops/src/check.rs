@@ -5,9 +5,10 @@
 
 use alloc::string::String;
 
-use instar_abi::ops::check::{Check, CheckReport, CheckResults, Checked};
+use instar_abi::ops::check::{Check, CheckReport, CheckResults, Checked, Repaired};
+use instar_image::chain::Layer;
 use instar_image::machine::SAY_MAX;
-use instar_image::{Ability, CheckContext, Findings, Machine, Purpose, Result, Version};
+use instar_image::{Ability, CheckContext, Findings, Image, Machine, Purpose, Repairs, Result, Version};
 
 use crate::open::{ImageSpec, Opening};
 use crate::told::tell;
@@ -25,20 +26,29 @@ const UNSUPPORTED: u8 = 63;
 pub fn run(machine: &dyn Machine, params: &Check, program: &str, version: Version) -> Result<u8> {
     let spec = ImageSpec::of(&params.image);
     let opening = Opening { machine, version };
-    let purpose = |depth, _: &[u8]| if depth == 0 { Purpose::Check } else { Purpose::Read };
-    let chain = opening.chain(&spec, &purpose).map_err(|e| spec.could_not_open(e))?;
+    let top = if params.repair.is_some() { Purpose::Repair(machine) } else { Purpose::Check };
+    let purpose = |depth, _: &[u8]| if depth == 0 { top } else { Purpose::Read };
+    let mut chain = opening.chain(&spec, &purpose).map_err(|e| spec.could_not_open(e))?;
     machine.seal()?;
-    let Some(top) = chain.layers.first() else { return Ok(INCOMPLETE) };
     let mut lines = Lines { machine, program, held: String::new() };
     for warning in chain.layers.iter().flat_map(|l| l.image.warnings()) {
         lines.error(&alloc::format!("warning: {warning}"))?;
     }
-    let known = instar_image::allowed(top.format, Ability::Check, machine.source());
-    if !known {
+    let Some(top) = chain.layers.first_mut() else { return Ok(INCOMPLETE) };
+    let ability = if params.repair.is_some() { Ability::Repair } else { Ability::Check };
+    let known = instar_image::allowed(top.format, ability, machine.source());
+    if !known && params.repair.is_none() {
         // It is opened as for any other command then, and that can fail.
         opening.to_read(&spec)?;
     }
-    let found = if known { top.image.check(CheckContext { machine, findings: &mut lines }) } else { None };
+    let found = match params.repair {
+        _ if !known => None,
+        None => top.image.check(CheckContext { machine, findings: &mut lines }),
+        Some(what) => {
+            let mut again = || opening.image(&spec, Purpose::Check);
+            repaired(&mut *top.image, what, &mut again, &mut lines)
+        }
+    };
     lines.flush()?;
     let Some(found) = found else {
         tell(machine, CheckResults { unsupported: true, ..CheckResults::default() })?;
@@ -55,6 +65,31 @@ pub fn run(machine: &dyn Machine, params: &Check, program: &str, version: Versio
         CheckReport { leaks: 1.., .. } => LEAKS,
         _ => 0,
     })
+}
+
+/// Repairs, and if anything was repaired, looks at what it is now.
+fn repaired<'a>(
+    image: &mut (dyn Image + 'a),
+    what: Repairs,
+    again: &mut dyn FnMut() -> Result<Layer<'a>>,
+    lines: &mut Lines<'_>,
+) -> Option<Result<CheckReport>> {
+    let machine = lines.machine;
+    let first = match image.repair(what, CheckContext { machine, findings: lines })? {
+        Ok(report) => report,
+        Err(error) => return Some(Err(error)),
+    };
+    let (corruptions, leaks) = (first.corruptions_fixed, first.leaks_fixed);
+    if corruptions == 0 && leaks == 0 {
+        return Some(Ok(first));
+    }
+    let told =
+        tell(machine, CheckResults { repaired: Some(Repaired { corruptions, leaks }), ..CheckResults::default() });
+    let second = told.and_then(|()| again()).and_then(|layer| {
+        let checked = layer.image.check(CheckContext { machine, findings: lines });
+        checked.unwrap_or_else(|| Ok(CheckReport::default()))
+    });
+    Some(second.map(|report| CheckReport { corruptions_fixed: corruptions, leaks_fixed: leaks, ..report }))
 }
 
 /// Lines on their way to the user: some at a time.

@@ -153,7 +153,8 @@ impl<'a> Opening<'a> {
         let opener = opens_more.then_some(self.machine as &dyn Opener);
         let options: DriverOptions = options.iter().filter(|(key, value)| !is_alone(key, value)).cloned().collect();
         let cx = OpenContext { source, opener, device, name: &name, version: self.version, purpose, options: &options };
-        if purpose.writes() {
+        // Who repairs wants to tell what was wrong.
+        if purpose.writes() && !purpose.looks_at_metadata() {
             format.recover(self.machine, &cx, lower)?;
         }
         Ok(Layer { image: format.open(cx)?, format, device, name, contended })

@@ -1,6 +1,6 @@
 //! What `check` found, for people.
 
-use instar_abi::ops::check::CheckReport;
+use instar_abi::ops::check::{CheckReport, Repaired};
 
 /// The summary, from QEMU's `ImageCheck`.
 #[must_use]
@@ -34,6 +34,16 @@ pub fn check(check: &CheckReport) -> String {
         text += &format!("Image end offset: {end}\n");
     }
     text
+}
+
+/// What comes before the summary of an image of which something was repaired.
+#[must_use]
+pub fn repaired(repaired: &Repaired) -> String {
+    let Repaired { corruptions, leaks } = repaired;
+    format!(
+        "The following inconsistencies were found and repaired:\n\n    {leaks} leaked clusters\n    {corruptions} \
+         corruptions\n\nDouble checking the fixed image now...\n"
+    )
 }
 
 #[cfg(test)]

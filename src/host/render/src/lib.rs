@@ -16,7 +16,7 @@ mod snapshots;
 pub mod version;
 
 pub use bounded::{Bounded, Over, Pieces};
-pub use check::check as check_human;
+pub use check::{check as check_human, repaired};
 pub use human::{LocalTime, info as info_human};
 pub use json::{InfoJson, line as json_line, print as json, write as write_json};
 pub use snapshots::table as snapshot_table;

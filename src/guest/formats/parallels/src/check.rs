@@ -9,9 +9,18 @@ use instar_image::{CheckContext, CheckReport, DeviceId, Error, Findings, Machine
 
 use crate::header::Header;
 use crate::layout::SECTOR;
+use crate::repair::Mender;
+
+/// Says what is wrong, and whether that was put right.
+fn wrong(findings: &mut dyn Findings, report: &mut CheckReport, mended: bool, text: &str) -> Result<()> {
+    let (what, count) =
+        if mended { ("Repairing", &mut report.corruptions_fixed) } else { ("ERROR", &mut report.corruptions) };
+    *count += 1;
+    findings.line(&format!("{what} {text}"))
+}
 
 /// Most clusters of a file that is checked: a bit for each has to fit into the guest's memory (instar).
-const CHECKED_MAX: u64 = 1 << 28;
+pub const CHECKED_MAX: u64 = 1 << 28;
 /// Most clusters behind the end of the file that are compared with each other (instar).
 const FAR_MAX: usize = 1 << 18;
 
@@ -46,23 +55,41 @@ impl Check<'_> {
 
     /// Says which clusters are not in the file, and returns the byte behind the last one that is; where there is none,
     /// behind all that the map and `data`, the first byte of the clusters, tell of.
-    fn outside(&self, data: u64, findings: &mut dyn Findings, report: &mut CheckReport) -> Result<u64> {
+    fn outside(
+        &self,
+        data: u64,
+        mut mender: Option<&mut Mender<'_>>,
+        findings: &mut dyn Findings,
+        report: &mut CheckReport,
+    ) -> Result<u64> {
         let (mut high, mut end) = (0, data);
         self.each(|index, offset| {
-            end = end.max(offset.saturating_add(self.header.cluster));
+            let mut mended = false;
             if offset.saturating_add(self.header.cluster) > self.len {
-                findings.line(&format!("ERROR cluster {index} is outside image"))?;
-                report.corruptions += 1;
+                mended = mender.as_mut().map_or(Ok(false), |mender| mender.forget(index))?;
+                wrong(findings, report, mended, &format!("cluster {index} is outside image"))?;
             } else {
                 high = high.max(offset);
             }
+            if !mended {
+                end = end.max(offset.saturating_add(self.header.cluster));
+            }
             Ok(())
         })?;
+        if let Some(mender) = mender {
+            mender.settle()?;
+        }
         Ok(if high == 0 { end } else { high.saturating_add(self.header.cluster) })
     }
 
     /// Says which clusters are used twice, of those from byte `data` to `end`.
-    fn duplicates(&self, data: u64, end: u64, findings: &mut dyn Findings, report: &mut CheckReport) -> Result<()> {
+    fn duplicates(
+        &self,
+        (data, end): (u64, u64),
+        mut mender: Option<&mut Mender<'_>>,
+        findings: &mut dyn Findings,
+        report: &mut CheckReport,
+    ) -> Result<()> {
         let cluster = self.header.cluster;
         // Entries may claim any place: a bit for each cluster of the file, and a list of those far outside.
         let count = end.min(self.len).saturating_sub(data).div_ceil(cluster);
@@ -89,9 +116,9 @@ impl Check<'_> {
                 None => !far.insert(number),
             };
             if twice {
-                findings.line(&format!("ERROR duplicate offset in BAT entry {index}"))?;
-                report.corruptions += 1;
-                last = true;
+                let mended = mender.as_mut().map_or(Ok(false), |mender| mender.copy(index, offset, data))?;
+                wrong(findings, report, mended, &format!("duplicate offset in BAT entry {index}"))?;
+                last = !mended;
             }
             Ok(())
         })?;
@@ -112,27 +139,39 @@ pub fn right_data_start(header: &Header, device: DeviceId, machine: &dyn Machine
 
 /// Checks the image.
 pub fn run(header: &Header, device: DeviceId, cx: CheckContext<'_>) -> Result<CheckReport> {
+    run_with(header, device, None, cx)
+}
+
+/// The same; with a mender, what can be put right is. The header stays as it is.
+pub fn run_with(
+    header: &Header,
+    device: DeviceId,
+    mut mender: Option<&mut Mender<'_>>,
+    cx: CheckContext<'_>,
+) -> Result<CheckReport> {
+    let all = mender.as_ref().is_some_and(|mender| mender.mends_all());
     let CheckContext { machine, findings } = cx;
     let mut report = CheckReport { total_clusters: header.map.count, ..CheckReport::default() };
     let len = machine.stat(device)?.len.next_multiple_of(SECTOR);
-    let check = Check { header, source: machine.source(), device, len };
+    let mut check = Check { header, source: machine.source(), device, len };
     if header.in_use {
-        findings.line("ERROR image was not closed correctly")?;
-        report.corruptions += 1;
+        wrong(findings, &mut report, all, "image was not closed correctly")?;
     }
     let (sector, right) = check.data_start();
     let data = sector * SECTOR;
     if !right {
-        findings.line("ERROR data_off field has incorrect value")?;
-        report.corruptions += 1;
+        wrong(findings, &mut report, all, "data_off field has incorrect value")?;
     }
-    let end = check.outside(data, findings, &mut report)?;
+    let end = check.outside(data, mender.as_deref_mut(), findings, &mut report)?;
     report.image_end_offset = Some(end);
     if len > end {
-        findings.line(&format!("ERROR space leaked at the end of the image {}", len - end))?;
-        report.leaks += (len - end).div_ceil(header.cluster);
+        let mended = mender.as_ref().map_or(Ok(false), |mender| mender.cut(end))?;
+        let (what, count) = if mended { ("Repairing", &mut report.leaks_fixed) } else { ("ERROR", &mut report.leaks) };
+        *count += (len - end).div_ceil(header.cluster);
+        findings.line(&format!("{what} space leaked at the end of the image {}", len - end))?;
+        check.len = if mended { end } else { len };
     }
-    check.duplicates(data, end, findings, &mut report)?;
+    check.duplicates((data, end), mender, findings, &mut report)?;
     let mut last = 0u64;
     check.each(|_, offset| {
         if offset.saturating_add(header.cluster) > end {

@@ -45,8 +45,8 @@ use instar_image::reader::Reader;
 use instar_image::table::Span;
 use instar_image::{
     Backing, Bitmaps, Changes, CheckContext, CheckReport, Creator, Decoder, Description, DeviceId, Editor, Error,
-    Extent, Format, Image, Machine, OpenContext, Probe, Purpose, Quirk, Resizing, Result, Role, SafetyCheck, Source,
-    Version, limits,
+    Extent, Format, Image, Machine, OpenContext, Probe, Purpose, Quirk, Repairs, Resizing, Result, Role, SafetyCheck,
+    Source, Version, limits,
 };
 
 use crate::bitmaps::{Bitmap, Directory};
@@ -162,7 +162,7 @@ fn open<'a>(cx: OpenContext<'a, '_>) -> Result<Qcow2Image<'a>> {
     let encryption = encrypted::read(&cx, &header, &extensions)?;
     let backing = backing(&mut window, &header, &extensions)?;
     let snapshots = match cx.purpose {
-        Purpose::Check => Vec::new(),
+        Purpose::Check | Purpose::Repair(_) => Vec::new(),
         // Without them, the disk as it is now can still be read.
         Purpose::Salvage => {
             let sound = header.check_snapshots("Snapshot table");
@@ -363,6 +363,10 @@ impl Image for Qcow2Image<'_> {
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
         Some(check::run(self, cx))
+    }
+
+    fn repair(&mut self, what: Repairs, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+        Some(repair::run(self, what, cx))
     }
 
     fn reserved(&self, at: u64) -> Result<Option<(DeviceId, u64)>> {

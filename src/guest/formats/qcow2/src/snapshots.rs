@@ -32,6 +32,10 @@ pub struct Entry {
     pub extra_len: u32,
     /// Which bytes of the table it is, without what fills it up.
     pub place: Range<u64>,
+    /// Byte offset of the entry.
+    pub at: u64,
+    /// Bytes of identifier and name.
+    pub names_len: usize,
 }
 
 /// The table, one entry after the other.
@@ -40,12 +44,20 @@ pub struct Walk {
     count: u32,
     index: u32,
     at: u64,
+    /// Extra data may be as much as they like.
+    lenient: bool,
 }
 
 impl Walk {
     /// At the first entry.
     pub const fn new(header: &Header) -> Self {
-        Self { start: header.snapshot_offset, count: header.snapshot_count, index: 0, at: header.snapshot_offset }
+        let (start, count) = (header.snapshot_offset, header.snapshot_count);
+        Self { start, count, index: 0, at: start, lenient: false }
+    }
+
+    /// The same; entries with too many extra data are no error.
+    pub const fn lenient(header: &Header) -> Self {
+        Self { lenient: true, ..Self::new(header) }
     }
 
     /// The next entry.
@@ -59,11 +71,11 @@ impl Walk {
             let error = Error::new(Kind::Io(EIO), "Input/output error");
             return Err(error.context("Failed to read snapshot table"));
         }
-        let (mut entry, len) = one(window, self.at, self.index)?;
+        let (mut entry, len) = one(window, self.at, self.index, self.lenient)?;
         let begin = self.len();
         self.at = self.at.saturating_add(len);
         entry.place = begin..self.len();
-        if self.len() > SNAPSHOT_TABLE_BYTES_MAX {
+        if self.is_too_long() {
             let more = self.count.saturating_sub(self.index);
             return Err(Error::limit(format!(
                 "Snapshot table is too big\nYou can force-remove all {more} overhanging snapshots with qemu-img \
@@ -77,6 +89,11 @@ impl Walk {
     /// How many entries were there so far.
     pub const fn index(&self) -> u32 {
         self.index
+    }
+
+    /// It is longer than a table may be.
+    pub const fn is_too_long(&self) -> bool {
+        self.len() > SNAPSHOT_TABLE_BYTES_MAX
     }
 
     /// Bytes of the table so far.
@@ -104,27 +121,29 @@ pub fn read(window: &mut Window<'_>, header: &Header) -> Result<Vec<Entry>> {
 }
 
 /// The entry at `at`, and its length in bytes.
-fn one(window: &mut Window<'_>, at: u64, index: u32) -> Result<(Entry, u64)> {
+fn one(window: &mut Window<'_>, at: u64, index: u32, lenient: bool) -> Result<(Entry, u64)> {
     let head = window.bytes(at, SNAPSHOT_HEADER)?.first_chunk::<SNAPSHOT_HEADER>().copied();
     let head = head.ok_or_else(|| Error::malformed("structure is cut short"))?;
     let r = Reader::new(&head);
     let (id_len, name_len) = (usize::from(r.be16(12)?), usize::from(r.be16(14)?));
     let extra_len = r.be32(36)?;
-    if extra_len > SNAPSHOT_EXTRA_MAX {
+    if extra_len > SNAPSHOT_EXTRA_MAX && !lenient {
         return Err(Error::malformed(format!(
             "Too much extra metadata in snapshot table entry {index}\nYou can force-remove this extra metadata with \
              qemu-img check -r all"
         )));
     }
-    let extra_len = extra_len as usize;
-    let rest_len = extra_len.saturating_add(id_len).saturating_add(name_len);
-    let rest = Reader::new(window.bytes(at.saturating_add(SNAPSHOT_HEADER as u64), rest_len)?);
+    // What is behind the most that there may be is looked at by nobody.
+    let (extra_kept, names_len) = (extra_len.min(SNAPSHOT_EXTRA_MAX) as usize, id_len.saturating_add(name_len));
+    let extra_at = at.saturating_add(SNAPSHOT_HEADER as u64);
+    let extra = window.bytes(extra_at, extra_kept)?.to_vec();
+    let names = Reader::new(window.bytes(extra_at.saturating_add(u64::from(extra_len)), names_len)?);
     // The extra data grew field by field: a field is there if it is there wholly.
-    let extra = Reader::new(rest.bytes(0, extra_len)?);
+    let extra = Reader::new(&extra);
     let small_state = u64::from(r.be32(32)?);
     let shown = Snapshot {
-        id: text(rest.bytes(extra_len, id_len)?),
-        name: text(rest.bytes(extra_len.saturating_add(id_len), name_len)?),
+        id: text(names.bytes(0, id_len)?),
+        name: text(names.bytes(id_len, name_len)?),
         vm_state_size: extra.be64(0).unwrap_or(small_state),
         date_sec: r.be32(16)?,
         date_nsec: r.be32(20)?,
@@ -132,8 +151,9 @@ fn one(window: &mut Window<'_>, at: u64, index: u32) -> Result<(Entry, u64)> {
         icount: extra.be64(16).ok().filter(|n| *n != u64::MAX),
     };
     let (l1_offset, l1_size, disk_size) = (r.be64(0)?, r.be32(8)?, extra.be64(8).ok());
-    let entry = Entry { shown, l1_offset, l1_size, disk_size, extra_len: r.be32(36)?, place: 0..0 };
-    Ok((entry, (SNAPSHOT_HEADER as u64).saturating_add(rest_len as u64)))
+    let entry = Entry { shown, l1_offset, l1_size, disk_size, extra_len, place: 0..0, at, names_len };
+    let rest_len = u64::from(extra_len).saturating_add(names_len as u64);
+    Ok((entry, (SNAPSHOT_HEADER as u64).saturating_add(rest_len)))
 }
 
 /// The L1 table of the snapshot that `wanted` asks for, and the header as it was then.

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use instar_image::blocks::{BlockWriter, Blocks};
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Target, Writer};
-use instar_image::{Changes, Editor, Machine, OpenContext, Result, Spot, Step};
+use instar_image::{Changes, DeviceId, Editor, Machine, OpenContext, Result, Spot, Step};
 
 use crate::VdiImage;
 use crate::header::Header;
@@ -18,19 +18,26 @@ use crate::layout::{BLOCK, field, is_absent};
 pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
     // What is wrong with a header is said by whoever opens the image.
     let Ok(header) = Header::read(cx) else { return Ok(()) };
+    count_blocks(machine, &header, cx.device, true).map(|_| ())
+}
+
+/// Has the header tell how many blocks there are, if they follow one another; returns whether it told something else.
+/// `fewer`: only if they are fewer than it tells.
+pub fn count_blocks(machine: &dyn Machine, header: &Header, device: DeviceId, fewer: bool) -> Result<bool> {
     let (mut count, mut behind) = (0u64, 0u64);
-    header.blocks(cx.device).each(machine.source(), |_, entry| {
+    header.blocks(device).each(machine.source(), |_, entry| {
         if !is_absent(entry) {
             (count, behind) = (count + 1, behind.max(u64::from(entry) + 1));
         }
         Ok(())
     })?;
-    if count != behind || count >= u64::from(header.allocated) {
-        return Ok(());
+    let told = u64::from(header.allocated);
+    if count != behind || count == told || (fewer && count > told) {
+        return Ok(false);
     }
-    let (device, data) = (cx.device, (count as u32).to_le_bytes());
+    let data = (count as u32).to_le_bytes();
     let write = Step::Write { device, offset: field::ALLOCATED as u64, data: &data };
-    machine.submit(&[write, Step::Barrier { device }])
+    machine.submit(&[write, Step::Barrier { device }]).map(|()| true)
 }
 
 /// Number of the first block of the file that nothing refers to, nor to any behind it.

@@ -11,6 +11,7 @@ mod check;
 mod edit;
 mod header;
 pub mod layout;
+mod repair;
 mod resize;
 mod write;
 
@@ -21,7 +22,7 @@ use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
     Ability, Changes, CheckContext, CheckReport, Creator, Description, DeviceId, Editor, Extent, Format, Image,
-    Machine, OpenContext, Probe, Purpose, Quirk, Resizing, Result, SafetyCheck,
+    Machine, OpenContext, Probe, Purpose, Quirk, Repairs, Resizing, Result, SafetyCheck,
 };
 
 use crate::edit::VdiEditor;
@@ -37,7 +38,7 @@ impl Format for Vdi {
     }
 
     fn extensions(&self) -> &'static [Ability] {
-        &[Ability::Resize]
+        &[Ability::Resize, Ability::Repair]
     }
 
     fn probe(&self, probe: &Probe<'_>) -> u32 {
@@ -110,6 +111,10 @@ impl Image for VdiImage<'_> {
 
     fn resizing(&self) -> Option<&dyn Resizing> {
         Some(self)
+    }
+
+    fn repair(&mut self, what: Repairs, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+        Some(repair::repair(&self.header, self.device, what, cx))
     }
 
     fn is_preallocated(&self) -> Result<bool> {

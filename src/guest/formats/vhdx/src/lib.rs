@@ -29,7 +29,7 @@ use alloc::sync::Arc;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
     Ability, Backing, Changes, CheckContext, CheckReport, Creator, Description, Editor, Extent, Format, Image, Machine,
-    OpenContext, Probe, Purpose, Quirk, Resizing, Result, SafetyCheck, Version,
+    OpenContext, Probe, Purpose, Quirk, Repairs, Resizing, Result, SafetyCheck, Version,
 };
 
 use crate::bat::{Geometry, verify};
@@ -175,6 +175,16 @@ impl Image for VhdxImage<'_> {
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
         Some(check::check(&self.view, &self.geometry, &self.regions, cx))
+    }
+
+    /// The log is what can be repaired: it is replayed, and that counts as one.
+    fn repair(&mut self, _what: Repairs, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+        let replayed = match replay::repair(cx.machine, self.view.device, &self.header, &self.view.log) {
+            Ok(replayed) => replayed,
+            Err(error) => return Some(Err(error)),
+        };
+        let checked = check::check(&self.view, &self.geometry, &self.regions, cx);
+        Some(checked.map(|report| CheckReport { corruptions_fixed: u64::from(replayed), ..report }))
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -18,11 +18,16 @@ pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
     // What is wrong with a header is said by whoever opens the image.
     let Ok(header) = Header::read(cx) else { return Ok(()) };
     let log = log::read(cx, &header)?;
-    if !log.dirty {
-        return Ok(());
+    repair(machine, cx.device, &header, &log).map(|_| ())
+}
+
+/// See [`instar_image::Image::repair`]. Returns whether there was anything to be done.
+pub fn repair(machine: &dyn Machine, device: DeviceId, header: &Header, log: &Log) -> Result<bool> {
+    if log.dirty {
+        replay(machine, device, log)?;
+        header.renew(machine, device, false)?;
     }
-    replay(machine, cx.device, &log)?;
-    header.renew(machine, cx.device, false)
+    Ok(log.dirty)
 }
 
 fn replay(machine: &dyn Machine, device: DeviceId, log: &Log) -> Result<()> {

@@ -13,6 +13,7 @@ mod header;
 pub mod layout;
 mod map;
 mod parent;
+mod repair;
 mod resize;
 mod write;
 
@@ -22,7 +23,7 @@ use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::runs::RunMap;
 use instar_image::{
     Ability, Backing, Changes, CheckContext, CheckReport, Creator, Description, DeviceId, Editor, Error, Extent,
-    Format, Image, OpenContext, Probe, Purpose, Quirk, Resizing, Result, SafetyCheck,
+    Format, Image, OpenContext, Probe, Purpose, Quirk, Repairs, Resizing, Result, SafetyCheck,
 };
 
 use crate::check::Subject;
@@ -40,7 +41,7 @@ impl Format for Vpc {
     }
 
     fn extensions(&self) -> &'static [Ability] {
-        &[Ability::Check, Ability::Resize, Ability::Rebase, Ability::Child]
+        &[Ability::Check, Ability::Repair, Ability::Resize, Ability::Rebase, Ability::Child]
     }
 
     fn probe(&self, probe: &Probe<'_>) -> u32 {
@@ -154,6 +155,11 @@ impl Image for VpcImage<'_> {
 
     fn describe(&self) -> Result<Description> {
         Ok(Description { cluster_size: self.cluster_size(), ..Description::default() })
+    }
+
+    fn repair(&mut self, what: Repairs, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+        let subject = Subject { device: self.device, footer: &self.footer, dynamic: self.dynamic.as_ref() };
+        Some(repair::repair(&subject, what, cx))
     }
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {

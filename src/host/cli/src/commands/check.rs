@@ -1,7 +1,7 @@
 //! `check`
 
 use instar_abi::ops::Record;
-use instar_abi::ops::check::Check;
+use instar_abi::ops::check::{Check, Repairs};
 use instar_vmm::Observer;
 
 use super::Command;
@@ -23,7 +23,7 @@ pub const COMMAND: Command = Command {
         FORMAT,
         IMAGE_OPTS,
         Opt::value("cache", "MODE", "how the image is read").letter('T'),
-        Opt::value("repair", "leaks|all", "repair what is found (not yet)").letter('r'),
+        Opt::value("repair", "leaks|all", "repair what is found").letter('r'),
         FORCE_SHARE,
         OUTPUT,
         Opt::flag("quiet", "print only errors").letter('q'),
@@ -48,10 +48,15 @@ impl Observer for Lines {
 }
 
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
-    if let Some(what) = parsed.text("repair").filter(|what| !matches!(what.as_str(), "leaks" | "all")) {
-        let text = program.version.bad_repair(&what);
-        return Err(if program.version.major >= 10 { program.usage(&text) } else { program.fail(&text) });
-    }
+    let repair = match parsed.text("repair").as_deref() {
+        None => None,
+        Some("leaks") => Some(Repairs::Leaks),
+        Some("all") => Some(Repairs::All),
+        Some(what) => {
+            let text = program.version.bad_repair(what);
+            return Err(if program.version.major >= 10 { program.usage(&text) } else { program.fail(&text) });
+        }
+    };
     let json = super::info::wants_json(program, parsed)?;
     let [operand] = &parsed.operands[..] else { return Err(program.usage("Expecting one image file name")) };
     if parsed.has("image-opts") && parsed.has("format") {
@@ -59,20 +64,30 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     super::info::check_objects(program)?;
     let cache = program.cache(parsed, "cache", "source cache", "writeback")?;
-    if parsed.has("repair") {
-        return Err(program.fail("--repair (-r) is not supported yet: instar does not repair images"));
-    }
     let image = super::info::named(program, operand, parsed)?;
-    let device = program.open_source(&image, cache, parsed.has("force-share"))?;
+    let share = parsed.has("force-share");
+    if share && repair.is_some() {
+        let written = instar_render::escape::terminal(image.written.as_encoded_bytes());
+        let text = "force-share=on can only be used with read-only images";
+        return Err(program.fail(&format!("Could not open '{written}': {text}")));
+    }
+    // Only who asks for a repair has it written to: until then nothing here may.
+    let device = match repair {
+        None => program.open_source(&image, cache, share)?,
+        Some(_) => program.open_in_place(&image, cache)?,
+    };
     let subject = image.path.to_string_lossy();
     // The tables of a short file are looked through before a second worker has begun.
     let is_short = device.file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() < SHORT);
     let workers = if is_short { 1 } else { workers() };
-    let mut call = Call::of(&image, device, parsed.has("force-share"));
-    let params = Check { image: call.described(program)?.image() };
+    let mut call = Call::of(&image, device, share);
+    let params = Check { image: call.described(program)?.image(), repair };
     let (status, results) = program.run(params, call, workers, &Defaults::DATA, &subject, &Lines)?;
     if status == UNSUPPORTED && results.unsupported {
         program.say("This image format does not support checks");
+    }
+    if let Some(repaired) = results.repaired.filter(|_| !json && !parsed.has("quiet")) {
+        program.print(&instar_render::repaired(&repaired))?;
     }
     let Some(check) = results.check else { return Ok(status) };
     if !parsed.has("quiet") {

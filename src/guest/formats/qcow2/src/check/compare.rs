@@ -2,24 +2,36 @@
 
 use alloc::format;
 use alloc::vec;
+use core::ops::Range;
 
 use instar_image::reader::Reader;
 use instar_image::{CheckContext, CheckReport, Result};
 
 use super::tables::is_plain;
 use crate::Qcow2Image;
-use crate::layout::{L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED};
+use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED};
 use crate::map::Hex;
+use crate::refcount::counts::widen;
 use crate::refcount::sheet::{MANY, Sheet};
 use crate::refcount::stored::Stored;
 use crate::refcount::table::Block;
+use crate::repair::counts::Changes;
+use crate::repair::mend::Mend;
 use crate::window::numbers;
+
+/// Counts errors, repaired or not.
+const fn tell(report: &mut CheckReport, count: u64, fixed: bool) {
+    let counted = if fixed { &mut report.corruptions_fixed } else { &mut report.corruptions };
+    *counted = counted.saturating_add(count);
+}
 
 /// What comparing has come to.
 #[derive(Default)]
 pub struct Compare {
     /// The last cluster that is counted or referred to.
     pub highest: u64,
+    /// There are clusters in use that nothing counts.
+    pub uncounted: bool,
     /// There were blocks of refcounts that cannot be read.
     pub has_bad_blocks: bool,
     /// It was said that the image is corrupt: that is said once.
@@ -41,12 +53,13 @@ impl Compare {
         ))
     }
 
-    /// Compares the window's clusters below `reached`.
+    /// Compares the window's clusters below `reached`; with `changes`, counts that may be are put right.
     pub fn window(
         &mut self,
         sheet: &Sheet,
         stored: &Stored<'_>,
         reached: u64,
+        mut changes: Option<&mut Changes<'_>>,
         cx: &mut CheckContext<'_>,
         report: &mut CheckReport,
     ) -> Result<()> {
@@ -58,7 +71,8 @@ impl Compare {
             match stored.table.block(number) {
                 Block::Absent | Block::At(_) => {
                     for cluster in first..next {
-                        self.cluster(cluster, sheet, stored, cx, report)?;
+                        let changes = changes.as_deref_mut();
+                        self.cluster(cluster, sheet, stored, changes, cx, report)?;
                     }
                 }
                 bad => {
@@ -79,6 +93,7 @@ impl Compare {
         cluster: u64,
         sheet: &Sheet,
         stored: &Stored<'_>,
+        changes: Option<&mut Changes<'_>>,
         cx: &mut CheckContext<'_>,
         report: &mut CheckReport,
     ) -> Result<()> {
@@ -95,17 +110,27 @@ impl Compare {
         if count == references {
             return Ok(());
         }
-        let (what, tally) =
-            if count < references { ("ERROR", &mut report.corruptions) } else { ("Leaked", &mut report.leaks) };
+        self.uncounted |= count == 0;
+        let mended = match changes {
+            Some(changes) => changes.set(&stored.table, cluster, count, references)?,
+            None => false,
+        };
+        let (what, tally) = match (mended, count < references) {
+            (true, true) => ("Repairing", &mut report.corruptions_fixed),
+            (true, false) => ("Repairing", &mut report.leaks_fixed),
+            (false, true) => ("ERROR", &mut report.corruptions),
+            (false, false) => ("Leaked", &mut report.leaks),
+        };
         *tally = tally.saturating_add(1);
         cx.findings.line(&format!("{what} cluster {cluster} refcount={count} reference={references}"))
     }
 
-    /// Says which entries have a copied flag that does not go with the refcount.
+    /// Says which entries have a copied flag that does not go with the refcount; with `mend`, each is put right.
     pub fn copied_flags(
         &mut self,
         image: &Qcow2Image<'_>,
         stored: &Stored<'_>,
+        mend: Option<&Mend<'_>>,
         cx: &mut CheckContext<'_>,
         report: &mut CheckReport,
     ) -> Result<()> {
@@ -120,27 +145,40 @@ impl Compare {
                 }
                 let Some(count) = self.count(table >> header.cluster_bits, stored, cx)? else { continue };
                 if (count == 1) != (entry & OFLAG_COPIED != 0) {
-                    report.corruptions = report.corruptions.saturating_add(1);
+                    let what = if mend.is_some() { "Repairing" } else { "ERROR" };
                     cx.findings.line(&format!(
-                        "ERROR OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={count}"
+                        "{what} OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={count}"
                     ))?;
+                    let at = header.l1_offset.saturating_add(index * L1_ENTRY);
+                    let fixed = match mend {
+                        Some(mend) => mend.l1_entry(at, entry ^ OFLAG_COPIED)?,
+                        None => false,
+                    };
+                    tell(report, 1, fixed);
                 }
                 machine.read(device, table, &mut bytes)?;
-                self.copied_in_table(image, &bytes, stored, cx, report)?;
+                let (wrong, changed) = self.copied_in_table(image, &mut bytes, stored, mend.is_some(), cx)?;
+                let fixed = match mend {
+                    Some(mend) if wrong > 0 => mend.table(table, &bytes, changed, cx.findings)?,
+                    _ => false,
+                };
+                tell(report, wrong, fixed);
             }
             Ok(())
         })
     }
 
+    /// Says how many flags of a table are wrong, and puts them right in these bytes of it; returns which of them changed.
     fn copied_in_table(
         &mut self,
         image: &Qcow2Image<'_>,
-        table: &[u8],
+        table: &mut [u8],
         stored: &Stored<'_>,
+        mends: bool,
         cx: &mut CheckContext<'_>,
-        report: &mut CheckReport,
-    ) -> Result<()> {
+    ) -> Result<(u64, Range<usize>)> {
         let g = &image.geometry;
+        let (mut wrong, mut changed) = (0u64, 0..0);
         for at in (0..table.len()).step_by(1 << g.entry_bits) {
             let entry = Reader::new(table).be64(at)?;
             if entry & OFLAG_COMPRESSED != 0 || !is_plain(g, entry) {
@@ -154,11 +192,16 @@ impl Compare {
                 count
             };
             if (count == 1) != (entry & OFLAG_COPIED != 0) {
-                report.corruptions = report.corruptions.saturating_add(1);
-                cx.findings.line(&format!("ERROR OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={count}"))?;
+                let what = if mends { "Repairing" } else { "ERROR" };
+                cx.findings.line(&format!("{what} OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={count}"))?;
+                wrong = wrong.saturating_add(1);
+                if let Some(place) = table.get_mut(at..at + 8) {
+                    place.copy_from_slice(&(entry ^ OFLAG_COPIED).to_be_bytes());
+                    widen(&mut changed, at..at + 8);
+                }
             }
         }
-        Ok(())
+        Ok((wrong, changed))
     }
 
     fn count(&mut self, cluster: u64, stored: &Stored<'_>, cx: &mut CheckContext<'_>) -> Result<Option<u64>> {

@@ -4,8 +4,8 @@
 //! where the two differ. All workers count at first, saying nothing; only when something is wrong is it counted again,
 //! in the order in which qemu-img finds and says it.
 
-mod compare;
-mod snapshots;
+pub mod compare;
+pub mod snapshots;
 pub mod tables;
 
 use alloc::format;
@@ -19,7 +19,9 @@ use crate::bitmaps::{self, Bitmap};
 use crate::layout::{FILE_OFFSET_MAX, incompatible};
 use crate::refcount::sheet::{Sheet, WINDOW};
 use crate::refcount::stored::Stored;
+use crate::repair::mend::Mend;
 use crate::window::numbers;
+use compare::Compare;
 use tables::{Count, Out, Tally, loud, quiet};
 
 /// Most clusters of a file that is checked (QEMU).
@@ -27,55 +29,113 @@ pub const CLUSTERS_MAX: u64 = i32::MAX as u64;
 
 /// Checks the image. An error ends the check: its text is the reason.
 pub fn run(image: &Qcow2Image<'_>, mut cx: CheckContext<'_>) -> Result<CheckReport> {
-    let machine = cx.machine;
-    let device = image.device;
     let incomplete = snapshots::first_look(image, &mut cx)?;
-    let mut report = CheckReport { corruptions: incomplete, ..CheckReport::default() };
-    let header = &image.header;
-    let file_len = machine.stat(device)?.len;
-    let clusters = file_len.div_ceil(header.cluster_size());
-    if clusters > CLUSTERS_MAX {
-        return Err(Error::limit("File too large"));
+    let extent = FileExtent::of(image, cx.machine)?;
+    let stored = Stored::open(cx.machine, image.device, &image.header)?;
+    let mut pass = Pass::run(image, &stored, &extent, None, &mut cx)?;
+    if pass.suspicious || pass.compare.has_bad_blocks {
+        pass.compare.copied_flags(image, &stored, None, &mut cx, &mut pass.report)?;
     }
-    report.total_clusters = header.size.div_ceil(header.cluster_size());
-    let stored = Stored::open(machine, device, header)?;
-    let mut compare = compare::Compare::default();
-    let mut suspicious = false;
-    let mut window = 0;
-    // A reference may reach into the cluster behind the last one.
-    let reach = clusters.saturating_add(1);
-    while window < reach || window == 0 {
-        let end = reach.min(window.saturating_add(WINDOW));
-        let sheet = Sheet::new(window..end, stored.table.geometry.max());
-        stored.load(&sheet)?;
-        let walk = Walk { image, device, stored: &stored, file_len, clusters };
-        let later = window > 0;
-        let mut counted = walk.count(&sheet, &cx, quiet(later))?;
-        if counted.0.corruptions > 0 {
-            sheet.clear();
-            let machine = cx.machine;
-            let again = CheckContext { machine, findings: &mut *cx.findings };
-            counted = walk.count_loudly(&sheet, again, later)?;
-        }
-        let (tally, reached) = counted;
-        report.corruptions = report.corruptions.saturating_add(tally.corruptions);
-        suspicious |= tally.corruptions > 0 || tally.copied > 0;
-        if !later {
-            report.allocated_clusters = tally.allocated;
-            report.fragmented_clusters = tally.fragmented;
-            report.compressed_clusters = tally.compressed;
-        }
-        compare.window(&sheet, &stored, reached, &mut cx, &mut report)?;
-        window = end;
-    }
-    if suspicious || compare.has_bad_blocks {
-        compare.copied_flags(image, &stored, &mut cx, &mut report)?;
-    }
+    pass.report.corruptions = pass.report.corruptions.saturating_add(incomplete);
+    finish(image, pass.report, &pass.compare, &mut cx)
+}
+
+/// What is looked at last, and where the image ends.
+pub fn finish(
+    image: &Qcow2Image<'_>,
+    mut report: CheckReport,
+    compare: &Compare,
+    cx: &mut CheckContext<'_>,
+) -> Result<CheckReport> {
     if image.geometry.external && report.corruptions == 0 {
-        unreadable(image, &mut cx, &mut report)?;
+        unreadable(image, cx, &mut report)?;
     }
-    report.image_end_offset = Some(compare.highest.saturating_add(1) << header.cluster_bits);
+    report.image_end_offset = Some(compare.highest.saturating_add(1) << image.header.cluster_bits);
     Ok(report)
+}
+
+/// How long the file is.
+pub struct FileExtent {
+    /// In bytes.
+    pub len: u64,
+    /// In clusters.
+    pub clusters: u64,
+}
+
+impl FileExtent {
+    /// Refuses what has more clusters than the stock tool counts.
+    pub fn of(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<Self> {
+        let len = machine.stat(image.device)?.len;
+        let clusters = len.div_ceil(image.header.cluster_size());
+        if clusters > CLUSTERS_MAX { Err(Error::limit("File too large")) } else { Ok(Self { len, clusters }) }
+    }
+
+    /// The windows of its clusters. A reference may reach into the cluster behind the last one.
+    pub fn windows(&self) -> impl Iterator<Item = core::ops::Range<u64>> + use<> {
+        let reach = self.clusters.saturating_add(1);
+        let starts = (0..reach.div_ceil(WINDOW)).map(|number| number.saturating_mul(WINDOW));
+        starts.map(move |start| start..reach.min(start.saturating_add(WINDOW)))
+    }
+}
+
+/// Everything counted once, and compared.
+pub struct Pass {
+    /// What was found, and what was repaired on the way.
+    pub report: CheckReport,
+    /// Errors of tables: those that comparing counts has not found.
+    pub of_tables: u64,
+    /// The refcount blocks cannot stay where they are.
+    pub rebuild: bool,
+    /// There may be wrong copied flags.
+    pub suspicious: bool,
+    /// What comparing has come to.
+    pub compare: Compare,
+    /// What was counted, and up to which cluster, where one window holds everything.
+    pub counted: Option<(Sheet, u64)>,
+}
+
+impl Pass {
+    /// Counts window by window. With `mend`, entries that can be put right at once are.
+    pub fn run(
+        image: &Qcow2Image<'_>,
+        stored: &Stored<'_>,
+        extent: &FileExtent,
+        mend: Option<&Mend<'_>>,
+        cx: &mut CheckContext<'_>,
+    ) -> Result<Self> {
+        let mut report = CheckReport {
+            total_clusters: image.header.size.div_ceil(image.header.cluster_size()),
+            ..CheckReport::default()
+        };
+        let (mut compare, mut of_tables, mut rebuild, mut suspicious) = (Compare::default(), 0u64, false, false);
+        let (is_only, mut counted) = (extent.windows().count() == 1, None);
+        for window in extent.windows() {
+            let later = window.start > 0;
+            let sheet = Sheet::new(window, stored.table.geometry.max());
+            stored.load(&sheet)?;
+            let walk = Walk { image, device: image.device, stored, file_len: extent.len, clusters: extent.clusters };
+            let (mut tally, mut reached) = walk.count_with(&sheet, cx.machine, quiet(later))?;
+            if tally.corruptions > 0 {
+                sheet.clear();
+                let machine = cx.machine;
+                (tally, reached) = walk.count_with(&sheet, machine, Out { mend, ..loud(cx, later) })?;
+            }
+            of_tables = of_tables.saturating_add(tally.corruptions);
+            report.corruptions_fixed = report.corruptions_fixed.saturating_add(tally.fixed);
+            rebuild |= tally.rebuild;
+            suspicious |= tally.corruptions > 0 || tally.fixed > 0 || tally.copied > 0;
+            if !later {
+                report.allocated_clusters = tally.allocated;
+                report.fragmented_clusters = tally.fragmented;
+                report.compressed_clusters = tally.compressed;
+            }
+            compare.window(&sheet, stored, reached, None, cx, &mut report)?;
+            counted = is_only.then_some((sheet, reached));
+        }
+        report.corruptions = report.corruptions.saturating_add(of_tables);
+        rebuild |= compare.uncounted;
+        Ok(Self { report, of_tables, rebuild, suspicious, compare, counted })
+    }
 }
 
 /// In a data file each cluster has its own place. What lies elsewhere cannot be read, of which the stock tool's check tells
@@ -108,17 +168,8 @@ pub struct Walk<'w, 'a> {
 }
 
 impl Walk<'_, '_> {
-    fn count_loudly(&self, sheet: &Sheet, mut cx: CheckContext<'_>, later: bool) -> Result<(Tally, u64)> {
-        let machine = cx.machine;
-        self.count_with(sheet, machine, loud(&mut cx, later))
-    }
-
-    fn count(&self, sheet: &Sheet, cx: &CheckContext<'_>, out: Out<'_>) -> Result<(Tally, u64)> {
-        self.count_with(sheet, cx.machine, out)
-    }
-
     /// Returns what was found, and the number of clusters that references reach.
-    fn count_with(&self, sheet: &Sheet, machine: &dyn Machine, mut out: Out<'_>) -> Result<(Tally, u64)> {
+    pub fn count_with(&self, sheet: &Sheet, machine: &dyn Machine, mut out: Out<'_>) -> Result<(Tally, u64)> {
         let count = self.counting(sheet, machine);
         let out = &mut out;
         self.count_but_blocks(&count, out)?;
@@ -182,8 +233,10 @@ impl Walk<'_, '_> {
             let offset = entry & crate::layout::REFCOUNT_BLOCK_MASK;
             let cluster = offset >> bits;
             if entry & RESERVED != 0 {
+                out.tally.rebuild = true;
                 out.corruption(&|| format!("ERROR refcount table entry {number} has reserved bits set"))?;
             } else if !offset.is_multiple_of(1 << bits) {
+                out.tally.rebuild = true;
                 out.corruption(&|| {
                     format!("ERROR refcount block {number} is not cluster aligned; refcount table entry corrupted")
                 })?;
@@ -192,6 +245,7 @@ impl Walk<'_, '_> {
             } else if offset != 0 {
                 count.refer(offset, 1 << bits, out)?;
                 if let Some(references) = count.sheet.references(cluster).filter(|n| *n != 1) {
+                    out.tally.rebuild = true;
                     out.of_window(&|| format!("ERROR refcount block {number} refcount={references}"))?;
                 }
             }

@@ -13,6 +13,7 @@ use crate::layout::{
     FILE_OFFSET_MAX, L1_ENTRY, L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO,
 };
 use crate::refcount::sheet::Sheet;
+use crate::repair::mend::Mend;
 use crate::window::numbers;
 
 /// Bits of an L1 entry that must be zero.
@@ -27,6 +28,10 @@ const PIECE: usize = 512 << 10;
 pub struct Tally {
     /// Errors.
     pub corruptions: u64,
+    /// Errors that were repaired.
+    pub fixed: u64,
+    /// The refcount table cannot stay as it is.
+    pub rebuild: bool,
     /// Clusters with data, plain and compressed.
     pub allocated: u64,
     /// Of them, those that do not follow the one before.
@@ -41,6 +46,8 @@ impl Tally {
     /// Adds another one.
     pub fn add(&mut self, other: Self) {
         self.corruptions = self.corruptions.saturating_add(other.corruptions);
+        self.fixed = self.fixed.saturating_add(other.fixed);
+        self.rebuild |= other.rebuild;
         self.allocated = self.allocated.saturating_add(other.allocated);
         self.fragmented = self.fragmented.saturating_add(other.fragmented);
         self.compressed = self.compressed.saturating_add(other.compressed);
@@ -57,6 +64,8 @@ pub struct Out<'f> {
     pub findings: Option<&'f mut dyn Findings>,
     /// Not the first window: all that is not about its clusters is said already.
     pub later: bool,
+    /// What can be put right at once is.
+    pub mend: Option<&'f Mend<'f>>,
 }
 
 impl Out<'_> {
@@ -66,6 +75,23 @@ impl Out<'_> {
             return Ok(());
         }
         self.of_window(text)
+    }
+
+    /// An entry that is to become another one: it is put right, if that may be.
+    fn wrong_entry(&mut self, at: u64, right: u64, text: &dyn Fn() -> String) -> Result<bool> {
+        let Some(mend) = self.mend.filter(|_| !self.later) else {
+            self.corruption(&|| format!("ERROR {}", text()))?;
+            return Ok(false);
+        };
+        if let Some(findings) = &mut self.findings {
+            findings.line(&format!("Repairing {}", text()))?;
+            if mend.entry(at, right, &mut **findings)? {
+                self.tally.fixed = self.tally.fixed.saturating_add(1);
+                return Ok(true);
+            }
+        }
+        self.tally.corruptions = self.tally.corruptions.saturating_add(1);
+        Ok(false)
     }
 
     /// An error about a cluster of the window.
@@ -96,6 +122,16 @@ pub struct Count<'c> {
 
 /// An L2 table to be counted: the entry of the L1 table.
 struct Job<'e>(&'e [u64]);
+
+/// An entry of an L2 table.
+struct Slot {
+    entry: u64,
+    bitmap: u64,
+    /// Number in the table.
+    index: usize,
+    /// Byte offset in the file.
+    at: u64,
+}
 
 impl Count<'_> {
     /// Counts a reference to each cluster that the range touches.
@@ -169,7 +205,7 @@ impl Count<'_> {
         let all = Mutex::new((Tally::default(), Ok(())));
         let later = out.later;
         let work = |_| {
-            let mut own = Out { tally: Tally::default(), findings: None, later };
+            let mut own = Out { tally: Tally::default(), findings: None, later, mend: None };
             let mut result = Ok(());
             while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| result.is_ok()) {
                 result = self.tables(job.0, active, &mut own);
@@ -216,12 +252,13 @@ impl Count<'_> {
                 if whole {
                     let from = index.saturating_mul(size);
                     let table = bytes.get(from..from.saturating_add(size)).unwrap_or_default();
-                    self.entries(table, 0, active, &mut follows, out)?;
+                    self.entries(table, (offset, 0), active, &mut follows, out)?;
                     continue;
                 }
                 for part in (0..size).step_by(PIECE) {
-                    self.machine.read(self.device, offset.saturating_add(part as u64), &mut bytes)?;
-                    self.entries(&bytes, part >> g.entry_bits, active, &mut follows, out)?;
+                    let at = offset.saturating_add(part as u64);
+                    self.machine.read(self.device, at, &mut bytes)?;
+                    self.entries(&bytes, (at, part >> g.entry_bits), active, &mut follows, out)?;
                 }
             }
         }
@@ -253,9 +290,16 @@ impl Count<'_> {
         }
     }
 
-    /// Part of an L2 table, from entry number `first` on. `follows`: where the next cluster would be if it follows the
+    /// Part of an L2 table: where it is in the file, and the number of its first entry. `follows`: where the next cluster would be if it follows the
     /// one before; 0: there was none yet.
-    fn entries(&self, table: &[u8], first: usize, active: bool, follows: &mut u64, out: &mut Out<'_>) -> Result<()> {
+    fn entries(
+        &self,
+        table: &[u8],
+        (at, first): (u64, usize),
+        active: bool,
+        follows: &mut u64,
+        out: &mut Out<'_>,
+    ) -> Result<()> {
         const GROUP: usize = 64;
         let per_group = GROUP >> self.geometry.entry_bits;
         for (number, group) in table.as_chunks::<GROUP>().0.iter().enumerate() {
@@ -265,30 +309,27 @@ impl Count<'_> {
             }
             let index = first.saturating_add(number.saturating_mul(per_group));
             let words = group.as_chunks::<8>().0;
+            let slot = |entry, bitmap, i: usize| {
+                let skip = (number.saturating_mul(GROUP) + (i << self.geometry.entry_bits)) as u64;
+                Slot { entry, bitmap, index: index.saturating_add(i), at: at.saturating_add(skip) }
+            };
             if self.geometry.entry_bits == 4 {
                 for (i, pair) in words.as_chunks::<2>().0.iter().enumerate() {
                     let [entry, bitmap] = pair.map(u64::from_be_bytes);
-                    self.entry(entry, bitmap, index.saturating_add(i), active, follows, out)?;
+                    self.entry(&slot(entry, bitmap, i), active, follows, out)?;
                 }
             } else {
                 for (i, word) in words.iter().enumerate() {
-                    self.entry(u64::from_be_bytes(*word), 0, index.saturating_add(i), active, follows, out)?;
+                    self.entry(&slot(u64::from_be_bytes(*word), 0, i), active, follows, out)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn entry(
-        &self,
-        entry: u64,
-        bitmap: u64,
-        index: usize,
-        active: bool,
-        follows: &mut u64,
-        out: &mut Out<'_>,
-    ) -> Result<()> {
+    fn entry(&self, slot: &Slot, active: bool, follows: &mut u64, out: &mut Out<'_>) -> Result<()> {
         let g = &self.geometry;
+        let Slot { entry, bitmap, index, at } = *slot;
         let counted = active && !out.later;
         if entry & OFLAG_COMPRESSED != 0 {
             return self.compressed(entry, bitmap, index, counted, out);
@@ -312,9 +353,13 @@ impl Count<'_> {
         if !offset.is_multiple_of(g.cluster_size()) {
             let holds = if subclusters { bitmap & u64::from(u32::MAX) != 0 } else { entry & OFLAG_ZERO == 0 };
             let what = if holds { "Data" } else { "Preallocated" };
-            out.corruption(&|| {
-                format!("ERROR offset={offset:x}: {what} cluster is not properly aligned; L2 entry corrupted.")
-            })?;
+            let text = || format!("offset={offset:x}: {what} cluster is not properly aligned; L2 entry corrupted.");
+            if holds {
+                out.corruption(&|| format!("ERROR {}", text()))?;
+            } else if out.wrong_entry(at, if subclusters { 0 } else { OFLAG_ZERO }, &text)? {
+                // It holds nothing: it reads as zeroes without a cluster, too.
+                return Ok(());
+            }
         }
         if counted {
             out.tally.allocated = out.tally.allocated.saturating_add(1);
@@ -375,10 +420,10 @@ pub const fn is_plain(g: &Geometry, entry: u64) -> bool {
 
 /// Whoever needs both halves of a context one after the other.
 pub fn quiet(later: bool) -> Out<'static> {
-    Out { tally: Tally::default(), findings: None, later }
+    Out { tally: Tally::default(), findings: None, later, mend: None }
 }
 
 /// With a listener.
 pub fn loud<'c>(cx: &'c mut CheckContext<'_>, later: bool) -> Out<'c> {
-    Out { tally: Tally::default(), findings: Some(&mut *cx.findings), later }
+    Out { tally: Tally::default(), findings: Some(&mut *cx.findings), later, mend: None }
 }

@@ -50,6 +50,11 @@ impl<'a> Stored<'a> {
         Ok(Ok(geometry.get(bytes, index)))
     }
 
+    /// Counts were changed in the file.
+    pub fn forget(&self) {
+        self.latest.lock().0 = u64::MAX;
+    }
+
     /// Notes the counts of the window's clusters, with all workers.
     pub fn load(&self, sheet: &Sheet) -> Result<()> {
         let geometry = self.table.geometry;

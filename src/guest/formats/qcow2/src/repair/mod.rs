@@ -7,7 +7,13 @@
 //! header of a new table. All the time the image says of itself that it is dirty: of a run that is cut, nothing of the
 //! counts is believed, and the next one begins anew. [`recover`] takes the mark away last.
 
+pub mod counts;
+pub mod mend;
+mod run;
+mod snapshots;
 mod survey;
+
+pub use run::run;
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -20,10 +26,11 @@ use crate::Qcow2Image;
 use crate::check::{self, CLUSTERS_MAX};
 use crate::flags::Flags;
 use crate::header::Header;
-use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, REFCOUNT_TABLE_BYTES_MAX, field, incompatible};
+use crate::layout::{L1_BYTES_MAX, L1_ENTRY, L1_OFFSET_MASK, REFCOUNT_TABLE_BYTES_MAX, field, incompatible};
 use crate::refcount::sheet::{Sheet, windows};
 use crate::refcount::stored::Stored;
 use crate::refcount::table::{ENTRY, Table};
+use crate::snapshots::Walk;
 use crate::window::{Window, numbers};
 
 /// Bytes of tables that are walked through for one count, the windows taken together. A disk of 128 TiB in clusters of
@@ -58,7 +65,7 @@ pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>, lower: bool) -> 
         return if is_sound? { Ok(()) } else { refused() };
     }
     let image = image?;
-    refcounts(&image, machine).map_err(|reason| {
+    rebuild(&image, machine, false).map_err(|reason| {
         let text = "Could not repair dirty image: Input/output error";
         Error::corrupt(text).after(reason.message).with_hint("qemu-img check tells of all that is wrong")
     })?;
@@ -72,9 +79,11 @@ fn is_sound(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<bool> {
     Ok(report.corruptions == 0 && report.check_errors == 0)
 }
 
-/// Makes refcounts and copied flags say what refers to the clusters. The image is marked as dirty, and stays so. Refuses
-/// what counting alone does not mend.
-pub fn refcounts(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
+/// Makes refcounts say what refers to the clusters. Returns where the table is then: byte offset, and clusters.
+///
+/// `checked`: whoever has looked for errors wants all refcounts, whatever is wrong besides, and sets the copied flags. Else the
+/// image is marked as dirty, and stays so; flags are set, and what counting alone does not mend is refused.
+fn rebuild(image: &Qcow2Image<'_>, machine: &dyn Machine, checked: bool) -> Result<(u64, u32)> {
     let mut stored = Stored::open(machine, image.device, &image.header)?;
     let before = stored.table.clone();
     let file_len = machine.stat(image.device)?.len;
@@ -82,12 +91,14 @@ pub fn refcounts(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
     if clusters > CLUSTERS_MAX {
         return Err(Error::limit("File too large"));
     }
-    let repair = Repair { image, machine, file_len, clusters };
+    let repair = Repair { image, machine, file_len, clusters, checked };
     repair.check_work(repair.windows(clusters.saturating_add(1), &stored).count() as u64)?;
     let survey = repair.survey(&mut stored)?;
     let fresh = repair.lay_out(&survey, &mut stored)?;
     repair.write(&stored, &fresh)?;
-    repair.publish(&stored, &before)
+    repair.publish(&stored, &before)?;
+    let (offset, len) = stored.table.place;
+    Ok((offset, u32::try_from(len >> image.header.cluster_bits).unwrap_or(u32::MAX)))
 }
 
 /// Clusters that were given to refcounts.
@@ -105,6 +116,8 @@ struct Repair<'r, 'a> {
     file_len: u64,
     /// Clusters of it.
     clusters: u64,
+    /// See [`rebuild`].
+    checked: bool,
 }
 
 impl Repair<'_, '_> {
@@ -118,9 +131,19 @@ impl Repair<'_, '_> {
         let header = &self.image.header;
         let too_much = || Error::limit("the image's tables are too large to be repaired at once");
         let active = (header.l1_offset, u64::from(header.l1_size));
-        let snapshots = self.image.snapshots.iter().map(|s| (s.l1_offset, u64::from(s.l1_size)));
         let mut left = WORK_MAX / windows.max(1);
-        for (offset, size) in core::iter::once(active).chain(snapshots) {
+        let mut tables = vec![active];
+        let mut window = Window::new(self.machine.source(), self.image.device);
+        let mut walk = Walk::lenient(header);
+        while let Some(entry) = walk.next(&mut window)? {
+            // What is no table is not walked through.
+            if entry.l1_offset.is_multiple_of(header.cluster_size())
+                && u64::from(entry.l1_size) <= L1_BYTES_MAX / L1_ENTRY
+            {
+                tables.push((entry.l1_offset, u64::from(entry.l1_size)));
+            }
+        }
+        for (offset, size) in tables {
             left = left.checked_sub(size.saturating_mul(L1_ENTRY)).ok_or_else(too_much)?;
             numbers(self.machine.source(), self.image.device, offset, size, &mut |_, entries| {
                 let tables = entries.iter().filter(|entry| *entry & L1_OFFSET_MASK != 0).count() as u64;
@@ -181,10 +204,12 @@ impl Repair<'_, '_> {
             let sheet = Sheet::new(range, stored.table.geometry.max());
             after.count(&sheet, stored, |_| Ok(()))?;
             after.write_blocks(&sheet, stored, fresh)?;
-            let (machine, device, geometry) = (self.machine, self.image.device, &self.image.geometry);
-            let is_single = &|cluster| sheet.references(cluster).map(|count| count == 1);
-            let l1 = Span { offset: header.l1_offset, count: u64::from(header.l1_size) };
-            Flags { machine, device, geometry, is_single }.set(l1)?;
+            if !self.checked {
+                let (machine, device, geometry) = (self.machine, self.image.device, &self.image.geometry);
+                let is_single = &|cluster| sheet.references(cluster).map(|count| count == 1);
+                let l1 = Span { offset: header.l1_offset, count: u64::from(header.l1_size) };
+                Flags { machine, device, geometry, is_single }.set(l1)?;
+            }
         }
         self.barrier()
     }

@@ -86,7 +86,7 @@ impl Repair<'_, '_> {
         let count = walk.counting(sheet, machine);
         let mut out = quiet(false);
         walk.count_but_blocks(&count, &mut out)?;
-        if out.tally.corruptions > 0 {
+        if out.tally.corruptions > 0 && !self.checked {
             let mut first = First::default();
             sheet.clear();
             let mut cx = CheckContext { machine, findings: &mut first };

@@ -1,0 +1,103 @@
+//! `check -r`: what the check finds is put right, in the order that harms nothing.
+//!
+//! 1. Entries that lead nowhere go first ([`super::mend`]): what they took is a leak then.
+//! 2. Counts next ([`super::counts`]); where blocks are missing, or lie where something else is, all of them are written
+//!    anew ([`super::rebuild`]).
+//! 3. Copied flags by the new counts, and after them the snapshot table ([`super::snapshots`]).
+//! 4. Last, of an image of which nothing wrong is left, the marks of one that was not closed or is corrupt.
+//!
+//! There is a barrier after each.
+
+use alloc::format;
+
+use instar_image::{CheckContext, CheckReport, Error, Machine, Repairs, Result, Step};
+
+use super::mend::Mend;
+use super::{counts, snapshots};
+use crate::Qcow2Image;
+use crate::check::{FileExtent, Pass, finish};
+use crate::layout::{REFCOUNT_BLOCK_MASK, field, incompatible};
+use crate::refcount::stored::Stored;
+
+/// See [`instar_image::Image::repair`].
+pub fn run(image: &mut Qcow2Image<'_>, what: Repairs, mut cx: CheckContext<'_>) -> Result<CheckReport> {
+    let (machine, all) = (cx.machine, what == Repairs::All);
+    let barrier = [Step::Barrier { device: image.device }];
+    let table = snapshots::look(image, what, &mut cx)?;
+    let mut extent = FileExtent::of(image, machine)?;
+    let mut stored = Stored::open(machine, image.device, &image.header)?;
+    let outside = if all { forget_outside(image, &mut stored, &extent, &mut cx)? } else { 0 };
+    let mut mend = Mend::new(image, machine, &stored)?;
+    let mut pass = Pass::run(image, &stored, &extent, all.then_some(&mend), &mut cx)?;
+    machine.submit(&barrier)?;
+    let found = pass.report;
+    if pass.rebuild && !all {
+        cx.findings.line("ERROR need to rebuild refcount structures")?;
+        return Err(Error::malformed("Input/output error"));
+    }
+    if pass.rebuild {
+        cx.findings.line("Rebuilding refcount structure")?;
+        image.header.refcount_table = super::rebuild(image, machine, true)?;
+        extent = FileExtent::of(image, machine)?;
+        stored = Stored::open(machine, image.device, &image.header)?;
+        mend = Mend::new(image, machine, &stored)?;
+        pass = Pass::run(image, &stored, &extent, None, &mut cx)?;
+        let now = &mut pass.report;
+        now.corruptions_fixed = found.corruptions_fixed + found.corruptions.saturating_sub(now.corruptions);
+        now.leaks_fixed = found.leaks_fixed + found.leaks.saturating_sub(now.leaks);
+    } else if found.leaks > 0 || found.corruptions > 0 {
+        counts::mend(image, what, &stored, &extent, &mut pass, &mut cx)?;
+    }
+    let report = &mut pass.report;
+    report.corruptions_fixed = report.corruptions_fixed.saturating_add(outside);
+    let differed = found.leaks > 0 || found.corruptions > 0;
+    if pass.suspicious || pass.compare.has_bad_blocks || differed {
+        // Flags alone are harmless to put right, where nothing else is wrong.
+        let is_sound = report.corruptions == 0 && report.leaks == 0 && report.check_errors == 0;
+        let mend = (all || is_sound).then_some(&mend);
+        pass.compare.copied_flags(image, &stored, mend, &mut cx, report)?;
+        machine.submit(&barrier)?;
+    }
+    if table.must_be_written {
+        snapshots::write(image, machine)?;
+    }
+    report.corruptions = report.corruptions.saturating_add(table.wrong);
+    report.corruptions_fixed = report.corruptions_fixed.saturating_add(table.fixed);
+    if report.corruptions == 0 && report.check_errors == 0 {
+        clear_marks(image, machine)?;
+    }
+    finish(image, pass.report, &pass.compare, &mut cx)
+}
+
+/// Refcount blocks that are not in the file count nothing: the table no longer tells of them. Returns how many there were.
+fn forget_outside(
+    image: &Qcow2Image<'_>,
+    stored: &mut Stored<'_>,
+    extent: &FileExtent,
+    cx: &mut CheckContext<'_>,
+) -> Result<u64> {
+    let (bits, mut count) = (image.header.cluster_bits, 0u64);
+    for (number, entry) in stored.table.entries.iter_mut().enumerate() {
+        let offset = *entry & REFCOUNT_BLOCK_MASK;
+        if offset == *entry && offset.is_multiple_of(1 << bits) && offset >> bits >= extent.clusters && offset != 0 {
+            cx.findings.line(&format!("Repairing refcount block {number} is outside image"))?;
+            (*entry, count) = (0, count.saturating_add(1));
+        }
+    }
+    if count > 0 {
+        stored.table.write(cx.machine, image.device, 0..stored.table.entries.len())?;
+    }
+    Ok(count)
+}
+
+/// Nothing is wrong any more.
+fn clear_marks(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
+    let (header, device) = (&image.header, image.device);
+    let marks = incompatible::DIRTY | incompatible::CORRUPT;
+    if header.incompatible & marks == 0 {
+        return Ok(());
+    }
+    let features = (header.incompatible & !marks).to_be_bytes();
+    let clean = Step::Write { device, offset: field::INCOMPATIBLE as u64, data: &features };
+    machine.submit(&[Step::Barrier { device }, clean, Step::Barrier { device }])
+}

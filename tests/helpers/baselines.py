@@ -22,6 +22,8 @@ _DISK_SIZE = re.compile(r'(disk size: )[0-9.e+-]+ [KMGTPE]?i?B|("actual-size": )
 _FILE_LENGTH = re.compile(r"(file length: ).*|(Image end offset: ).*")
 # What is drawn at random when an image is made.
 _RANDOM = re.compile(r"((?:parent )?cid: )\d+|(\"(?:parent-)?cid\": )\d+")
+# How nodes are numbered that nobody has named.
+_NODE = re.compile(r"(#block)\d+")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|(\"date-n?sec\": )\d+")
 
 
@@ -36,7 +38,7 @@ _MODULE = re.compile(r"^qemu: module \S+ not found, .*\n", re.MULTILINE)
 
 def normalise(text, own_layout=False):
     """What is said, without what no two runs have in common."""
-    for pattern in (_DISK_SIZE, _RANDOM, _DATE, *([_FILE_LENGTH] if own_layout else [])):
+    for pattern in (_DISK_SIZE, _RANDOM, _DATE, _NODE, *([_FILE_LENGTH] if own_layout else [])):
         text = pattern.sub(lambda m: next((g for g in m.groups() if g), "") + "*", text)
     if own_layout:
         text = re.sub(r'("children": \[\s*\{\s*"name": "\w+",\s*"info": \{\s*"children": \[\s*\],\s*"virtual-size": )\d+', r"\1*", text)

@@ -318,11 +318,17 @@ impl Scenario {
                 content.extend([name.as_bytes(), &shown].concat());
             }
         }
-        if self.bitmaps && image.format == "qcow2" {
-            let file = fs::read(folder.path(image.name)).map_err(|e| e.to_string())?;
-            content.extend(bitmaps::shown(&file).ok_or("the bitmaps cannot be read")?);
-        }
+        let file = fs::read(folder.path(image.name)).map_err(|e| e.to_string())?;
+        content.extend(self.bitmaps_of(&file, image)?);
         Ok(content)
+    }
+
+    /// What its persistent bitmaps say, if that is to be looked at.
+    fn bitmaps_of(&self, file: &[u8], image: &Image) -> Result<Vec<u8>, String> {
+        if !self.bitmaps || image.format != "qcow2" {
+            return Ok(Vec::new());
+        }
+        bitmaps::shown(file).ok_or_else(|| "the bitmaps cannot be read".to_string())
     }
 
     /// Exit status, output and errors of a check.

@@ -55,7 +55,11 @@ impl Scenario {
             params.set("snapshot", format!("snapshot.name={name}"));
         }
         match instar_ops::run(&machine, &params) {
-            0 => Ok(machine.disk(out).to_bytes()),
+            0 => {
+                let mut content = machine.disk(out).to_bytes();
+                content.extend(self.bitmaps_of(&machine.disk(device).to_bytes(), image)?);
+                Ok(content)
+            }
             _ => Err(format!("{:?}", machine.emitted())),
         }
     }

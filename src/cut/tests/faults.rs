@@ -296,6 +296,31 @@ fn qcow2_snapshots() {
 }
 
 #[test]
+fn qcow2_bitmaps_changed() {
+    let merged = ("third", &["add", "merge", "disable"][..]);
+    for (name, list) in [("first", &["remove"][..]), ("first", &["clear"]), ("second", &["merge"]), merged] {
+        let able = |made: &Made| !made.1.contains("compat=0.10") && made.2.is_none();
+        let scenarios = of("qcow2").into_iter().filter(able).map(|made| {
+            let folder = images(made);
+            folder.stock("qemu-img", &["bitmap", "--add", "-g", "512", "top", "first"]);
+            write(&folder, made, "top", &["write -P 5 150k 100k", "write -P 4 2M 30k"]);
+            folder.stock("qemu-img", &["bitmap", "--add", "top", "second"]);
+            let action = |action: &&str| {
+                let mut map = Value::map();
+                map.set("action", *action).set("from", b"first".to_vec());
+                map
+            };
+            let mut scenario = scenario("bitmap", made, Watch::Whole, folder);
+            scenario.params.set("actions", list.iter().map(action).collect::<Vec<_>>());
+            scenario.params.set("name", name.as_bytes().to_vec());
+            scenario.bitmaps = true;
+            scenario
+        });
+        all(&format!("bitmap {list:?}"), "qcow2", scenarios.collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn qcow2_rebased_and_committed() {
     let alone = |made: &Made| !made.1.contains("data_file") && !made.1.contains("luks");
     let each = || of("qcow2").into_iter().filter(alone);

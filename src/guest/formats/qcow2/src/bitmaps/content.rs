@@ -51,13 +51,19 @@ impl Bitmaps for Qcow2Image<'_> {
                     }
                     (place, _) => {
                         self.source.read(self.device, place, &mut bytes)?;
-                        for (byte, from) in bytes.iter().zip((at..).step_by(8)).filter(|(byte, _)| **byte != 0) {
-                            for bit in (0..8).filter(|bit| byte & 1 << bit != 0).map(|bit| from.saturating_add(bit)) {
-                                if run.1 != bit {
+                        // A cluster has at least 512 bytes: words of 64 bits.
+                        for (word, from) in bytes.as_chunks::<8>().0.iter().zip((at..).step_by(64)) {
+                            let mut left = u64::from_le_bytes(*word);
+                            while left != 0 {
+                                let first = left.trailing_zeros();
+                                let ones = (left >> first).trailing_ones();
+                                left &= u64::MAX.unbounded_shl(first + ones);
+                                let first = from.saturating_add(u64::from(first));
+                                if run.1 != first {
                                     hand_on(run, sink)?;
-                                    run = (bit, bit);
+                                    run = (first, first);
                                 }
-                                run.1 = bit.saturating_add(1);
+                                run.1 = first.saturating_add(u64::from(ones));
                             }
                         }
                     }

@@ -28,12 +28,14 @@ pub struct Work {
     /// Where the file's directory is.
     directory: Option<Directory>,
     changed: bool,
+    /// A change began and has not ended: nothing of it may be stored.
+    broken: bool,
 }
 
 impl Work {
     /// As they are.
     pub const fn new(list: Vec<Bitmap>, directory: Option<Directory>) -> Self {
-        Self { list, bits: None, directory, changed: false }
+        Self { list, bits: None, directory, changed: false, broken: false }
     }
 
     /// There is none.
@@ -91,6 +93,7 @@ impl BitmapEditor for Qcow2Editor<'_> {
         if names + new.name.len() > NAMES_MAX {
             return Err(Error::limit("the names of the bitmaps are too long"));
         }
+        work.broken = true;
         self.put_bits(state, work)?;
         work.bits = Some((work.list.len(), Bits::none(entries)));
         work.list.push(Bitmap {
@@ -100,13 +103,14 @@ impl BitmapEditor for Qcow2Editor<'_> {
             table: (0, entries),
             entry_at: 0,
         });
-        work.changed = true;
+        (work.changed, work.broken) = (true, false);
         Ok(())
     }
 
     fn remove(&self, name: &[u8]) -> Result<()> {
         let (state, work) = (&mut *self.state.lock(), &mut *self.work.lock());
         let index = work.find(name)?;
+        work.broken = true;
         self.put_bits(state, work)?;
         let (offset, entries) = work.list.remove(index).table;
         let (bits, size, counts) = (self.header.cluster_bits, self.header.cluster_size(), &mut state.counts);
@@ -117,14 +121,17 @@ impl BitmapEditor for Qcow2Editor<'_> {
             Ok(())
         })?;
         counts.release(offset >> bits, (entries * 8).div_ceil(size));
-        work.changed = true;
+        (work.changed, work.broken) = (true, false);
         Ok(())
     }
 
     fn clear(&self, name: &[u8]) -> Result<()> {
         let (state, work) = (&mut *self.state.lock(), &mut *self.work.lock());
         let index = work.find(name)?;
-        self.bits_of(state, work, index)?.clear(self, &mut state.counts)
+        work.broken = true;
+        self.bits_of(state, work, index)?.clear(self, &mut state.counts)?;
+        work.broken = false;
+        Ok(())
     }
 
     fn set_auto(&self, name: &[u8], auto: bool) -> Result<()> {
@@ -142,19 +149,24 @@ impl BitmapEditor for Qcow2Editor<'_> {
         let (state, work) = (&mut *self.state.lock(), &mut *self.work.lock());
         let into = work.find(name)?;
         let shift = work.list.get(into).map_or(0, |bitmap| u32::from(bitmap.granularity_bits));
+        work.broken = true;
         let (bits, counts) = (self.bits_of(state, work, into)?, &mut state.counts);
         from.runs(index, &mut |start, end| {
             bits.set(self, counts, start.unbounded_shr(shift)..end.div_ceil(1u64.unbounded_shl(shift)))
-        })
+        })?;
+        work.broken = false;
+        Ok(())
     }
 
     fn store(&self) -> Result<()> {
         let (state, work) = (&mut *self.state.lock(), &mut *self.work.lock());
-        if !work.changed {
+        if !work.changed && !work.broken {
             return Ok(());
         }
-        if self.changes_content {
-            return Err(Error::corrupt("bitmaps that follow a change of the disk are to be changed"));
+        if self.changes_content || work.broken {
+            return Err(Error::corrupt(
+                "bitmaps that follow a change of the disk, or are half changed, are to be stored",
+            ));
         }
         self.put_bits(state, work)?;
         let clusters = |bytes: u64| bytes.div_ceil(self.header.cluster_size());

@@ -18,6 +18,7 @@ MIB = 1 << 20
 # Where something of the stock tool's own is in the way, and what it says then; docs/differences.md has the reasons.
 OTHERWISE = (
     "Preventing invalid write",
+    "Marking image as corrupt",
     "is outside image",
     "overhanging snapshots",
     "Can't update bitmap directory",
@@ -92,7 +93,7 @@ class RepairTest(InstarTestBase):
     def test_qcow2(self):
         kinds = {"same": 0, "rebuilt": 0, "otherwise": 0, "bitmaps": 0}
         for seed in range(SEEDS):
-            options = self.random_image("image", seed % 36 + seed // 36 % 7 * 100)
+            options = self.random_image("image", seed % 36)
             # Opened to be repaired, an image with bitmaps loses all its snapshots to the stock tool.
             loses = damage.Image(self.path("image")).snapshots > 0
             what = damage.damage(self.path("image"), seed)
@@ -129,7 +130,11 @@ class RepairTest(InstarTestBase):
             errors = [json.loads(each[0] or "{}").get("corruptions", 0) for each in (before, after)]
             self.assertLessEqual(errors[1], errors[0], (repair, what))
         shown = self.shown("image", "qcow2")
-        if shown is not None and repair == "leaks" and not set(what.split()) & {"entry_metadata", "block_place", "l1_entry"}:
+        if (
+            shown is not None
+            and repair == "leaks"
+            and not set(what.split()) & {"entry_metadata", "block_place", "l1_entry"}
+        ):
             self.assertTrue(shown == self.shown("ours", "qcow2"))
 
     def test_snapshots_beside_bitmaps_stay(self):
@@ -151,6 +156,13 @@ class RepairTest(InstarTestBase):
         with open(self.path("image"), "rb") as file:
             return bytearray(file.read())
 
+    @staticmethod
+    def unplaced(outcome):
+        """Copies of clusters that were used twice may be anywhere."""
+        if "Repairing duplicate" not in outcome[1]:
+            return outcome
+        return re.sub(r"[0-9.]+% fragmented|Image end offset: \d+", "", outcome[0]), *outcome[1:]
+
     def compare(self, fmt, words=("leaks", "all")):
         for repair in words:
             ours, theirs = self.repaired("-r", repair, "-f", fmt)
@@ -158,7 +170,7 @@ class RepairTest(InstarTestBase):
                 # The stock tool gives up by an assertion.
                 self.assertGreaterEqual(ours[2], 0)
                 continue
-            self.assertEqual(ours, theirs)
+            self.assertEqual(self.unplaced(ours), self.unplaced(theirs))
             check = [self.run_qemu_img("check", "-f", fmt, name, cwd=self.tmp)[2] for name in ("ours", "theirs")]
             if repair == "all":
                 self.assertEqual(*check)

@@ -9,7 +9,7 @@ mod luks2;
 use cap::Cap;
 use instar_image::check::Quiet;
 use instar_image::{
-    CheckContext, DeviceId, Extent, Format, Image, OpenContext, Place, Purpose, Source, Value, Version,
+    CheckContext, DeviceId, Extent, Format, Image, OpenContext, Place, Purpose, Repairs, Source, Value, Version,
 };
 use instar_sim::{Disk, Machine};
 use rustix::time::{ClockId, clock_gettime};
@@ -71,14 +71,32 @@ fn cpu_milliseconds() -> i64 {
 pub fn read_image(format: &'static dyn Format, disk: Disk, options: &[(String, String)]) {
     let begun = cpu_milliseconds();
     let machine = Machine::new().with_workers(1).with_secret("sec0", "password");
+    let copy = machine.add_writable_disk(disk.clone());
     let device = machine.add_disk(disk);
     machine.name(NAME, device);
     machine.name(OTHER, machine.add([0x5a; 8192]));
     let _ = HEAP.set_limit(HEAP.allocated() + HEAP_MAX);
     look(format, &machine, device, options);
+    repair(format, &machine, copy, options);
     let _ = HEAP.set_limit(usize::MAX);
     let used = cpu_milliseconds() - begun;
     assert!(used <= CPU_MAX, "{used} ms of processor time");
+}
+
+/// Whatever is refused, nothing panics, and nothing goes on for ever.
+fn repair(format: &'static dyn Format, machine: &Machine, device: DeviceId, options: &[(String, String)]) {
+    let cx = OpenContext {
+        source: machine,
+        opener: Some(machine),
+        device,
+        name: NAME.as_bytes(),
+        version: Version::default(),
+        purpose: Purpose::Repair(machine),
+        options,
+    };
+    if let Ok(mut image) = format.open(cx) {
+        let _ = image.repair(Repairs::All, CheckContext { machine, findings: &mut Quiet });
+    }
 }
 
 fn look(format: &'static dyn Format, machine: &Machine, device: DeviceId, options: &[(String, String)]) {

@@ -45,6 +45,21 @@ impl Findings for First {
     }
 }
 
+/// What came of a repair.
+#[derive(Clone, Copy, Debug)]
+pub struct Repaired {
+    /// What stays, and how much was repaired.
+    pub report: CheckReport,
+    /// What a check of it would find now, where that was looked at.
+    pub again: Option<CheckReport>,
+}
+
+impl From<CheckReport> for Repaired {
+    fn from(report: CheckReport) -> Self {
+        Self { report, again: None }
+    }
+}
+
 /// What a check is given.
 pub struct CheckContext<'c> {
     /// All devices; progress; more workers.

@@ -8,7 +8,7 @@ use crate::machine::Opener;
 use crate::options::OptionSpec;
 use crate::{
     Ability, Bitmaps, Changes, CheckContext, CheckReport, Compressed, Creator, DeviceId, Editor, Error, Extent,
-    Machine, Purpose, Quirk, Repairs, Resizing, Result, Source, Value, Version,
+    Machine, Purpose, Quirk, Repaired, Repairs, Resizing, Result, Source, Value, Version,
 };
 
 /// What probing may look at.
@@ -201,7 +201,7 @@ pub trait Image: Sync {
 
     /// Checks the metadata of an image that was opened to be repaired, and puts right what is wrong with them: what is told of
     /// is what stays, and how much was repaired. Cut anywhere, the image is no worse than it was. `None`: there is no repair.
-    fn repair(&mut self, _what: Repairs, _cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+    fn repair(&mut self, _what: Repairs, _cx: CheckContext<'_>) -> Option<Result<Repaired>> {
         None
     }
 

@@ -44,7 +44,7 @@ pub mod write;
 
 pub use ability::{Ability, allowed};
 pub use bitmap::{BitmapEditor, Bitmaps, DirtyBitmap};
-pub use check::{CheckContext, CheckReport, Findings, Repairs};
+pub use check::{CheckContext, CheckReport, Findings, Repaired, Repairs};
 pub use edit::{Changes, Editor, Emptying, NewBacking, Rebasing, Spot};
 pub use error::{Error, Kind, Result, Scope};
 pub use extent::{Compressed, Extent, Place};

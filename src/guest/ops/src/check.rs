@@ -75,8 +75,8 @@ fn repaired<'a>(
     lines: &mut Lines<'_>,
 ) -> Option<Result<CheckReport>> {
     let machine = lines.machine;
-    let first = match image.repair(what, CheckContext { machine, findings: lines })? {
-        Ok(report) => report,
+    let (first, second) = match image.repair(what, CheckContext { machine, findings: lines })? {
+        Ok(repaired) => (repaired.report, repaired.again),
         Err(error) => return Some(Err(error)),
     };
     let (corruptions, leaks) = (first.corruptions_fixed, first.leaks_fixed);
@@ -85,9 +85,12 @@ fn repaired<'a>(
     }
     let told =
         tell(machine, CheckResults { repaired: Some(Repaired { corruptions, leaks }), ..CheckResults::default() });
-    let second = told.and_then(|()| again()).and_then(|layer| {
-        let checked = layer.image.check(CheckContext { machine, findings: lines });
-        checked.unwrap_or_else(|| Ok(CheckReport::default()))
+    let second = told.and_then(|()| match second {
+        Some(report) => Ok(report),
+        None => {
+            let checked = again()?.image.check(CheckContext { machine, findings: lines });
+            checked.unwrap_or_else(|| Ok(CheckReport::default()))
+        }
     });
     Some(second.map(|report| CheckReport { corruptions_fixed: corruptions, leaks_fixed: leaks, ..report }))
 }

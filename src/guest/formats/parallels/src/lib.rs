@@ -25,7 +25,7 @@ use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
     Ability, Bitmaps, Changes, CheckContext, CheckReport, Creator, DeviceId, DirtyBitmap, Editor, Extent, Format,
-    Image, Machine, OpenContext, Probe, Purpose, Quirk, Repairs, Resizing, Result, SafetyCheck,
+    Image, Machine, OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing, Result, SafetyCheck,
 };
 
 use crate::edit::ParallelsEditor;
@@ -152,8 +152,8 @@ impl Image for ParallelsImage<'_> {
         self.can_have_bitmaps.then_some(self as &dyn Bitmaps)
     }
 
-    fn repair(&mut self, what: Repairs, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
-        Some(repair::repair(&self.header, self.device, what, cx))
+    fn repair(&mut self, what: Repairs, cx: CheckContext<'_>) -> Option<Result<Repaired>> {
+        Some(repair::repair(&self.header, self.device, what, cx).map(Repaired::from))
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -23,6 +23,8 @@ pub struct Mender<'m> {
     outside: Vec<(u64, u32)>,
     /// A bit for each cluster that something lies in, once a place is wanted.
     used: Option<Vec<u64>>,
+    /// Words of it that are full.
+    full: usize,
 }
 
 impl Mender<'_> {
@@ -84,7 +86,9 @@ impl Mender<'_> {
             Some(used) => used,
             None => self.used.insert(self::used(self.header, self.machine, self.device, data)?),
         };
-        let free = used.iter().position(|word| *word != u64::MAX).unwrap_or(used.len());
+        let rest = used.get(self.full..).unwrap_or_default();
+        let free = self.full + rest.iter().position(|word| *word != u64::MAX).unwrap_or(rest.len());
+        self.full = free;
         if free == used.len() {
             used.push(0);
         }
@@ -120,7 +124,7 @@ fn used(header: &Header, machine: &dyn Machine, device: DeviceId, data: u64) -> 
 /// See [`instar_image::Image::repair`].
 pub fn repair(header: &Header, device: DeviceId, what: Repairs, cx: CheckContext<'_>) -> Result<CheckReport> {
     let machine = cx.machine;
-    let mut mender = Mender { machine, device, header, what, outside: Vec::new(), used: None };
+    let mut mender = Mender { machine, device, header, what, outside: Vec::new(), used: None, full: 0 };
     let all = mender.mends_all();
     let right = if all { check::right_data_start(header, device, machine)? } else { None };
     let report = check::run_with(header, device, Some(&mut mender), cx)?;

@@ -45,8 +45,8 @@ use instar_image::reader::Reader;
 use instar_image::table::Span;
 use instar_image::{
     Backing, Bitmaps, Changes, CheckContext, CheckReport, Creator, Decoder, Description, DeviceId, Editor, Error,
-    Extent, Format, Image, Machine, OpenContext, Probe, Purpose, Quirk, Repairs, Resizing, Result, Role, SafetyCheck,
-    Source, Version, limits,
+    Extent, Format, Image, Machine, OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing, Result, Role,
+    SafetyCheck, Source, Version, limits,
 };
 
 use crate::bitmaps::{Bitmap, Directory};
@@ -365,7 +365,7 @@ impl Image for Qcow2Image<'_> {
         Some(check::run(self, cx))
     }
 
-    fn repair(&mut self, what: Repairs, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+    fn repair(&mut self, what: Repairs, cx: CheckContext<'_>) -> Option<Result<Repaired>> {
         Some(repair::run(self, what, cx))
     }
 

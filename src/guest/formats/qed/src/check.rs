@@ -7,7 +7,7 @@ use instar_image::table::TableCache;
 use instar_image::{CheckContext, CheckReport, DeviceId, Error, Result};
 
 use crate::header::Header;
-use crate::layout::{UNALLOCATED, ZERO};
+use crate::layout::{ENTRY, UNALLOCATED, ZERO};
 
 /// Most clusters of a file that is checked: a bit for each has to fit into the guest's memory (instar).
 const CLUSTERS_MAX: u64 = 1 << 28;
@@ -35,6 +35,17 @@ impl Used {
 
 /// Checks the image.
 pub fn run(header: &Header, device: DeviceId, cx: &CheckContext<'_>) -> Result<CheckReport> {
+    run_with(header, device, cx, &mut |_| Ok(false))
+}
+
+/// The same; `forget` is told of each entry that leads to where no table or cluster can be, by its byte offset, and says whether
+/// it is going to be that of none. Of a table whose clusters are something else's, too, nothing is believed.
+pub fn run_with(
+    header: &Header,
+    device: DeviceId,
+    cx: &CheckContext<'_>,
+    forget: &mut dyn FnMut(u64) -> Result<bool>,
+) -> Result<CheckReport> {
     let clusters = header.file_len / header.cluster;
     if clusters > CLUSTERS_MAX {
         return Err(Error::limit("Cannot allocate memory"));
@@ -51,16 +62,17 @@ pub fn run(header: &Header, device: DeviceId, cx: &CheckContext<'_>) -> Result<C
         if tables.is_empty() {
             break;
         }
+        let numbered = tables.iter().zip(index..).map(|(table, number)| (u64::from_le_bytes(*table), number));
         index += tables.len() as u64;
-        for table in tables.iter().map(|t| u64::from_le_bytes(*t)).filter(|t| *t != UNALLOCATED) {
+        for (table, number) in numbered.filter(|(table, _)| *table != UNALLOCATED) {
             if !header.is_table(table, header.file_len) {
-                report.corruptions += 1;
+                wrong(&mut report, forget(header.l1.saturating_add(number * ENTRY))?);
                 continue;
             }
             let bad = used.take(table, header.table);
             report.corruptions += bad;
             if bad == 0 {
-                check_table(header, &mut l2, table, &mut used, &mut report)?;
+                check_table(header, &mut l2, table, &mut used, (&mut report, &mut *forget))?;
             }
         }
     }
@@ -75,7 +87,7 @@ fn check_table(
     pieces: &mut TableCache<'_, 8>,
     table: u64,
     used: &mut Used,
-    report: &mut CheckReport,
+    (report, forget): (&mut CheckReport, &mut dyn FnMut(u64) -> Result<bool>),
 ) -> Result<()> {
     let (mut index, mut last) = (0, 0u64);
     loop {
@@ -83,8 +95,9 @@ fn check_table(
         if entries.is_empty() {
             return Ok(());
         }
+        let numbered = entries.iter().zip(index..).map(|(entry, number)| (u64::from_le_bytes(*entry), number));
         index += entries.len() as u64;
-        for offset in entries.iter().map(|e| u64::from_le_bytes(*e)) {
+        for (offset, number) in numbered {
             if offset == UNALLOCATED || offset == ZERO {
                 continue;
             }
@@ -96,8 +109,14 @@ fn check_table(
             if header.is_cluster(offset, header.file_len) {
                 report.corruptions += used.take(offset, 1);
             } else {
-                report.corruptions += 1;
+                wrong(report, forget(table.saturating_add(number * ENTRY))?);
             }
         }
     }
+}
+
+/// Counts an entry that leads nowhere.
+const fn wrong(report: &mut CheckReport, forgotten: bool) {
+    let count = if forgotten { &mut report.corruptions_fixed } else { &mut report.corruptions };
+    *count = count.saturating_add(1);
 }

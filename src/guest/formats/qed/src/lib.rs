@@ -21,7 +21,7 @@ use instar_image::levels::LevelReader;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
     Backing, Changes, CheckContext, CheckReport, Creator, Description, DeviceId, Editor, Extent, Format, Image,
-    Machine, OpenContext, Probe, Purpose, Quirk, Repairs, Resizing, Result, SafetyCheck,
+    Machine, OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing, Result, SafetyCheck,
 };
 
 use crate::edit::QedEditor;
@@ -129,8 +129,8 @@ impl Image for QedImage<'_> {
     }
 
     /// What leads nowhere is no use whatever is asked for; leaks stay, as the format has no way to use them again.
-    fn repair(&mut self, _what: Repairs, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
-        Some(recover::repair(&self.header, self.device, &cx))
+    fn repair(&mut self, _what: Repairs, cx: CheckContext<'_>) -> Option<Result<Repaired>> {
+        Some(recover::repair(&self.header, self.device, &cx).map(Repaired::from))
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -4,13 +4,15 @@
 use alloc::vec::Vec;
 
 use instar_image::check::Quiet;
-use instar_image::table::{Span, TableCache};
 use instar_image::{CheckContext, CheckReport, DeviceId, Error, Machine, OpenContext, Result, Step};
 
 use crate::check;
 use crate::edit::Head;
 use crate::header::Header;
-use crate::layout::{ENTRY, UNALLOCATED, ZERO, feature};
+use crate::layout::{UNALLOCATED, feature};
+
+/// Entries that are changed at once.
+const AT_ONCE: usize = 1 << 12;
 
 /// See [`instar_image::Format::recover`].
 pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
@@ -34,8 +36,7 @@ pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
 pub fn repair(header: &Header, device: DeviceId, cx: &CheckContext<'_>) -> Result<CheckReport> {
     let mut report = check::run(header, device, cx)?;
     if report.corruptions > 0 {
-        report.corruptions_fixed = forget_outside(cx.machine, device, header)?;
-        report.corruptions = report.corruptions.saturating_sub(report.corruptions_fixed);
+        report = forget_outside(cx.machine, device, header)?;
     }
     if header.features & feature::NEED_CHECK != 0 {
         clear_mark(cx.machine, device)?;
@@ -43,20 +44,25 @@ pub fn repair(header: &Header, device: DeviceId, cx: &CheckContext<'_>) -> Resul
     Ok(report)
 }
 
-/// Entries that lead to where no table or cluster can be are those of none. Returns how many there were.
-fn forget_outside(machine: &dyn Machine, device: DeviceId, header: &Header) -> Result<u64> {
-    let tables = Tables { machine, device, header };
-    let mut count = tables.forget(header.l1, |table| header.is_table(table, header.file_len))?;
-    // Tables that lie one over the other are not mended, and not walked through for ever.
-    let mut left = header.file_len / header.cluster;
-    tables.each(header.l1, |table| {
-        left = left.checked_sub(header.table).ok_or_else(used_twice)?;
-        let gone = tables.forget(table, |offset| offset == ZERO || header.is_cluster(offset, header.file_len))?;
-        count = count.saturating_add(gone);
-        Ok(())
+/// Entries that lead to where no table or cluster can be are those of none.
+fn forget_outside(machine: &dyn Machine, device: DeviceId, header: &Header) -> Result<CheckReport> {
+    let none = UNALLOCATED.to_le_bytes();
+    let mut places: Vec<u64> = Vec::new();
+    let write = |places: &mut Vec<u64>| {
+        let steps: Vec<Step<'_>> = places.drain(..).map(|offset| Step::Write { device, offset, data: &none }).collect();
+        machine.submit(&steps)
+    };
+    let cx = CheckContext { machine, findings: &mut Quiet };
+    let report = check::run_with(header, device, &cx, &mut |at| {
+        places.push(at);
+        if places.len() >= AT_ONCE {
+            write(&mut places)?;
+        }
+        Ok(true)
     })?;
+    write(&mut places)?;
     machine.submit(&[Step::Barrier { device }])?;
-    Ok(count)
+    Ok(report)
 }
 
 fn clear_mark(machine: &dyn Machine, device: DeviceId) -> Result<()> {
@@ -67,54 +73,4 @@ fn clear_mark(machine: &dyn Machine, device: DeviceId) -> Result<()> {
 
 fn used_twice() -> Error {
     Error::corrupt("Input/output error").after("the image was not closed, and clusters of it are used twice")
-}
-
-struct Tables<'t> {
-    machine: &'t dyn Machine,
-    device: DeviceId,
-    header: &'t Header,
-}
-
-impl Tables<'_> {
-    /// Calls `act` for every entry of the table at `offset` that is not empty.
-    fn each(&self, offset: u64, mut act: impl FnMut(u64) -> Result<()>) -> Result<()> {
-        let mut pieces = TableCache::<8>::new(self.machine.source(), self.device);
-        let table: Span = self.header.table_at(offset);
-        let mut index = 0;
-        while index < table.count {
-            let entries = pieces.from(table, index)?.to_vec();
-            for entry in entries.iter().map(|entry| u64::from_le_bytes(*entry)).filter(|e| *e != UNALLOCATED) {
-                act(entry)?;
-            }
-            index += entries.len().max(1) as u64;
-        }
-        Ok(())
-    }
-
-    /// Empties the entries of the table at `offset` that are not `fine`; returns how many.
-    fn forget(&self, offset: u64, fine: impl Fn(u64) -> bool) -> Result<u64> {
-        let (machine, device, mut count) = (self.machine, self.device, 0u64);
-        let mut pieces = TableCache::<8>::new(machine.source(), device);
-        let table: Span = self.header.table_at(offset);
-        let mut index = 0;
-        while index < table.count {
-            let entries = pieces.from(table, index)?;
-            let bad = entries.iter().zip(index..).filter(|(entry, _)| {
-                let entry = u64::from_le_bytes(**entry);
-                entry != UNALLOCATED && !fine(entry)
-            });
-            let none = UNALLOCATED.to_le_bytes();
-            let steps: Vec<Step<'_>> = bad
-                .map(|(_, index)| Step::Write {
-                    device,
-                    offset: table.offset.saturating_add(index * ENTRY),
-                    data: &none,
-                })
-                .collect();
-            machine.submit(&steps)?;
-            count = count.saturating_add(steps.len() as u64);
-            index += entries.len().max(1) as u64;
-        }
-        Ok(count)
-    }
 }

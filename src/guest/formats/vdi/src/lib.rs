@@ -22,7 +22,7 @@ use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
     Ability, Changes, CheckContext, CheckReport, Creator, Description, DeviceId, Editor, Extent, Format, Image,
-    Machine, OpenContext, Probe, Purpose, Quirk, Repairs, Resizing, Result, SafetyCheck,
+    Machine, OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing, Result, SafetyCheck,
 };
 
 use crate::edit::VdiEditor;
@@ -113,8 +113,8 @@ impl Image for VdiImage<'_> {
         Some(self)
     }
 
-    fn repair(&mut self, what: Repairs, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
-        Some(repair::repair(&self.header, self.device, what, cx))
+    fn repair(&mut self, what: Repairs, cx: CheckContext<'_>) -> Option<Result<Repaired>> {
+        Some(repair::repair(&self.header, self.device, what, cx).map(Repaired::from))
     }
 
     fn is_preallocated(&self) -> Result<bool> {

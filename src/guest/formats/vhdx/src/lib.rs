@@ -29,7 +29,7 @@ use alloc::sync::Arc;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::{
     Ability, Backing, Changes, CheckContext, CheckReport, Creator, Description, Editor, Extent, Format, Image, Machine,
-    OpenContext, Probe, Purpose, Quirk, Repairs, Resizing, Result, SafetyCheck, Version,
+    OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing, Result, SafetyCheck, Version,
 };
 
 use crate::bat::{Geometry, verify};
@@ -178,13 +178,13 @@ impl Image for VhdxImage<'_> {
     }
 
     /// The log is what can be repaired: it is replayed, and that counts as one.
-    fn repair(&mut self, _what: Repairs, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+    fn repair(&mut self, _what: Repairs, cx: CheckContext<'_>) -> Option<Result<Repaired>> {
         let replayed = match replay::repair(cx.machine, self.view.device, &self.header, &self.view.log) {
             Ok(replayed) => replayed,
             Err(error) => return Some(Err(error)),
         };
         let checked = check::check(&self.view, &self.geometry, &self.regions, cx);
-        Some(checked.map(|report| CheckReport { corruptions_fixed: u64::from(replayed), ..report }))
+        Some(checked.map(|report| CheckReport { corruptions_fixed: u64::from(replayed), ..report }.into()))
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -23,7 +23,7 @@ use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::runs::RunMap;
 use instar_image::{
     Ability, Backing, Changes, CheckContext, CheckReport, Creator, Description, DeviceId, Editor, Error, Extent,
-    Format, Image, OpenContext, Probe, Purpose, Quirk, Repairs, Resizing, Result, SafetyCheck,
+    Format, Image, OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing, Result, SafetyCheck,
 };
 
 use crate::check::Subject;
@@ -157,9 +157,9 @@ impl Image for VpcImage<'_> {
         Ok(Description { cluster_size: self.cluster_size(), ..Description::default() })
     }
 
-    fn repair(&mut self, what: Repairs, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {
+    fn repair(&mut self, what: Repairs, cx: CheckContext<'_>) -> Option<Result<Repaired>> {
         let subject = Subject { device: self.device, footer: &self.footer, dynamic: self.dynamic.as_ref() };
-        Some(repair::repair(&subject, what, cx))
+        Some(repair::repair(&subject, what, cx).map(Repaired::from))
     }
 
     fn check(&self, cx: CheckContext<'_>) -> Option<Result<CheckReport>> {

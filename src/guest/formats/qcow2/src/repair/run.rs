@@ -10,7 +10,8 @@
 
 use alloc::format;
 
-use instar_image::{CheckContext, CheckReport, Error, Machine, Repairs, Result, Step};
+use instar_image::check::Quiet;
+use instar_image::{CheckContext, CheckReport, Error, Machine, Repaired, Repairs, Result, Step};
 
 use super::mend::Mend;
 use super::{counts, snapshots};
@@ -20,7 +21,7 @@ use crate::layout::{REFCOUNT_BLOCK_MASK, field, incompatible};
 use crate::refcount::stored::Stored;
 
 /// See [`instar_image::Image::repair`].
-pub fn run(image: &mut Qcow2Image<'_>, what: Repairs, mut cx: CheckContext<'_>) -> Result<CheckReport> {
+pub fn run(image: &mut Qcow2Image<'_>, what: Repairs, mut cx: CheckContext<'_>) -> Result<Repaired> {
     let (machine, all) = (cx.machine, what == Repairs::All);
     let barrier = [Step::Barrier { device: image.device }];
     let table = snapshots::look(image, what, &mut cx)?;
@@ -35,7 +36,9 @@ pub fn run(image: &mut Qcow2Image<'_>, what: Repairs, mut cx: CheckContext<'_>) 
         cx.findings.line("ERROR need to rebuild refcount structures")?;
         return Err(Error::malformed("Input/output error"));
     }
-    if pass.rebuild {
+    let rebuilt = pass.rebuild;
+    if rebuilt {
+        pass.counted = None;
         cx.findings.line("Rebuilding refcount structure")?;
         image.header.refcount_table = super::rebuild(image, machine, true)?;
         extent = FileExtent::of(image, machine)?;
@@ -50,8 +53,23 @@ pub fn run(image: &mut Qcow2Image<'_>, what: Repairs, mut cx: CheckContext<'_>) 
     }
     let report = &mut pass.report;
     report.corruptions_fixed = report.corruptions_fixed.saturating_add(outside);
+    // Who has nothing left to say looks at all of it again: with all workers, that is soon done.
+    let is_calm = pass.of_tables == 0 && report.check_errors == 0 && report.corruptions == 0 && report.leaks == 0;
+    let again = if is_calm && report.corruptions_fixed + report.leaks_fixed > 0 {
+        // What was written anew was looked at since.
+        let is_known = rebuilt && !pass.suspicious && !pass.compare.has_bad_blocks && !image.geometry.external;
+        pass.counted = None;
+        if is_known {
+            let now = CheckReport { corruptions_fixed: 0, leaks_fixed: 0, ..*report };
+            Some(finish(image, now, &pass.compare, &mut cx)?)
+        } else {
+            sound(image, &stored, &extent, &cx)?
+        }
+    } else {
+        None
+    };
     let differed = found.leaks > 0 || found.corruptions > 0;
-    if pass.suspicious || pass.compare.has_bad_blocks || differed {
+    if again.is_none() && (pass.suspicious || pass.compare.has_bad_blocks || differed) {
         // Flags alone are harmless to put right, where nothing else is wrong.
         let is_sound = report.corruptions == 0 && report.leaks == 0 && report.check_errors == 0;
         let mend = (all || is_sound).then_some(&mend);
@@ -66,7 +84,24 @@ pub fn run(image: &mut Qcow2Image<'_>, what: Repairs, mut cx: CheckContext<'_>) 
     if report.corruptions == 0 && report.check_errors == 0 {
         clear_marks(image, machine)?;
     }
-    finish(image, pass.report, &pass.compare, &mut cx)
+    let report = finish(image, pass.report, &pass.compare, &mut cx)?;
+    Ok(Repaired { report, again: again.filter(|_| table.wrong == 0 && !table.must_be_written) })
+}
+
+/// What a check finds; `None`: something.
+fn sound(
+    image: &Qcow2Image<'_>,
+    stored: &Stored<'_>,
+    extent: &FileExtent,
+    cx: &CheckContext<'_>,
+) -> Result<Option<CheckReport>> {
+    let mut quiet = CheckContext { machine: cx.machine, findings: &mut Quiet };
+    let pass = Pass::run(image, stored, extent, None, &mut quiet)?;
+    let wrong = pass.report.corruptions + pass.report.leaks + pass.report.check_errors;
+    if wrong > 0 || pass.suspicious || pass.compare.has_bad_blocks || image.geometry.external {
+        return Ok(None);
+    }
+    finish(image, pass.report, &pass.compare, &mut quiet).map(Some)
 }
 
 /// Refcount blocks that are not in the file count nothing: the table no longer tells of them. Returns how many there were.

@@ -11,6 +11,7 @@ from tests.helpers.baseline_matrix import baseline_matrix
 BINARIES = ROOT / "instar-testdata/qemu-img-binaries" / os.uname().machine
 EVERY = 25
 
+TestBitmapBaselineMatrix = baseline_matrix("bitmap")
 TestCheckBaselineMatrix = baseline_matrix("check")
 TestCompareBaselineMatrix = baseline_matrix("compare")
 TestCreateBaselineMatrix = baseline_matrix("create")

@@ -217,7 +217,14 @@ class TestActions(BitmapTest):
         self.assert_check_clean(self.path(kwargs.get("image", "image")))
 
     def test_each_action(self):
-        for options in ("", "cluster_size=512", "cluster_size=2M", "extended_l2=on", "refcount_bits=1", "lazy_refcounts=on"):
+        for options in (
+            "",
+            "cluster_size=512",
+            "cluster_size=2M",
+            "extended_l2=on",
+            "refcount_bits=1",
+            "lazy_refcounts=on",
+        ):
             with self.subTest(options=options):
                 self.create(options=options)
                 self.done("--add", "image", "a")
@@ -355,7 +362,9 @@ class TestRandomHistories(BitmapTest):
         count = chance.choice([1, 1, 1, 2, 3])
         argv, source = [], None
         for _ in range(count):
-            action = chance.choice(["--add", "--add", "--remove", "--clear", "--enable", "--disable", "--merge", "--merge"])
+            action = chance.choice(
+                ["--add", "--add", "--remove", "--clear", "--enable", "--disable", "--merge", "--merge"]
+            )
             argv.append(action)
             if action == "--merge":
                 argv.append(chance.choice(names))

@@ -46,6 +46,7 @@ pub fn run(machine: &dyn Machine, params: &Bitmap, version: Version) -> Result<u
         source: source.as_ref(),
         name: &params.name,
         granularity: params.granularity,
+        version,
     };
     let done = params.actions.iter().try_for_each(|action| {
         let done = work.act(action.action, &action.from);
@@ -65,6 +66,7 @@ struct Work<'w> {
     source: Option<&'w Layer<'w>>,
     name: &'w [u8],
     granularity: Option<u64>,
+    version: Version,
 }
 
 impl Work<'_> {
@@ -135,7 +137,7 @@ impl Work<'_> {
         let (index, bitmap) = find(&list, from)?;
         check_usable(&bitmap)?;
         let (to, size) = (self.image.virtual_size(), source.map(Image::virtual_size));
-        check_sizes(to, size.unwrap_or(to))?;
+        check_sizes(to, size.unwrap_or(to), self.version)?;
         check_usable(&into)?;
         if source.is_none() && from == self.name {
             return Ok(());
@@ -173,9 +175,12 @@ pub fn already_exists(name: &[u8]) -> Error {
 }
 
 /// Bits of disks of these sizes in bytes can be put together.
-pub fn check_sizes(to: u64, from: u64) -> Result<()> {
+pub fn check_sizes(to: u64, from: u64, version: Version) -> Result<()> {
     if to == from {
         return Ok(());
+    }
+    if version == Version::V5_2 {
+        return Err(Error::usage("Bitmaps are incompatible and can't be merged"));
     }
     Err(Error::usage(format!(
         "Bitmaps are of different sizes (destination size is {to}, source size is {from}) and can't be merged"

@@ -62,7 +62,7 @@ impl Wanted {
             return Err(already_exists(&bitmap.name).context(failed(bitmap, "create")));
         }
         if let Some((_, last)) = list.last() {
-            check_sizes(target.image.virtual_size(), source.virtual_size())
+            check_sizes(target.image.virtual_size(), source.virtual_size(), version)
                 .map_err(|e| e.context(failed(last, "populate")))?;
         }
         for (index, bitmap) in list {

@@ -31,6 +31,8 @@ pub fn run(image: &mut Qcow2Image<'_>, what: Repairs, mut cx: CheckContext<'_>) 
     let mut mend = Mend::new(image, machine, &stored)?;
     let mut pass = Pass::run(image, &stored, &extent, all.then_some(&mend), &mut cx)?;
     machine.submit(&barrier)?;
+    // Nothing is written into a table that may be longer than it is, over what is something else's.
+    pass.rebuild |= outside > 0;
     let found = pass.report;
     if pass.rebuild && !all {
         cx.findings.line("ERROR need to rebuild refcount structures")?;
@@ -104,7 +106,8 @@ fn sound(
     finish(image, pass.report, &pass.compare, &mut quiet).map(Some)
 }
 
-/// Refcount blocks that are not in the file count nothing: the table no longer tells of them. Returns how many there were.
+/// Refcount blocks that are not in the file count nothing: in memory, the table no longer tells of them. Returns how many there
+/// were.
 fn forget_outside(
     image: &Qcow2Image<'_>,
     stored: &mut Stored<'_>,
@@ -118,9 +121,6 @@ fn forget_outside(
             cx.findings.line(&format!("Repairing refcount block {number} is outside image"))?;
             (*entry, count) = (0, count.saturating_add(1));
         }
-    }
-    if count > 0 {
-        stored.table.write(cx.machine, image.device, 0..stored.table.entries.len())?;
     }
     Ok(count)
 }

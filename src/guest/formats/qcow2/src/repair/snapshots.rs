@@ -115,7 +115,14 @@ pub fn write(image: &mut Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
     fields.extend_from_slice(&offset.to_be_bytes());
     let tell = Step::Write { device, offset: field::SNAPSHOT_COUNT as u64, data: &fields };
     machine.submit(&[tell, Step::Barrier { device }])?;
-    counts.release_bytes(header.snapshot_offset, old_len);
+    // What lay outside the file was not counted.
+    let old =
+        header.snapshot_offset >> bits..header.snapshot_offset.saturating_add(old_len).div_ceil(header.cluster_size());
+    for cluster in old {
+        if counts.get(cluster)? > 0 {
+            counts.release(cluster, 1);
+        }
+    }
     counts.apply_releases()?;
     counts.write(&mut steps)?;
     sealed::submit(machine, steps.drain(..), None)?;

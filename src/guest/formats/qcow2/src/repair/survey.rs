@@ -12,7 +12,7 @@ use super::Repair;
 use crate::check::Walk;
 use crate::check::tables::{loud, quiet};
 use crate::layout::{REFCOUNT_BLOCK_MASK, REFCOUNT_TABLE_BYTES_MAX};
-use crate::refcount::sheet::Sheet;
+use crate::refcount::sheet::{MANY, Sheet};
 use crate::refcount::stored::Stored;
 use crate::refcount::table::ENTRY;
 
@@ -46,7 +46,9 @@ impl Repair<'_, '_> {
         let mut shared: Vec<usize> = Vec::new();
         let mut needed = vec![false; usize::try_from(numbers).unwrap_or_default()];
         for range in self.windows(behind, stored) {
-            let sheet = Sheet::new(range.clone(), stored.table.geometry.max());
+            // Counts too narrow for it must not hide that something has two uses.
+            let max = stored.table.geometry.max();
+            let sheet = Sheet::new(range.clone(), if self.checked { max.max(u64::from(MANY)) } else { max });
             let found = self.count(&sheet, stored, |number| {
                 shared.push(number);
                 Ok(())

@@ -262,8 +262,8 @@ impl<'a> BlockWriter<'a> {
         let entry = self.reader.entry(number)?;
         let entry = entry.ok_or_else(|| Error::corrupt("a block behind the end of the table"))?;
         match self.blocks.place(entry) {
-            // What the table says of a place is not written to if it cannot be.
-            Some(offset) if offset < self.blocks.table_end() => Err(misplaced()),
+            // What the table says of a place is not written to if it cannot be: before all blocks, or behind the file.
+            Some(offset) if offset < self.blocks.table_end() || offset >= state.len => Err(misplaced()),
             place => Ok(place),
         }
     }

@@ -39,14 +39,20 @@ impl<'a> Qcow2Editor<'a> {
         Ok(())
     }
 
-    /// Gives up what an L2 entry refers to.
+    /// Gives up what an L2 entry refers to, if that can be.
     pub(super) fn give_up_entry(&self, state: &mut State<'a>, entry: u64) {
         let g = &self.geometry;
         if entry & OFLAG_COMPRESSED != 0 {
             let (offset, len) = crate::entry::compressed_range(g, entry);
-            state.counts.release_bytes(offset, len);
-        } else if entry & L2_OFFSET_MASK != 0 && !g.external {
-            state.counts.release((entry & L2_OFFSET_MASK) >> g.cluster_bits, 1);
+            if !self.metadata.holds_any(state, (offset, len)) {
+                state.counts.release_bytes(offset, len);
+            }
+        } else if !g.external {
+            let offset = entry & L2_OFFSET_MASK;
+            let is_place = offset != 0 && offset.is_multiple_of(g.cluster_size());
+            if is_place && !self.metadata.holds(state, offset >> g.cluster_bits) {
+                state.counts.release(offset >> g.cluster_bits, 1);
+            }
         }
     }
 }

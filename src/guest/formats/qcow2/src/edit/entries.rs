@@ -7,6 +7,7 @@ use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Writer};
 use instar_image::{Error, Result, Step};
 
+use super::metadata::in_the_way;
 use super::{Qcow2Editor, State};
 use crate::layout::{COMPRESSED_SECTOR, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS};
 
@@ -24,7 +25,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    const fn host(&self) -> u64 {
+    pub(super) const fn host(&self) -> u64 {
         if self.entry & OFLAG_COMPRESSED != 0 { 0 } else { self.entry & L2_OFFSET_MASK }
     }
 
@@ -163,6 +164,9 @@ impl<'a> Qcow2Editor<'a> {
         }
         let old = if compressed { 0 } else { slot.bitmap };
         let bitmap = old & !(wanted << SUBCLUSTERS) | wanted;
+        if slot.is_own() && self.metadata.holds(state, slot.host() >> g.cluster_bits) {
+            return Err(in_the_way());
+        }
         let (host, fresh) = if slot.is_own() { (slot.host(), false) } else { (self.take(state, left, pool)?, true) };
         if fresh {
             self.give_up_entry(state, slot.entry);

@@ -1,7 +1,7 @@
 //! Changing an image in place: `convert -n`, rebase, commit, resize.
 //!
 //! [`counts`] hands out clusters, [`tables`] holds the tables that change, [`entries`] decides what becomes of a
-//! cluster, [`space`] gives the host back what is free, [`head`] rewrites the first cluster, [`clear`] empties the disk, [`resize`] changes its size, [`tail`] clears
+//! cluster, [`space`] gives the host back what is free, [`head`] rewrites the first cluster, [`metadata`] knows what no data may be written over, [`clear`] empties the disk, [`resize`] changes its size, [`tail`] clears
 //! what lay behind its end, [`tracker`] keeps persistent bitmaps up, [`mod@bitmaps`] changes them themselves, [`mod@snapshots`]
 //! takes and gives up internal snapshots.
 //!
@@ -14,6 +14,7 @@ mod bits;
 mod clear;
 mod entries;
 mod head;
+mod metadata;
 mod resize;
 mod snapshots;
 mod space;
@@ -43,6 +44,7 @@ use crate::header::{Compression, Header};
 use crate::layout::{AUTOCLEAR_KNOWN, COMPRESSED_SECTOR, field, incompatible};
 use crate::refcount::counts::Counts;
 use head::Head;
+use metadata::{Metadata, in_the_way};
 use tables::Tables;
 use tracker::Tracker;
 
@@ -61,6 +63,8 @@ pub struct Qcow2Editor<'a> {
     key: Option<Arc<Key>>,
     /// The persistent bitmaps, as they are going to be.
     work: Mutex<bitmaps::Work>,
+    /// What no data may be written over.
+    metadata: Metadata,
     /// Opened for its metadata alone: neither the key nor the data file is there.
     no_data: bool,
     /// The data file's length is its disk's, and it is to hold what a raw image would.
@@ -122,6 +126,7 @@ impl<'a> Qcow2Editor<'a> {
             geometry,
             key: image.encryption.key.clone(),
             work: Mutex::new(bitmaps::Work::new(image.bitmaps.clone(), image.extensions.bitmaps)),
+            metadata: Metadata::of(image, &state.tables, &state.counts),
             no_data: !image.purpose.wants_data(),
             external: geometry.external,
             changes_content: changes.content,
@@ -309,8 +314,12 @@ impl Editor for Qcow2Editor<'_> {
         let (Place::Data { device, offset } | Place::Encrypted { device, offset }) = found.place else {
             return Ok(None);
         };
-        if !g.external && !self.slot(state, at)?.is_own() {
+        let slot = self.slot(state, at)?;
+        if !g.external && !slot.is_own() {
             return Ok(None);
+        }
+        if !g.external && self.metadata.holds(state, slot.host() >> g.cluster_bits) {
+            return Err(in_the_way());
         }
         self.clear_stale()?;
         if self.changes_content {

@@ -207,6 +207,11 @@ impl<'a> Tables<'a> {
         Ok((self.l1_offset, old))
     }
 
+    /// Byte offsets of all L2 tables; 0 where there is none.
+    pub fn places(&self) -> impl Iterator<Item = u64> {
+        self.l1.iter().map(|entry| entry & L1_OFFSET_MASK)
+    }
+
     /// Where the L1 table is: first cluster, clusters.
     pub fn place(&self) -> (u64, u64) {
         (self.l1_offset >> self.cluster_bits, (self.l1.len() as u64 * L1_ENTRY).div_ceil(1 << self.cluster_bits))

@@ -117,6 +117,22 @@ impl<'a> Counts<'a> {
         self.geometry().max()
     }
 
+    /// Log2 of the bytes of a cluster.
+    pub const fn cluster_bits(&self) -> u32 {
+        self.geometry().cluster_bits
+    }
+
+    /// Byte offsets of all blocks; 0 where there is none.
+    pub fn block_places(&self) -> impl Iterator<Item = u64> {
+        self.table.entries.iter().copied()
+    }
+
+    /// Where the table is: first cluster, clusters.
+    pub fn place(&self) -> (u64, u64) {
+        let (offset, len) = self.table.place;
+        (offset >> self.cluster_bits(), len.div_ceil(1 << self.cluster_bits()))
+    }
+
     /// Bytes that wait in memory.
     pub fn waiting(&self) -> usize {
         self.blocks.waiting().saturating_add((self.released.len() + self.freed.len()).saturating_mul(16))

@@ -33,7 +33,8 @@ impl Metadata {
         let clusters = |offset: u64, len: u64| {
             offset >> bits..offset.saturating_add(len).div_ceil(1 << bits).max((offset >> bits) + u64::from(len > 0))
         };
-        let mut fixed = Vec::from([0..1]);
+        let mut fixed = Vec::new();
+        fixed.push(0..1);
         if let Some(last) = image.snapshots.last() {
             fixed.push(clusters(image.header.snapshot_offset, last.place.end));
         }

@@ -59,11 +59,11 @@ class TestMutated(InstarTestBase):
             with self.subTest(identity, number=SAME.index((identity, change, *file))):
                 self.assertEqual(self.comparison.changed(identity, "", change, *file), [])
 
-    def test_a_grain_that_cannot_be_unpacked_is_found(self):
+    def test_a_grain_that_cannot_be_decompressed_is_found(self):
         """Both refuse to read it, in the same words; the stock tool's check does not look."""
         found = self.comparison.changed("vmdk/stream", "", put(13880, 0x108))
         self.assertEqual([(each.command, each.ours[0], each.theirs[0]) for each in found], [("check", 2, 0)])
-        self.assertIn("ERROR: the compressed grain of sector 1792 cannot be unpacked", found[0].ours[2])
+        self.assertIn("ERROR: the compressed grain of sector 1792 cannot be decompressed", found[0].ours[2])
 
     def test_a_cluster_elsewhere_in_a_data_file_is_found(self):
         """It cannot be read, and the stock tool's check says that all is well."""

@@ -11,6 +11,7 @@ REFUSED = {}
 # What the stock tool's help names and its parser does not know; instar goes by the help.
 DOCUMENTED_ONLY = {
     ("bench", "--quiet"),
+    ("bitmap", "--format"),
     ("convert", "--progress"),
     ("convert", "--source-snapshot"),
     ("convert", "--target-format"),

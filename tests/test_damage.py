@@ -66,7 +66,7 @@ class TestStream(InstarTestBase):
         self.write(self.whole[: at + 12] + bytes(length) + self.whole[at + 12 + length :])
         self.assertEqual(self.read_and_check(), (1, 2))
         err = self.run_instar("check", "x.vmdk", cwd=self.tmp)[1]
-        self.assertIn("ERROR: the compressed grain of sector 0 cannot be unpacked", err)
+        self.assertIn("ERROR: the compressed grain of sector 0 cannot be decompressed", err)
 
     def test_a_grain_that_unpacks_to_less(self):
         at, length = self.grain(0)

@@ -12,7 +12,7 @@ from tests.helpers.bitmaps import bitmap_bits, directory
 
 KIB, MIB = 1 << 10, 1 << 20
 # Random histories; INSTAR_BITMAP_SEEDS runs more of them.
-SEEDS = int(os.environ.get("INSTAR_BITMAP_SEEDS", "6"))
+SEEDS = int(os.environ.get("INSTAR_BITMAP_SEEDS", "4"))
 FIRST_SEED = int(os.environ.get("INSTAR_BITMAP_FIRST_SEED", "0"))
 OBJECT = ("--object", "secret,id=s,data=swordfish")
 

@@ -13,7 +13,7 @@ from tests.base import InstarTestBase
 from tests.helpers import damage
 
 # Damaged images of each format; more for a thorough look: INSTAR_REPAIRS=200.
-SEEDS = int(os.environ.get("INSTAR_REPAIRS", "19"))
+SEEDS = int(os.environ.get("INSTAR_REPAIRS", "10"))
 MIB = 1 << 20
 # Where something of the stock tool's own is in the way, and what it says then; docs/differences.md has the reasons.
 OTHERWISE = (

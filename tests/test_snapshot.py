@@ -9,7 +9,7 @@ import unittest
 
 from tests.base import InstarTestBase
 
-SEEDS = int(os.environ.get("INSTAR_SNAPSHOT_SEEDS", "6"))
+SEEDS = int(os.environ.get("INSTAR_SNAPSHOT_SEEDS", "4"))
 KIB, MIB = 1 << 10, 1 << 20
 SECRET = ("--object", "secret,id=s,data=swordfish")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")

@@ -11,6 +11,8 @@ use instar_image::{Machine, Place, Result};
 
 use crate::stored::{self, Stored};
 
+/// Parts of an image that are remembered.
+const RUNS_MAX: usize = 1 << 16;
 /// Most bytes that the stock tool reads at once.
 const BUFFER: u64 = 2 << 20;
 
@@ -70,9 +72,28 @@ impl<'a> Steps<'a> {
     /// Of a rebase: a piece is what the image leaves to its backing file, and each counts the same, however small.
     pub fn of_rebase(chain: &'a Chain<'a>) -> Self {
         let size = chain.virtual_size();
-        let own = walk(0..size, |at, max| chain.extent_above(1, at, max.min(BUFFER)).map(|(_, extent)| extent));
-        let mut left = own.map_while(Result::ok).filter(|extent| extent.place == Place::Unallocated);
-        Self::new(size.div_ceil(BUFFER).max(1), move || left.next().map(|extent| (extent.end(), 1)))
+        let own = move |from: u64| {
+            let found = walk(from..size, |at, max| chain.extent_above(1, at, max).map(|(_, extent)| extent));
+            found.map_while(Result::ok)
+        };
+        // As it is now: what is copied meanwhile shows at once. Of an image in very many parts the rest is looked at later.
+        let (mut runs, mut end) = (Vec::new(), 0);
+        for extent in own(0) {
+            end = extent.end();
+            if extent.place == Place::Unallocated {
+                runs.push((extent.at, end));
+            }
+            if runs.len() >= RUNS_MAX {
+                break;
+            }
+        }
+        let later =
+            own(end).filter(|extent| extent.place == Place::Unallocated).map(|extent| (extent.at, extent.end()));
+        let pieces = |(start, end): (u64, u64)| {
+            (1..=(end - start).div_ceil(BUFFER)).map(move |piece| (start.saturating_add(piece * BUFFER)).min(end))
+        };
+        let mut left = runs.into_iter().chain(later).flat_map(pieces);
+        Self::new(size.div_ceil(BUFFER).max(1), move || left.next().map(|end| (end, 1)))
     }
 
     /// Tells of all pieces that end at byte `at` of the disk or before.

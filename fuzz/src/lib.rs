@@ -83,32 +83,27 @@ pub fn read_image(format: &'static dyn Format, disk: Disk, options: &[(String, S
     assert!(used <= CPU_MAX, "{used} ms of processor time");
 }
 
+/// What the image is opened with.
+fn context<'a, 'n>(
+    machine: &'a Machine,
+    device: DeviceId,
+    purpose: Purpose<'a>,
+    options: &'n [(String, String)],
+) -> OpenContext<'a, 'n> {
+    let (name, version) = (NAME.as_bytes(), Version::default());
+    OpenContext { opener: Some(machine), options, ..OpenContext::alone(machine, device, name, version, purpose) }
+}
+
 /// Whatever is refused, nothing panics, and nothing goes on for ever.
 fn repair(format: &'static dyn Format, machine: &Machine, device: DeviceId, options: &[(String, String)]) {
-    let cx = OpenContext {
-        source: machine,
-        opener: Some(machine),
-        device,
-        name: NAME.as_bytes(),
-        version: Version::default(),
-        purpose: Purpose::Repair(machine),
-        options,
-    };
+    let cx = context(machine, device, Purpose::Repair(machine), options);
     if let Ok(mut image) = format.open(cx) {
         let _ = image.repair(Repairs::All, CheckContext { machine, findings: &mut Quiet });
     }
 }
 
 fn look(format: &'static dyn Format, machine: &Machine, device: DeviceId, options: &[(String, String)]) {
-    let cx = OpenContext {
-        source: machine,
-        opener: Some(machine),
-        device,
-        name: NAME.as_bytes(),
-        version: Version::default(),
-        purpose: Purpose::Read,
-        options,
-    };
+    let cx = context(machine, device, Purpose::Read, options);
     if let Ok(image) = format.open(cx) {
         walk(machine, image.as_ref());
     }

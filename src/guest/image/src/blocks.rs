@@ -90,18 +90,27 @@ impl Blocks {
 
     /// Writes entries, in ascending order of their numbers, and then they are stable.
     pub fn patch(&self, machine: &dyn Machine, entries: &[(u64, u32)]) -> Result<()> {
-        let device = self.device;
-        let runs = self.runs(entries).map(|(offset, data)| Placed::Owned { device, offset, data });
-        sealed::submit(machine, runs.chain([Placed::Step(Step::Barrier { device })]), None)
+        self.patch_and_tell(machine, entries, |_, _| ())
     }
 
-    /// Entries that follow one another, as they are stored, and where.
-    fn runs(&self, entries: &[(u64, u32)]) -> impl Iterator<Item = (u64, Vec<u8>)> {
-        entries.chunk_by(|(a, _), (b, _)| a + 1 == *b).map(|run| {
+    /// The same; what is written, and where, is told when it is stable.
+    fn patch_and_tell(
+        &self,
+        machine: &dyn Machine,
+        entries: &[(u64, u32)],
+        mut wrote: impl FnMut(u64, &[u8]),
+    ) -> Result<()> {
+        let device = self.device;
+        let runs = entries.chunk_by(|(a, _), (b, _)| a + 1 == *b).map(|run| {
             let first = run.first().map_or(0, |(number, _)| *number);
-            let data = run.iter().flat_map(|(_, entry)| self.bytes(*entry)).collect();
+            let data: Vec<u8> = run.iter().flat_map(|(_, entry)| self.bytes(*entry)).collect();
             (self.table.offset + first * 4, data)
-        })
+        });
+        let runs: Vec<(u64, Vec<u8>)> = runs.collect();
+        let writes = runs.iter().map(|(offset, data)| Step::Write { device, offset: *offset, data });
+        machine.submit(&writes.chain([Step::Barrier { device }]).collect::<Vec<_>>())?;
+        runs.iter().for_each(|(offset, data)| wrote(*offset, data));
+        Ok(())
     }
 
     /// Copies what lies in blocks below byte `limit` to new blocks from `end` on; returns the new end. `count` is as of
@@ -316,8 +325,7 @@ impl<'a> BlockWriter<'a> {
             sealed::submit(machine, counted, None)?;
             machine.submit(&[Step::Barrier { device }])?;
         }
-        self.blocks.patch(machine, &state.added)?;
-        self.blocks.runs(&state.added).for_each(|(offset, data)| self.reader.wrote(offset, &data));
+        self.blocks.patch_and_tell(machine, &state.added, |offset, data| self.reader.wrote(offset, data))?;
         state.added.clear();
         Ok(())
     }

@@ -306,8 +306,7 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
                 join(&mut runs, l1.offset.saturating_add(index * N as u64), &self.levels.bytes::<N>(place));
             }
         }
-        self.write(&runs)?;
-        Ok(())
+        self.write(&runs)
     }
 
     /// The file is as long as what is used of it.

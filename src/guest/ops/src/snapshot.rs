@@ -4,11 +4,9 @@ use alloc::format;
 
 use instar_abi::ops::snapshot::{Snapshot, SnapshotAction, SnapshotResults};
 use instar_image::machine::display_name;
-use instar_image::{
-    Changes, Editor, Error, Format, Kind, Machine, NewSnapshot, Purpose, Result, SnapshotEditor, Version,
-};
+use instar_image::{Changes, Editor, Error, Kind, Machine, NewSnapshot, Purpose, Result, SnapshotEditor, Version};
 
-use crate::guessed::{is_guessed, tell_guessed};
+use crate::guessed::tell_guessed;
 use crate::info::snapshot_info;
 use crate::open::{ImageSpec, Opening};
 use crate::told::tell;
@@ -66,7 +64,7 @@ pub fn run(machine: &dyn Machine, params: &Snapshot, version: Version) -> Result
                 Some(snapshots) => snapshots.apply(&params.name),
                 None => {
                     // The stock tool opens it once more.
-                    tell_again(machine, &image, format)?;
+                    tell_guessed(machine, &image, format)?;
                     Err(Error::unsupported("Block driver does not support snapshots"))
                 }
             };
@@ -82,10 +80,6 @@ pub fn run(machine: &dyn Machine, params: &Snapshot, version: Version) -> Result
         }
     }?;
     Ok(0)
-}
-
-fn tell_again(machine: &dyn Machine, image: &ImageSpec, format: &dyn Format) -> Result<()> {
-    if is_guessed(image, format) { tell_guessed(machine, image, format) } else { Ok(()) }
 }
 
 fn create(params: &Snapshot, snapshots: Option<&dyn SnapshotEditor>) -> Result<()> {

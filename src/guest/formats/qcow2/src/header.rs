@@ -279,12 +279,19 @@ pub const fn l1_table(name: &'static str) -> Table {
 }
 
 impl Table {
+    /// Bytes of so many entries, if they are not too many.
+    fn bytes(&self, entries: u64) -> Option<u64> {
+        entries.checked_mul(self.entry).filter(|bytes| *bytes <= self.bytes_max)
+    }
+
+    /// There are too many entries.
+    pub fn is_too_large(&self, entries: u64) -> bool {
+        self.bytes(entries).is_none()
+    }
+
     /// The table's end in the file, if it is small enough and where a table can be.
     pub fn check(&self, offset: u64, entries: u64, cluster_size: u64) -> Result<u64> {
-        let bytes = entries
-            .checked_mul(self.entry)
-            .filter(|b| *b <= self.bytes_max)
-            .ok_or_else(|| Error::malformed(format!("{} too large", self.name)))?;
+        let bytes = self.bytes(entries).ok_or_else(|| Error::malformed(format!("{} too large", self.name)))?;
         let end = offset.checked_add(bytes).filter(|e| *e <= i64::MAX as u64 && offset.is_multiple_of(cluster_size));
         end.ok_or_else(|| Error::malformed(format!("{} offset invalid", self.name)))
     }

@@ -10,7 +10,7 @@ use instar_image::table::Span;
 use instar_image::{Error, Kind, Result, Snapshot};
 
 use crate::extensions::text;
-use crate::header::{Header, l1_table};
+use crate::header::{Header, Table, l1_table};
 use crate::layout::{
     FILE_OFFSET_MAX, SNAPSHOT_EXTRA_MAX, SNAPSHOT_HEADER, SNAPSHOT_NAMES_MAX, SNAPSHOT_TABLE_BYTES_MAX,
 };
@@ -176,10 +176,15 @@ pub fn select(entries: &[Entry], wanted: &SnapshotSelector, header: &Header) -> 
 const FAILED: &str = "Failed to load snapshot";
 
 impl Entry {
+    /// What its L1 table is checked against.
+    pub const fn l1_table(&self) -> Table {
+        l1_table("Snapshot L1 table")
+    }
+
     /// Its L1 table, if one can be there.
     pub fn l1(&self, header: &Header) -> Result<Span> {
         let count = u64::from(self.l1_size);
-        let end = l1_table("Snapshot L1 table").check(self.l1_offset, count, header.cluster_size())?;
+        let end = self.l1_table().check(self.l1_offset, count, header.cluster_size())?;
         if end > FILE_OFFSET_MAX {
             return Err(Error::malformed("Failed to read l1 table for snapshot"));
         }

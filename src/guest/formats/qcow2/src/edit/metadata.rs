@@ -30,9 +30,7 @@ impl Metadata {
     /// Those of an image.
     pub fn of(image: &Qcow2Image<'_>, tables: &Tables<'_>, counts: &Counts<'_>) -> Self {
         let bits = image.header.cluster_bits;
-        let clusters = |offset: u64, len: u64| {
-            offset >> bits..offset.saturating_add(len).div_ceil(1 << bits).max((offset >> bits) + u64::from(len > 0))
-        };
+        let clusters = |offset: u64, len: u64| offset >> bits..offset.saturating_add(len).div_ceil(1 << bits);
         let mut fixed = Vec::new();
         fixed.push(0..1);
         if let Some(last) = image.snapshots.last() {

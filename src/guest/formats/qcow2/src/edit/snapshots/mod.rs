@@ -35,9 +35,9 @@ fn not_supported() -> Error {
 }
 
 /// What is said of a snapshot whose L1 table cannot be where it is.
-fn broken(why: Error) -> Error {
-    let (number, text) =
-        if why.message.ends_with("too large") { (EFBIG, "File too large") } else { (EINVAL, "Invalid argument") };
+fn broken(entry: &Entry, why: Error) -> Error {
+    let is_too_large = entry.l1_table().is_too_large(entry.l1_size.into());
+    let (number, text) = if is_too_large { (EFBIG, "File too large") } else { (EINVAL, "Invalid argument") };
     Error::new(Kind::Io(number), text).after(why.message)
 }
 
@@ -112,7 +112,7 @@ impl<'a> Qcow2Editor<'a> {
         let found = self.look(&[&by_id, &by_name])?;
         let none = || Error::new(Kind::Io(ENOENT), "No such file or directory");
         let entry = found.entry.as_ref().ok_or_else(none)?;
-        entry.l1(&self.header).map_err(broken)?;
+        entry.l1(&self.header).map_err(|why| broken(entry, why))?;
         let (l1, then) = entry.disk(&self.header)?;
         if self.header.version < 3 && then.size != self.header.size {
             return Err(Error::new(Kind::Io(ENOTSUP), "Operation not supported")

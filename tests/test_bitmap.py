@@ -67,7 +67,9 @@ class BitmapTest(InstarTestBase):
         if '"format": "qcow2"' not in said[0]:
             return re.sub(layout, "", said[0])
         measured = self.run_qemu_img("measure", "-O", "qcow2", os.path.basename(path), cwd=os.path.dirname(path))
-        return re.sub(layout, "", said[0]), measured[0], measured[2]
+        # How much of the disk is data goes by the holes of the file below, which a copy need not have.
+        size_of_bitmaps = [line for line in measured[0].splitlines() if line.startswith("bitmaps")]
+        return re.sub(layout, "", said[0]), size_of_bitmaps, measured[2]
 
     def mark(self, image, name, flag=1, entry=None):
         """Makes a bitmap inconsistent; `entry`: what its table's first entry says then."""

@@ -15,7 +15,8 @@ from tests.base import InstarTestBase
 
 MIB = 1 << 20
 # A lower image that was written to in part: in units of so many bytes it is the old one or the new one.
-UNIT = 64 << 10
+# A write that is killed may end after any page.
+UNIT = 4 << 10
 # New targets: words of convert, and whether dd writes the format too.
 FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vpc", "vhdx", "vdi", "parallels")
 NEW = {

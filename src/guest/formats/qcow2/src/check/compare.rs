@@ -70,7 +70,7 @@ impl Compare {
             let next = stored.table.geometry.first(number + 1).min(end);
             match stored.table.block(number) {
                 Block::Absent | Block::At(_) => {
-                    for cluster in first..next {
+                    for cluster in sheet.noted(first..next) {
                         let changes = changes.as_deref_mut();
                         self.cluster(cluster, sheet, stored, changes, cx, report)?;
                     }

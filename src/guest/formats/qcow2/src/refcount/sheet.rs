@@ -7,7 +7,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use spin::Mutex;
 
@@ -15,6 +15,8 @@ use super::Geometry;
 
 /// Clusters of a window: two bytes each fit into a guest's memory.
 pub const WINDOW: u64 = 18 << 20;
+/// Clusters of which is known together whether anything was noted: a sparse file has long stretches of which nothing was.
+const GROUP: u64 = 4096;
 /// This many or more.
 pub const MANY: u8 = u8::MAX;
 
@@ -28,6 +30,8 @@ pub struct Sheet {
     /// Where there are [`MANY`] references or more.
     many: Mutex<BTreeMap<u64, u64>>,
     stored: Vec<AtomicU8>,
+    /// Whether anything was noted of each group.
+    noted: Vec<AtomicBool>,
 }
 
 /// The windows of `clusters` clusters, each of whole blocks.
@@ -45,7 +49,8 @@ impl Sheet {
     /// All zeroes.
     pub fn new(range: Range<u64>, max: u64) -> Self {
         let count = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or_default();
-        Self { range, max, references: zeroes(count), many: Mutex::default(), stored: zeroes(count) }
+        let noted = (0..count.div_ceil(GROUP as usize)).map(|_| AtomicBool::new(false)).collect();
+        Self { range, max, references: zeroes(count), many: Mutex::default(), stored: zeroes(count), noted }
     }
 
     /// Forgets the references.
@@ -59,10 +64,35 @@ impl Sheet {
         (index < self.references.len()).then_some(index)
     }
 
+    fn note(&self, index: usize) {
+        if let Some(noted) = self.noted.get(index / GROUP as usize)
+            && !noted.load(Ordering::Relaxed)
+        {
+            noted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Those of a range of the window's clusters, in order, of which anything may have been noted: of all others both counts
+    /// are zero.
+    pub fn noted(&self, clusters: Range<u64>) -> impl Iterator<Item = u64> + '_ {
+        let start = self.range.start;
+        let groups = clusters.start.saturating_sub(start) / GROUP..clusters.end.saturating_sub(start).div_ceil(GROUP);
+        let is_noted = |group: &u64| {
+            let noted = usize::try_from(*group).ok().and_then(|group| self.noted.get(group));
+            noted.is_some_and(|noted| noted.load(Ordering::Relaxed))
+        };
+        groups.filter(is_noted).flat_map(move |group| {
+            let first = start.saturating_add(group.saturating_mul(GROUP));
+            first.max(clusters.start)..first.saturating_add(GROUP).min(clusters.end)
+        })
+    }
+
     /// Counts one more reference. False: an image cannot hold so many, and it was not counted. Clusters of other
     /// windows are none of ours.
     pub fn refer(&self, cluster: u64) -> bool {
-        let Some(cell) = self.index(cluster).and_then(|i| self.references.get(i)) else { return true };
+        let Some(index) = self.index(cluster) else { return true };
+        let Some(cell) = self.references.get(index) else { return true };
+        self.note(index);
         let fits = |n: u8| (n != MANY && u64::from(n) != self.max).then(|| n.saturating_add(1));
         match cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
             Ok(_) => true,
@@ -86,7 +116,9 @@ impl Sheet {
 
     /// Notes what the image's own refcount is.
     pub fn store(&self, cluster: u64, count: u64) {
-        if let Some(cell) = self.index(cluster).and_then(|i| self.stored.get(i)) {
+        let Some(index) = self.index(cluster) else { return };
+        if let Some(cell) = self.stored.get(index) {
+            self.note(index);
             cell.store(u8::try_from(count).unwrap_or(MANY), Ordering::Relaxed);
         }
     }
@@ -114,6 +146,21 @@ mod tests {
         assert_eq!((sheet.references(12), sheet.references(11), sheet.references(9)), (Some(65535), Some(0), None));
         sheet.clear();
         assert_eq!(sheet.references(12), Some(0));
+    }
+
+    #[test]
+    fn what_was_noted_is_found_and_long_stretches_of_nothing_are_not_looked_at() {
+        let sheet = Sheet::new(100..20_000, 65535);
+        assert_eq!(sheet.noted(100..20_000).count(), 0);
+        assert!(sheet.refer(100) && sheet.refer(4196 + 7));
+        sheet.store(19_999, 1);
+        let found = |range: Range<u64>| -> Vec<u64> {
+            let some = |cluster: &u64| sheet.both(*cluster) != (0, 0);
+            sheet.noted(range).filter(some).collect()
+        };
+        assert_eq!(found(100..20_000), [100, 4203, 19_999]);
+        assert_eq!(found(101..19_999), [4203]);
+        assert_eq!(sheet.noted(101..20_000).count(), 4095 + 4096 + (20_000 - 100 - 4 * 4096));
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Counts<'_> {
             let (number, index) = geometry.place(at);
             let end = geometry.first(number + 1).min(sheet.range.end);
             let referred = |cluster: &u64| sheet.references(*cluster).unwrap_or(0);
-            let Some(first) = (at..end).find(|cluster| referred(cluster) > 0) else {
+            let Some(first) = sheet.noted(at..end).find(|cluster| referred(cluster) > 0) else {
                 at = end;
                 continue;
             };

@@ -59,7 +59,7 @@ impl Repair<'_, '_> {
             table_moves |= own.clone().any(|cluster| sheet.references(cluster).is_some_and(|count| count != 1));
             for number in stored.table.geometry.blocks_of(range) {
                 let clusters = stored.table.geometry.first(number)..stored.table.geometry.first(number + 1);
-                let used = || clusters.clone().any(|c| sheet.references(c).is_some_and(|count| count > 0));
+                let used = || sheet.noted(clusters.clone()).any(|c| sheet.references(c).is_some_and(|count| count > 0));
                 if let Some(needed) = needed.get_mut(usize::try_from(number).unwrap_or(usize::MAX)) {
                     *needed = used();
                 }

@@ -130,7 +130,7 @@ impl<'a> Qcow2Editor<'a> {
                 if first >= end || failed.lock().is_err() {
                     break;
                 }
-                if let Err(error) = (first..end).try_for_each(one) {
+                if let Err(error) = sheet.noted(first..end).try_for_each(one) {
                     *failed.lock() = Err(error);
                 }
             }

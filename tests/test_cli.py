@@ -124,12 +124,6 @@ class TestArguments(InstarTestBase):
         for shell in ("bash", "zsh", "fish"):
             self.assertIn("target-is-zero", self.run_instar("generate", shell)[0])
 
-    def test_commands_that_are_not_there_say_so(self):
-        for command in ("amend",):
-            out, err, status = self.run_instar(command, "a.qcow2", cwd=self.tmp)
-            self.assertEqual((out, status), ("", 1))
-            self.assertIn(command, err)
-
 
 class TestConfiguration(InstarTestBase):
     """Flags win over the environment, that over the user's file, that over the system's."""

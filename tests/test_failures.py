@@ -41,6 +41,8 @@ SMALL = {
     "resize metadata": ("resize", "--preallocation=metadata", "top", "40M"),
     "resize shrink": ("resize", "--shrink", "top", "3M"),
     "snapshot": ("snapshot", "-c", "one", "top"),
+    "amend": ("amend", "-o", "compat=0.10", "top"),
+    "amend width": ("amend", "-o", "refcount_bits=8", "top"),
     "rebase elsewhere": ("rebase", "-b", "other", "-F", "qcow2", "top"),
 }
 ROOM = 8 * MIB

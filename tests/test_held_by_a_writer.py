@@ -54,6 +54,7 @@ WRITING = (
     ("resize", "-f", "raw", "{}", "2M"),
     ("bench", "-w", "-c", "1", "-f", "raw", "{}"),
     ("snapshot", "-c", "one", "-f", "raw", "{}"),
+    ("amend", "-o", "compat=1.1", "-f", "raw", "{}"),
     ("convert", "-O", "raw", "free", "{}"),
     ("convert", "-n", "-O", "raw", "free", "{}"),
     ("create", "-f", "raw", "{}", "1M"),

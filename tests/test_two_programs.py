@@ -43,6 +43,7 @@ COMMANDS = (
     ("snapshot", "-l", "held"),
     ("snapshot", "-l", "-U", "held"),
     ("snapshot", "-c", "one", "held"),
+    ("amend", "-o", "refcount_bits=8", "held"),
     ("snapshot", "-l", "over"),
     ("snapshot", "-c", "one", "over"),
 )
@@ -74,6 +75,7 @@ WORK = {
     "rebase onto nothing": (("rebase", "-b", "", "held"), ("held", "base")),
     "rebase -u": (("rebase", "-u", "-b", "", "held"), ("held", "base")),
     "snapshot": (("snapshot", "-c", "one", "held"), ("held", "base")),
+    "amend": (("amend", "-o", "refcount_bits=8", "held"), ("held", "base")),
     "commit": (("commit", "held"), ("held", "base")),
     "commit -d": (("commit", "-d", "held"), ("held", "base")),
     "commit further down": (("commit", "-b", "base", "over"), ("over", "held", "base")),

@@ -109,19 +109,20 @@ fn run(
 ) -> std::io::Result<bool> {
     let mut random = Random::new(seed.and_then(|s| s.parse().ok()).unwrap_or(0));
     let end = Instant::now() + Duration::from_secs(seconds.parse().unwrap_or(60));
-    let (mut runs, mut slowest) = (0u64, Duration::ZERO);
+    let (mut runs, mut slowest, file) = (0u64, Duration::ZERO, format!("crash-{format}"));
     while Instant::now() < end {
         let data = make(&mut random);
+        // Before it is run: a heap that is full ends the program at once.
+        std::fs::write(&file, &data)?;
         let begun = Instant::now();
         if !passes(format, &data) {
-            let file = format!("crash-{format}");
             eprintln!("{format}: a finding after {runs} inputs; see {file}");
-            std::fs::write(&file, &data)?;
             return Ok(false);
         }
         slowest = slowest.max(begun.elapsed());
         runs += 1;
     }
+    std::fs::remove_file(&file)?;
     println!("{format}: {runs} inputs, the slowest took {} ms", slowest.as_millis());
     Ok(true)
 }

@@ -43,6 +43,7 @@ class ReadOnlyFormat:
             ("snapshot", "-c", "one", "-f", self.format, "disk.img"),
             ("snapshot", "-a", "one", "-f", self.format, "disk.img"),
             ("snapshot", "-d", "one", "-f", self.format, "disk.img"),
+            ("amend", "-o", "size=2M", "-f", self.format, "disk.img"),
             ("info", "--image-opts", f"driver={self.format},file.filename=disk.img,x=y"),
         ):
             with self.subTest(argv):

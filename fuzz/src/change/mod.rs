@@ -31,7 +31,7 @@ pub fn target(format: Option<&str>, data: &[u8]) {
     let damaged = numbers.below(4) == Some(0);
     let Some(mut world) = World::new(kind, &mut numbers) else { return };
     for _ in 0..OPERATIONS {
-        let Some(operation) = numbers.below(12) else { break };
+        let Some(operation) = numbers.below(13) else { break };
         match operation {
             0 | 1 => world.write(&mut numbers),
             2 | 3 => world.convert(&mut numbers),
@@ -40,6 +40,7 @@ pub fn target(format: Option<&str>, data: &[u8]) {
             6 => world.commit(&mut numbers),
             7 | 8 => world.requests(&mut numbers),
             9 | 10 => world.snapshot(&mut numbers),
+            11 => world.amend(&mut numbers),
             _ if damaged => world.damage(&mut numbers),
             _ => {}
         }

@@ -41,6 +41,8 @@ pub struct World {
     made: usize,
     /// Its snapshots: names, and what they should show; not where that depends on what it has come to stand on.
     taken: Vec<(String, Option<Vec<u8>>)>,
+    /// Counts may be too narrow for snapshots.
+    amended: bool,
 }
 
 /// Runs of bytes of one value each, a third of them zero.
@@ -67,7 +69,8 @@ impl World {
     /// Makes an image. `None`: the numbers have ended.
     pub fn new(kind: &'static Kind, numbers: &mut Numbers<'_>) -> Option<Self> {
         let sectors = 1 + numbers.below(SECTORS)?;
-        let mut world = Self { kind, files: Vec::new(), below: None, shows: None, made: 0, taken: Vec::new() };
+        let mut world =
+            Self { kind, files: Vec::new(), below: None, shows: None, made: 0, taken: Vec::new(), amended: false };
         world.files.push(File { name: TOP.into(), disk: Disk::default() });
         if kind.options.contains("data_file=") {
             world.files.push(File { name: "data".into(), disk: Disk::default() });
@@ -338,7 +341,8 @@ impl World {
         params.set("image", self.top()).set("action", action).set("name", name.as_bytes().to_vec());
         params.set("date-sec", 1u64).set("date-nsec", 0u64);
         // Counts of a bit have no room for a second reference, and what is in a data file has no snapshots.
-        let unable = self.kind.options.contains("refcount_bits=1") || self.kind.options.contains("data_file=");
+        let options = self.kind.options;
+        let unable = self.amended || options.contains("refcount_bits=1") || options.contains("data_file=");
         let done = if unable { self.run(&params).0 == 0 } else { self.must(&params, false) };
         match (action, done) {
             (_, false) => {}
@@ -353,6 +357,24 @@ impl World {
                 self.taken.remove(which);
             }
         }
+    }
+
+    /// What the image says of itself changes, and what it shows does not.
+    pub fn amend(&mut self, numbers: &mut Numbers<'_>) {
+        if self.kind.format != "qcow2" {
+            return;
+        }
+        let widths = ["1", "2", "4", "8", "16", "32", "64"];
+        let option = match numbers.or_zero(4) {
+            0 => String::from("compat=0.10"),
+            1 => String::from("compat=1.1"),
+            2 => format!("lazy_refcounts={}", ["on", "off"][numbers.or_zero(2) as usize]),
+            _ => format!("refcount_bits={}", widths[numbers.or_zero(7) as usize]),
+        };
+        let mut params = self.params("amend");
+        params.set("image", self.top()).set("options", vec![Value::from(option.into_bytes())]);
+        params.set("force", false).set("help", false);
+        self.amended |= self.run(&params).0 == 0;
     }
 
     fn look_at_snapshots(&mut self) {

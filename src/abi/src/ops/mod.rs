@@ -6,6 +6,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+pub mod amend;
 pub mod bench;
 pub mod bitmap;
 pub mod check;

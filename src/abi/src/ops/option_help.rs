@@ -1,4 +1,4 @@
-//! `-o help` of `create` and `convert`.
+//! `-o help` of `create`, `convert` and `amend`.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -10,8 +10,10 @@ record! {
     /// What is listed.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct OptionHelp {
-        /// The format whose images are to be made.
+        /// The format whose images are to be made, or changed.
         pub format: String = "format",
+        /// They are to be changed.
+        pub amend: bool = "amend",
     }
 
     /// What came of it.

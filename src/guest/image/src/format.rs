@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use crate::machine::Opener;
 use crate::options::OptionSpec;
 use crate::{
-    Ability, Bitmaps, Changes, CheckContext, CheckReport, Compressed, Creator, DeviceId, Editor, Error, Extent,
-    Machine, Purpose, Quirk, Repaired, Repairs, Resizing, Result, Source, Value, Version,
+    Ability, Amendment, Bitmaps, Changes, CheckContext, CheckReport, Compressed, Creator, DeviceId, Editor, Error,
+    Extent, Machine, Purpose, Quirk, Repaired, Repairs, Resizing, Result, Source, Value, Version,
 };
 
 /// What probing may look at.
@@ -145,6 +145,12 @@ pub trait Image: Sync {
     /// What gives an image that was opened to be written to another size. It is opened anew afterwards. `None`: its kind keeps
     /// its size.
     fn resizing(&self) -> Option<&dyn Resizing> {
+        None
+    }
+
+    /// Makes an image that was opened to be written to what it is to become. Cut anywhere, it shows the same disk, and has leaks
+    /// at worst. `None`: nothing but its size can change.
+    fn amend(&mut self, _what: &Amendment<'_>) -> Option<Result<()>> {
         None
     }
 

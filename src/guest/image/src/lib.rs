@@ -9,6 +9,7 @@
 extern crate alloc;
 
 pub mod ability;
+pub mod amend;
 pub mod bitmap;
 pub mod bits;
 pub mod blocks;
@@ -43,6 +44,7 @@ pub mod windows;
 pub mod write;
 
 pub use ability::{Ability, allowed};
+pub use amend::Amendment;
 pub use bitmap::{BitmapEditor, Bitmaps, DirtyBitmap};
 pub use check::{CheckContext, CheckReport, Findings, Repaired, Repairs};
 pub use edit::{Changes, Editor, Emptying, NewBacking, Rebasing, Spot};

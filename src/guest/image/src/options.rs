@@ -101,15 +101,16 @@ pub fn split(text: &str) -> Vec<(String, String)> {
 }
 
 impl Options {
-    /// Reads the texts of all `-o` in turn and checks the names.
+    /// Reads the texts of all `-o` in turn and checks the names. `more`: what else is to be said of a name that `specs` does not
+    /// have.
     ///
     /// # Errors
-    /// `Invalid parameter 'x'` for a name that `specs` does not have; a size that is none.
-    pub fn parse(texts: &[&str], specs: &[OptionSpec]) -> Result<Self> {
+    /// `Invalid parameter 'x'` for such a name; a size that is none.
+    pub fn parse(texts: &[&str], specs: &[OptionSpec], more: &dyn Fn(&str) -> &'static str) -> Result<Self> {
         let mut entries = Vec::new();
         for (name, value) in texts.iter().flat_map(|t| split(t)) {
             let Some(spec) = specs.iter().find(|s| s.name == name) else {
-                return Err(Error::usage(alloc::format!("Invalid parameter '{name}'")));
+                return Err(Error::usage(alloc::format!("Invalid parameter '{name}'{}", more(&name))));
             };
             match spec.kind {
                 OptionKind::Size => drop(size(&name, &value)?),

@@ -3,6 +3,7 @@
 
 use crate::chain::Layer;
 use crate::format::Format;
+use crate::options::OptionSpec;
 use crate::version::Version;
 
 /// A way in which a format, or the stock tool's driver of it, differs.
@@ -16,6 +17,8 @@ pub enum Quirk {
     Backs,
     /// Its images can hold compressed units.
     Compresses,
+    /// These options of its images can be changed.
+    Amends(&'static [OptionSpec]),
     /// Its images are read while another program writes to them: their file holds nothing but the disk's bytes.
     SharedWithWriters,
     /// Its images are in several files, which are opened whatever the command wants of them.
@@ -49,6 +52,15 @@ pub enum Quirk {
 #[must_use]
 pub fn has(format: &dyn Format, quirk: Quirk) -> bool {
     format.quirks().contains(&quirk)
+}
+
+/// Those options of a format's images that can be changed ([`Quirk::Amends`]); `None`: none of them can.
+#[must_use]
+pub fn amends(format: &dyn Format) -> Option<&'static [OptionSpec]> {
+    format.quirks().iter().find_map(|quirk| match quirk {
+        Quirk::Amends(options) => Some(*options),
+        _ => None,
+    })
 }
 
 /// Whether an image of `format` can say that its backing file is of the format called `backing`.

@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod amend;
 pub mod bench;
 pub mod bitmap;
 pub mod check;
@@ -48,6 +49,7 @@ const OPERATIONS: &[(&str, Start)] = &[
     (contract::rebase::Rebase::NAME, |m, entries, by| start(m, entries, by, &rebase::run)),
     (contract::commit::Commit::NAME, |m, entries, by| start(m, entries, by, &commit::run)),
     (contract::resize::Resize::NAME, |m, entries, by| start(m, entries, by, &resize::run)),
+    (contract::amend::Amend::NAME, |m, entries, by| start(m, entries, by, &amend::run)),
     (contract::snapshot::Snapshot::NAME, |m, entries, by| start(m, entries, by, &snapshot::run)),
     (contract::map::Map::NAME, |m, entries, by| start(m, entries, by, &map::run)),
     (contract::compare::Compare::NAME, |m, entries, by| start(m, entries, by, &compare::run)),

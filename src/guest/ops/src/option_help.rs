@@ -1,11 +1,11 @@
-//! `-o help`: the options that a format's images are made with.
+//! `-o help`: the options that a format's images are made with, and those that can be changed.
 
 use alloc::format;
 use alloc::vec::Vec;
 
 use instar_abi::ops::option_help::{OptionHelp, OptionHelpResults, OptionRow};
 use instar_image::options::{OptionKind, OptionSpec, Options};
-use instar_image::quirk::has_option;
+use instar_image::quirk::{amends, has_option};
 use instar_image::{Creator, Error, Format, Machine, Result, Version};
 
 use crate::told::tell;
@@ -16,15 +16,25 @@ const OF_THE_FILE: [&str; 3] = ["nocow", "preallocation", "extent_size_hint"];
 /// Tells the options; exit status 0.
 pub fn run(machine: &dyn Machine, params: &OptionHelp, version: Version) -> Result<u8> {
     let format = format_named(&params.format)?;
-    creator_of(format)?;
-    let row = |option: &OptionSpec| OptionRow {
-        name: option.name.into(),
-        kind: kind_text(option.kind).into(),
-        help: option.help.into(),
-        of_file: is_of_file(format, option.name),
+    let help = if params.amend {
+        amendable(format)?.iter().map(|option| row(option, false)).collect()
+    } else {
+        creator_of(format)?;
+        options(format, version).map(|option| row(option, is_of_file(format, option.name))).collect()
     };
-    tell(machine, OptionHelpResults { help: options(format, version).map(row).collect() })?;
+    tell(machine, OptionHelpResults { help })?;
     Ok(0)
+}
+
+/// An option as it is told.
+pub fn row(option: &OptionSpec, of_file: bool) -> OptionRow {
+    OptionRow { name: option.name.into(), kind: kind_text(option.kind).into(), help: option.help.into(), of_file }
+}
+
+/// Those options of a format's images that can be changed, in the order of `-o help`.
+pub fn amendable(format: &dyn Format) -> Result<&'static [OptionSpec]> {
+    let refused = || Error::unsupported(format!("Format driver '{}' does not support option amendment", format.name()));
+    amends(format).ok_or_else(refused)
 }
 
 /// The options that a format has in that release, in the order of `-o help`.
@@ -35,7 +45,7 @@ pub fn options(format: &dyn Format, version: Version) -> impl Iterator<Item = &'
 /// What `-o` says for a new image of the format, as far as that release has such options.
 pub fn parse(format: &dyn Format, texts: &[&str], version: Version) -> Result<Options> {
     let specs: Vec<OptionSpec> = options(format, version).copied().collect();
-    Options::parse(texts, &specs)
+    Options::parse(texts, &specs, &|_| "")
 }
 
 /// The option is one of the file, not of the format.

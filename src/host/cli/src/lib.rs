@@ -26,7 +26,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use commands::{COMMANDS, Command, MISSING};
+use commands::{COMMANDS, Command};
 use config::Config;
 use getopt::{Opt, Parsed};
 use program::{Exit, Program};
@@ -146,9 +146,6 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
     match (command, named) {
         (Some(command), _) => perform(program, command, parsed),
         (None, None) => Err(program.usage("Not enough arguments")),
-        (None, Some(word)) if MISSING.contains(&word.as_str()) => {
-            Err(program.fail(&format!("{word}: instar does not have this command yet")))
-        }
         (None, Some(word)) => Err(program.usage(&format!("Command not found: {word}"))),
     }
 }

@@ -150,7 +150,8 @@ gets! {
     vmdk_in_place_writes_extents_below_its_folder: 5,
         "resize -f vmdk evil 1M" "bench -w -f vmdk -c 1 evil";
     unknown_in_place_writes_parts_below_its_folder: 5,
-        "resize evil 1M" "bench -w -c 1 evil" "snapshot -a one evil";
+        "resize evil 1M" "bench -w -c 1 evil" "snapshot -a one evil"
+        "amend -o compat=1.1 evil" "amend -o help evil";
     no_backing_means_no_part: 0,
         "resize --no-backing evil 1M" "commit --no-backing evil" "bench --no-backing -w -f vmdk -c 1 evil";
 }

@@ -12,7 +12,7 @@ const SIZE: u64 = 1 << 20;
 const FIXED: &str = "key-secret=s,iter-time=1";
 
 fn options(text: &str) -> Options {
-    Options::parse(&[text], Luks.create_options()).expect("they are known")
+    Options::parse(&[text], Luks.create_options(), &|_| "").expect("they are known")
 }
 
 fn context<'a, 'n>(machine: &'a Machine, device: DeviceId, options: &'n Options) -> CreateContext<'a, 'n> {

@@ -33,6 +33,8 @@ pub mod field {
 pub const HEADER_LENGTH_V2: u32 = 72;
 /// See [`HEADER_LENGTH_V2`].
 pub const HEADER_LENGTH_V3: u32 = 104;
+/// That with the type of compression, and what fills it up.
+pub const HEADER_LENGTH_WHOLE: u32 = 112;
 
 /// Incompatible features.
 pub mod incompatible {

@@ -8,6 +8,7 @@
 
 extern crate alloc;
 
+mod amend;
 mod below;
 mod bitmaps;
 mod cache;
@@ -44,9 +45,9 @@ use instar_image::options::check_driver_options;
 use instar_image::reader::Reader;
 use instar_image::table::Span;
 use instar_image::{
-    Backing, Bitmaps, Changes, CheckContext, CheckReport, Creator, Decoder, Description, DeviceId, Editor, Error,
-    Extent, Format, Image, Machine, OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing, Result, Role,
-    SafetyCheck, Source, Version, limits,
+    Amendment, Backing, Bitmaps, Changes, CheckContext, CheckReport, Creator, Decoder, Description, DeviceId, Editor,
+    Error, Extent, Format, Image, Machine, OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing, Result,
+    Role, SafetyCheck, Source, Version, limits,
 };
 
 use crate::bitmaps::{Bitmap, Directory};
@@ -132,6 +133,7 @@ impl Format for Qcow2 {
         &[
             // `keep_data_file` came with 11.1.
             Quirk::OptionSince("keep_data_file", Version::V11_1),
+            Quirk::Amends(amend::OPTIONS),
             Quirk::Backs,
             Quirk::Compresses,
         ]
@@ -320,6 +322,10 @@ impl Image for Qcow2Image<'_> {
 
     fn resizing(&self) -> Option<&dyn Resizing> {
         Some(self)
+    }
+
+    fn amend(&mut self, what: &Amendment<'_>) -> Option<Result<()>> {
+        Some(amend::run(self, what))
     }
 
     fn backing(&self) -> Option<Backing> {

@@ -1,5 +1,6 @@
 //! The commands: one file each, one line each in [`COMMANDS`].
 
+pub mod amend;
 pub mod bench;
 pub mod bitmap;
 pub mod check;
@@ -51,6 +52,7 @@ pub const COMMANDS: &[&Command] = &[
     &rebase::COMMAND,
     &resize::COMMAND,
     &snapshot::COMMAND,
+    &amend::COMMAND,
     &commit::COMMAND,
     &check::COMMAND,
     &compare::COMMAND,
@@ -61,9 +63,6 @@ pub const COMMANDS: &[&Command] = &[
     &doctor::COMMAND,
     &generate::COMMAND,
 ];
-
-/// qemu-img's commands that are not there yet.
-pub const MISSING: &[&str] = &["amend"];
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[

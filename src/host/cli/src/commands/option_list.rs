@@ -1,6 +1,7 @@
 //! `-o`: lists of options for the format of what is made.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Write;
 use std::fs::FileType;
 use std::os::unix::fs::FileTypeExt;
 
@@ -118,22 +119,36 @@ impl Holder {
     }
 }
 
+/// The line of an option.
+fn show(out: &mut dyn Write, option: &OptionRow, help: &str) -> std::fmt::Result {
+    let [name, kind] = [&option.name, &option.kind].map(|text| terminal(text.as_bytes()));
+    let head = format!("  {name}=<{kind}>");
+    writeln!(out, "{head:<24} - {}", terminal(help.as_bytes()))
+}
+
+/// Those options of a format that can be changed.
+pub fn show_amendable(program: &Program, format: &str, rows: &[OptionRow]) -> Result<(), Exit> {
+    let render = |out: &mut dyn Write| {
+        writeln!(out, "Amend options for '{}':", terminal(format.as_bytes()))?;
+        rows.iter().try_for_each(|option| show(out, option, &option.help))
+    };
+    program.show(&render, format)
+}
+
 /// `-o help`. Without the target's name it is not known what will hold it, and what that offers is left out.
 pub fn help(program: &Program, format: &str, target: Option<&OsString>) -> Result<u8, Exit> {
     let holder = Holder::of(target);
-    let params = OptionHelp { format: format.to_string() };
+    let params = OptionHelp { format: format.to_string(), amend: false };
     let (status, results) = program.run(params, Call::default(), 1, &Defaults::METADATA, format, &Silent)?;
     if status == 0 {
-        let render = |out: &mut dyn std::fmt::Write| {
+        let render = |out: &mut dyn Write| {
             match holder {
                 Holder::Unknown => writeln!(out, "Supported {format} options:")?,
                 _ => writeln!(out, "Supported options:")?,
             }
             for option in &results.help {
                 let Some(help) = holder.help(option) else { continue };
-                let [name, kind] = [&option.name, &option.kind].map(|text| terminal(text.as_bytes()));
-                let head = format!("  {name}=<{kind}>");
-                writeln!(out, "{head:<24} - {}", terminal(help.as_bytes()))?;
+                show(out, option, help)?;
             }
             if holder == Holder::Unknown {
                 out.write_str(

@@ -4,11 +4,13 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use instar_image::reader::Reader;
-use instar_image::{Backing, DeviceId, Error, Machine, Result, limits};
+use instar_image::{Backing, DeviceId, Error, Machine, Result, Step, limits};
 
 use crate::bitmaps::Directory;
 use crate::header::Header;
-use crate::layout::{AUTOCLEAR_BITMAPS, BACKING_FORMAT_MAX, extension, field};
+use crate::layout::{
+    AUTOCLEAR_BITMAPS, BACKING_FORMAT_MAX, HEADER_LENGTH_V2, HEADER_LENGTH_WHOLE, REFCOUNT_ORDER_V2, extension, field,
+};
 use crate::window::Window;
 
 /// Bytes that a disk writes whole or not at all.
@@ -78,6 +80,27 @@ impl Head {
         if !content.is_empty() {
             self.extensions.insert(0, (kind, content.to_vec()));
         }
+    }
+
+    /// Of another version. What only version 3 has goes, or is as an image has it that uses none of it.
+    pub fn with_version(mut self, version: u32) -> Self {
+        let length = if version < 3 { HEADER_LENGTH_V2 } else { HEADER_LENGTH_WHOLE };
+        self.fixed.truncate(HEADER_LENGTH_V2 as usize);
+        self.fixed.resize(length as usize, 0);
+        self.put(field::VERSION, &version.to_be_bytes());
+        if version < 3 {
+            self.set_extension(extension::FEATURE_NAMES, &[]);
+        } else {
+            self.put(field::REFCOUNT_ORDER, &REFCOUNT_ORDER_V2.to_be_bytes());
+            self.put(field::HEADER_LENGTH, &length.to_be_bytes());
+        }
+        self
+    }
+
+    /// With another name of the data file, or none.
+    pub fn with_data_file(mut self, name: &[u8]) -> Self {
+        self.set_extension(extension::DATA_FILE, name);
+        self
     }
 
     fn put(&mut self, at: usize, bytes: &[u8]) {
@@ -160,6 +183,13 @@ impl Head {
             steps.push((SECTOR as u64, rest));
         }
         Ok(steps)
+    }
+
+    /// Writes it as [`Head::steps`] says, and then that is stable.
+    pub fn write(self, machine: &dyn Machine, device: DeviceId) -> Result<()> {
+        self.steps()?.iter().try_for_each(|(offset, data)| {
+            machine.submit(&[Step::Write { device, offset: *offset, data }, Step::Barrier { device }])
+        })
     }
 
     /// Header, extensions and, so many bytes behind them, the backing file's name.

@@ -2,7 +2,7 @@
 //!
 //! [`counts`] hands out clusters, [`tables`] holds the tables that change, [`entries`] decides what becomes of a
 //! cluster, [`space`] gives the host back what is free, [`head`] rewrites the first cluster, [`metadata`] knows what no data may be written over, [`clear`] empties the disk, [`resize`] changes its size, [`tail`] clears
-//! what lay behind its end, [`tracker`] keeps persistent bitmaps up, [`mod@bitmaps`] changes them themselves, [`mod@snapshots`]
+//! what lay behind its end, [`expand`] does without entries that version 2 does not have, [`tracker`] keeps persistent bitmaps up, [`mod@bitmaps`] changes them themselves, [`mod@snapshots`]
 //! takes and gives up internal snapshots.
 //!
 //! Nothing that is stable refers to a new place before [`Qcow2Editor::settle`], which writes in this order, with a
@@ -13,7 +13,8 @@ mod bitmaps;
 mod bits;
 mod clear;
 mod entries;
-mod head;
+mod expand;
+pub mod head;
 mod metadata;
 mod resize;
 mod snapshots;

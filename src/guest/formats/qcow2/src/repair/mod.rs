@@ -10,7 +10,7 @@
 pub mod counts;
 pub mod mend;
 mod run;
-mod snapshots;
+pub mod snapshots;
 mod survey;
 
 pub use run::run;

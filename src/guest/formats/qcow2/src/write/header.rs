@@ -9,11 +9,9 @@ use instar_image::{Error, Result};
 
 use super::spec::{Codec, Spec};
 use crate::layout::{
-    AUTOCLEAR_DATA_FILE_RAW, COMPATIBLE_LAZY_REFCOUNTS, HEADER_LENGTH_V2, MAGIC, extension, field, incompatible,
+    AUTOCLEAR_DATA_FILE_RAW, COMPATIBLE_LAZY_REFCOUNTS, HEADER_LENGTH_V2, HEADER_LENGTH_WHOLE, MAGIC, extension, field,
+    incompatible,
 };
-
-/// Length of a version 3 header with the compression type, in bytes.
-const HEADER_LENGTH: usize = 112;
 
 /// Where the tables are.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,7 +67,8 @@ fn no_room(spec: &Spec, why: &str) -> Error {
 /// The first cluster's bytes.
 pub fn encode(spec: &Spec, tables: Tables) -> Result<Vec<u8>> {
     let cluster = usize::try_from(spec.cluster()).unwrap_or(usize::MAX);
-    let mut bytes = alloc::vec![0; if spec.version == 2 { HEADER_LENGTH_V2 as usize } else { HEADER_LENGTH }];
+    let mut bytes =
+        alloc::vec![0; if spec.version == 2 { HEADER_LENGTH_V2 as usize } else { HEADER_LENGTH_WHOLE as usize }];
     let flag = |is: bool, bit: u64| if is { bit } else { 0 };
     put(&mut bytes, 0, &MAGIC);
     put(&mut bytes, field::VERSION, &spec.version.to_be_bytes());
@@ -93,7 +92,7 @@ pub fn encode(spec: &Spec, tables: Tables) -> Result<Vec<u8>> {
         put(&mut bytes, field::COMPATIBLE, &flag(spec.lazy_refcounts, COMPATIBLE_LAZY_REFCOUNTS).to_be_bytes());
         put(&mut bytes, field::AUTOCLEAR, &flag(spec.data_file_raw, AUTOCLEAR_DATA_FILE_RAW).to_be_bytes());
         put(&mut bytes, field::REFCOUNT_ORDER, &spec.refcount_order.to_be_bytes());
-        put(&mut bytes, field::HEADER_LENGTH, &(HEADER_LENGTH as u32).to_be_bytes());
+        put(&mut bytes, field::HEADER_LENGTH, &HEADER_LENGTH_WHOLE.to_be_bytes());
         put(&mut bytes, field::COMPRESSION_TYPE, &[u8::from(spec.codec == Codec::Zstd)]);
     }
     if let Some((_, Some(format))) = &spec.backing {

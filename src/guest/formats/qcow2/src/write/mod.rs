@@ -26,7 +26,7 @@ use crate::layout::{L1_ENTRY, OFLAG_COPIED};
 use sealed::Sealed;
 use spec::{Preallocation, Spec};
 
-const fn option(name: &'static str, kind: OptionKind, help: &'static str) -> OptionSpec {
+pub const fn option(name: &'static str, kind: OptionKind, help: &'static str) -> OptionSpec {
     OptionSpec { name, kind, help }
 }
 

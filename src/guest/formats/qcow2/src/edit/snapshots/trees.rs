@@ -171,7 +171,7 @@ impl<'a> Qcow2Editor<'a> {
     }
 
     /// Sets the disk's copied flags by the counts, and then that is stable.
-    pub(super) fn set_flags(&self, state: &mut State<'a>, l1: Span) -> Result<()> {
+    pub(in crate::edit) fn set_flags(&self, state: &mut State<'a>, l1: Span) -> Result<()> {
         let stored = Stored::open(self.machine, self.device, &self.header)?;
         let (windows, reach) = self.windows(l1, stored.table.geometry)?;
         for (number, range) in windows.into_iter().enumerate() {

@@ -14,6 +14,8 @@ const SECTORS: u64 = 4200;
 const DAMAGED_MAX: u64 = 64 << 20;
 /// Most bytes of the heap, and most milliseconds, that one operation on a damaged image takes.
 const HEAP_MAX: usize = 256 << 20;
+/// Bytes of a device: a damaged image may claim to be all data.
+const ROOM: u64 = 64 << 20;
 const CPU_MAX: i64 = if cfg!(debug_assertions) { 60_000 } else { 3000 };
 /// The image, and what it stands on: the names of further files are made from the first (see [`Machine`]).
 pub(super) const TOP: &str = "disk";
@@ -135,7 +137,7 @@ impl World {
 
     /// A machine with all files.
     pub(super) fn machine(&mut self) -> Machine {
-        let machine = Machine::new().with_workers(1).with_secret("sec0", "password");
+        let machine = Machine::new().with_workers(1).with_secret("sec0", "password").with_room(ROOM);
         for file in &mut self.files {
             let disk = std::mem::take(&mut file.disk);
             let fresh = disk.is_empty();

@@ -25,6 +25,7 @@ pub use fault::{Fault, Injection};
 pub use journal::{Entry, Journal};
 
 const ENOENT: u32 = 2;
+const ENOSPC: u32 = 28;
 const EBADF: u32 = 9;
 const EINVAL: u32 = 22;
 
@@ -50,6 +51,7 @@ pub struct Machine {
     stock: AtomicBool,
     sealed: AtomicBool,
     secrets: Vec<(String, Vec<u8>)>,
+    room: Option<u64>,
     journal: Mutex<Option<Journal>>,
     faults: Mutex<Faults>,
 }
@@ -84,6 +86,13 @@ impl Machine {
     #[must_use]
     pub fn with_secret(mut self, id: &str, data: impl AsRef<[u8]>) -> Self {
         self.secrets.push((id.to_string(), data.as_ref().to_vec()));
+        self
+    }
+
+    /// The same; a device that holds so many bytes, or more, takes no change any more.
+    #[must_use]
+    pub fn with_room(mut self, room: u64) -> Self {
+        self.room = Some(room);
         self
     }
 
@@ -207,6 +216,9 @@ impl Machine {
         self.with(device, |d| {
             if !d.writable {
                 return Err(Error::new(Kind::Io(EBADF), "the device is read-only"));
+            }
+            if self.room.is_some_and(|room| d.disk.allocated() >= room) {
+                return Err(Error::new(Kind::Io(ENOSPC), "No space left on device"));
             }
             act(&mut d.disk);
             Ok(())

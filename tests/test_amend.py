@@ -1,5 +1,6 @@
 """amend, next to the stock tool: words, what the image is afterwards, odd images, random histories."""
 
+import json
 import os
 import random
 import re
@@ -54,7 +55,7 @@ class TestAmendArguments(AmendTest):
         self.copy()
         lines = (
             "", "a.q", "-o", "-o compat=0.10", "-o compat=1.1 a.q a.q", "-o x=1 a.q", "-o x=1", "-o help", "-o help a.q",
-            "-f qcow2 -o help", "-f raw -o help", "-f nosuch -o help", "-f qcow2 -o help nosuch",
+            "-f qcow2 -o help", "-f luks -o help", "-f raw -o help", "-f nosuch -o help", "-f qcow2 -o help nosuch",
             "-o help nosuch", "-o compat=1.1,help a.q", "-o ? -f qcow2", "-o cluster_size=4k a.q", "-o preallocation=full a.q",
             "-o encryption=on a.q", "-o encrypt.format=luks a.q", "-o encrypt.state=active a.q", "-o compat=2 a.q",
             "-o compat= a.q", "-o compat a.q", "-o refcount_bits=3 a.q", "-o refcount_bits=0 a.q", "-o refcount_bits=-1 a.q",
@@ -201,6 +202,99 @@ class TestAmendImages(AmendTest):
         told = self.make("qemu-img", "info", "a.q", cwd=self.path("ours"))
         self.assertIn("backing file: b.q", told)
         self.assertIn("backing file format: qcow2", told)
+
+
+class TestKeySlots(AmendTest):
+    """Passwords given and taken, of LUKS images and of qcow2 images encrypted so."""
+
+    PASSWORDS = {"a": "aaa", "b": "bbb", "c": "ccc", "e": ""}
+    SECRETS = [word for name, data in PASSWORDS.items() for word in ("--object", f"secret,id={name},data={data}")]
+    # What opens it, the options, and whether it is forced.
+    LINES = (
+        ("a", "state=active"), ("a", "state=x"), ("a", "keyslot=1"), ("a", "iter-time=10"), ("a", "x=1"), ("a", "size=1M"),
+        ("a", "state=active,new-secret=nosuch"), ("a", "state=active,new-secret=b,old-secret=a"),
+        ("a", "state=active,new-secret=b,keyslot=8"), ("a", "state=active,new-secret=b,keyslot=-1"),
+        ("a", "state=active,new-secret=b,keyslot=0"), ("b", "state=active,new-secret=b"), ("", "state=active,new-secret=b"),
+        ("a", "state=active,new-secret=b,iter-time=1"), ("b", "state=active,new-secret=c,iter-time=1,keyslot=6"),
+        ("a", "state=active,new-secret=e,iter-time=1"), ("c", "state=inactive"), ("c", "state=inactive,new-secret=b"),
+        ("c", "state=inactive,iter-time=3"), ("c", "state=inactive,keyslot=5"), ("c", "state=inactive,keyslot=8"),
+        ("c", "state=inactive,old-secret=nosuch"), ("c", "state=inactive,old-secret=b,keyslot=0"),
+        ("c", "state=inactive,old-secret=b,keyslot=1"), ("c", "state=inactive,old-secret=b"), ("e", "state=inactive,keyslot=0"),
+        ("a", "state=active,new-secret=b,iter-time=1"), ("c", "state=active,new-secret=b,iter-time=1"),
+        ("c", "state=active,new-secret=a,iter-time=1"), ("c", "state=active,new-secret=a,iter-time=1"),
+        ("c", "state=active,new-secret=a,iter-time=1"), ("c", "state=active,new-secret=a,iter-time=1"),
+        ("c", "state=active,new-secret=a,iter-time=1"), ("a", "state=inactive,old-secret=a"),
+        ("c", "state=inactive,old-secret=e"), ("c", "state=inactive,old-secret=a"), ("c", "state=inactive,keyslot=6"),
+        ("c", "state=inactive,keyslot=7"), ("c", "state=inactive,keyslot=6"), ("c", "state=inactive,old-secret=c"),
+        ("c", "state=inactive,keyslot=5", True), ("c", "state=active,new-secret=a,iter-time=1,keyslot=6", True),
+        ("a", "state=inactive,keyslot=6", True), ("a", "state=active,new-secret=a"),
+    )  # fmt: skip
+
+    def opened(self, driver, prefix, secret):
+        key = f",{prefix}key-secret={secret}" if secret else ""
+        return f"driver={driver}{key},file.filename=a.q"
+
+    def slots(self, who):
+        """Which are in use."""
+        told = json.loads(self.make("qemu-img", "info", "--output=json", "a.q", cwd=self.path(who)))
+        data = told["format-specific"]["data"]
+        return [slot["active"] for slot in data.get("encrypt", data)["slots"]]
+
+    def opening(self, who, driver, prefix):
+        """Which passwords open it: what they show."""
+        found = {}
+        for name in self.PASSWORDS:
+            words = ("--image-opts", "-O", "raw", self.opened(driver, prefix, name), "out")
+            if self.run_qemu_img("convert", *self.SECRETS, *words, cwd=self.path(who))[2] == 0:
+                with open(os.path.join(self.path(who), "out"), "rb") as file:
+                    found[name] = file.read()
+        return found
+
+    def history(self, driver, prefix, *create):
+        self.prepare("qemu-img", "create", "-q", *self.SECRETS, "-f", driver, "-o",
+                     ",".join((f"{prefix}key-secret=a", f"{prefix}iter-time=1", *create)), "a.q", "64k")  # fmt: skip
+        self.make("qemu-io", *self.SECRETS, "--image-opts", "-c", "write -P 7 0 64k", self.opened(driver, prefix, "a"),
+                  cwd=self.path("ours"))  # fmt: skip
+        self.copy()
+        for secret, line, *force in self.LINES:
+            options = ",".join(prefix + option if "size" not in option and option != "x=1" else option
+                               for option in line.split(","))  # fmt: skip
+            with self.subTest(secret=secret, options=options):
+                image = ("--image-opts", self.opened(driver, prefix, secret))
+                status = self.same(*self.SECRETS, *(["--force"] if force else []), "-o", options, *image)
+                self.assertEqual(self.slots("ours"), self.slots("theirs"))
+                if status == 0:
+                    ours, theirs = (self.opening(who, driver, prefix) for who in ("ours", "theirs"))
+                    self.assertEqual(sorted(ours), sorted(theirs))
+                    for name, content in ours.items():
+                        self.assert_same_bytes(content, theirs[name], f"the disk, opened by {name}")
+
+    def test_luks(self):
+        self.history("luks", "")
+
+    def test_inside_of_qcow2(self):
+        self.history("qcow2", "encrypt.", "encrypt.format=luks", "cluster_size=16k")
+
+    def test_aes_has_no_slots(self):
+        self.make("qemu-img", "create", "-q", *self.SECRETS, "-f", "qcow2", "-o", "encrypt.format=aes,encrypt.key-secret=a",
+                  "a.q", "1M", cwd=self.path("ours"))  # fmt: skip
+        self.copy()
+        for options in ("encrypt.state=active,encrypt.new-secret=b", "encrypt.keyslot=1", "compat=0.10", "refcount_bits=32"):
+            with self.subTest(options):
+                self.same(*self.SECRETS, "-o", options, "--image-opts", self.opened("qcow2", "encrypt.", "a"))
+
+    def test_version_2_of_luks(self):
+        """The stock tool takes it for raw."""
+        with open(os.path.join(self.path("ours"), "disk"), "wb") as file:
+            file.truncate(20 * MIB)
+        with open(self.path("key"), "w", encoding="ascii") as file:
+            file.write("aaa")
+        self.run_tool(["cryptsetup", "-q", "luksFormat", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations",
+                       "1000", "ours/disk", self.path("key")], cwd=self.tmp)  # fmt: skip
+        words = ("--image-opts", "driver=luks,key-secret=a,file.filename=disk")
+        out, err, status = self.run_instar("amend", *self.SECRETS, "-o", "state=inactive,keyslot=0", *words, cwd=self.path("ours"))
+        self.assertEqual((out, status), ("", 1))
+        self.assertIn("cannot be changed", err)
 
 
 class TestRandomHistories(AmendTest):

@@ -1,7 +1,7 @@
 //! What an image says of itself changed, cut at every step: disk and snapshots show what they did all the time; copied flags may
 //! be missing, and clusters may be leaked.
 
-use instar_cut::{Folder, Image, Scenario, Watch};
+use instar_cut::{Folder, Image, SECRET, Scenario, Watch};
 use instar_image::Value;
 
 const TOP: Image = Image { name: "top", format: "qcow2", watch: Watch::Whole };
@@ -82,5 +82,34 @@ fn another_width_of_refcounts() {
 fn flags_and_size() {
     for option in ["lazy_refcounts=on", "size=3M", "size=512k", "size=2M,refcount_bits=8,lazy_refcounts=on"] {
         assert!(amended(image("cluster_size=16k", true, false), option, "flags") > 0, "{option}");
+    }
+}
+
+/// The same password in another slot, and in the only one that is in use: whatever is cut, it opens the image.
+#[test]
+fn key_slots() {
+    for (format, options, prefix) in [
+        ("luks", "iter-time=1,key-secret=s", ""),
+        ("qcow2", "cluster_size=64k,encrypt.format=luks,encrypt.iter-time=1,encrypt.key-secret=s", "encrypt."),
+    ] {
+        let key: &'static str = if prefix.is_empty() { "key-secret" } else { "encrypt.key-secret" };
+        for (words, force) in [
+            ("state=active,new-secret=s,iter-time=1", false),
+            ("state=active,new-secret=s,iter-time=1,keyslot=0", true),
+        ] {
+            let folder = Folder::new();
+            let object = format!("secret,id={},data={}", SECRET.0, SECRET.1);
+            folder.stock("qemu-img", &["create", "-q", "-f", format, "--object", &object, "-o", options, "top", "64k"]);
+            let named = format!("driver={format},{key}={},file.filename=top", SECRET.0);
+            folder.stock("qemu-io", &["--object", &object, "--image-opts", "-c", "write -P 5 0 64k", &named]);
+            let mut scenario = Scenario::new("amend", folder, &[Image { name: "top", format, watch: Watch::Whole }]);
+            scenario.key = Some(key);
+            let option = words.split(',').map(|word| format!("{prefix}{word}")).collect::<Vec<_>>().join(",");
+            scenario.params.set("options", vec![Value::from(option.as_bytes().to_vec())]);
+            scenario.params.set("force", force).set("help", false);
+            let states = scenario.run();
+            println!("{format}, {option}: {states} states");
+            assert!(states > 5, "{format}");
+        }
     }
 }

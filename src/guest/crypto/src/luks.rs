@@ -5,6 +5,7 @@
 
 mod create;
 mod options;
+pub mod slots;
 
 use alloc::format;
 use alloc::string::String;
@@ -59,6 +60,9 @@ const CIPHERS: [(&str, &str, &[u32]); 6] = [
     ("sm4", "sm4", &[16]),
 ];
 const IVGENS: [&str; 3] = ["plain", "plain64", "essiv"];
+
+/// A key; nothing of it stays in memory.
+type Key = Zeroizing<Vec<u8>>;
 
 /// One key slot.
 #[derive(Clone, Debug)]
@@ -246,6 +250,11 @@ impl Header {
     /// No slot opens with it; a cipher that is not there.
     pub fn unlock(&self, source: &dyn Source, device: DeviceId, offset: u64, password: &[u8]) -> Result<Crypter> {
         let scheme = self.scheme()?;
+        scheme.with_key(&self.master_key(source, device, offset, password)?)
+    }
+
+    /// The same; the key itself.
+    fn master_key(&self, source: &dyn Source, device: DeviceId, offset: u64, password: &[u8]) -> Result<Key> {
         if self.mode == Mode::Xts && !self.key_bytes.is_multiple_of(2) {
             return Err(Error::malformed("XTS cipher key length should be a multiple of 2"));
         }
@@ -255,23 +264,37 @@ impl Header {
         let keys = source.keys();
         let origin = self.origin(password);
         if let Some(key) = keys.and_then(|keys| keys.find(&origin)) {
-            return scheme.with_key(&key);
+            return Ok(Zeroizing::new(key));
         }
-        for (number, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.active) {
-            bounded(self.rounds).and(bounded(slot.rounds)).map_err(|e| e.context(format!("key slot {number}")))?;
-            let mut material = Zeroizing::new(vec![0; self.material() as usize]);
-            source.read(device, offset.saturating_add(slot.offset), &mut material)?;
-            let slot_key = Zeroizing::new(self.hash.pbkdf2(source, password, &slot.salt, slot.rounds, self.key_bytes));
-            scheme.with_key(&slot_key)?.decrypt(0, &mut material);
-            let key = af::merge(self.hash, &material, self.key_bytes);
-            if self.hash.pbkdf2(source, &key, &self.salt, self.rounds, DIGEST) == self.digest {
+        for number in 0..SLOTS {
+            if let Some(key) = self.open_slot(source, device, offset, number, password)? {
                 if let Some(keys) = keys {
                     keys.add(origin, key.to_vec());
                 }
-                return scheme.with_key(&key);
+                return Ok(key);
             }
         }
         Err(Error::usage("Invalid password, cannot unlock any keyslot"))
+    }
+
+    /// The key, if the password opens that slot, which is none that is free.
+    fn open_slot(
+        &self,
+        source: &dyn Source,
+        device: DeviceId,
+        offset: u64,
+        number: usize,
+        password: &[u8],
+    ) -> Result<Option<Key>> {
+        let Some(slot) = self.slots.get(number).filter(|slot| slot.active) else { return Ok(None) };
+        bounded(self.rounds).and(bounded(slot.rounds)).map_err(|e| e.context(format!("key slot {number}")))?;
+        let mut material = Zeroizing::new(vec![0; self.material() as usize]);
+        source.read(device, offset.saturating_add(slot.offset), &mut material)?;
+        let slot_key = Zeroizing::new(self.hash.pbkdf2(source, password, &slot.salt, slot.rounds, self.key_bytes));
+        self.scheme()?.with_key(&slot_key)?.decrypt(0, &mut material);
+        let key = af::merge(self.hash, &material, self.key_bytes);
+        let fits = self.hash.pbkdf2(source, &key, &self.salt, self.rounds, DIGEST) == self.digest;
+        Ok(fits.then_some(key))
     }
 }
 

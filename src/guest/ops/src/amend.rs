@@ -43,7 +43,7 @@ pub fn run(machine: &dyn Machine, params: &Amend, version: Version) -> Result<u8
         warn: &|text| warn(machine, Vec::from([String::from(text)])),
     };
     let amended = chain.layers.first_mut().and_then(|top| top.image.amend(&what));
-    amended.transpose()?;
+    amended.unwrap_or_else(|| Err(Error::unsupported("the options of such an image cannot be changed")))?;
     Ok(0)
 }
 

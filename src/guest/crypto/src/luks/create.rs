@@ -52,8 +52,8 @@ impl Request {
         machine.random(&mut key);
         let crypter = self.scheme.with_key(&key)?;
         let per_second = rounds_per_second(machine, self.hash)?;
-        let digest_rounds = self.rounds(per_second, DIGEST, DIGEST_SHARE)?;
-        let slot_rounds = self.rounds(per_second, self.key_bytes, 1)?;
+        let digest_rounds = rounds(self.hash, self.iter_time, per_second, DIGEST, DIGEST_SHARE)?;
+        let slot_rounds = rounds(self.hash, self.iter_time, per_second, self.key_bytes, 1)?;
         let (mut salt, mut slot_salt) = ([0; SALT], [0; SALT]);
         machine.random(&mut salt);
         machine.random(&mut slot_salt);
@@ -101,23 +101,23 @@ impl Request {
         }
         Ok((Created { header, material, material_at: HEADER_ROOM }, crypter))
     }
+}
 
-    /// Rounds that derive `len` bytes in the time that was asked for, divided by `share`. `per_second`: for one digest.
-    fn rounds(&self, per_second: u64, len: usize, share: u64) -> Result<u32> {
-        let digests = len.div_ceil(self.hash.digest_len()) as u64;
-        let rate = per_second / digests;
-        let wanted = rate.checked_mul(self.iter_time).ok_or_else(|| {
-            let text = format!("PBKDF iterations {rate} too large to scale: Numerical result out of range");
-            Error::usage(text)
-        })?;
-        let wanted = wanted / MILLISECONDS / share;
-        let rounds = u32::try_from(wanted.max(ROUNDS_MIN)).map_err(|_| {
-            let text = format!("PBKDF iterations {wanted} larger than {}", u32::MAX);
-            Error::usage(format!("{text}: Numerical result out of range"))
-        })?;
-        bounded(rounds)?;
-        Ok(rounds)
-    }
+/// Rounds that derive `len` bytes in `iter_time` milliseconds, divided by `share`. `per_second`: for one digest.
+pub fn rounds(hash: Hash, iter_time: u64, per_second: u64, len: usize, share: u64) -> Result<u32> {
+    let digests = len.div_ceil(hash.digest_len()) as u64;
+    let rate = per_second / digests;
+    let wanted = rate.checked_mul(iter_time).ok_or_else(|| {
+        let text = format!("PBKDF iterations {rate} too large to scale: Numerical result out of range");
+        Error::usage(text)
+    })?;
+    let wanted = wanted / MILLISECONDS / share;
+    let rounds = u32::try_from(wanted.max(ROUNDS_MIN)).map_err(|_| {
+        let text = format!("PBKDF iterations {wanted} larger than {}", u32::MAX);
+        Error::usage(format!("{text}: Numerical result out of range"))
+    })?;
+    bounded(rounds)?;
+    Ok(rounds)
 }
 
 /// Sectors of a place in the header, which is far below what 32 bits count.
@@ -137,7 +137,7 @@ fn uuid(machine: &dyn Machine) -> alloc::string::String {
 
 /// Rounds that derive one digest in a second here. A measurement can only be disturbed to seem slow, so that the best of
 /// several is taken: a busy machine makes no weaker keys.
-fn rounds_per_second(machine: &dyn Machine, hash: Hash) -> Result<u64> {
+pub fn rounds_per_second(machine: &dyn Machine, hash: Hash) -> Result<u64> {
     const FIRST: u32 = 1 << 10;
     const MEASUREMENTS: u32 = 5;
     /// Nanoseconds that one shall take at least.

@@ -10,7 +10,7 @@ use crate::{Algorithm, Hash, IvGenerator, Mode, Scheme};
 
 const KEY_SECRET: &str = "key-secret";
 /// Milliseconds that opening a key slot shall take, if nothing is said (QEMU).
-const ITER_TIME: u64 = 2000;
+pub(super) const ITER_TIME: u64 = 2000;
 
 /// Ciphers as options name them: what they are, if they can be had, and bytes of a key.
 const CIPHERS: [(&str, Option<(Algorithm, usize)>); 13] = [

@@ -4,13 +4,15 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use instar_crypto::Crypter;
+use instar_crypto::luks::Header;
+use instar_crypto::luks::slots::{Opener, SlotChange};
 use instar_image::{
-    Changes, Compressed, Decoder, Description, DeviceId, Editor, Error, Extent, Image, Place, Purpose, Resizing,
-    Result, Value,
+    Amendment, Changes, Compressed, Decoder, Description, DeviceId, Editor, Error, Extent, Image, Place, Purpose,
+    Resizing, Result, Value,
 };
 
-use crate::SECTOR;
 use crate::write::LuksWriter;
+use crate::{KEY_SECRET, SECTOR};
 
 /// How sectors are encrypted.
 #[derive(Clone, Copy)]
@@ -37,6 +39,8 @@ pub struct LuksImage<'a> {
     pub writing: Option<Purpose<'a>>,
     /// Once it is being changed.
     pub editor: Option<LuksWriter<'a>>,
+    /// The header of version 1, and what opens it.
+    pub slots: Option<(Header, Opener)>,
     /// What `info` shows.
     pub specific: Value,
 }
@@ -62,6 +66,16 @@ impl Image for LuksImage<'_> {
 
     fn resizing(&self) -> Option<&dyn Resizing> {
         self.writing.map(|_| self as &dyn Resizing)
+    }
+
+    fn amend(&mut self, what: &Amendment<'_>) -> Option<Result<()>> {
+        let ((header, opener), purpose) = (self.slots.as_ref()?, self.writing?);
+        let change = || {
+            let (machine, wanted) = (purpose.machine()?, SlotChange::read(what.options, "", what.force)?);
+            let opening = opener.password(machine.source(), KEY_SECRET)?;
+            header.change_slots(machine, (self.device, 0), opening, &wanted)
+        };
+        Some(change())
     }
 
     fn describe(&self) -> Result<Description> {

@@ -16,6 +16,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use instar_crypto::Crypter;
+use instar_crypto::luks::slots::{self, Opener};
 use instar_crypto::luks::{Header, MAGIC, password};
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
@@ -69,7 +70,8 @@ impl Format for Luks {
         let (data, specific) = (header.payload(), header.describe(cx.version));
         let sectors = Sectors { unit: SECTOR as u32, first: 0 };
         let (device, writing, crypter) = (cx.device, Some(cx.purpose), crypter.map(Arc::new));
-        Ok(Box::new(LuksImage { device, writing, data, size, sectors, crypter, specific, editor: None }))
+        let slots = Some((header, Opener::of(secret(&cx)?)));
+        Ok(Box::new(LuksImage { device, writing, data, size, sectors, crypter, slots, specific, editor: None }))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -88,6 +90,7 @@ impl Format for Luks {
         &[
             // The header does not change while the disk is in use.
             Quirk::SharedWithWriters,
+            Quirk::Amends(&slots::OPTIONS),
             // `detached-header` came with 10.0.
             Quirk::OptionSince("detached-header", Version::V10_0),
             // The driver passes the question on to its file.

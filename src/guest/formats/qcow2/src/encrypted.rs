@@ -4,6 +4,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
+use instar_crypto::luks::slots::Opener;
 use instar_crypto::luks::{self, password};
 use instar_crypto::qcow::{self, KEY_SECRET, Key, option};
 use instar_image::{Decoder, Error, OpenContext, Result, Value};
@@ -19,6 +20,8 @@ pub struct Encrypted {
     pub shown: Option<Value>,
     /// Absent too where no data is wanted.
     pub key: Option<Arc<Key>>,
+    /// The LUKS header, the byte of the file that it begins at, and what opens it.
+    pub luks: Option<(luks::Header, u64, Opener)>,
 }
 
 /// Reads the encryption, and finds its key where data is wanted.
@@ -41,7 +44,7 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) 
         _ => None,
     };
     let Some((offset, _)) = place else {
-        return Ok(Encrypted { shown: Some(shown), key: qcow::open(cx)?.map(Arc::new) });
+        return Ok(Encrypted { shown: Some(shown), key: qcow::open(cx)?.map(Arc::new), luks: None });
     };
     let secret = option(cx, KEY_SECRET);
     let password = cx.purpose.wants_data().then(|| password(cx.source, secret, KEY_SECRET)).transpose()?;
@@ -52,7 +55,8 @@ pub fn read(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extensions) 
         entries.append(&mut more);
     }
     let crypter = password.map(|p| luks.unlock(cx.source, cx.device, offset, p)).transpose()?;
-    Ok(Encrypted { shown: Some(shown), key: crypter.map(|crypter| Arc::new(Key { crypter, in_file: true })) })
+    let key = crypter.map(|crypter| Arc::new(Key { crypter, in_file: true }));
+    Ok(Encrypted { shown: Some(shown), key, luks: Some((luks, offset, Opener::of(secret))) })
 }
 
 impl Encrypted {

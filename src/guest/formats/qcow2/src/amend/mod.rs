@@ -8,6 +8,8 @@ mod width;
 use alloc::borrow::ToOwned;
 use alloc::format;
 
+use instar_crypto::luks::slots::{self, SlotChange};
+use instar_crypto::qcow::{KEY_SECRET, PREFIX};
 use instar_image::options::{self, OptionKind, OptionSpec, Options};
 use instar_image::{Amendment, Backing, Error, Machine, NewSize, Preallocation, Resizing, Result, Step, Version};
 
@@ -25,11 +27,11 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("compat", OptionKind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
     option("data_file", OptionKind::Text, "File name of an external data file"),
     option("data_file_raw", OptionKind::Bool, "The external data file must stay valid as a raw image"),
-    option("encrypt.iter-time", OptionKind::Number, "Time to spend in PBKDF in milliseconds"),
-    option("encrypt.keyslot", OptionKind::Number, "Select a single keyslot to modify explicitly"),
-    option("encrypt.new-secret", OptionKind::Text, "New secret to set in the matching keyslots. Empty string to erase"),
-    option("encrypt.old-secret", OptionKind::Text, "Select all keyslots that match this password"),
-    option("encrypt.state", OptionKind::Text, "Select new state of affected keyslots (active/inactive)"),
+    slots::OPTIONS_INSIDE[0],
+    slots::OPTIONS_INSIDE[1],
+    slots::OPTIONS_INSIDE[2],
+    slots::OPTIONS_INSIDE[3],
+    slots::OPTIONS_INSIDE[4],
     option("lazy_refcounts", OptionKind::Bool, "Postpone refcount updates"),
     option("refcount_bits", OptionKind::Number, "Width of a reference count entry in bits"),
     option("size", OptionKind::Size, "Virtual disk size"),
@@ -44,6 +46,9 @@ pub fn run(image: &mut Qcow2Image<'_>, what: &Amendment<'_>) -> Result<()> {
     if wanted.version > image.header.version {
         version::upgrade(image, machine)?;
         reread(image, what.version)?;
+    }
+    if slots::any_inside(what.options) {
+        key_slots(image, machine, what)?;
     }
     if let Some(order) = wanted.order.filter(|order| *order != image.header.refcount_order) {
         if wanted.version < 3 && order != REFCOUNT_ORDER_V2 {
@@ -87,7 +92,7 @@ impl<'o> Wanted<'o> {
             Some("1.1" | "v3") => 3,
             Some(other) => return Err(Error::usage(format!("Unknown compatibility level {other}"))),
         };
-        if OPTIONS.iter().any(|option| option.name.starts_with("encrypt.") && said.get(option.name).is_some()) {
+        if slots::any_inside(said) {
             check_encryption(image)?;
         }
         let order = said.get("refcount_bits").map(|text| -> Result<u32> {
@@ -112,9 +117,16 @@ impl<'o> Wanted<'o> {
 fn check_encryption(image: &Qcow2Image<'_>) -> Result<()> {
     match image.header.encryption {
         Encryption::None => Err(Error::usage("Can't amend encryption options - encryption not present")),
-        Encryption::Aes => Err(Error::usage("Only LUKS encryption options can be amended for qcow2 with -o")),
-        Encryption::Luks => Err(Error::unsupported("changing the key slots of a qcow2 image is not supported yet")),
+        Encryption::Aes => Err(Error::usage("Only LUKS encryption options can be amended")),
+        Encryption::Luks => Ok(()),
     }
+}
+
+fn key_slots(image: &Qcow2Image<'_>, machine: &dyn Machine, what: &Amendment<'_>) -> Result<()> {
+    let Some((header, offset, opener)) = &image.encryption.luks else { return Ok(()) };
+    let wanted = SlotChange::read(what.options, PREFIX, what.force)?;
+    let opening = opener.password(machine.source(), KEY_SECRET)?;
+    header.change_slots(machine, (image.device, *offset), opening, &wanted)
 }
 
 fn data_file(image: &mut Qcow2Image<'_>, machine: &dyn Machine, wanted: &Wanted<'_>) -> Result<()> {

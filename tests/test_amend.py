@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shutil
+import struct
 import unittest
 
 from tests.helpers.twins import TwinTest
@@ -62,7 +63,7 @@ class TestAmendArguments(AmendTest):
             "-o refcount_bits=128 a.q", "-o refcount_bits=x a.q", "-o compat=0.10,refcount_bits=8 a.q",
             "-o compat=0.10,lazy_refcounts=on a.q", "-o backing_file=b a.q", "-o backing_file= a.q", "-o backing_fmt=raw a.q",
             "-o nobacking_file a.q", "-o data_file=d a.q", "-o data_file= a.q", "-o data_file_raw=on a.q",
-            "-o data_file_raw=off a.q", "-o data_file_raw=x a.q", "-o size=100 a.q", "-o size=x a.q", "-o size=-1 a.q",
+            "-o data_file_raw=off a.q", "-o data_file_raw=x a.q", "-o size=100 a.q", "-o size=x a.q", "-o size=-1 a.q", "-o size=+1M a.q", "-o size=+-1M a.q", "-o refcount_bits=+16 a.q",
             "-o size=8E a.q", "-o size=7E a.q", "-o size=99P a.q", "-o compression_type=zstd a.q", "-o extended_l2=on a.q",
             "-o keep_data_file=on a.q", "-o lazy_refcounts=x a.q", "-q -o compat=1.1 a.q", "-o , a.q", "-o compat=1.1,,x a.q",
             "-o compat=1.1 nosuch", "-o compat=1.1 .", "-t none -o compat=1.1 a.q", "-t x -o compat=1.1 a.q",
@@ -143,6 +144,26 @@ class TestAmendImages(AmendTest):
             for action in (("-a", "one"), ("-d", "one"), ("-a", "two"), ("-d", "two")):
                 self.same(*action, "a.q", command="snapshot")
                 self.assertEqual(self.run_qemu_img("check", "a.q", cwd=self.path("ours"))[2], 0, action)
+
+    def test_zeroes_of_an_encrypted_disk(self):
+        """In version 2 they have to be written: encrypted. The stock tool writes plain ones."""
+        secret = ("--object", "secret,id=s,data=swordfish")
+        self.prepare("qemu-img", "create", "-q", "-f", "qcow2", "base.q", "1M")
+        self.make("qemu-io", "-c", "write -P 9 0 1M", "base.q", cwd=self.path("ours"))
+        for method in ("encrypt.format=aes", "encrypt.format=luks,encrypt.iter-time=1"):
+            with self.subTest(method):
+                options = f"{method},encrypt.key-secret=s,cluster_size=16k"
+                self.make("qemu-img", "create", "-q", *secret, "-f", "qcow2", "-o", options, "-b", "base.q", "-F", "qcow2", "a.q",
+                          cwd=self.path("ours"))  # fmt: skip
+                image = ("--image-opts", "driver=qcow2,encrypt.key-secret=s,file.filename=a.q")
+                self.make("qemu-io", *secret, "-c", "write -z 0 64k", "-c", "write -P 3 128k 64k", *image, cwd=self.path("ours"))
+                before = self.raw("ours", *secret, *image)
+                amend = ("amend", *secret, "-o", "compat=0.10", *image)
+                self.assertEqual(self.run_as_qemu_img(*amend, cwd=self.path("ours")), ("", "", 0))
+                self.assertIn("compat: 0.10", self.make("qemu-img", "info", "a.q", cwd=self.path("ours")))
+                self.assert_same_bytes(self.raw("ours", *secret, *image), before, "the disk")
+                check = self.run_qemu_img("check", *secret, *image, cwd=self.path("ours"))
+                self.assertEqual(check[2], 0, check)
 
     def test_snapshots_in_the_way(self):
         self.prepare("qemu-img", "create", "-q", "-f", "qcow2", "a.q", "4M")
@@ -274,6 +295,47 @@ class TestKeySlots(AmendTest):
 
     def test_inside_of_qcow2(self):
         self.history("qcow2", "encrypt.", "encrypt.format=luks", "cluster_size=16k")
+
+    def test_slots_where_none_can_be(self):
+        """Old releases open such a header; nothing is written over the header itself, or over what is no slot's."""
+        self.make("qemu-img", "create", "-q", *self.SECRETS, "-f", "luks", "-o", "key-secret=a,iter-time=1", "a.q", "64k",
+                  cwd=self.path("ours"))  # fmt: skip
+        path = os.path.join(self.path("ours"), "a.q")
+        # The second slot's place, in sectors: the header's, and that of the data.
+        for sector in (0, 1, 4040):
+            with open(path, "r+b") as file:
+                file.seek(208 + 48 + 40)
+                file.write(struct.pack(">I", sector))
+            with open(path, "rb") as file:
+                before = file.read()
+            image = ("--image-opts", self.opened("luks", "", "a"))
+            for options in ("state=active,new-secret=b,iter-time=1", "state=inactive,keyslot=1"):
+                for version in ("5.2.0", "10.0.2"):
+                    with self.subTest(sector=sector, options=options, version=version):
+                        words = ("amend", *self.SECRETS, "--force", "-o", options, *image)
+                        out, err, status = self.run_as_qemu_img(*words, cwd=self.path("ours"), version=version)
+                        self.assertEqual((out, status), ("", 1))
+                        self.assertRegex(err, "overlapping")
+                        with open(path, "rb") as file:
+                            self.assert_same_bytes(file.read(), before, "the image")
+
+    def test_slots_outside_of_the_header_in_qcow2(self):
+        """What the image says is the header's place ends before its slots: other clusters lie there."""
+        options = "encrypt.format=luks,encrypt.key-secret=a,encrypt.iter-time=1"
+        self.make("qemu-img", "create", "-q", *self.SECRETS, "-f", "qcow2", "-o", options, "a.q", "64k", cwd=self.path("ours"))
+        path = os.path.join(self.path("ours"), "a.q")
+        with open(path, "rb") as file:
+            before = bytearray(file.read())
+        struct.pack_into(">Q", before, before.index(b"\x05\x37\xbe\x77\0\0\0\x10") + 16, 592)
+        with open(path, "wb") as file:
+            file.write(before)
+        amend = ("-o", "encrypt.state=active,encrypt.new-secret=b,encrypt.iter-time=1")
+        image = ("--image-opts", self.opened("qcow2", "encrypt.", "a"))
+        out, err, status = self.run_as_qemu_img("amend", *self.SECRETS, *amend, *image, cwd=self.path("ours"))
+        self.assertEqual((out, status), ("", 1))
+        self.assertIn("corrupt", err)
+        with open(path, "rb") as file:
+            self.assert_same_bytes(file.read(), before, "the image")
 
     def test_aes_has_no_slots(self):
         self.make("qemu-img", "create", "-q", *self.SECRETS, "-f", "qcow2", "-o", "encrypt.format=aes,encrypt.key-secret=a",

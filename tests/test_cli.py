@@ -117,6 +117,14 @@ class TestArguments(InstarTestBase):
             self.assertEqual((err, status), ("", 0))
             self.assertIn("Usage" if len(argv) > 1 else "usage", out)
 
+    def test_help_offers_what_that_release_takes(self):
+        for command, option, since in (("bitmap", "--remove-all", "11.0.0"), ("info", "--limits", "11.0.0")):
+            offers = [option in self.run_as_qemu_img(command, "--help", version=version)[0] for version in ("10.0.2", since)]
+            self.assertEqual(offers, [False, True], command)
+        for own in ("--dry-run", "--extra-detail"):
+            offers = [own in run("--help")[0] for run in (self.run_as_qemu_img, self.run_instar)]
+            self.assertEqual(offers, [False, True], own)
+
     def test_man_page_and_completions_name_every_option(self):
         man = self.run_instar("generate", "man")[0]
         for word in ("backing\\-chain", "target\\-is\\-zero", "isolation", "allow\\-backing"):

@@ -223,9 +223,10 @@ class RepairTest(InstarTestBase):
     def test_formats_without_repair(self):
         for fmt in ("raw", "vdi", "vmdk", "vpc", "qcow"):
             self.make("img", "create", "-q", "-f", fmt, "image", "1M")
-            for repair in ("leaks", "all"):
-                with self.subTest(fmt=fmt):
-                    ours, theirs = self.repaired("-r", repair, "-f", fmt)
+            # Whether or not it has to be found out.
+            for words in (("-r", "leaks", "-f", fmt), ("-r", "all", "-f", fmt), ("-r", "all")):
+                with self.subTest(fmt=fmt, words=words):
+                    ours, theirs = self.repaired(*words)
                     self.assertEqual(ours, theirs)
 
     def test_words(self):

@@ -190,7 +190,7 @@ pub fn size(name: &str, text: &str) -> Result<u64> {
         ))
     };
     let range = || Error::usage(alloc::format!("Value '{text}' is out of range for parameter '{name}'"));
-    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    let (below_zero, unsigned) = signed(text);
     let value = match unsigned.strip_prefix("0x").or_else(|| unsigned.strip_prefix("0X")) {
         Some(digits) if digits.bytes().all(|b| b.is_ascii_hexdigit()) && !digits.is_empty() => {
             u64::from_str_radix(digits, 16).map_err(|_| range())?
@@ -198,7 +198,13 @@ pub fn size(name: &str, text: &str) -> Result<u64> {
         Some(_) => return Err(wrong()),
         None => decimal(unsigned).ok_or_else(wrong)?.ok_or_else(range)?,
     };
-    if unsigned.len() < text.len() && value != 0 { Err(range()) } else { Ok(value) }
+    if below_zero && value != 0 { Err(range()) } else { Ok(value) }
+}
+
+/// Whether there is a minus, and what follows blanks and sign: numbers are read as C does.
+fn signed(text: &str) -> (bool, &str) {
+    let text = text.trim_ascii_start();
+    (text.starts_with('-'), text.strip_prefix(['-', '+']).unwrap_or(text))
 }
 
 /// A decimal number with a suffix. `None`: it is none. `Some(None)`: it has more than 64 bits.
@@ -233,14 +239,14 @@ fn decimal(text: &str) -> Option<Option<u64>> {
 /// # Errors
 /// In qemu-img's words, naming the parameter.
 pub fn number(name: &str, text: &str) -> Result<u64> {
-    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let (below_zero, unsigned) = signed(text);
     let (digits, radix) = unsigned.strip_prefix("0x").map_or((unsigned, 10), |digits| (digits, 16));
     if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
         return Err(Error::usage(alloc::format!("Parameter '{name}' expects a number")));
     }
     let value = u64::from_str_radix(digits, radix)
         .map_err(|_| Error::usage(alloc::format!("Value '{text}' is too large for parameter '{name}'")))?;
-    Ok(if text.starts_with('-') { value.wrapping_neg() } else { value })
+    Ok(if below_zero { value.wrapping_neg() } else { value })
 }
 
 #[cfg(test)]
@@ -250,16 +256,23 @@ mod tests {
     // Expected values: what `qemu-img create -o size=..` (10.0.2) says.
     #[test]
     fn sizes() {
-        for (text, bytes) in
-            [("0", 0), ("0x10", 16), ("1.5M", 3 << 19), ("8E", 8 << 60), (".5k", 512), ("7b", 7), ("-0", 0)]
-        {
+        for (text, bytes) in [
+            ("0", 0),
+            ("0x10", 16),
+            ("1.5M", 3 << 19),
+            ("8E", 8 << 60),
+            (".5k", 512),
+            ("7b", 7),
+            ("-0", 0),
+            (" +1k", 1024),
+        ] {
             assert_eq!(size("size", text).map_err(|e| e.message), Ok(bytes), "{text}");
         }
         for text in ["-1", "16E", "99999999999999999999"] {
             let error = size("size", text).expect_err("it is too large");
             assert_eq!(error.message, alloc::format!("Value '{text}' is out of range for parameter 'size'"));
         }
-        for text in ["", "foo", "k", "1kk", "1.5", ".", "0x", "1 k"] {
+        for text in ["", "+-1", "1k ", "foo", "k", "1kk", "1.5", ".", "0x", "1 k"] {
             let error = size("size", text).expect_err("it is no size");
             assert!(error.message.starts_with("Parameter 'size' expects a non-negative number"), "{text}");
         }

@@ -10,6 +10,7 @@ use instar_image::chain::Layer;
 use instar_image::machine::SAY_MAX;
 use instar_image::{Ability, CheckContext, Findings, Image, Machine, Purpose, Repairs, Result, Version};
 
+use crate::guessed::tell_guessed;
 use crate::open::{ImageSpec, Opening};
 use crate::told::tell;
 
@@ -35,6 +36,9 @@ pub fn run(machine: &dyn Machine, params: &Check, program: &str, version: Versio
         lines.error(&alloc::format!("warning: {warning}"))?;
     }
     let Some(top) = chain.layers.first_mut() else { return Ok(INCOMPLETE) };
+    if params.repair.is_some() {
+        tell_guessed(machine, &spec, top.format)?;
+    }
     let ability = if params.repair.is_some() { Ability::Repair } else { Ability::Check };
     let known = instar_image::allowed(top.format, ability, machine.source());
     if !known && params.repair.is_none() {

@@ -24,13 +24,20 @@ fn list<'a>(options: impl Iterator<Item = &'a Opt>) -> String {
     options.map(|o| format!("  {:<34} {}\n", spelled(o), o.help)).collect()
 }
 
+/// Those options that the program takes, called by that name and as that release.
+fn taken<'a>(program: &Program, options: impl Iterator<Item = &'a Opt>) -> Vec<Opt> {
+    let release = (program.version.major, program.version.minor);
+    options.filter(|o| !o.own || !program.is_stock()).filter_map(|o| o.of_release(release)).collect()
+}
+
 /// `--help` without a command.
 pub fn general(program: &Program) -> String {
     let commands: String = COMMANDS
         .iter()
         .filter(|c| c.stock || !program.is_stock())
         .map(|c| {
-            let options: Vec<String> = c.options.iter().map(|o| format!("[{}]", spelled(o))).collect();
+            let options = taken(program, c.options.iter());
+            let options: Vec<String> = options.iter().map(|o| format!("[{}]", spelled(o))).collect();
             format!("  {} {} {}\n      {}\n", c.name, options.join(" "), c.operands, c.about)
         })
         .collect();
@@ -54,6 +61,6 @@ pub fn command(program: &Program, command: &Command) -> String {
         command.name,
         command.operands,
         command.about,
-        list(options_of(command).into_iter()),
+        list(taken(program, options_of(command).into_iter()).iter()),
     )
 }

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::create::{rounds, rounds_per_second};
 use super::options::ITER_TIME;
-use super::{Header, SALT, SLOT, SLOT_ACTIVE, SLOT_FREE, SLOTS, SLOTS_AT, STRIPES, password};
+use super::{Header, SALT, SLOT, SLOT_ACTIVE, SLOT_FREE, SLOTS, SLOTS_AT, STRIPES, check_places, password};
 use crate::af;
 
 /// The option of that name.
@@ -116,6 +116,8 @@ impl Header {
         opening: &[u8],
         wanted: &SlotChange<'_>,
     ) -> Result<()> {
+        // Old releases do not look when they open it; here something is written there.
+        check_places(&self.slots, self.payload, self.key_bytes as u32, self.rounds)?;
         let slots = Slots { header: self, machine, device, offset };
         if wanted.active { slots.activate(opening, wanted) } else { slots.erase(wanted) }
     }

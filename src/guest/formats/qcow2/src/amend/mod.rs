@@ -124,6 +124,10 @@ fn check_encryption(image: &Qcow2Image<'_>) -> Result<()> {
 
 fn key_slots(image: &Qcow2Image<'_>, machine: &dyn Machine, what: &Amendment<'_>) -> Result<()> {
     let Some((header, offset, opener)) = &image.encryption.luks else { return Ok(()) };
+    let room = image.extensions.crypto_header.map_or(0, |(_, len)| len);
+    if header.payload() > room {
+        return Err(Error::corrupt("the image is corrupt: key slots lie outside the LUKS header's place"));
+    }
     let wanted = SlotChange::read(what.options, PREFIX, what.force)?;
     let opening = opener.password(machine.source(), KEY_SECRET)?;
     header.change_slots(machine, (image.device, *offset), opening, &wanted)

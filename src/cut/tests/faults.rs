@@ -296,6 +296,29 @@ fn qcow2_snapshots() {
 }
 
 #[test]
+fn qcow2_and_luks_amended() {
+    let amended = |made: Made, option: &str| {
+        let mut scenario = scenario("amend", made, Watch::Whole, images(made));
+        scenario.params.set("options", vec![Value::from(option.as_bytes().to_vec())]);
+        scenario.params.set("force", true).set("help", false);
+        scenario
+    };
+    let old = |made: &Made| !made.1.contains("extended_l2") && !made.1.contains("data_file");
+    all(
+        "amend to wide counts",
+        "qcow2",
+        of("qcow2").into_iter().map(|made| amended(made, "compat=1.1,refcount_bits=32")),
+    );
+    let flags = "compat=0.10,refcount_bits=16,size=4M";
+    all("amend to version 2", "qcow2", of("qcow2").into_iter().filter(old).map(|made| amended(made, flags)));
+    let slots =
+        |prefix: &str| format!("{prefix}state=active,{prefix}new-secret=s,{prefix}keyslot=0,{prefix}iter-time=1");
+    let inside = of("qcow2").into_iter().filter(|made| made.1.contains("format=luks"));
+    all("amend of key slots", "qcow2", inside.map(|made| amended(made, &slots("encrypt."))));
+    all("amend of key slots", "luks", of("luks").into_iter().map(|made| amended(made, &slots(""))));
+}
+
+#[test]
 fn qcow2_bitmaps_changed() {
     let merged = ("third", &["add", "merge", "disable"][..]);
     for (name, list) in [("first", &["remove"][..]), ("first", &["clear"]), ("second", &["merge"]), merged] {

@@ -86,14 +86,21 @@ impl<'o> Wanted<'o> {
     /// Reads what the user said, and refuses what makes no sense.
     fn read(image: &Qcow2Image<'_>, said: &'o Options) -> Result<Self> {
         let boolean = |name: &str| said.get(name).map(|text| options::boolean(name, text)).transpose();
+        if slots::any_inside(said) {
+            check_encryption(image)?;
+        }
         let version = match said.get("compat") {
             None => image.header.version,
             Some("0.10" | "v2") => 2,
             Some("1.1" | "v3") => 3,
             Some(other) => return Err(Error::usage(format!("Unknown compatibility level {other}"))),
         };
-        if slots::any_inside(said) {
-            check_encryption(image)?;
+        let (data_file, data_file_raw) = (said.get("data_file"), boolean("data_file_raw")?);
+        if data_file.is_some() && !image.geometry.external {
+            return Err(Error::usage("data-file can only be set for images that use an external data file"));
+        }
+        if data_file_raw == Some(true) && image.header.autoclear & AUTOCLEAR_DATA_FILE_RAW == 0 {
+            return Err(Error::usage("data-file-raw cannot be set on existing images"));
         }
         let order = said.get("refcount_bits").map(|text| -> Result<u32> {
             let bits = options::number("refcount_bits", text)?;
@@ -107,8 +114,8 @@ impl<'o> Wanted<'o> {
             // (None is said by zero, as the stock tool has it.)
             size: said.get("size").map(|text| options::size("size", text)).transpose()?.filter(|size| *size != 0),
             backing: (said.get("backing_file"), said.get("backing_fmt")),
-            data_file: said.get("data_file"),
-            data_file_raw: boolean("data_file_raw")?,
+            data_file,
+            data_file_raw,
             lazy: boolean("lazy_refcounts")?,
         })
     }
@@ -135,12 +142,6 @@ fn key_slots(image: &Qcow2Image<'_>, machine: &dyn Machine, what: &Amendment<'_>
 
 fn data_file(image: &mut Qcow2Image<'_>, machine: &dyn Machine, wanted: &Wanted<'_>) -> Result<()> {
     let is_raw = image.header.autoclear & AUTOCLEAR_DATA_FILE_RAW != 0;
-    if wanted.data_file.is_some() && !image.geometry.external {
-        return Err(Error::usage("data-file can only be set for images that use an external data file"));
-    }
-    if wanted.data_file_raw == Some(true) && !is_raw {
-        return Err(Error::usage("data-file-raw cannot be set on existing images"));
-    }
     if wanted.data_file_raw == Some(false) && is_raw {
         image.header.autoclear &= !AUTOCLEAR_DATA_FILE_RAW;
         put(machine, image, field::AUTOCLEAR, image.header.autoclear)?;

@@ -12,7 +12,7 @@ use super::{
     DIGEST, HEADER, HEADER_ROOM, MAGIC, SALT, SECTOR, SLOT, SLOT_ACTIVE, SLOT_FREE, SLOTS, SLOTS_AT, STRIPES, VERSION,
     bounded,
 };
-use crate::{Crypter, Hash, IvGenerator, af};
+use crate::{Crypter, Hash, IvGenerator, Scheme, af};
 
 /// Fewest rounds of a key derivation (QEMU).
 const ROUNDS_MIN: u64 = 1000;
@@ -54,17 +54,10 @@ impl Request {
         let per_second = rounds_per_second(machine, self.hash)?;
         let digest_rounds = rounds(self.hash, self.iter_time, per_second, DIGEST, DIGEST_SHARE)?;
         let slot_rounds = rounds(self.hash, self.iter_time, per_second, self.key_bytes, 1)?;
-        let (mut salt, mut slot_salt) = ([0; SALT], [0; SALT]);
+        let mut salt = [0; SALT];
         machine.random(&mut salt);
-        machine.random(&mut slot_salt);
         let digest = self.hash.pbkdf2(machine.source(), &key, &salt, digest_rounds, DIGEST);
-        let slot_key =
-            Zeroizing::new(self.hash.pbkdf2(machine.source(), password, &slot_salt, slot_rounds, self.key_bytes));
-        let slot_crypter = self.scheme.with_key(&slot_key)?;
-        let mut material = vec![0; self.key_bytes * STRIPES as usize];
-        machine.random(&mut material);
-        af::split(self.hash, &key, &mut material);
-        slot_crypter.encrypt(0, &mut material);
+        let (slot_salt, material) = seal(machine, self.scheme, self.hash, &key, password, slot_rounds)?;
 
         let mut header = [0; HEADER];
         let mut put = |at: usize, bytes: &[u8]| {
@@ -101,6 +94,25 @@ impl Request {
         }
         Ok((Created { header, material, material_at: HEADER_ROOM }, crypter))
     }
+}
+
+/// What a key slot holds that `password` opens to `key`: a salt, and the key material as it is stored.
+pub fn seal(
+    machine: &dyn Machine,
+    scheme: Scheme,
+    hash: Hash,
+    key: &[u8],
+    password: &[u8],
+    rounds: u32,
+) -> Result<([u8; SALT], Vec<u8>)> {
+    let mut salt = [0; SALT];
+    machine.random(&mut salt);
+    let slot_key = Zeroizing::new(hash.pbkdf2(machine.source(), password, &salt, rounds, key.len()));
+    let mut material = vec![0; key.len() * STRIPES as usize];
+    machine.random(&mut material);
+    af::split(hash, key, &mut material);
+    scheme.with_key(&slot_key)?.encrypt(0, &mut material);
+    Ok((salt, material))
 }
 
 /// Rounds that derive `len` bytes in `iter_time` milliseconds, divided by `share`. `per_second`: for one digest.

@@ -12,12 +12,10 @@ use alloc::vec::Vec;
 
 use instar_image::options::{OptionKind, OptionSpec, Options, number};
 use instar_image::{DeviceId, Error, Machine, Result, Source, Step};
-use zeroize::Zeroizing;
 
-use super::create::{rounds, rounds_per_second};
+use super::create::{rounds, rounds_per_second, seal};
 use super::options::ITER_TIME;
-use super::{Header, SALT, SLOT, SLOT_ACTIVE, SLOT_FREE, SLOTS, SLOTS_AT, STRIPES, check_places, password};
-use crate::af;
+use super::{Header, SALT, SLOT, SLOT_ACTIVE, SLOT_FREE, SLOTS, SLOTS_AT, check_places, password};
 
 /// The option of that name.
 const fn option(name: &'static str, kind: OptionKind, help: &'static str) -> OptionSpec {
@@ -237,14 +235,8 @@ impl Slots<'_> {
 
     /// Has a free slot hold the key.
     fn write(&self, slot: usize, key: &[u8], password: &[u8], rounds: u32) -> Result<()> {
-        let (header, source) = (self.header, self.machine.source());
-        let mut salt = [0; SALT];
-        self.machine.random(&mut salt);
-        let slot_key = Zeroizing::new(header.hash.pbkdf2(source, password, &salt, rounds, header.key_bytes));
-        let mut material = vec![0; header.key_bytes * STRIPES as usize];
-        self.machine.random(&mut material);
-        af::split(header.hash, key, &mut material);
-        header.scheme()?.with_key(&slot_key)?.encrypt(0, &mut material);
+        let (scheme, hash) = (self.header.scheme()?, self.header.hash);
+        let (salt, material) = seal(self.machine, scheme, hash, key, password, rounds)?;
         self.submit(self.material_at(slot), &material)?;
         let derivation = [&rounds.to_be_bytes()[..], &salt].concat();
         self.submit(self.field(slot, 4), &derivation)?;

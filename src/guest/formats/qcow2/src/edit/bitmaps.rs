@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use instar_image::{BitmapEditor, Bitmaps, DirtyBitmap, Error, Result, Step};
 
 use super::bits::Bits;
-use super::head::Head;
+use super::head::{self, Head};
 use super::{Qcow2Editor, State, WAITING_MAX};
 use crate::bitmaps::{
     BITMAP_MAX, Bitmap, COUNT_MAX, DIRECTORY_MAX, Directory, FLAG_AUTO, GRANULARITY_BITS, NAME_MAX, NAMES_MAX,
@@ -185,7 +185,7 @@ impl BitmapEditor for Qcow2Editor<'_> {
         // There is room for it, before anything is in the image.
         let head = head.with_bitmaps(directory, autoclear).steps()?;
         self.settle_new(state)?;
-        self.write_head(&head)?;
+        head::carry_out(self.machine, self.device, &head)?;
         if let Some(old) = core::mem::replace(&mut work.directory, directory) {
             state.counts.release(old.offset >> self.header.cluster_bits, clusters(old.size));
         }

@@ -187,9 +187,7 @@ impl Head {
 
     /// Writes it as [`Head::steps`] says, and then that is stable.
     pub fn write(self, machine: &dyn Machine, device: DeviceId) -> Result<()> {
-        self.steps()?.iter().try_for_each(|(offset, data)| {
-            machine.submit(&[Step::Write { device, offset: *offset, data }, Step::Barrier { device }])
-        })
+        carry_out(machine, device, &self.steps()?)
     }
 
     /// Header, extensions and, so many bytes behind them, the backing file's name.
@@ -211,6 +209,13 @@ impl Head {
         head.append(&mut behind);
         Ok(head)
     }
+}
+
+/// Carries out what [`Head::steps`] gave, each step stable before the next.
+pub fn carry_out(machine: &dyn Machine, device: DeviceId, steps: &[(u64, Vec<u8>)]) -> Result<()> {
+    steps.iter().try_for_each(|(offset, data)| {
+        machine.submit(&[Step::Write { device, offset: *offset, data }, Step::Barrier { device }])
+    })
 }
 
 /// Extensions as they are stored, with the end.

@@ -197,14 +197,6 @@ impl<'a> Qcow2Editor<'a> {
         self.machine.submit(&[Step::Barrier { device: self.device }])
     }
 
-    /// See [`Head::steps`].
-    fn write_head(&self, steps: &[(u64, Vec<u8>)]) -> Result<()> {
-        steps.iter().try_for_each(|(offset, data)| {
-            self.machine.submit(&[Step::Write { device: self.device, offset: *offset, data }])?;
-            self.barrier()
-        })
-    }
-
     /// Feature bits that nobody knows are cleared by whoever changes the image (spec, "Header").
     fn clear_stale(&self) -> Result<()> {
         let mut stale = self.stale_autoclear.lock();
@@ -350,7 +342,7 @@ impl Rebasing for Qcow2Editor<'_> {
     fn set_backing(&self, backing: Option<&Backing>) -> Result<()> {
         self.settle()?;
         let head = Head::read(self.machine, self.device, &self.header)?;
-        self.write_head(&head.with_backing(backing)?.steps()?)?;
+        head.with_backing(backing)?.write(self.machine, self.device)?;
         self.give_back(&mut self.state.lock())
     }
 }

@@ -43,10 +43,10 @@ test-integration: ## the Python tests; `make test-integration tests/test_x.py`: 
 	@scripts/bootstrap test
 	@scripts/test integration $(TESTS)
 
-bench: ## measure next to qemu-img; writes docs/benchmarks.md
+bench: ## measure next to qemu-img; writes docs/benchmarks.md. `make bench AGAINST=PATH`: next to another build
 	@scripts/bootstrap demo
 	scripts/build
-	python3 benches/bench.py
+	python3 benches/bench.py $(if $(AGAINST),--against $(AGAINST))
 
 lint: ## rustfmt, clippy, ruff, shellcheck
 	@scripts/bootstrap test

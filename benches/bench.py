@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measures instar next to the stock qemu-img on the same warm files in memory, and writes docs/benchmarks.md.
 
-It asserts nothing: the table is for people.
+With `--against OTHER` the other side is another build of instar, and each row says how the two compare.
+It asserts nothing: the tables are for people.
 """
 
 import argparse
@@ -22,6 +23,10 @@ from images import MIB
 ROOT = Path(__file__).resolve().parent.parent
 INSTAR = os.environ.get("INSTAR_BINARY_PATH", str(ROOT / "target/release/instar"))
 ROUNDS = 5
+# Between two builds a row is looked at again when it differs by more than this, so many times at most.
+NOISE, AGAIN = 0.04, 4
+# Pairs of builds that are measured at first take about so long, in seconds, and are so many at the least and most.
+BUDGET, FEWEST, MOST = 1.5, 3, 25
 
 
 def run_once(program, case, folder, env):
@@ -56,6 +61,35 @@ def measure(folder, case, isolation, rounds):
     for left in ("out.img", "work.img"):
         (folder / left).unlink(missing_ok=True)
     return statistics.median(ours), statistics.median(theirs), sizes[0] / sizes[1] if sizes[1] else None
+
+
+def shortest(folder, case, env, other, pairs):
+    """The least seconds of either build in some pairs: what else runs on the machine only ever adds."""
+    runs = [
+        [run_once(program, case, folder, env)[0] for program in ((INSTAR, other), (other, INSTAR))[number % 2]]
+        for number in range(pairs)
+    ]
+    straight, turned = runs[::2], runs[1::2]
+    return (
+        min([a for a, _ in straight] + [b for _, b in turned]),
+        min([b for _, b in straight] + [a for a, _ in turned]),
+    )
+
+
+def compare_builds(folder, case, isolation, other):
+    """Least seconds of this build and of the other, measured until they agree or it is no noise."""
+    env = {"INSTAR_ISOLATION": isolation}
+    first = run_once(INSTAR, case, folder, env)[0] + run_once(other, case, folder, env)[0]
+    pairs = max(FEWEST, min(MOST, int(BUDGET / first)))
+    ours, theirs = shortest(folder, case, env, other, pairs)
+    for _ in range(AGAIN):
+        if ours / theirs < 1 + NOISE:
+            break
+        more = shortest(folder, case, env, other, pairs)
+        ours, theirs = min(ours, more[0]), min(theirs, more[1])
+    for left in ("out.img", "work.img"):
+        (folder / left).unlink(missing_ok=True)
+    return ours, theirs
 
 
 def usable_isolations():
@@ -100,10 +134,26 @@ def report(rows, about, size, rounds):
     return "\n".join(lines) + "\n"
 
 
+def told(rows):
+    """What a comparison of two builds comes to."""
+    ratios = [ours / theirs for _, _, ours, theirs in rows]
+    slower = [f"{name}, {isolation}: {a / b:.2f}" for name, isolation, a, b in rows if a / b >= 1 + NOISE]
+    return "\n".join(
+        [
+            f"{len(rows)} rows, geometric mean {statistics.geometric_mean(ratios):.3f}, "
+            f"least {min(ratios):.2f}, most {max(ratios):.2f}; slower by more than {NOISE:.0%}: {len(slower)}",
+            *slower,
+        ]
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--against", metavar="OTHER", help="another build of instar, in place of qemu-img")
     parser.add_argument("--quick", action="store_true", help="a small image and 3 pairs; nothing is written")
-    parser.add_argument("--only", metavar="NAME", help="cases whose name has NAME in it; nothing is written")
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", help="cases whose name has NAME in it (or another NAME); nothing is written"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "docs/benchmarks.md")
     wanted = parser.parse_args()
     size, rounds = (96 * MIB, 3) if wanted.quick else (768 * MIB, ROUNDS)
@@ -113,13 +163,21 @@ def main():
     with tempfile.TemporaryDirectory(prefix="instar-bench.", dir=room) as name:
         folder = Path(name)
         for case in CASES:
-            if wanted.only and wanted.only not in case.name:
+            if wanted.only and not any(name in case.name for name in wanted.only):
                 continue
             images.need(folder, size, [*case.images, *([case.work] if case.work else [])])
             for isolation in usable_isolations():
+                if wanted.against:
+                    ours, theirs = compare_builds(folder, case, isolation, wanted.against)
+                    rows.append((case.name, isolation, ours, theirs))
+                    print(f"{case.name:<26} {isolation:<8} {ours:8.4f} s {theirs:8.4f} s {ours / theirs:6.2f}", flush=True)
+                    continue
                 ours, theirs, sizes = measure(folder, case, isolation, rounds)
                 rows.append((case.name, isolation, ours, theirs, case.goal, sizes))
                 print(f"{case.name:<26} {isolation:<8} {ours:8.4f} s {theirs:8.4f} s {ours / theirs:6.2f}", flush=True)
+    if wanted.against:
+        print(told(rows))
+        return 0
     text = report(rows, about, size, rounds)
     if wanted.quick or wanted.only:
         print(text)

@@ -31,6 +31,8 @@ pub const BITMAP_MAX: u64 = 512 << 20;
 pub const TABLE_MAX: u32 = 0x800_0000;
 /// How many bytes a bit may stand for, as powers of two (spec, "Bitmap directory").
 pub const GRANULARITY_BITS: core::ops::RangeInclusive<u8> = 9..=31;
+/// So many bytes of bits that follow each other are read or written at once.
+pub const AT_ONCE: u64 = 1 << 20;
 /// The only type there is.
 const DIRTY_TRACKING: u8 = 1;
 /// It is inconsistent, unless a program has it open.

@@ -8,10 +8,11 @@ use core::ops::Range;
 use instar_image::{Error, Result, Step};
 
 use super::Qcow2Editor;
-use crate::bitmaps::{ALL_ONES, cluster, fill};
+use crate::bitmaps::{ALL_ONES, AT_ONCE, cluster, fill};
 use crate::refcount::counts::Counts;
 
 /// See the module.
+#[derive(Default)]
 pub struct Bits {
     /// The file's table; what is the same in `table` is not this run's to overwrite.
     stored: Vec<u64>,
@@ -20,6 +21,9 @@ pub struct Bits {
     bytes: Vec<u8>,
     index: usize,
     open: bool,
+    /// Clusters of bits that have a place, one behind the other from that byte offset on, and are not written yet.
+    behind: Vec<u8>,
+    behind_at: u64,
 }
 
 impl Bits {
@@ -29,13 +33,13 @@ impl Bits {
         let mut bytes = vec![0; entries.saturating_mul(8) as usize];
         editor.machine.read(editor.device, offset, &mut bytes)?;
         let stored: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_be_bytes(*b)).collect();
-        Ok(Self { table: stored.clone(), stored, bytes: Vec::new(), index: 0, open: false })
+        Ok(Self { table: stored.clone(), stored, ..Self::default() })
     }
 
     /// Those of a new one, none of which is set.
     pub fn none(entries: u64) -> Self {
         let table = vec![0; entries as usize];
-        Self { stored: table.clone(), table, bytes: Vec::new(), index: 0, open: false }
+        Self { stored: table.clone(), table, ..Self::default() }
     }
 
     fn place(&self, editor: &Qcow2Editor<'_>, index: usize) -> Result<u64> {
@@ -46,6 +50,8 @@ impl Bits {
     /// Clears all.
     pub fn clear(&mut self, editor: &Qcow2Editor<'_>, counts: &mut Counts<'_>) -> Result<()> {
         self.open = false;
+        // Their places may be another's next.
+        self.behind.clear();
         for index in 0..self.table.len() {
             let place = self.place(editor, index)?;
             if place != 0 {
@@ -89,6 +95,10 @@ impl Bits {
         self.bytes.resize(editor.header.cluster_size() as usize, 0);
         match self.place(editor, index)? {
             0 => self.bytes.fill(0),
+            place if (self.behind_at..self.behind_at + self.behind.len() as u64).contains(&place) => {
+                self.write(editor)?;
+                editor.machine.read(editor.device, place, &mut self.bytes)?;
+            }
             place => editor.machine.read(editor.device, place, &mut self.bytes)?,
         }
         (self.index, self.open) = (index, true);
@@ -114,15 +124,31 @@ impl Bits {
             None => counts.allocate(1)? << bits,
         };
         if same.is_none() {
-            editor.machine.submit(&[Step::Write { device: editor.device, offset: entry, data: &self.bytes }])?;
+            let len = self.behind.len() as u64;
+            if self.behind_at + len != entry || len + self.bytes.len() as u64 > AT_ONCE {
+                self.write(editor)?;
+                self.behind_at = entry;
+            }
+            self.behind.extend_from_slice(&self.bytes);
         }
         self.put_entry(index, entry);
+        Ok(())
+    }
+
+    /// Writes the clusters that have their place.
+    fn write(&mut self, editor: &Qcow2Editor<'_>) -> Result<()> {
+        if !self.behind.is_empty() {
+            let (device, offset) = (editor.device, self.behind_at);
+            editor.machine.submit(&[Step::Write { device, offset, data: &self.behind }])?;
+            self.behind.clear();
+        }
         Ok(())
     }
 
     /// Writes the table to a new place; returns its byte offset and entries.
     pub fn store(mut self, editor: &Qcow2Editor<'_>, counts: &mut Counts<'_>) -> Result<(u64, u64)> {
         self.put(editor, counts)?;
+        self.write(editor)?;
         let bytes: Vec<u8> = self.table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
         let clusters = (bytes.len() as u64).div_ceil(editor.header.cluster_size());
         let offset = counts.allocate(clusters)? << editor.header.cluster_bits;

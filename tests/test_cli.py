@@ -118,12 +118,55 @@ class TestArguments(InstarTestBase):
             self.assertIn("Usage" if len(argv) > 1 else "usage", out)
 
     def test_help_offers_what_that_release_takes(self):
-        for command, option, since in (("bitmap", "--remove-all", "11.0.0"), ("info", "--limits", "11.0.0")):
+        cases = (
+            ("bitmap", "--remove-all", "11.1.0"),
+            ("info", "--limits", "11.0.0"),
+            ("measure", "-s, --size", "10.1.0"),
+            ("convert", "-b, --backing", "10.1.0"),
+        )
+        for command, option, since in cases:
             offers = [option in self.run_as_qemu_img(command, "--help", version=version)[0] for version in ("10.0.2", since)]
             self.assertEqual(offers, [False, True], command)
         for own in ("--dry-run", "--extra-detail"):
             offers = [own in run("--help")[0] for run in (self.run_as_qemu_img, self.run_instar)]
             self.assertEqual(offers, [False, True], own)
+
+    def test_help_ends_with_the_formats(self):
+        """Programs look for them there: on one line, or from 10.0 on in several."""
+        for version, words in (("7.2.22", "Supported formats:"), ("10.0.2", "Supported image formats:")):
+            out = self.run_as_qemu_img("--help", version=version)[0]
+            named = out.split(words)[1].split()
+            self.assertEqual(named, sorted(named))
+            self.assertLessEqual({"qcow2", "raw", "vmdk", "vpc", "file", "host_device"}, set(named))
+            self.assertLess(max(map(len, out.split(words)[1].splitlines())), 200)
+        self.assertIn("Supported image formats:", self.run_instar("--help")[0])
+
+    def test_letters_of_the_new_style(self):
+        """`-B` of create and rebase, `-b` of convert: from 10.1 on, as the stock tool's help says."""
+        for command, letter in (("create", "B"), ("rebase", "B"), ("convert", "b")):
+            old = self.run_as_qemu_img(command, f"-{letter}", "x", version="10.0.2")
+            self.assertEqual(old, self.run_qemu_img(command, f"-{letter}", "x"))
+            for version in ("10.1.0", "11.1.3"):
+                err = self.run_as_qemu_img(command, f"-{letter}", "x", version=version)[1]
+                self.assertNotIn("invalid option", err)
+                self.assertRegex(err, r"\Aqemu-img: (Expecting|Must specify)")
+                err = self.run_as_qemu_img(command, "--nosuch", version=version)[1]
+                self.assertTrue(err.endswith(f"Try 'qemu-img {command} --help' for more information\n"), err)
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "base", "1M")
+        for words in (
+            ("create", "-q", "-f", "qcow2", "-b", "base", "-B", "qcow2", "top"),
+            ("rebase", "-u", "-b", "base", "-B", "raw", "top"),
+        ):
+            self.assertEqual(self.run_as_qemu_img(*words, cwd=self.tmp, version="11.1.3"), ("", "", 0))
+        out = self.run_qemu_img("info", "--output=json", "-U", "top", cwd=self.tmp)[0]
+        self.assertEqual(json.loads(out)["backing-filename-format"], "raw")
+
+    def test_rate_limit(self):
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "base", "1M")
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top")
+        for words in (("--rate-limit", "1M"), ("--rate=1M",), ("-r", "1M")):
+            said = self.run_as_qemu_img("commit", *words, "top", cwd=self.tmp, version="11.1.3")
+            self.assertEqual(said, ("Image committed.\n", "", 0), words)
 
     def test_man_page_and_completions_name_every_option(self):
         man = self.run_instar("generate", "man")[0]

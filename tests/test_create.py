@@ -202,17 +202,41 @@ class TestKeptDataFile(CreateTestBase):
                     self.assertEqual(mine, self.run_tool([binary, *argv], cwd=theirs))
                     self.assertEqual(_differences(ours, theirs), [])
 
-    def test_convert_does_not_write_over_it(self):
+    def test_convert_writes_over_it(self):
+        """Where the source has zeroes, too: the stock tool leaves there what the file held before."""
+        source = os.urandom(100_000) + bytes(300_000) + os.urandom(65_536) + bytes(58_752)
+        for options in ("data_file_raw=on", "preallocation=metadata"):
+            for length in (len(source), 1000, 2 * len(source)):
+                with self.subTest(options=options, length=length):
+                    folder = self.folders()[0]
+                    for name, content in (("source", source), ("d", os.urandom(length))):
+                        with open(f"{folder}/{name}", "wb") as file:
+                            file.write(content)
+                    words = ("-o", f"data_file=d,{options},keep_data_file=on", "source", "x")
+                    argv = ("convert", "-f", "raw", "-O", "qcow2", *words)
+                    self.assertEqual(self.run_as_qemu_img(*argv, version="11.1.3", cwd=folder), ("", "", 0))
+                    self.assertEqual(os.path.getsize(f"{folder}/d"), max(length, len(source)))
+                    out, err, status = self.run_qemu_img("compare", "-f", "raw", "source", "x", cwd=folder)
+                    self.assertEqual((out, status), ("Images are identical.\n", 0), err)
+                    self.assertEqual(self.run_qemu_img("check", "x", cwd=folder)[2], 0)
+
+    def test_convert_that_cannot_write_over_it(self):
         for name in ("d", "source"):
             with open(self.path(name), "wb") as file:
                 file.write(os.urandom(1 << 19))
         before = self.sha256(self.path("d"))
-        options = "data_file=d,data_file_raw=on,keep_data_file=on"
-        argv = ("convert", "-f", "raw", "-O", "qcow2", "-o", options, "source", "x")
-        out, err, status = self.run_as_qemu_img(*argv, version="11.1.3", cwd=self.tmp)
-        self.assertEqual((out, status), ("", 1))
-        self.assertIn("only supported by create", err)
-        self.assertEqual((self.sha256(self.path("d")), os.path.exists(self.path("x"))), (before, False))
+        binaries = sorted((ROOT / "instar-testdata/qemu-img-binaries").glob("*/11.1*/qemu-img"))
+        for options in ("data_file=d,keep_data_file=on", "data_file=nope,data_file_raw=on,keep_data_file=on"):
+            argv = ("convert", "-f", "raw", "-O", "qcow2", "-o", options, "source", "x")
+            mine = self.run_as_qemu_img(*argv, version="11.1.3", cwd=self.tmp)
+            self.assertEqual((mine[0], mine[2]), ("", 1))
+            self.assertIn("qemu-img: x: error while converting qcow2: ", mine[1])
+            self.assertEqual((self.sha256(self.path("d")), os.path.exists(self.path("x"))), (before, False))
+            for binary in binaries[-1:]:
+                self.assertEqual(mine, self.run_tool([binary, *argv], cwd=self.tmp))
+                for left in ("x", "nope"):
+                    if os.path.exists(self.path(left)):
+                        os.remove(self.path(left))
 
 
 class TestTexts(CreateTestBase):

@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 pub struct Opt {
     /// `--long`; empty for none.
     pub long: &'static str,
-    /// What else it is called in one release or another: `source-image-opts`, or `B` for `-B`. Taken, never shown.
+    /// What else it is called: `source-image-opts`, or `B` for `-B`. Taken, never shown.
     pub also: &'static [&'static str],
     /// `-s`.
     pub short: Option<char>,
@@ -20,8 +20,8 @@ pub struct Opt {
     /// Only under the own name: the stock tool does not know it.
     pub own: bool,
     /// The first release that knows it.
-    pub since: u32,
-    /// The first release that knows its letter.
+    pub since: (u32, u32),
+    /// The first release that knows its letter; before it another name of one letter was shown.
     pub letter_since: (u32, u32),
     /// Its argument need not be UTF-8.
     pub bytes: bool,
@@ -38,7 +38,7 @@ impl Opt {
             argument: None,
             help,
             own: false,
-            since: 0,
+            since: (0, 0),
             letter_since: (0, 0),
             bytes: false,
         }
@@ -50,9 +50,9 @@ impl Opt {
         Self { own: true, ..self }
     }
 
-    /// Known from that release (its first number) on.
+    /// Known from that release on.
     #[must_use]
-    pub const fn since(self, since: u32) -> Self {
+    pub const fn since(self, since: (u32, u32)) -> Self {
         Self { since, ..self }
     }
 
@@ -66,9 +66,9 @@ impl Opt {
     #[must_use]
     pub fn of_release(mut self, release: (u32, u32)) -> Option<Self> {
         if release < self.letter_since {
-            self.short = None;
+            self.short = self.also.iter().filter(|name| name.len() == 1).find_map(|name| name.chars().next());
         }
-        (self.since <= release.0).then_some(self)
+        (self.since <= release).then_some(self)
     }
 
     /// One with an argument.
@@ -81,7 +81,7 @@ impl Opt {
             argument: Some(argument),
             help,
             own: false,
-            since: 0,
+            since: (0, 0),
             letter_since: (0, 0),
             bytes: false,
         }

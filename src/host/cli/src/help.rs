@@ -1,5 +1,7 @@
 //! `--help` and `--version`.
 
+use instar_abi::drivers::{FORMATS, PROTOCOLS};
+
 use crate::STANDARD;
 use crate::commands::generate::{options_of, spelled};
 use crate::commands::{COMMANDS, COMMON, Command};
@@ -20,6 +22,9 @@ pub fn version(program: &Program) -> String {
     format!("instar {}\nimitates qemu-img {version}\n", env!("CARGO_PKG_VERSION"))
 }
 
+/// Columns of a line of names.
+const WIDTH: usize = 78;
+
 fn list<'a>(options: impl Iterator<Item = &'a Opt>) -> String {
     options.map(|o| format!("  {:<34} {}\n", spelled(o), o.help)).collect()
 }
@@ -28,6 +33,26 @@ fn list<'a>(options: impl Iterator<Item = &'a Opt>) -> String {
 fn taken<'a>(program: &Program, options: impl Iterator<Item = &'a Opt>) -> Vec<Opt> {
     let release = (program.version.major, program.version.minor);
     options.filter(|o| !o.own || !program.is_stock()).filter_map(|o| o.of_release(release)).collect()
+}
+
+/// The drivers, as programs look for them in the help: on one line, or from 10.0 on in lines of their own.
+fn formats(program: &Program) -> String {
+    let mut names: Vec<&str> = FORMATS.iter().chain(PROTOCOLS).copied().collect();
+    names.sort_unstable();
+    if !program.version.wraps_formats() {
+        return format!("Supported formats: {}\n", names.join(" "));
+    }
+    let (mut text, mut column) = (String::from("Supported image formats:\n\n "), 1);
+    for name in names {
+        if column + 1 + name.len() > WIDTH {
+            text += "\n ";
+            column = 1;
+        }
+        text += " ";
+        text += name;
+        column += 1 + name.len();
+    }
+    text + "\n"
 }
 
 /// `--help` without a command.
@@ -46,10 +71,11 @@ pub fn general(program: &Program) -> String {
     format!(
         "{}usage: {name} COMMAND [OPTION...] [FILE...]\n\nCommands:\n{commands}\nOptions before the command:\n{}\n\
          Options of every command:\n{}\n\
-         '{name} COMMAND --help' tells more.\n",
+         '{name} COMMAND --help' tells more.\n\n{}",
         version(program),
         list(STANDARD.iter()),
         list(common),
+        formats(program),
     )
 }
 

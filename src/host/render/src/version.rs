@@ -88,11 +88,17 @@ impl QemuVersion {
     /// See [`UsageStyle`].
     #[must_use]
     pub const fn usage(self) -> UsageStyle {
-        match self.major {
-            0..=9 => UsageStyle::General,
-            10 => UsageStyle::CommandInfo,
+        match (self.major, self.minor) {
+            (0..=9, _) => UsageStyle::General,
+            (10, 0) => UsageStyle::CommandInfo,
             _ => UsageStyle::CommandInformation,
         }
+    }
+
+    /// The help lists formats in lines of their own.
+    #[must_use]
+    pub const fn wraps_formats(self) -> bool {
+        self.at_least(10, 0)
     }
 
     /// The year in the copyright line.
@@ -145,7 +151,7 @@ impl QemuVersion {
     /// `dd` takes `count=1k` and `skip=1k`: all but the releases in between.
     #[must_use]
     pub const fn counts_blocks_in_suffixes(self) -> bool {
-        !self.at_least(10, 0) || self.at_least(11, 0)
+        !self.at_least(10, 0) || self.at_least(10, 1)
     }
 
     /// `map` says whether a range is in any layer.
@@ -269,6 +275,12 @@ impl QemuVersion {
     #[must_use]
     pub const fn reads_exponents(self) -> bool {
         !self.at_least(6, 0)
+    }
+
+    /// An image may be made over a data file that is there.
+    #[must_use]
+    pub const fn keeps_data_files(self) -> bool {
+        self.at_least(11, 1)
     }
 
     /// `convert -B` needs `-F`.

@@ -25,7 +25,7 @@ pub const COMMAND: Command = Command {
         Opt::flag("add", "make BITMAP, which records what is changed from now on"),
         Opt::value("granularity", "SIZE", "how many bytes a bit of the new bitmap stands for").letter('g'),
         Opt::flag("remove", "give BITMAP up"),
-        Opt::flag("remove-all", "give all bitmaps up").since(11),
+        Opt::flag("remove-all", "give all bitmaps up").since((11, 1)),
         Opt::flag("clear", "clear all bits of BITMAP"),
         Opt::flag("enable", "let BITMAP record what is changed"),
         Opt::flag("disable", "let BITMAP stay as it is"),

@@ -25,7 +25,7 @@ pub const COMMAND: Command = Command {
             .letter('b')
             .bytes(),
         Opt::flag("drop", "do not empty FILE afterwards").letter('d'),
-        Opt::value("rate", "RATE", "at most so many bytes a second").letter('r'),
+        Opt::value("rate-limit", "RATE", "at most so many bytes a second").letter('r').also(&["rate"]),
         PROGRESS,
         QUIET,
         OBJECT,
@@ -35,7 +35,7 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
-    let rate = match parsed.text("rate") {
+    let rate = match parsed.text("rate-limit") {
         None => 0,
         Some(text) => sizes::parse(&text)
             .filter(|n| *n <= i64::MAX as u64)

@@ -11,7 +11,7 @@ use instar_vmm::{Device, Parts};
 
 use super::Command;
 use super::option_list::{self, asks_for_help, file_option, keeps_data_file};
-use super::options::{OBJECT, PROGRESS, QUIET};
+use super::options::{NEW_STYLE, OBJECT, PROGRESS, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
@@ -37,7 +37,9 @@ pub const COMMAND: Command = Command {
         Opt::flag("target-image-opts", "TARGET is a list of options (with -n)"),
         Opt::flag("target-is-zero", "the target reads as zeroes (with -n)"),
         Opt::value("target-cache", "MODE", "how the target is written").letter('t'),
-        Opt::value("backing", "FILE", "the target stands on FILE and holds what differs").letter('b').also(&["B"]),
+        Opt::value("backing", "FILE", "the target stands on FILE and holds what differs")
+            .letter_since('b', NEW_STYLE)
+            .also(&["B"]),
         Opt::value("backing-format", "FMT", "that file's format").letter('F'),
         Opt::value("options", "OPTS", "the target format's options; `help` lists them")
             .letter('o')
@@ -193,15 +195,15 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let mut outputs = Outputs { targets: Vec::new(), devices: Vec::new(), need };
     let first = call.devices.len();
     if let Some(name) = file_option(parsed, "data_file") {
-        // What it holds would have to be written over; releases that do not know the option say so themselves.
-        if keeps_data_file(parsed) && (program.version.major, program.version.minor) >= (11, 1) {
-            return Err(program.fail("keep_data_file=on is only supported by create: convert makes a new data file"));
-        }
         let path = ImageName::plain(OsStr::new(&name), None, program.version).map(|image| image.path);
         let shown = terminal(target.path.as_os_str().as_encoded_bytes());
         let path =
             path.map_err(|text| program.fail(&format!("{shown}: error while converting {}: {text}", request.format)))?;
-        make(program, parsed, &path, "raw", &request, &mut outputs)?;
+        if keeps_data_file(parsed) && program.version.keeps_data_files() {
+            outputs.devices.push(kept(program, &target.path, &path, &request)?);
+        } else {
+            make(program, parsed, &path, "raw", &request, &mut outputs)?;
+        }
         params.target.data_device = Some(number(first));
     }
     let format = target.format.as_deref().unwrap_or(&request.format);
@@ -267,6 +269,15 @@ fn open_backing(
     call.image(&image, call.devices.len());
     call.devices.push(opened.map_err(not_opened)?);
     Ok(())
+}
+
+/// Opens the data file that is there, to be written over.
+fn kept(program: &Program, target: &Path, path: &Path, request: &Request) -> Result<Device, Exit> {
+    let opened = program.existing_file(path, request.target_cache)?;
+    opened.map_err(|text| {
+        let shown = terminal(target.as_os_str().as_encoded_bytes());
+        program.fail(&format!("{shown}: error while converting {}: {text}", request.format))
+    })
 }
 
 /// Makes or opens one output.

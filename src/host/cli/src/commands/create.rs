@@ -11,7 +11,7 @@ use instar_vmm::target::{Cache, Target};
 
 use super::Command;
 use super::option_list::{self, asks_for_help, file_option, keeps_data_file};
-use super::options::{OBJECT, QUIET};
+use super::options::{NEW_STYLE, OBJECT, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
@@ -29,7 +29,9 @@ pub const COMMAND: Command = Command {
         Opt::value("format", "FMT", "its format: raw if not given").letter('f'),
         Opt::value("options", "OPTS", "the format's options; `help` lists them").letter('o'),
         Opt::value("backing", "FILE", "it stands on FILE").letter('b'),
-        Opt::value("backing-format", "FMT", "the format of the file that it stands on").letter('F'),
+        Opt::value("backing-format", "FMT", "the format of the file that it stands on")
+            .letter_since('B', NEW_STYLE)
+            .also(&["F"]),
         Opt::flag("backing-unsafe", "do not open the file that it stands on: SIZE has to be given").letter('u'),
         QUIET,
         OBJECT,

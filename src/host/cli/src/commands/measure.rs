@@ -7,7 +7,7 @@ use instar_vmm::target::Cache;
 
 use super::Command;
 use super::option_list;
-use super::options::{OBJECT, OUTPUT};
+use super::options::{NEW_STYLE, OBJECT, OUTPUT};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
@@ -21,7 +21,7 @@ pub const COMMAND: Command = Command {
     options: &[
         Opt::value("target-format", "FMT", "the new image's format: raw if not given").letter('O'),
         Opt::value("options", "OPTS", "the format's options").letter('o'),
-        Opt::value("size", "SIZE", "the disk's size").letter_since('s', (10, 1)),
+        Opt::value("size", "SIZE", "the disk's size").letter_since('s', NEW_STYLE),
         Opt::value("format", "FMT", "the format of FILE; found out if not given").letter('f'),
         Opt::flag("image-opts", "FILE is a list of options"),
         Opt::value("snapshot", "SNAPSHOT", "measure what this snapshot of FILE needs").letter('l'),

@@ -16,3 +16,6 @@ pub const OUTPUT: Opt = Opt::value("output", "human|json", "how it is shown");
 pub const PROGRESS: Opt = Opt::flag("progress", "show how far it is").letter('p');
 /// No words.
 pub const QUIET: Opt = Opt::flag("quiet", "print nothing").letter('q');
+
+/// The release that gave options new letters: its help tells what they were "in <= 10.0".
+pub const NEW_STYLE: (u32, u32) = (10, 1);

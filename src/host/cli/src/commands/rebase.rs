@@ -4,7 +4,7 @@ use instar_abi::ops::rebase::Rebase;
 use instar_render::escape::terminal;
 
 use super::Command;
-use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
+use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, NEW_STYLE, OBJECT, PROGRESS, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
@@ -21,10 +21,10 @@ pub const COMMAND: Command = Command {
         IMAGE_OPTS,
         Opt::value("cache", "MODE", "how the image is written").letter('t'),
         Opt::value("backing", "FILE", "the new backing file; empty: none").letter('b').bytes(),
-        Opt::value("backing-format", "FMT", "the new backing file's format").letter('F'),
+        Opt::value("backing-format", "FMT", "the new backing file's format").letter_since('B', NEW_STYLE).also(&["F"]),
         Opt::value("backing-cache", "MODE", "how backing files are read").letter('T'),
         Opt::flag("backing-unsafe", "only change the name: the old and the new backing file read the same").letter('u'),
-        Opt::flag("compress", "compress what is copied").letter('c'),
+        Opt::flag("compress", "compress what is copied").letter('c').since((8, 2)),
         PROGRESS,
         QUIET,
         FORCE_SHARE,

@@ -19,7 +19,7 @@ pub const COMMAND: Command = Command {
     about: "List or manipulate snapshots within image.",
     operands: "FILE",
     options: &[
-        FORMAT.since(10),
+        FORMAT.since((10, 0)),
         IMAGE_OPTS,
         Opt::flag("list", "list the snapshots (the default)").letter('l'),
         Opt::value("create", "SNAPSHOT", "take a snapshot of that name").letter('c').bytes(),

@@ -33,7 +33,8 @@ impl Writer for Linear<'_> {
         // What is reserved and not written reads as nothing in particular once it is decrypted.
         match self.image.sealed {
             Some(_) => Target::LinearEncrypted { device, base: self.base },
-            None => Target::Linear { device, base: self.base, zeroed: true },
+            // What was there before shows where nothing is written.
+            None => Target::Linear { device, base: self.base, zeroed: !self.image.spec.keep_data_file },
         }
     }
 

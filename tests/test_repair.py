@@ -11,6 +11,7 @@ from unittest import mock
 from tests import test_check
 from tests.base import InstarTestBase
 from tests.helpers import damage
+from tests.helpers.fixtures import by_id
 
 # Damaged images of each format; more for a thorough look: INSTAR_REPAIRS=200.
 SEEDS = int(os.environ.get("INSTAR_REPAIRS", "10"))
@@ -219,6 +220,17 @@ class RepairTest(InstarTestBase):
                 self.compare("parallels", ("all",))
                 self.compare("parallels", ("leaks",))
             self.clear()
+
+    def test_what_an_extension_refers_to_stays(self):
+        """The stock tool cuts the bitmaps of a parallels image off as a leak."""
+        folder, name = by_id("parallels/bitmaps")
+        shutil.copy(os.path.join(folder, name), self.tmp)
+        before = self.sha256(self.path(name))
+        for what in ("leaks", "all"):
+            out, err, status = self.run_as_qemu_img("check", "-r", what, name, cwd=self.tmp)
+            self.assertEqual((status, self.sha256(self.path(name))), (3, before), out + err)
+            self.assertIn("warning: Format Extension ignored in RW mode\n", err)
+            self.assertIn("1 leaked clusters were found on the image.\n", out)
 
     def test_formats_without_repair(self):
         for fmt in ("raw", "vdi", "vmdk", "vpc", "qcow"):

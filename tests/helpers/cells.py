@@ -31,6 +31,10 @@ COLUMNS = {
     "measure": ("measure-raw", "measure-raw-json", "measure-qcow2", "measure-qcow2-json"),
     "convert": ("convert-raw", "convert-qcow2", "convert-qcow2-compressed"),
     "dd": ("dd-part", "dd-whole", "dd-behind-end"),
+    "snapshot": ("snapshot-list", "snapshot-taken"),
+    "bitmap": ("bitmap-added",),
+    "amend": ("amend-options",),
+    "check -r": ("check-repair",),
 }
 COMMANDS = tuple(command for commands in COLUMNS.values() for command in commands)
 

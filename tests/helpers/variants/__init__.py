@@ -23,6 +23,10 @@ REFUSED = dict.fromkeys(
     ("compare-equal", "compare-different"), "the stock tool cannot read it, to make what to compare with"
 )
 UNREADABLE = {"except_for": REFUSED}
+# `except_for` of an image that was not closed.
+MENDED_FIRST = dict.fromkeys(
+    ("snapshot-taken", "bitmap-added", "amend-options"), "the stock tool repairs the image before it refuses the command"
+)
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ VARIANTS = [
     Variant(
         "mixed-compression", "qcow2", _written("", "write -c -P 1 0 256k", "write -P 2 64k 64k", "write -z 1M 64k")
     ),
-    Variant("empty", "qcow2", _new(size="0")),
+    Variant("empty", "qcow2", _new(size="0"), except_for={"bitmap-added": "the stock tool loses the bitmap again"}),
     Variant("new", "qcow2", _new()),
     Variant("odd-size", "qcow2", _of(size=MIB + 512 * 3)),
     Variant("large", "qcow2", _of(size=20 * GIB, pieces=8)),

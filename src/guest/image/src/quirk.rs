@@ -17,6 +17,8 @@ pub enum Quirk {
     Backs,
     /// Its images can hold compressed units.
     Compresses,
+    /// Its images can hold snapshots.
+    HoldsSnapshots,
     /// These options of its images can be changed.
     Amends(&'static [OptionSpec]),
     /// Its images are read while another program writes to them: their file holds nothing but the disk's bytes.

@@ -108,7 +108,8 @@ impl Work<'_> {
         let usual =
             || self.image.cluster_size().unwrap_or(*GRANULARITY.end()).clamp(*GRANULARITY.start(), *GRANULARITY.end());
         let granularity = self.granularity.unwrap_or_else(usual);
-        if !granularity.is_power_of_two() || granularity < 512 {
+        // Clusters of formats without bitmaps may be of any length.
+        if self.granularity.is_some() && (!granularity.is_power_of_two() || granularity < 512) {
             return Err(Error::usage("Granularity must be power of 2 and at least 512"));
         }
         if self.list().iter().any(|bitmap| bitmap.name == name) {

@@ -4,12 +4,15 @@ use alloc::format;
 
 use instar_abi::ops::snapshot::{Snapshot, SnapshotAction, SnapshotResults};
 use instar_image::machine::display_name;
-use instar_image::{Changes, Editor, Error, Kind, Machine, NewSnapshot, Purpose, Result, SnapshotEditor, Version};
+use instar_image::quirk::has;
+use instar_image::{
+    Changes, Editor, Error, Kind, Machine, NewSnapshot, Purpose, Quirk, Result, SnapshotEditor, Version,
+};
 
 use crate::guessed::tell_guessed;
 use crate::info::snapshot_info;
 use crate::open::{ImageSpec, Opening};
-use crate::told::tell;
+use crate::told::{tell, warn};
 
 /// Bytes of an identifier, and of a name, that are shown.
 const SHOWN_MAX: (usize, usize) = (127, 255);
@@ -28,6 +31,7 @@ pub fn run(machine: &dyn Machine, params: &Snapshot, version: Version) -> Result
     let mut chain = chain.map_err(|e| image.could_not_open(e))?;
     let top = chain.layers.first_mut().ok_or_else(|| Error::corrupt("a chain without an image"))?;
     let format = top.format;
+    warn(machine, top.image.warnings())?;
     if lists {
         machine.seal()?;
         let found = top.image.describe()?.snapshots;
@@ -42,8 +46,10 @@ pub fn run(machine: &dyn Machine, params: &Snapshot, version: Version) -> Result
     }
     tell_guessed(machine, &image, format)?;
     let Some(action) = params.action else { return Ok(0) };
-    let begun = top.image.begin(&Changes { content: true, ..Changes::default() });
-    begun.transpose().map_err(|e| image.could_not_open(e))?;
+    if has(format, Quirk::HoldsSnapshots) {
+        let begun = top.image.begin(&Changes { content: true, ..Changes::default() });
+        begun.transpose().map_err(|e| image.could_not_open(e))?;
+    }
     machine.seal()?;
     let snapshots = top.image.editor().and_then(Editor::snapshots);
     let name = display_name(&params.name);

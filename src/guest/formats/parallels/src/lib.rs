@@ -17,6 +17,7 @@ mod resize;
 mod write;
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::bitmap::RunSink;
@@ -56,7 +57,9 @@ impl Format for Parallels {
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
         check_driver_options(self.name(), cx.options, DRIVER_OPTIONS)?;
         let header = Header::read(&cx)?;
-        extension::check(&cx, &header)?;
+        if !cx.purpose.writes() {
+            extension::check(&cx, &header)?;
+        }
         let can_have_bitmaps = cx.version > instar_image::Version::V7_2;
         Ok(Box::new(ParallelsImage {
             blocks: BlockReader::new(cx.source, header.blocks(cx.device)),
@@ -138,6 +141,11 @@ impl Image for ParallelsImage<'_> {
 
     fn editor(&self) -> Option<&dyn Editor> {
         self.editor.as_ref().map(|editor| editor as &dyn Editor)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let ignored = self.purpose.writes() && self.header.extension != 0;
+        Vec::from_iter(ignored.then(|| String::from("Format Extension ignored in RW mode")))
     }
 
     fn resizing(&self) -> Option<&dyn Resizing> {

@@ -39,7 +39,8 @@ pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
     }
     let stat = machine.stat(device)?;
     let end = end(machine, &header, &header.blocks(device))?;
-    if end < stat.len && !stat.block_device {
+    // What an extension refers to lies behind what the map does.
+    if end < stat.len && !stat.block_device && header.extension == 0 {
         machine.submit(&[Step::SetLength { device, len: end }, Step::Barrier { device }])?;
     }
     write(field::IN_USE, &[0; 4])

@@ -124,6 +124,10 @@ fn used(header: &Header, machine: &dyn Machine, device: DeviceId, data: u64) -> 
 /// See [`instar_image::Image::repair`].
 pub fn repair(header: &Header, device: DeviceId, what: Repairs, cx: CheckContext<'_>) -> Result<CheckReport> {
     let machine = cx.machine;
+    if header.extension != 0 {
+        // What it refers to would be taken for unused.
+        return check::run(header, device, cx);
+    }
     let mut mender = Mender { machine, device, header, what, outside: Vec::new(), used: None, full: 0 };
     let all = mender.mends_all();
     let right = if all { check::right_data_start(header, device, machine)? } else { None };

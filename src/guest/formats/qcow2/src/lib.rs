@@ -136,6 +136,7 @@ impl Format for Qcow2 {
             Quirk::Amends(amend::OPTIONS),
             Quirk::Backs,
             Quirk::Compresses,
+            Quirk::HoldsSnapshots,
         ]
     }
 

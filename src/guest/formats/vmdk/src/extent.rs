@@ -94,6 +94,11 @@ enum Grain {
 }
 
 impl Part {
+    /// The stock tool and instar only read such.
+    pub const fn is_se_sparse(&self) -> bool {
+        matches!(self.content, Content::Grains(Grains { entries: Entries::Numbers { .. }, .. }))
+    }
+
     /// Zeroes, which need no file; `device`: the image's own.
     pub const fn of_zeroes(device: DeviceId, len: u64) -> Self {
         Self { device, start: 0, len, content: Content::Zero }

@@ -159,6 +159,9 @@ impl<'a> VmdkImage<'a> {
             create_type = descriptor.create_type()?;
             extents = open_extents(cx, &descriptor)?;
         }
+        if cx.purpose.writes() && extents.iter().any(|extent| extent.part.is_se_sparse()) {
+            return Err(Error::unsupported("No write support for seSparse images available"));
+        }
         let mut size = 0u64;
         for extent in &mut extents {
             extent.part.start = size;

@@ -10,6 +10,7 @@ mod bitmaps;
 mod faults;
 mod own;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -241,9 +242,13 @@ impl Scenario {
         self.write(&place, &devices, &devices.iter().map(|d| machine.disk(*d)).collect::<Vec<_>>());
         let after = self.contents(&place);
         self.judge(&place, "in the end", &after, &after, true);
-        let mut states = 0;
+        let (mut states, mut judged) = (0, HashSet::new());
         journal.cuts(self.subsets, 1, |when, disks| {
             states += 1;
+            // Different cuts can leave the same bytes, of which the stock tool need not be asked again.
+            if !judged.insert(disks.iter().map(Disk::fingerprint).collect::<Vec<_>>()) {
+                return;
+            }
             self.write(&place, &devices, disks);
             self.reopen(&place);
             self.judge(&place, when, &before, &after, false);

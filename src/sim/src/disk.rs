@@ -1,6 +1,7 @@
 //! A sparse device in memory.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use instar_image::Run;
 
@@ -38,6 +39,17 @@ impl Disk {
     #[must_use]
     pub fn allocated(&self) -> u64 {
         self.pages.len() as u64 * PAGE
+    }
+
+    /// A number that two devices have in common if they hold the same bytes, and as good as never otherwise.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.len.hash(&mut hasher);
+        for page in self.pages.iter().filter(|(_, bytes)| bytes.iter().any(|byte| *byte != 0)) {
+            page.hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// The whole content; for small devices.

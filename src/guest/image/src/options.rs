@@ -29,6 +29,14 @@ pub struct OptionSpec {
     pub help: &'static str,
 }
 
+impl OptionSpec {
+    /// The option of that name.
+    #[must_use]
+    pub const fn new(name: &'static str, kind: OptionKind, help: &'static str) -> Self {
+        Self { name, kind, help }
+    }
+}
+
 /// Options of the file that an image is in, which follow those of every format (`-o help`).
 pub mod of_file {
     use super::{OptionKind, OptionSpec, Options};

@@ -3,7 +3,7 @@
 
 use crate::chain::Layer;
 use crate::format::Format;
-use crate::options::OptionSpec;
+use crate::options::{OptionSpec, Options};
 use crate::version::Version;
 
 /// A way in which a format, or the stock tool's driver of it, differs.
@@ -19,6 +19,8 @@ pub enum Quirk {
     Compresses,
     /// Its images can hold snapshots.
     HoldsSnapshots,
+    /// Its new images can hold persistent bitmaps, but not with that option of `create -o` at one of these values.
+    HoldsBitmapsUnless(&'static str, &'static [&'static str]),
     /// These options of its images can be changed.
     Amends(&'static [OptionSpec]),
     /// Its images are read while another program writes to them: their file holds nothing but the disk's bytes.
@@ -62,6 +64,15 @@ pub fn amends(format: &dyn Format) -> Option<&'static [OptionSpec]> {
     format.quirks().iter().find_map(|quirk| match quirk {
         Quirk::Amends(options) => Some(*options),
         _ => None,
+    })
+}
+
+/// Whether an image that is made with these options can hold persistent bitmaps.
+#[must_use]
+pub fn holds_bitmaps(format: &dyn Format, options: &Options) -> bool {
+    format.quirks().iter().any(|quirk| match quirk {
+        Quirk::HoldsBitmapsUnless(name, values) => !options.get(name).is_some_and(|value| values.contains(&value)),
+        _ => false,
     })
 }
 

@@ -58,11 +58,6 @@ pub trait Creator: Sync {
         self.create(cx)
     }
 
-    /// Images made with these options can keep persistent dirty bitmaps ([`crate::Editor::bitmaps`]).
-    fn keeps_bitmaps(&self, _options: &Options) -> bool {
-        false
-    }
-
     /// Images made with these options can be filled: the stock tool makes some that it refuses to open then.
     fn can_be_filled(&self, _options: &Options, _size: u64) -> Result<()> {
         Ok(())

@@ -17,11 +17,6 @@ use super::create::{rounds, rounds_per_second, seal};
 use super::options::ITER_TIME;
 use super::{Header, SALT, SLOT, SLOT_ACTIVE, SLOT_FREE, SLOTS, SLOTS_AT, check_places, password};
 
-/// The option of that name.
-const fn option(name: &'static str, kind: OptionKind, help: &'static str) -> OptionSpec {
-    OptionSpec { name, kind, help }
-}
-
 const ITER_TIME_HELP: &str = "Time to spend in PBKDF in milliseconds";
 const KEYSLOT_HELP: &str = "Select a single keyslot to modify explicitly";
 const NEW_SECRET_HELP: &str = "New secret to set in the matching keyslots. Empty string to erase";
@@ -30,20 +25,20 @@ const STATE_HELP: &str = "Select new state of affected keyslots (active/inactive
 
 /// The options of a LUKS image.
 pub const OPTIONS: [OptionSpec; 5] = [
-    option("iter-time", OptionKind::Number, ITER_TIME_HELP),
-    option("keyslot", OptionKind::Number, KEYSLOT_HELP),
-    option("new-secret", OptionKind::Text, NEW_SECRET_HELP),
-    option("old-secret", OptionKind::Text, OLD_SECRET_HELP),
-    option("state", OptionKind::Text, STATE_HELP),
+    OptionSpec::new("iter-time", OptionKind::Number, ITER_TIME_HELP),
+    OptionSpec::new("keyslot", OptionKind::Number, KEYSLOT_HELP),
+    OptionSpec::new("new-secret", OptionKind::Text, NEW_SECRET_HELP),
+    OptionSpec::new("old-secret", OptionKind::Text, OLD_SECRET_HELP),
+    OptionSpec::new("state", OptionKind::Text, STATE_HELP),
 ];
 
 /// Those of an image of another format that has a LUKS header inside.
 pub const OPTIONS_INSIDE: [OptionSpec; 5] = [
-    option("encrypt.iter-time", OptionKind::Number, ITER_TIME_HELP),
-    option("encrypt.keyslot", OptionKind::Number, KEYSLOT_HELP),
-    option("encrypt.new-secret", OptionKind::Text, NEW_SECRET_HELP),
-    option("encrypt.old-secret", OptionKind::Text, OLD_SECRET_HELP),
-    option("encrypt.state", OptionKind::Text, STATE_HELP),
+    OptionSpec::new("encrypt.iter-time", OptionKind::Number, ITER_TIME_HELP),
+    OptionSpec::new("encrypt.keyslot", OptionKind::Number, KEYSLOT_HELP),
+    OptionSpec::new("encrypt.new-secret", OptionKind::Text, NEW_SECRET_HELP),
+    OptionSpec::new("encrypt.old-secret", OptionKind::Text, OLD_SECRET_HELP),
+    OptionSpec::new("encrypt.state", OptionKind::Text, STATE_HELP),
 ];
 
 /// What is to become of the slots.

@@ -137,6 +137,8 @@ impl Format for Qcow2 {
             Quirk::Backs,
             Quirk::Compresses,
             Quirk::HoldsSnapshots,
+            // Bitmaps came with version 3.
+            Quirk::HoldsBitmapsUnless("compat", &["0.10", "v2"]),
         ]
     }
 

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
-use instar_image::quirk::{can_name, has};
+use instar_image::quirk::{can_name, has, holds_bitmaps};
 use instar_image::write::{Target, Writer};
 use instar_image::{Backing, Changes, CreateContext, Error, Format, Machine, Purpose, Quirk, Result, Version};
 
@@ -92,7 +92,7 @@ impl<'a> Output<'a> {
         let texts: Vec<&str> = params.options.iter().map(String::as_str).collect();
         let options = option_help::parse(format, &texts, version)?;
         let backing = params.backing(&options);
-        if params.bitmaps.is_some() && !creator.keeps_bitmaps(&options) {
+        if params.bitmaps.is_some() && !holds_bitmaps(format, &options) {
             return Err(bitmaps::unsupported(name));
         }
         // The identity of the file that it stands on is recorded in an image of some formats.

@@ -18,23 +18,22 @@ use crate::edit::head::Head;
 use crate::header::{Encryption, Header};
 use crate::layout::{AUTOCLEAR_DATA_FILE_RAW, COMPATIBLE_LAZY_REFCOUNTS, REFCOUNT_ORDER_MAX, REFCOUNT_ORDER_V2, field};
 use crate::window::Window;
-use crate::write::option;
 
 /// What can be changed, in the order of `-o help`.
 pub const OPTIONS: &[OptionSpec] = &[
-    option("backing_file", OptionKind::Text, "File name of a base image"),
-    option("backing_fmt", OptionKind::Text, "Image format of the base image"),
-    option("compat", OptionKind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
-    option("data_file", OptionKind::Text, "File name of an external data file"),
-    option("data_file_raw", OptionKind::Bool, "The external data file must stay valid as a raw image"),
+    OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),
+    OptionSpec::new("backing_fmt", OptionKind::Text, "Image format of the base image"),
+    OptionSpec::new("compat", OptionKind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
+    OptionSpec::new("data_file", OptionKind::Text, "File name of an external data file"),
+    OptionSpec::new("data_file_raw", OptionKind::Bool, "The external data file must stay valid as a raw image"),
     slots::OPTIONS_INSIDE[0],
     slots::OPTIONS_INSIDE[1],
     slots::OPTIONS_INSIDE[2],
     slots::OPTIONS_INSIDE[3],
     slots::OPTIONS_INSIDE[4],
-    option("lazy_refcounts", OptionKind::Bool, "Postpone refcount updates"),
-    option("refcount_bits", OptionKind::Number, "Width of a reference count entry in bits"),
-    option("size", OptionKind::Size, "Virtual disk size"),
+    OptionSpec::new("lazy_refcounts", OptionKind::Bool, "Postpone refcount updates"),
+    OptionSpec::new("refcount_bits", OptionKind::Number, "Width of a reference count entry in bits"),
+    OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
 ];
 
 /// See [`instar_image::Image::amend`].

@@ -18,7 +18,7 @@ mod spec;
 use alloc::boxed::Box;
 
 use instar_crypto::qcow::Method;
-use instar_image::options::{OptionKind, OptionSpec, Options};
+use instar_image::options::{OptionKind, OptionSpec};
 use instar_image::write::Encrypter;
 use instar_image::{CreateContext, Creator, DeviceId, Machine, Measure, Measured, Result, Writer};
 
@@ -26,40 +26,44 @@ use crate::layout::{L1_ENTRY, OFLAG_COPIED};
 use sealed::Sealed;
 use spec::{Preallocation, Spec};
 
-pub const fn option(name: &'static str, kind: OptionKind, help: &'static str) -> OptionSpec {
-    OptionSpec { name, kind, help }
-}
-
 /// The options, in the order of `-o help`.
 pub const OPTIONS: &[OptionSpec] = &[
-    option("backing_file", OptionKind::Text, "File name of a base image"),
-    option("backing_fmt", OptionKind::Text, "Image format of the base image"),
-    option("cluster_size", OptionKind::Size, "qcow2 cluster size"),
-    option("compat", OptionKind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
-    option("compression_type", OptionKind::Text, "Compression method used for image cluster compression"),
-    option("data_file", OptionKind::Text, "File name of an external data file"),
-    option("data_file_raw", OptionKind::Bool, "The external data file must stay valid as a raw image"),
-    option("encrypt.cipher-alg", OptionKind::Text, "Name of encryption cipher algorithm"),
-    option("encrypt.cipher-mode", OptionKind::Text, "Name of encryption cipher mode"),
-    option("encrypt.format", OptionKind::Text, "Encrypt the image, format choices: 'aes', 'luks'"),
-    option("encrypt.hash-alg", OptionKind::Text, "Name of encryption hash algorithm"),
-    option("encrypt.iter-time", OptionKind::Number, "Time to spend in PBKDF in milliseconds"),
-    option("encrypt.ivgen-alg", OptionKind::Text, "Name of IV generator algorithm"),
-    option("encrypt.ivgen-hash-alg", OptionKind::Text, "Name of IV generator hash algorithm"),
-    option("encrypt.key-secret", OptionKind::Text, "ID of secret providing qcow AES key or LUKS passphrase"),
-    option(
+    OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),
+    OptionSpec::new("backing_fmt", OptionKind::Text, "Image format of the base image"),
+    OptionSpec::new("cluster_size", OptionKind::Size, "qcow2 cluster size"),
+    OptionSpec::new("compat", OptionKind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
+    OptionSpec::new("compression_type", OptionKind::Text, "Compression method used for image cluster compression"),
+    OptionSpec::new("data_file", OptionKind::Text, "File name of an external data file"),
+    OptionSpec::new("data_file_raw", OptionKind::Bool, "The external data file must stay valid as a raw image"),
+    OptionSpec::new("encrypt.cipher-alg", OptionKind::Text, "Name of encryption cipher algorithm"),
+    OptionSpec::new("encrypt.cipher-mode", OptionKind::Text, "Name of encryption cipher mode"),
+    OptionSpec::new("encrypt.format", OptionKind::Text, "Encrypt the image, format choices: 'aes', 'luks'"),
+    OptionSpec::new("encrypt.hash-alg", OptionKind::Text, "Name of encryption hash algorithm"),
+    OptionSpec::new("encrypt.iter-time", OptionKind::Number, "Time to spend in PBKDF in milliseconds"),
+    OptionSpec::new("encrypt.ivgen-alg", OptionKind::Text, "Name of IV generator algorithm"),
+    OptionSpec::new("encrypt.ivgen-hash-alg", OptionKind::Text, "Name of IV generator hash algorithm"),
+    OptionSpec::new("encrypt.key-secret", OptionKind::Text, "ID of secret providing qcow AES key or LUKS passphrase"),
+    OptionSpec::new(
         "encryption",
         OptionKind::Bool,
         "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
     ),
-    option("extended_l2", OptionKind::Bool, "Extended L2 tables"),
-    option("extent_size_hint", OptionKind::Size, "Extent size hint for the image file, 0 to disable"),
-    option("keep_data_file", OptionKind::Bool, "Assume the external data file already exists and do not overwrite it"),
-    option("lazy_refcounts", OptionKind::Bool, "Postpone refcount updates"),
-    option("nocow", OptionKind::Bool, "Turn off copy-on-write (valid only on btrfs)"),
-    option("preallocation", OptionKind::Text, "Preallocation mode (allowed values: off, metadata, falloc, full)"),
-    option("refcount_bits", OptionKind::Number, "Width of a reference count entry in bits"),
-    option("size", OptionKind::Size, "Virtual disk size"),
+    OptionSpec::new("extended_l2", OptionKind::Bool, "Extended L2 tables"),
+    OptionSpec::new("extent_size_hint", OptionKind::Size, "Extent size hint for the image file, 0 to disable"),
+    OptionSpec::new(
+        "keep_data_file",
+        OptionKind::Bool,
+        "Assume the external data file already exists and do not overwrite it",
+    ),
+    OptionSpec::new("lazy_refcounts", OptionKind::Bool, "Postpone refcount updates"),
+    OptionSpec::new("nocow", OptionKind::Bool, "Turn off copy-on-write (valid only on btrfs)"),
+    OptionSpec::new(
+        "preallocation",
+        OptionKind::Text,
+        "Preallocation mode (allowed values: off, metadata, falloc, full)",
+    ),
+    OptionSpec::new("refcount_bits", OptionKind::Number, "Width of a reference count entry in bits"),
+    OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
 ];
 
 /// The options in the order of "Formatting ..", and what they are if nothing is said.
@@ -94,10 +98,6 @@ pub struct Qcow2Creator;
 impl Creator for Qcow2Creator {
     fn measure(&self, cx: &CreateContext<'_, '_>, source: Option<&dyn Measured>) -> Option<Result<Measure>> {
         Some(measure::measure(cx, source))
-    }
-
-    fn keeps_bitmaps(&self, options: &Options) -> bool {
-        !matches!(options.get("compat"), Some("0.10" | "v2"))
     }
 
     fn create<'a>(&self, cx: CreateContext<'a, '_>) -> Result<Box<dyn Writer + 'a>> {

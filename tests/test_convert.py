@@ -381,6 +381,25 @@ class TestConvertFailures(InstarTestBase):
             stderr=subprocess.DEVNULL,
         )
 
+    def test_options_that_do_not_go_together(self):
+        """A format of no backing file, and compressed clusters in a data file."""
+        images.random_disk(self.path("disk.raw"), MIB, 3)
+        cases = [("-c", "-O", "qcow2", "-o", "data_file=d"), ("-c", "-O", "qcow2", "-o", "data_file=d,data_file_raw=on")]
+        for fmt in ("raw", "vdi", "vmdk", "qcow2", "qcow", "qed", "vpc", "vhdx", "parallels"):
+            cases += [("-O", fmt, "-F", backing) for backing in ("qcow2", "vmdk", "nosuch")[: 2 if fmt == "vmdk" else 3]]
+        for case in cases:
+            with self.subTest(case):
+                argv = ("convert", "-f", "raw", *case, "disk.raw", "out")
+                stock = self.run_qemu_img(*argv, cwd=self.tmp)
+                left = [name for name in ("d", "out") if os.path.exists(self.path(name))]
+                for name in left:
+                    os.remove(self.path(name))
+                self.assertEqual(self.run_as_qemu_img(*argv, cwd=self.tmp), stock)
+                self.assertEqual(os.path.exists(self.path("out")), stock[2] == 0)
+                for name in ("d", "out"):
+                    if os.path.exists(self.path(name)):
+                        os.remove(self.path(name))
+
     def test_interrupted(self):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             for existing in (False, True):

@@ -25,7 +25,7 @@ REFUSED = dict.fromkeys(
 UNREADABLE = {"except_for": REFUSED}
 # `except_for` of an image that was not closed.
 MENDED_FIRST = dict.fromkeys(
-    ("snapshot-taken", "bitmap-added", "amend-options"), "the stock tool repairs the image before it refuses the command"
+    ("snapshot-taken", "bitmap-added", "amend-options"), "the stock tool tells of what it repairs before it refuses the command"
 )
 
 

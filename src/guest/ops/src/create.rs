@@ -188,7 +188,7 @@ fn parent(request: &Request<'_>) -> Result<DeviceId> {
 }
 
 /// What is said of a backing format that nobody knows.
-fn unknown_backing_format(format: &dyn Format, name: &str, version: Version) -> Error {
+pub fn unknown_backing_format(format: &dyn Format, name: &str, version: Version) -> Error {
     if has(format, Quirk::OwnWordsForBackingFormat) {
         return Error::usage(format!("unrecognized backing format '{name}'"));
     }

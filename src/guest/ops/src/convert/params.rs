@@ -26,7 +26,7 @@ pub struct Params {
     pub options: Vec<String>,
     /// `-B` and `-F`
     backing: Option<Vec<u8>>,
-    backing_format: Option<String>,
+    pub backing_format: Option<String>,
     /// That file, open.
     pub backing_image: Option<ImageSpec>,
     /// `-l`

@@ -8,15 +8,21 @@ use alloc::vec::Vec;
 use instar_image::chain::Chain;
 use instar_image::quirk::{can_name, has, holds_bitmaps};
 use instar_image::write::{Target, Writer};
-use instar_image::{Backing, Changes, CreateContext, Error, Format, Machine, Purpose, Quirk, Result, Version};
+use instar_image::{Backing, Changes, CreateContext, Error, Format, Kind, Machine, Purpose, Quirk, Result, Version};
 
 use super::bitmaps;
 use super::params::Params;
+use crate::create::unknown_backing_format;
 use crate::open::{ImageSpec, Opening};
 use crate::option_help;
 
 /// Disks are whole sectors of so many bytes.
 const SECTOR: u64 = 512;
+
+/// The option of `-o` that `-F` stands for.
+const BACKING_FORMAT: &str = "backing_fmt";
+/// What the stock tool's driver says of compressed clusters in a data file.
+const ENOTSUP: u32 = 95;
 
 /// The target.
 pub enum Output<'a> {
@@ -90,7 +96,7 @@ impl<'a> Output<'a> {
         let name = format.name();
         let creator = option_help::creator_of(format)?;
         let texts: Vec<&str> = params.options.iter().map(String::as_str).collect();
-        let options = option_help::parse(format, &texts, version)?;
+        let mut options = option_help::parse(format, &texts, version)?;
         let backing = params.backing(&options);
         if params.bitmaps.is_some() && !holds_bitmaps(format, &options) {
             return Err(bitmaps::unsupported(name));
@@ -100,6 +106,12 @@ impl<'a> Output<'a> {
         let parent = parent.map(|image| image.device);
         if backing.is_some() && !has(format, Quirk::Backs) && parent.is_none() {
             return Err(Error::usage(format!("Backing file not supported for file format '{name}'")));
+        }
+        if let (None, Some(of)) = (&backing, &params.backing_format) {
+            if !format.create_options().iter().any(|option| option.name == BACKING_FORMAT) {
+                return Err(Error::usage(format!("Backing file format not supported for file format '{name}'")));
+            }
+            options.set(BACKING_FORMAT, of);
         }
         if params.settings.compress && !has(format, Quirk::Compresses) {
             return Err(Error::usage("Compression not supported for this file format"));
@@ -122,11 +134,11 @@ impl<'a> Output<'a> {
         } else {
             format!("{shown}: error while converting {name}")
         };
-        if let Some(Backing { format: Some(other), .. }) = &backing
+        let named = backing.as_ref().map_or(params.backing_format.as_deref(), |backing| backing.format.as_deref());
+        if let Some(other) = named
             && crate::open::format_by_name(other).is_err()
         {
-            let error = Error::usage(format!("Parameter 'backing-fmt' does not accept value '{other}'"));
-            return Err(error.context(converting));
+            return Err(unknown_backing_format(format, other, version).context(converting));
         }
         let backed = backing.is_some();
         let cx = CreateContext {
@@ -147,6 +159,9 @@ impl<'a> Output<'a> {
             None => creator.create(cx),
         };
         let writer = writer.map_err(|e| e.context(converting))?;
+        if params.settings.compress && params.data_device.is_some() {
+            return Err(Error::new(Kind::Io(ENOTSUP), "error while writing at byte 0: Operation not supported"));
+        }
         if let Some(image) = params.backing_image.as_ref().filter(|_| backed) {
             // An image that cannot be read because of what it stands on is of no use. A format that the target cannot name is
             // found out by its readers.

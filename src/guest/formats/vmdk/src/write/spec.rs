@@ -103,7 +103,8 @@ impl Spec {
         let subformat = options.get("subformat").unwrap_or(Subformat::Sparse.name());
         let kind = Subformat::ALL.into_iter().find(|kind| kind.name() == subformat);
         let kind = kind.ok_or_else(|| invalid(subformat))?;
-        if cx.backing.as_ref().and_then(|backing| backing.format.as_deref()).is_some_and(|format| format != "vmdk") {
+        let backing_format = cx.backing.as_ref().and_then(|backing| backing.format.as_deref());
+        if backing_format.or_else(|| cx.options.get("backing_fmt")).is_some_and(|format| format != "vmdk") {
             return Err(Error::usage("backing_file must be a vmdk image"));
         }
         let (compat6, hardware) = (flag("compat6")?, options.get("hwversion").unwrap_or("undefined"));

@@ -77,9 +77,14 @@ def shortest(folder, case, env, other, pairs):
 
 
 def compare_builds(folder, case, isolation, other):
-    """Least seconds of this build and of the other, measured until they agree or it is no noise."""
+    """Least seconds of this build and of the other, measured until they agree or it is no noise; None where the other, an
+    older one, cannot do it."""
     env = {"INSTAR_ISOLATION": isolation}
-    first = run_once(INSTAR, case, folder, env)[0] + run_once(other, case, folder, env)[0]
+    first = run_once(INSTAR, case, folder, env)[0]
+    try:
+        first += run_once(other, case, folder, env)[0]
+    except SystemExit:
+        return None
     pairs = max(FEWEST, min(MOST, int(BUDGET / first)))
     ours, theirs = shortest(folder, case, env, other, pairs)
     for _ in range(AGAIN):
@@ -168,7 +173,11 @@ def main():
             images.need(folder, size, [*case.images, *([case.work] if case.work else [])])
             for isolation in usable_isolations():
                 if wanted.against:
-                    ours, theirs = compare_builds(folder, case, isolation, wanted.against)
+                    both = compare_builds(folder, case, isolation, wanted.against)
+                    if both is None:
+                        print(f"{case.name:<26} {isolation:<8} left out: only one of the two does it", flush=True)
+                        continue
+                    ours, theirs = both
                     rows.append((case.name, isolation, ours, theirs))
                     print(f"{case.name:<26} {isolation:<8} {ours:8.4f} s {theirs:8.4f} s {ours / theirs:6.2f}", flush=True)
                     continue

@@ -70,6 +70,19 @@ def encrypted():
     yield Case("luks -> raw", argv, 0.8, ["plain.luks"])
 
 
+def kept():
+    """What is said of an image of 1 TiB besides its disk."""
+    yield Case("snapshot -c, 1 TiB scattered", ["snapshot", "-c", "new", "WORK"], 0.5, [], "scattered.qcow2")
+    yield Case("snapshot -d, 1 TiB scattered", ["snapshot", "-d", "old", "WORK"], 0.5, [], "kept.qcow2")
+    yield Case("bitmap --add", ["bitmap", "--add", "-g", "64k", "WORK", "new"], 0.8, [], "bits.qcow2")
+    for source, target in (("fine", "coarse"), ("coarse", "fine")):
+        yield Case(
+            f"bitmap --merge {source} -> {target}", ["bitmap", "--merge", source, "WORK", target], 0.8, [], "bits.qcow2"
+        )
+    yield Case("amend refcount_bits=64", ["amend", "-o", "refcount_bits=64", "WORK"], 0.5, [], "reserved.qcow2")
+    yield Case("check -r, lost refcounts", ["check", "-q", "-r", "all", "WORK"], 0.5, [], "uncounted.qcow2", rounds=3)
+
+
 REBASED = ["base.qcow2", "next.qcow2", "share.qcow2", "over.qcow2"]
 
 CASES = [
@@ -113,6 +126,7 @@ CASES = [
     Case("measure, 1 TiB scattered", ["measure", "-O", "qcow2", "scattered.qcow2"], 0.9, ["scattered.qcow2"]),
     Case("compare, 1 TiB scattered", ["compare", "scattered.qcow2", "again.qcow2"], 0.9, ["again.qcow2"],
          rounds=1),
+    *kept(),
     *other_formats(),
     *written(),
     *encrypted(),

@@ -147,6 +147,42 @@ def again(folder, size):
     tool(folder, "cp", "scattered.qcow2", "again.qcow2")
 
 
+@makes("kept.qcow2")
+def kept(folder, size):
+    """The scattered image with a snapshot."""
+    need(folder, size, ["scattered.qcow2"])
+    tool(folder, "cp", "scattered.qcow2", "kept.qcow2")
+    tool(folder, "qemu-img", "snapshot", "-c", "old", "kept.qcow2")
+
+
+@makes("uncounted.qcow2")
+def uncounted(folder, size):
+    """The scattered image without its refcount table."""
+    need(folder, size, ["scattered.qcow2"])
+    tool(folder, "cp", "scattered.qcow2", "uncounted.qcow2")
+    with open(folder / "uncounted.qcow2", "r+b") as file:
+        file.seek(CLUSTER)
+        file.write(bytes(CLUSTER))
+
+
+@makes("bits.qcow2")
+def bits(folder, _size):
+    """1 TiB with a bitmap for 4 KiB and one for 64 KiB, in which bits are set here and there."""
+    chance = random.Random(8)
+    tool(folder, "qemu-img", "create", "-q", "-f", "qcow2", "bits.qcow2", str(TIB))
+    for name, granularity in (("fine", "4k"), ("coarse", "64k")):
+        tool(folder, "qemu-img", "bitmap", "--add", "-g", granularity, "bits.qcow2", name)
+    places = (chance.randrange(TIB // CLUSTER) * CLUSTER for _ in range(3000))
+    lengths = (4096, CLUSTER, MIB)
+    writes = [f"write -q -z {place} {min(chance.choice(lengths), TIB - place)}" for place in places]
+    tool(folder, "qemu-io", "-f", "qcow2", "bits.qcow2", said="\n".join(writes))
+
+
+@makes("reserved.qcow2")
+def reserved(folder, _size):
+    tool(folder, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", "reserved.qcow2", str(TIB))
+
+
 @makes("small.qcow2")
 def small(folder, _size):
     tool(folder, "qemu-img", "create", "-q", "-f", "qcow2", "small.qcow2", "1G")

@@ -176,6 +176,39 @@ class TestAmendImages(AmendTest):
                 self.same("-o", step, "a.q")
                 self.assert_same_amended()
 
+    def test_snapshots_without_extra_data(self):
+        """Version 3 asks for it of each snapshot; old programs wrote none of it, or only the size of the machine's state."""
+        for extra in (0, 8):
+            self.prepare("qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=0.10,cluster_size=4k", "a.q", "4M")
+            self.each("qemu-io", "-c", "write -P 1 0 1M", "a.q")
+            self.each("qemu-img", "snapshot", "-c", "one", "a.q")
+            self.each("qemu-io", "-c", "write -P 2 64k 64k", "a.q")
+            self.each("qemu-img", "snapshot", "-c", "two", "a.q")
+            self.shorten(self.path("ours/a.q"), extra)
+            self.copy()
+            for step in ("compat=1.1", "refcount_bits=64", "compat=1.1,lazy_refcounts=on"):
+                with self.subTest(extra=extra, step=step):
+                    self.same("-o", step, "a.q")
+                    self.assert_same_amended()
+
+    @staticmethod
+    def shorten(path, keep):
+        """Of the extra data of each snapshot only the first bytes stay."""
+        with open(path, "r+b") as file:
+            count, at = struct.unpack(">IQ", os.pread(file.fileno(), 12, 60))
+            file.seek(at)
+            table, old = file.read(1 << 12), 0
+            new = b""
+            for _ in range(count):
+                id_len, name_len, extra = *struct.unpack_from(">HH", table, old + 12), struct.unpack_from(">I", table, old + 36)[0]
+                words = old + 40 + extra
+                entry = table[old : old + 36] + struct.pack(">I", keep) + table[old + 40 : old + 40 + keep]
+                entry += table[words : words + id_len + name_len]
+                new += entry + bytes(-len(entry) % 8)
+                old = words + id_len + name_len + -(40 + extra + id_len + name_len) % 8
+            file.seek(at)
+            file.write(new)
+
     def test_bitmaps_go_with_version_3(self):
         """The stock tool leaves them behind as leaks; here their place is given up."""
         self.prepare("qemu-img", "create", "-q", "-f", "qcow2", "a.q", "4M")

@@ -13,7 +13,7 @@ def images():
     """The variants that every release reads alike."""
     count = {}
     for variant in variants():
-        if not variant.stock or variant.format in RANDOM or variant.objects or variant.except_for or variant.versions:
+        if not variant.stock or variant.format in RANDOM or variant.objects or variant.unreadable or variant.versions:
             continue
         count[variant.format] = count.get(variant.format, 0) + 1
         if variant.format in ("raw", "qcow2") or count[variant.format] <= SOME:

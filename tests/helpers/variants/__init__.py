@@ -18,6 +18,8 @@ KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 STOCK_TIMEOUT = 60
+# Commands of the matrix that change the image.
+IN_PLACE = {"snapshot-taken", "bitmap-added", "amend-options", "check-repair"}
 # `except_for` of an image that the stock tool refuses.
 REFUSED = dict.fromkeys(
     ("compare-equal", "compare-different"), "the stock tool cannot read it, to make what to compare with"
@@ -53,6 +55,11 @@ class Variant:
     except_for: dict = field(default_factory=dict)
     # Releases whose stock tool can read it (empty: all).
     versions: tuple = ()
+
+    @property
+    def unreadable(self):
+        """Commands of the matrix that only read it, and that the stock tool fails at."""
+        return self.except_for.keys() - IN_PLACE
 
     @property
     def argv(self):

@@ -34,7 +34,7 @@ def run_once(program, case, folder, env):
     out, work = folder / "out.img", folder / "work.img"
     out.unlink(missing_ok=True)
     if case.work:
-        shutil.copy(folder / case.work, work)
+        subprocess.run(["cp", "--sparse=always", folder / case.work, work], check=True)
     argv = [program] + [{"OUT": str(out), "WORK": str(work)}.get(a, a) for a in case.argv]
     begin = time.perf_counter()
     done = subprocess.run(argv, cwd=folder, env={**os.environ, **env}, stdout=subprocess.DEVNULL, check=False)

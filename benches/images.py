@@ -151,7 +151,7 @@ def again(folder, size):
 def kept(folder, size):
     """The scattered image with a snapshot."""
     need(folder, size, ["scattered.qcow2"])
-    tool(folder, "cp", "scattered.qcow2", "kept.qcow2")
+    tool(folder, "cp", "--sparse=always", "scattered.qcow2", "kept.qcow2")
     tool(folder, "qemu-img", "snapshot", "-c", "old", "kept.qcow2")
 
 
@@ -159,7 +159,7 @@ def kept(folder, size):
 def uncounted(folder, size):
     """The scattered image without its refcount table."""
     need(folder, size, ["scattered.qcow2"])
-    tool(folder, "cp", "scattered.qcow2", "uncounted.qcow2")
+    tool(folder, "cp", "--sparse=always", "scattered.qcow2", "uncounted.qcow2")
     with open(folder / "uncounted.qcow2", "r+b") as file:
         file.seek(CLUSTER)
         file.write(bytes(CLUSTER))

@@ -37,7 +37,9 @@ def run_once(program, case, folder, env):
         subprocess.run(["cp", "--sparse=always", folder / case.work, work], check=True)
     argv = [program] + [{"OUT": str(out), "WORK": str(work)}.get(a, a) for a in case.argv]
     begin = time.perf_counter()
-    done = subprocess.run(argv, cwd=folder, env={**os.environ, **env}, stdout=subprocess.DEVNULL, check=False)
+    # What a repair tells would fill the screen.
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    done = subprocess.run(argv, cwd=folder, env={**os.environ, **env}, check=False, **quiet)
     seconds = time.perf_counter() - begin
     if done.returncode not in case.statuses:
         raise SystemExit(f"{' '.join(argv)}: exit status {done.returncode}")

@@ -38,12 +38,19 @@ def run_once(program, case, folder, env):
     argv = [program] + [{"OUT": str(out), "WORK": str(work)}.get(a, a) for a in case.argv]
     begin = time.perf_counter()
     # What a repair tells would fill the screen.
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     done = subprocess.run(argv, cwd=folder, env={**os.environ, **env}, check=False, **quiet)
     seconds = time.perf_counter() - begin
     if done.returncode not in case.statuses:
-        raise SystemExit(f"{' '.join(argv)}: exit status {done.returncode}")
+        said = done.stderr[-500:].decode(errors="replace")
+        raise SystemExit(f"{' '.join(argv)}: exit status {done.returncode}: {said}")
     return seconds, out.stat().st_blocks * 512 if out.exists() else 0
+
+
+def clear(folder):
+    """Removes what the last run left."""
+    for left in ("out.img", "work.img"):
+        (folder / left).unlink(missing_ok=True)
 
 
 def measure(folder, case, isolation, rounds):
@@ -60,22 +67,17 @@ def measure(folder, case, isolation, rounds):
             ours.append(mine)
             theirs.append(stock)
             sizes = (my_size, stock_size)
-    for left in ("out.img", "work.img"):
-        (folder / left).unlink(missing_ok=True)
+    clear(folder)
     return statistics.median(ours), statistics.median(theirs), sizes[0] / sizes[1] if sizes[1] else None
 
 
 def shortest(folder, case, env, other, pairs):
     """The least seconds of either build in some pairs: what else runs on the machine only ever adds."""
-    runs = [
-        [run_once(program, case, folder, env)[0] for program in ((INSTAR, other), (other, INSTAR))[number % 2]]
-        for number in range(pairs)
-    ]
-    straight, turned = runs[::2], runs[1::2]
-    return (
-        min([a for a, _ in straight] + [b for _, b in turned]),
-        min([b for _, b in straight] + [a for a, _ in turned]),
-    )
+    least, programs = [float("inf")] * 2, (INSTAR, other)
+    for number in range(pairs):
+        for which in (0, 1) if number % 2 == 0 else (1, 0):
+            least[which] = min(least[which], run_once(programs[which], case, folder, env)[0])
+    return least
 
 
 def compare_builds(folder, case, isolation, other):
@@ -94,8 +96,7 @@ def compare_builds(folder, case, isolation, other):
             break
         more = shortest(folder, case, env, other, pairs)
         ours, theirs = min(ours, more[0]), min(theirs, more[1])
-    for left in ("out.img", "work.img"):
-        (folder / left).unlink(missing_ok=True)
+    clear(folder)
     return ours, theirs
 
 
@@ -181,10 +182,9 @@ def main():
                         continue
                     ours, theirs = both
                     rows.append((case.name, isolation, ours, theirs))
-                    print(f"{case.name:<26} {isolation:<8} {ours:8.4f} s {theirs:8.4f} s {ours / theirs:6.2f}", flush=True)
-                    continue
-                ours, theirs, sizes = measure(folder, case, isolation, rounds)
-                rows.append((case.name, isolation, ours, theirs, case.goal, sizes))
+                else:
+                    ours, theirs, sizes = measure(folder, case, isolation, rounds)
+                    rows.append((case.name, isolation, ours, theirs, case.goal, sizes))
                 print(f"{case.name:<26} {isolation:<8} {ours:8.4f} s {theirs:8.4f} s {ours / theirs:6.2f}", flush=True)
     if wanted.against:
         print(told(rows))

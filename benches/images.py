@@ -140,26 +140,28 @@ def rebased(folder, size):
     overlay(folder, "base.qcow2", "over.qcow2", scattered(6, disk, size))
 
 
+def copy_of_scattered(folder, size, name):
+    need(folder, size, ["scattered.qcow2"])
+    tool(folder, "cp", "--sparse=always", "scattered.qcow2", name)
+
+
 @makes("again.qcow2")
 def again(folder, size):
     """Another file with the same bytes: nothing is shared, all has to be compared."""
-    need(folder, size, ["scattered.qcow2"])
-    tool(folder, "cp", "scattered.qcow2", "again.qcow2")
+    copy_of_scattered(folder, size, "again.qcow2")
 
 
 @makes("kept.qcow2")
 def kept(folder, size):
     """The scattered image with a snapshot."""
-    need(folder, size, ["scattered.qcow2"])
-    tool(folder, "cp", "--sparse=always", "scattered.qcow2", "kept.qcow2")
+    copy_of_scattered(folder, size, "kept.qcow2")
     tool(folder, "qemu-img", "snapshot", "-c", "old", "kept.qcow2")
 
 
 @makes("uncounted.qcow2")
 def uncounted(folder, size):
     """The scattered image without its refcount table."""
-    need(folder, size, ["scattered.qcow2"])
-    tool(folder, "cp", "--sparse=always", "scattered.qcow2", "uncounted.qcow2")
+    copy_of_scattered(folder, size, "uncounted.qcow2")
     with open(folder / "uncounted.qcow2", "r+b") as file:
         file.seek(CLUSTER)
         file.write(bytes(CLUSTER))

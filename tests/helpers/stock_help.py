@@ -41,8 +41,7 @@ def said(help_of):
     """Of one release, whose help is `help_of(*command)`: command to options."""
     found = {}
     for command, line in commands(help_of()).items():
-        options = options_of_line(line) if line else options_of(help_of(command))
-        found[command] = {name: value for name, value in options if name not in ("-h", "--help")}
+        found[command] = dict(options_of_line(line) if line else options_of(help_of(command)))
     return found
 
 

@@ -4,6 +4,9 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
 
+/// The system's number for what is not supported, where the stock tool's words for it depend on the number.
+pub const ENOTSUP: u32 = 95;
+
 /// What kind of failure it is: it decides the exit status, never the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -48,7 +48,7 @@ pub use amend::Amendment;
 pub use bitmap::{BitmapEditor, Bitmaps, DirtyBitmap};
 pub use check::{CheckContext, CheckReport, Findings, Repaired, Repairs};
 pub use edit::{Changes, Editor, Emptying, NewBacking, Rebasing, Spot};
-pub use error::{Error, Kind, Result, Scope};
+pub use error::{ENOTSUP, Error, Kind, Result, Scope};
 pub use extent::{Compressed, Extent, Place};
 pub use format::{Backing, Decoder, Description, Format, Identity, Image, OpenContext, Probe, SafetyCheck, Snapshot};
 pub use instar_abi::record::Value;

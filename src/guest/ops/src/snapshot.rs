@@ -6,7 +6,7 @@ use instar_abi::ops::snapshot::{Snapshot, SnapshotAction, SnapshotResults};
 use instar_image::machine::display_name;
 use instar_image::quirk::has;
 use instar_image::{
-    Changes, Editor, Error, Kind, Machine, NewSnapshot, Purpose, Quirk, Result, SnapshotEditor, Version,
+    Changes, ENOTSUP, Editor, Error, Kind, Machine, NewSnapshot, Purpose, Quirk, Result, SnapshotEditor, Version,
 };
 
 use crate::guessed::tell_guessed;
@@ -18,8 +18,6 @@ use crate::told::{tell, warn};
 const SHOWN_MAX: (usize, usize) = (127, 255);
 /// Bytes of a new snapshot's name.
 const NAME_MAX: usize = 255;
-
-const ENOTSUP: u32 = 95;
 
 /// Does what is asked for; exit status 0.
 pub fn run(machine: &dyn Machine, params: &Snapshot, version: Version) -> Result<u8> {

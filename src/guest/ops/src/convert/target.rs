@@ -8,7 +8,9 @@ use alloc::vec::Vec;
 use instar_image::chain::Chain;
 use instar_image::quirk::{can_name, has, holds_bitmaps};
 use instar_image::write::{Target, Writer};
-use instar_image::{Backing, Changes, CreateContext, Error, Format, Kind, Machine, Purpose, Quirk, Result, Version};
+use instar_image::{
+    Backing, Changes, CreateContext, ENOTSUP, Error, Format, Kind, Machine, Purpose, Quirk, Result, Version,
+};
 
 use super::bitmaps;
 use super::params::Params;
@@ -21,8 +23,6 @@ const SECTOR: u64 = 512;
 
 /// The option of `-o` that `-F` stands for.
 const BACKING_FORMAT: &str = "backing_fmt";
-/// What the stock tool's driver says of compressed clusters in a data file.
-const ENOTSUP: u32 = 95;
 
 /// The target.
 pub enum Output<'a> {
@@ -159,6 +159,7 @@ impl<'a> Output<'a> {
             None => creator.create(cx),
         };
         let writer = writer.map_err(|e| e.context(converting))?;
+        // Compressed clusters are not put into a data file.
         if params.settings.compress && params.data_device.is_some() {
             return Err(Error::new(Kind::Io(ENOTSUP), "error while writing at byte 0: Operation not supported"));
         }

@@ -95,11 +95,12 @@ impl Bits {
         self.bytes.resize(editor.header.cluster_size() as usize, 0);
         match self.place(editor, index)? {
             0 => self.bytes.fill(0),
-            place if (self.behind_at..self.behind_at + self.behind.len() as u64).contains(&place) => {
-                self.write(editor)?;
+            place => {
+                if (self.behind_at..self.behind_at + self.behind.len() as u64).contains(&place) {
+                    self.write(editor)?;
+                }
                 editor.machine.read(editor.device, place, &mut self.bytes)?;
             }
-            place => editor.machine.read(editor.device, place, &mut self.bytes)?,
         }
         (self.index, self.open) = (index, true);
         Ok(())

@@ -11,7 +11,7 @@ mod trees;
 use alloc::vec::Vec;
 
 use instar_image::table::{Span, TableCache};
-use instar_image::{Error, Kind, NewSnapshot, Result, SnapshotEditor, Step};
+use instar_image::{ENOTSUP, Error, Kind, NewSnapshot, Result, SnapshotEditor, Step};
 
 use super::tables::Tables;
 use super::{Qcow2Editor, State};
@@ -27,7 +27,6 @@ const NAME_MAX: usize = 255;
 const ENOENT: u32 = 2;
 const EINVAL: u32 = 22;
 const EFBIG: u32 = 27;
-const ENOTSUP: u32 = 95;
 
 fn not_supported() -> Error {
     Error::new(Kind::Io(ENOTSUP), "Operation not supported")

@@ -8,6 +8,7 @@
 //! | 2 n | numbers of 4 KiB pages, little-endian |
 //! | rest | the pages' content, in that order; what is left follows the last one |
 
+use instar_image::FileOffset;
 use instar_sim::Disk;
 
 const PAGE: usize = 4096;
@@ -26,7 +27,7 @@ pub fn image(data: &[u8]) -> Option<Disk> {
     let mut numbers = numbers.as_chunks::<2>().0.iter();
     for page in content.chunks(PAGE) {
         let number = numbers.next().map_or(next, |bytes| u64::from(u16::from_le_bytes(*bytes)));
-        disk.write(number * PAGE as u64, page);
+        disk.write(FileOffset::new(number * PAGE as u64), page);
         next = number + 1;
     }
     disk.set_len(u64::from(u32::from_le_bytes(*length) % LENGTH_MAX));

@@ -9,7 +9,8 @@ mod luks2;
 use cap::Cap;
 use instar_image::check::Quiet;
 use instar_image::{
-    CheckContext, DeviceId, Extent, Format, Image, OpenContext, Place, Purpose, Repairs, Source, Value, Version,
+    CheckContext, DeviceId, Extent, FileOffset, Format, Image, OpenContext, Place, Purpose, Repairs, Source, Value,
+    Version,
 };
 use instar_sim::{Disk, Machine};
 use rustix::time::{ClockId, clock_gettime};
@@ -51,7 +52,7 @@ pub fn target(format: &str, data: &[u8]) {
 fn cheap_key(disk: &Disk) -> bool {
     const ROUNDS_MAX: u32 = 10_000;
     let mut head = [0; 592];
-    disk.read(0, &mut head);
+    disk.read(FileOffset::ZERO, &mut head);
     let rounds = |at: usize| head.get(at..at + 4).map_or(0, |b| b.iter().fold(0, |n, b| n << 8 | u32::from(*b)));
     head.starts_with(b"LUKS\xba\xbe\0\x01")
         && rounds(164) <= ROUNDS_MAX

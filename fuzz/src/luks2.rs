@@ -2,6 +2,7 @@
 //! and keys are tried only where that costs little.
 
 use instar_crypto::Hash;
+use instar_image::FileOffset;
 use instar_sim::Disk;
 use serde_json::Value;
 
@@ -13,9 +14,9 @@ const CHECKSUM: std::ops::Range<usize> = 448..512;
 const WORK_MAX: u64 = 10_000;
 
 /// Where the header and its copy are, and what is there.
-fn headers(disk: &Disk) -> Vec<(u64, Vec<u8>)> {
+fn headers(disk: &Disk) -> Vec<(FileOffset, Vec<u8>)> {
     let mut found = Vec::new();
-    for offset in std::iter::once(0).chain((14..=22).map(|bits| 1 << bits)) {
+    for offset in std::iter::once(0).chain((14..=22).map(|bits| 1 << bits)).map(FileOffset::new) {
         let mut head = vec![0; 16];
         disk.read(offset, &mut head);
         let size = head.get(8..16).map_or(0, |b| b.iter().fold(0, |n, b| n << 8 | u64::from(*b)));
@@ -35,7 +36,7 @@ pub fn mend(disk: &mut Disk) {
         let mut sum = Hash::Sha256.digest(&[&whole]);
         sum.resize(CHECKSUM.len(), 0);
         // A file does not become longer by it.
-        if offset + BINARY as u64 <= disk.len() {
+        if offset + BINARY as u64 <= FileOffset::new(disk.len()) {
             disk.write(offset + CHECKSUM.start as u64, &sum);
         }
     }

@@ -1,6 +1,6 @@
 //! The files of a run, the operations on them, and what they should show.
 
-use instar_image::Value;
+use instar_image::{FileOffset, Value};
 use instar_sim::{Disk, Machine};
 
 use super::kinds::{Kind, Rebases};
@@ -393,7 +393,7 @@ impl World {
         let len = [512, 8192, disk.len()][numbers.or_zero(3) as usize].min(disk.len());
         for _ in 0..=numbers.or_zero(4) {
             let value = [0, 1, 0x7f, 0x80, 0xff, numbers.or_zero(256) as u8][numbers.or_zero(6) as usize];
-            disk.write(numbers.or_zero(len), &[value]);
+            disk.write(FileOffset::new(numbers.or_zero(len)), &[value]);
         }
         self.shows = None;
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use instar_image::Run;
+use instar_image::{FileOffset, Run};
 
 const PAGE: u64 = 4096;
 
@@ -19,7 +19,7 @@ impl Disk {
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut disk = Self::default();
-        disk.write(0, bytes);
+        disk.write(FileOffset::ZERO, bytes);
         disk
     }
 
@@ -56,13 +56,13 @@ impl Disk {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; usize::try_from(self.len).expect("a device of a test fits in memory")];
-        self.read(0, &mut bytes);
+        self.read(FileOffset::ZERO, &mut bytes);
         bytes
     }
 
     /// The pieces of `len` bytes from `offset` on, cut at page boundaries: page, offset in it, offset in the
     /// range, length.
-    fn pieces(offset: u64, len: u64) -> impl Iterator<Item = (u64, usize, usize, usize)> {
+    fn pieces(offset: FileOffset, len: u64) -> impl Iterator<Item = (u64, usize, usize, usize)> {
         let mut done = 0;
         std::iter::from_fn(move || {
             if done == len {
@@ -78,7 +78,7 @@ impl Disk {
     }
 
     /// Reads; zeroes past the end.
-    pub fn read(&self, offset: u64, buf: &mut [u8]) {
+    pub fn read(&self, offset: FileOffset, buf: &mut [u8]) {
         for (page, inside, from, n) in Self::pieces(offset, buf.len() as u64) {
             match self.pages.get(&page) {
                 Some(bytes) => buf[from..from + n].copy_from_slice(&bytes[inside..inside + n]),
@@ -88,8 +88,8 @@ impl Disk {
     }
 
     /// Writes; grows as needed.
-    pub fn write(&mut self, offset: u64, data: &[u8]) {
-        self.len = self.len.max(offset + data.len() as u64);
+    pub fn write(&mut self, offset: FileOffset, data: &[u8]) {
+        self.len = self.len.max((offset + data.len() as u64).get());
         for (page, inside, from, n) in Self::pieces(offset, data.len() as u64) {
             let bytes = self.pages.entry(page).or_insert_with(|| Box::new([0; PAGE as usize]));
             bytes[inside..inside + n].copy_from_slice(&data[from..from + n]);
@@ -97,17 +97,17 @@ impl Disk {
     }
 
     /// Makes a range read as zeroes; grows as needed.
-    pub fn zero(&mut self, offset: u64, len: u64) {
+    pub fn zero(&mut self, offset: FileOffset, len: u64) {
         let end = offset + len;
-        self.len = self.len.max(end);
+        self.len = self.len.max(end.get());
         let touched: Vec<u64> = self.pages.range(offset / PAGE..=end / PAGE).map(|(page, _)| *page).collect();
         for page in touched {
-            let start = (page * PAGE).max(offset);
-            let stop = ((page + 1) * PAGE).min(end);
+            let start = FileOffset::new(page * PAGE).max(offset);
+            let stop = FileOffset::new((page + 1) * PAGE).min(end);
             if start < stop && stop - start == PAGE {
                 self.pages.remove(&page);
             } else if let (true, Some(bytes)) = (start < stop, self.pages.get_mut(&page)) {
-                bytes[(start % PAGE) as usize..(start % PAGE + stop - start) as usize].fill(0);
+                bytes[(start % PAGE) as usize..(start % PAGE + (stop - start)) as usize].fill(0);
             }
         }
     }
@@ -116,14 +116,14 @@ impl Disk {
     pub fn set_len(&mut self, len: u64) {
         if len < self.len {
             let cut = self.len - len;
-            self.zero(len, cut);
+            self.zero(FileOffset::new(len), cut);
         }
         self.len = len;
     }
 
     /// The run of data or hole at `offset`, at most `max` bytes.
     #[must_use]
-    pub fn run(&self, offset: u64, max: u64) -> Run {
+    pub fn run(&self, offset: FileOffset, max: u64) -> Run {
         let first = offset / PAGE;
         let data = self.pages.contains_key(&first);
         let end = if data {
@@ -131,6 +131,6 @@ impl Disk {
         } else {
             self.pages.range(first..).next().map_or(u64::MAX / PAGE, |(p, _)| *p)
         };
-        Run { len: (end * PAGE - offset).min(max), data }
+        Run { len: (FileOffset::new(end * PAGE) - offset).min(max), data }
     }
 }

@@ -154,7 +154,7 @@ impl Faults {
 
 #[cfg(test)]
 mod tests {
-    use instar_image::{DeviceId, Sink, Source, Step};
+    use instar_image::{DeviceId, FileOffset, Sink, Source, Step};
 
     use super::*;
     use crate::Machine;
@@ -168,6 +168,7 @@ mod tests {
     }
 
     fn write(machine: &Machine, device: DeviceId, offset: u64) -> bool {
+        let offset = FileOffset::new(offset);
         machine.submit(&[Step::Write { device, offset, data: &[2; 4096] }]).is_ok()
     }
 
@@ -175,7 +176,7 @@ mod tests {
     fn one_event_is_hit_or_all_from_it_on() {
         for (lasting, expected) in [(false, [true, false, true]), (true, [true, false, false])] {
             let (machine, device) = machine(Fault::Read, 1, lasting);
-            let outcomes = [(); 3].map(|()| machine.read(device, 0, &mut [0; 8]).is_ok());
+            let outcomes = [(); 3].map(|()| machine.read(device, FileOffset::ZERO, &mut [0; 8]).is_ok());
             assert_eq!(outcomes, expected);
             assert!(write(&machine, device, 0));
             assert_eq!(machine.hits(), 1 + u64::from(lasting));
@@ -192,7 +193,7 @@ mod tests {
     fn of_a_torn_change_sectors_arrive_and_then_nothing() {
         let (machine, device) = machine(Fault::Torn, 0, true);
         assert!(!write(&machine, device, 0) && !write(&machine, device, 4096));
-        assert!(machine.read(device, 0, &mut [0; 8]).is_err());
+        assert!(machine.read(device, FileOffset::ZERO, &mut [0; 8]).is_err());
         let bytes = machine.disk(device).to_bytes();
         let arrived = bytes.iter().filter(|byte| **byte == 2).count();
         assert!(arrived > 0 && arrived < 4096 && arrived.is_multiple_of(512), "{arrived}");

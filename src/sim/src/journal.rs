@@ -1,6 +1,6 @@
 //! The log of everything that was changed, and what a crash at any point of it may leave.
 
-use instar_image::{DeviceId, Step};
+use instar_image::{DeviceId, FileOffset, Step};
 
 use crate::Disk;
 use crate::fault::Dice;
@@ -9,9 +9,9 @@ use crate::fault::Dice;
 #[derive(Clone, Debug)]
 pub enum Entry {
     /// Bytes were written.
-    Write(DeviceId, u64, Vec<u8>),
+    Write(DeviceId, FileOffset, Vec<u8>),
     /// A range was zeroed: offset, length.
-    Zero(DeviceId, u64, u64),
+    Zero(DeviceId, FileOffset, u64),
     /// The length was set.
     Length(DeviceId, u64),
     /// What was changed before on that device is stable.

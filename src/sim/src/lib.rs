@@ -14,8 +14,8 @@ use instar_image::Zeroes;
 use instar_image::machine::{Environment, Opener, Parallel, Report, Workers};
 use instar_image::named::NamedFiles;
 use instar_image::{
-    Beside, DeviceId, Error, Kind, Machine as Api, RangePair, Read, Result, Role, Run, Scope, Sink, Source, Stat, Step,
-    Value,
+    Beside, DeviceId, Error, FileOffset, Kind, Machine as Api, RangePair, Read, Result, Role, Run, Scope, Sink, Source,
+    Stat, Step, Value,
 };
 
 use fault::{Event, Failure, Faults};
@@ -61,9 +61,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// No file is longer than a signed number tells.
-fn in_a_file(offset: u64, len: u64) -> Result<()> {
+fn in_a_file(offset: FileOffset, len: u64) -> Result<()> {
     match offset.checked_add(len) {
-        Some(end) if i64::try_from(end).is_ok() => Ok(()),
+        Some(end) if end <= FileOffset::END_MAX => Ok(()),
         _ => Err(Error::new(Kind::Io(EINVAL), "no file is that long")),
     }
 }
@@ -201,8 +201,8 @@ impl Machine {
     /// What is discarded is lost: here all of it is zeroes at once.
     fn as_worst<'s>(&self, step: Step<'s>) -> Step<'s> {
         let Step::Discard { device, offset, len } = step else { return step };
-        let held = self.with(device, |d| Ok(d.disk.len())).unwrap_or(0);
-        Step::Zero { device, offset, len: len.min(held.saturating_sub(offset)), unmap: true }
+        let held = FileOffset::new(self.with(device, |d| Ok(d.disk.len())).unwrap_or(0));
+        Step::Zero { device, offset, len: len.min(held.saturating_since(offset)), unmap: true }
     }
 
     fn with<T>(&self, device: DeviceId, act: impl FnOnce(&mut Device) -> Result<T>) -> Result<T> {
@@ -226,7 +226,7 @@ impl Machine {
     }
 
     /// Whether a change of that range needs blocks that the device does not have.
-    fn grows(&self, device: DeviceId, offset: u64, len: u64) -> bool {
+    fn grows(&self, device: DeviceId, offset: FileOffset, len: u64) -> bool {
         self.with(device, |d| {
             let run = d.disk.run(offset, len);
             Ok(len > 0 && !(run.data && run.len >= len))
@@ -285,8 +285,8 @@ impl Machine {
             Step::Write { offset, data, .. } => (offset, data.len() as u64),
             Step::Copy { to_offset, len, .. } => (to_offset, len),
             Step::Zero { offset, len, .. } | Step::Allocate { offset, len, .. } => (offset, len),
-            Step::SetLength { len, .. } => (len, 0),
-            Step::Discard { .. } | Step::Barrier { .. } => (0, 0),
+            Step::SetLength { len, .. } => (FileOffset::ZERO, len),
+            Step::Discard { .. } | Step::Barrier { .. } => (FileOffset::ZERO, 0),
         };
         in_a_file(offset, len)?;
         self.log_step(step);
@@ -296,16 +296,18 @@ impl Machine {
                 self.copy((from, from_offset), (to, to_offset), len, zeroes)
             }
             Step::Zero { device, offset, len, .. } => self.change(device, |d| d.zero(offset, len)),
-            Step::Allocate { device, offset, len, .. } => self.change(device, |d| d.set_len(d.len().max(offset + len))),
+            Step::Allocate { device, offset, len, .. } => {
+                self.change(device, |d| d.set_len(d.len().max((offset + len).get())))
+            }
             Step::SetLength { device, len } => self.change(device, |d| d.set_len(len)),
             Step::Discard { .. } | Step::Barrier { .. } => Ok(()),
         }
     }
 
-    fn copy(&self, from: (DeviceId, u64), to: (DeviceId, u64), len: u64, zeroes: Zeroes) -> Result<()> {
+    fn copy(&self, from: (DeviceId, FileOffset), to: (DeviceId, FileOffset), len: u64, zeroes: Zeroes) -> Result<()> {
         const CHUNK: u64 = 1 << 20;
         let unit = zeroes.unit().map_or(CHUNK as usize, |unit| unit as usize);
-        let unmap = |offset: u64, len: u64| {
+        let unmap = |offset: FileOffset, len: u64| {
             self.log_step(&Step::Zero { device: to.0, offset, len, unmap: true });
             self.change(to.0, |disk| disk.zero(offset, len))
         };
@@ -385,10 +387,10 @@ impl Source for Machine {
         Ok(())
     }
 
-    fn runs(&self, device: DeviceId, offset: u64, len: u64, runs: &mut Vec<Run>) -> Result<u64> {
+    fn runs(&self, device: DeviceId, offset: FileOffset, len: u64, runs: &mut Vec<Run>) -> Result<FileOffset> {
         const RUNS_MAX: usize = 64;
         self.with(device, |d| {
-            let end = offset.saturating_add(len).min(d.disk.len());
+            let end = offset.saturating_add(len).min(FileOffset::new(d.disk.len()));
             let mut at = offset;
             for _ in 0..RUNS_MAX {
                 if at >= end {
@@ -536,19 +538,19 @@ mod tests {
         machine
             .submit(&[
                 Step::SetLength { device, len: 1 << 40 },
-                Step::Write { device, offset: (1 << 40) - 3, data: b"end" },
+                Step::Write { device, offset: FileOffset::new((1 << 40) - 3), data: b"end" },
             ])
             .expect("the steps are valid");
         assert_eq!(machine.stat(device).expect("it exists").allocated, 4096);
         let mut runs = Vec::new();
-        let reached = machine.runs(device, 0, 1 << 40, &mut runs).expect("it exists");
-        assert_eq!((reached, runs.len(), runs[0].data, runs[1].len), (1 << 40, 2, false, 4096));
+        let reached = machine.runs(device, FileOffset::ZERO, 1 << 40, &mut runs).expect("it exists");
+        assert_eq!((reached.get(), runs.len(), runs[0].data, runs[1].len), (1 << 40, 2, false, 4096));
     }
 
     #[test]
     fn zeroing_keeps_what_lies_around() {
         let mut disk = Disk::from_bytes(&[7; 10_000]);
-        disk.zero(100, 9000);
+        disk.zero(FileOffset::new(100), 9000);
         let bytes = disk.to_bytes();
         assert!(bytes[..100].iter().chain(&bytes[9100..]).all(|b| *b == 7));
         assert!(bytes[100..9100].iter().all(|b| *b == 0));
@@ -562,9 +564,9 @@ mod tests {
         let (from, to) = (machine.add(&content), machine.add_writable([]));
         let copy = Step::Copy {
             from,
-            from_offset: 0,
+            from_offset: FileOffset::ZERO,
             to,
-            to_offset: 0,
+            to_offset: FileOffset::ZERO,
             len: content.len() as u64,
             zeroes: Zeroes::Skipped(4096),
         };

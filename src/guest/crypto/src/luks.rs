@@ -13,7 +13,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
-use instar_image::{DeviceId, Error, Result, Source, Value, Version};
+use instar_image::{DeviceId, Error, FileOffset, Result, Source, Value, Version};
 use zeroize::Zeroizing;
 
 use crate::{Algorithm, Crypter, Hash, IvGenerator, Mode, Scheme, af};
@@ -119,7 +119,7 @@ impl Header {
     ///
     /// # Errors
     /// What is wrong with it, in qemu-img's words.
-    pub fn read(source: &dyn Source, device: DeviceId, offset: u64, version: Version) -> Result<Self> {
+    pub fn read(source: &dyn Source, device: DeviceId, offset: FileOffset, version: Version) -> Result<Self> {
         let mut bytes = [0; HEADER];
         source.read(device, offset, &mut bytes)?;
         Self::parse(&bytes, version)
@@ -248,13 +248,19 @@ impl Header {
     ///
     /// # Errors
     /// No slot opens with it; a cipher that is not there.
-    pub fn unlock(&self, source: &dyn Source, device: DeviceId, offset: u64, password: &[u8]) -> Result<Crypter> {
+    pub fn unlock(
+        &self,
+        source: &dyn Source,
+        device: DeviceId,
+        offset: FileOffset,
+        password: &[u8],
+    ) -> Result<Crypter> {
         let scheme = self.scheme()?;
         scheme.with_key(&self.master_key(source, device, offset, password)?)
     }
 
     /// The same; the key itself.
-    fn master_key(&self, source: &dyn Source, device: DeviceId, offset: u64, password: &[u8]) -> Result<Key> {
+    fn master_key(&self, source: &dyn Source, device: DeviceId, offset: FileOffset, password: &[u8]) -> Result<Key> {
         if self.mode == Mode::Xts && !self.key_bytes.is_multiple_of(2) {
             return Err(Error::malformed("XTS cipher key length should be a multiple of 2"));
         }
@@ -282,7 +288,7 @@ impl Header {
         &self,
         source: &dyn Source,
         device: DeviceId,
-        offset: u64,
+        offset: FileOffset,
         number: usize,
         password: &[u8],
     ) -> Result<Option<Key>> {

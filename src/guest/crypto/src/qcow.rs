@@ -6,7 +6,7 @@ use alloc::format;
 
 use instar_image::options::{Options, boolean};
 use instar_image::write::Encrypter;
-use instar_image::{Compressed, Decoder, Error, OpenContext, Result, Source};
+use instar_image::{Compressed, Decoder, Error, FileOffset, OpenContext, Result, Source};
 use zeroize::Zeroizing;
 
 use crate::luks::password;
@@ -131,15 +131,20 @@ impl Key {
         }
     }
 
-    /// Decrypts sectors for byte `at` of the disk, from byte `offset` of the file.
-    pub fn decrypt(&self, at: u64, offset: u64, data: &mut [u8]) {
-        self.crypter.decrypt(if self.in_file { offset } else { at } / SECTOR, data);
+    /// The number of the first sector, as the cipher knows it.
+    fn sector(&self, at: u64, offset: FileOffset) -> u64 {
+        if self.in_file { offset / SECTOR } else { at / SECTOR }
+    }
+
+    /// Decrypts sectors for byte `at` of the disk, from `offset` in the file.
+    pub fn decrypt(&self, at: u64, offset: FileOffset, data: &mut [u8]) {
+        self.crypter.decrypt(self.sector(at, offset), data);
     }
 }
 
 impl Encrypter for Key {
-    fn encrypt(&self, at: u64, offset: u64, data: &mut [u8]) {
-        self.crypter.encrypt(if self.in_file { offset } else { at } / SECTOR, data);
+    fn encrypt(&self, at: u64, offset: FileOffset, data: &mut [u8]) {
+        self.crypter.encrypt(self.sector(at, offset), data);
     }
 }
 
@@ -153,7 +158,7 @@ impl Decoder for Decrypter<'_> {
         self.plain.decompress(compressed, stored, out)
     }
 
-    fn decrypt(&mut self, at: u64, offset: u64, data: &mut [u8]) -> Result<()> {
+    fn decrypt(&mut self, at: u64, offset: FileOffset, data: &mut [u8]) -> Result<()> {
         self.key.decrypt(at, offset, data);
         Ok(())
     }

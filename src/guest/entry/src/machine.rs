@@ -17,7 +17,9 @@ use instar_abi::ring::{
 use instar_image::keys::Keys;
 use instar_image::machine::{self, Parallel};
 use instar_image::named::NamedFiles;
-use instar_image::{DeviceId, Machine, RangePair, Read, Result, Run, Sink, Source, Stat, Step, Value, Zeroes};
+use instar_image::{
+    DeviceId, FileOffset, Machine, RangePair, Read, Result, Run, Sink, Source, Stat, Step, Value, Zeroes,
+};
 use spin::Mutex;
 use zerocopy::FromBytes;
 
@@ -250,7 +252,7 @@ impl Source for RingMachine {
                 };
                 batch.push(Request {
                     dev: read.device.0,
-                    offset: read.offset,
+                    offset: read.offset.get(),
                     len: read.buf.len() as u64,
                     buf,
                     ..request(Op::Read)
@@ -264,11 +266,11 @@ impl Source for RingMachine {
         Ok(())
     }
 
-    fn runs(&self, device: DeviceId, offset: u64, len: u64, runs: &mut Vec<Run>) -> Result<u64> {
+    fn runs(&self, device: DeviceId, offset: FileOffset, len: u64, runs: &mut Vec<Run>) -> Result<FileOffset> {
         let bytes = alloc::vec![0u8; RUNS_PER_REQUEST * size_of::<ExtentEntry>()];
         let reply = self.call(Request {
             dev: device.0,
-            offset,
+            offset: offset.get(),
             len,
             buf: bytes.as_ptr() as u64,
             buf_len: bytes.len() as u64,
@@ -278,16 +280,16 @@ impl Source for RingMachine {
         for entry in entries.filter_map(|b| ExtentEntry::read_from_bytes(b).ok()) {
             runs.push(Run { len: entry.len, data: entry.data != 0 });
         }
-        Ok(reply.value2)
+        Ok(FileOffset::new(reply.value2))
     }
 
     fn equal_prefixes(&self, pairs: &[RangePair], equal: &mut [u64]) -> Result<()> {
         for (pairs, equal) in pairs.chunks(BATCH_MAX).zip(equal.chunks_mut(BATCH_MAX)) {
             let compare = |pair: &RangePair| Request {
                 dev: pair.a.0.0,
-                offset: pair.a.1,
+                offset: pair.a.1.get(),
                 dev2: pair.b.0.0,
-                offset2: pair.b.1,
+                offset2: pair.b.1.get(),
                 len: pair.len,
                 ..request(Op::Compare)
             };
@@ -323,14 +325,14 @@ impl Sink for RingMachine {
                         bounce.push(data.to_vec());
                         bounce.last().map_or(0, |b| b.as_ptr() as u64)
                     };
-                    Request { dev: device.0, offset, len: data.len() as u64, buf, ..request(Op::Write) }
+                    Request { dev: device.0, offset: offset.get(), len: data.len() as u64, buf, ..request(Op::Write) }
                 }
                 Step::Copy { from, from_offset, to, to_offset, len, zeroes } => Request {
                     dev: from.0,
-                    offset: from_offset,
+                    offset: from_offset.get(),
                     len,
                     dev2: to.0,
-                    offset2: to_offset,
+                    offset2: to_offset.get(),
                     flags: match zeroes {
                         Zeroes::Copied => 0,
                         Zeroes::Skipped(_) => FLAG_SKIP_ZERO,
@@ -341,12 +343,14 @@ impl Sink for RingMachine {
                 },
                 Step::Zero { device, offset, len, unmap } => {
                     let flags = if unmap { FLAG_UNMAP } else { FLAG_ALLOCATE };
-                    Request { dev: device.0, offset, len, flags, ..request(Op::WriteZeroes) }
+                    Request { dev: device.0, offset: offset.get(), len, flags, ..request(Op::WriteZeroes) }
                 }
-                Step::Discard { device, offset, len } => Request { dev: device.0, offset, len, ..request(Op::Discard) },
+                Step::Discard { device, offset, len } => {
+                    Request { dev: device.0, offset: offset.get(), len, ..request(Op::Discard) }
+                }
                 Step::Allocate { device, offset, len, full } => Request {
                     dev: device.0,
-                    offset,
+                    offset: offset.get(),
                     len,
                     flags: if full { FLAG_FULL } else { 0 },
                     ..request(Op::Allocate)

@@ -13,7 +13,7 @@ use spin::Mutex;
 use crate::sealed::{self, Placed};
 use crate::table::{Span, TableCache};
 use crate::write::{Piece, Target};
-use crate::{DeviceId, Error, Extent, Machine, Place, Result, Source, Spot, Step};
+use crate::{DeviceId, Error, Extent, FileOffset, Machine, Place, Result, Source, Spot, Step};
 
 pub use read::BlockReader;
 
@@ -24,7 +24,7 @@ const PAGE: u64 = 4096;
 /// Bytes of a table that are written at once.
 const FILL: usize = 1 << 16;
 
-/// A table, and what its entries mean. Offsets and lengths are in bytes.
+/// A table, and what its entries mean. Lengths are in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks {
     /// The device.
@@ -36,7 +36,7 @@ pub struct Blocks {
     /// The table.
     pub table: Span,
     /// Entry `n` is the block at `base + n * scale`.
-    pub base: u64,
+    pub base: FileOffset,
     /// See [`Blocks::base`].
     pub scale: u64,
     /// Whether an entry is that of no block.
@@ -50,18 +50,18 @@ pub struct Blocks {
 impl Blocks {
     /// Offset of the block that an entry is for.
     #[must_use]
-    pub fn place(&self, entry: u32) -> Option<u64> {
-        if (self.absent)(entry) { None } else { u64::from(entry).checked_mul(self.scale)?.checked_add(self.base) }
+    pub fn place(&self, entry: u32) -> Option<FileOffset> {
+        if (self.absent)(entry) { None } else { self.base.checked_add(u64::from(entry).checked_mul(self.scale)?) }
     }
 
-    /// Byte behind the table, before all blocks.
-    const fn table_end(&self) -> u64 {
+    /// The place behind the table, before all blocks.
+    const fn table_end(&self) -> FileOffset {
         self.table.offset.saturating_add(self.table.count.saturating_mul(4))
     }
 
     /// The entry for a block at `offset`.
-    fn entry(&self, offset: u64) -> Result<u32> {
-        let entry = offset.checked_sub(self.base).and_then(|o| u32::try_from(o / self.scale).ok());
+    fn entry(&self, offset: FileOffset) -> Result<u32> {
+        let entry = offset.checked_since(self.base).and_then(|o| u32::try_from(o / self.scale).ok());
         entry.filter(|e| !(self.absent)(*e)).ok_or_else(|| Error::limit("the file gets too large"))
     }
 
@@ -98,7 +98,7 @@ impl Blocks {
         &self,
         machine: &dyn Machine,
         entries: &[(u64, u32)],
-        mut wrote: impl FnMut(u64, &[u8]),
+        mut wrote: impl FnMut(FileOffset, &[u8]),
     ) -> Result<()> {
         let device = self.device;
         let runs = entries.chunk_by(|(a, _), (b, _)| a + 1 == *b).map(|run| {
@@ -106,22 +106,22 @@ impl Blocks {
             let data: Vec<u8> = run.iter().flat_map(|(_, entry)| self.bytes(*entry)).collect();
             (self.table.offset + first * 4, data)
         });
-        let runs: Vec<(u64, Vec<u8>)> = runs.collect();
+        let runs: Vec<(FileOffset, Vec<u8>)> = runs.collect();
         let writes = runs.iter().map(|(offset, data)| Step::Write { device, offset: *offset, data });
         machine.submit(&writes.chain([Step::Barrier { device }]).collect::<Vec<_>>())?;
         runs.iter().for_each(|(offset, data)| wrote(*offset, data));
         Ok(())
     }
 
-    /// Copies what lies in blocks below byte `limit` to new blocks from `end` on; returns the new end. `count` is as of
+    /// Copies what lies in blocks before `limit` to new blocks from `end` on; returns the new end. `count` is as of
     /// [`BlockWriter::settle`]. No two entries are for the same block.
     pub fn clear_below(
         &self,
         machine: &dyn Machine,
-        limit: u64,
-        mut end: u64,
-        mut count: impl FnMut(u64) -> Result<()>,
-    ) -> Result<u64> {
+        limit: FileOffset,
+        mut end: FileOffset,
+        mut count: impl FnMut(FileOffset) -> Result<()>,
+    ) -> Result<FileOffset> {
         let device = self.device;
         loop {
             let mut found: Vec<(u64, u32)> = Vec::new();
@@ -196,8 +196,8 @@ pub struct BlockWriter<'a> {
     machine: &'a dyn Machine,
     blocks: Blocks,
     reader: BlockReader<'a>,
-    /// Length of the file when this began: behind it, all is zeroes.
-    old_len: u64,
+    /// End of the file when this began: behind it, all is zeroes.
+    old_end: FileOffset,
     /// The disk reads as zeroes.
     fresh: bool,
     state: Mutex<State>,
@@ -207,18 +207,18 @@ struct State {
     /// New entries by number, in ascending order.
     added: Vec<(u64, u32)>,
     /// Offset of the next new block.
-    end: u64,
+    end: FileOffset,
     /// Offset to which the file is known to reach.
-    len: u64,
+    reach: FileOffset,
 }
 
 impl<'a> BlockWriter<'a> {
     /// New blocks are put from `end` on. `fresh`: there are none yet.
-    pub fn new(machine: &'a dyn Machine, blocks: Blocks, end: u64, fresh: bool) -> Result<Self> {
-        let old_len = machine.stat(blocks.device)?.len;
+    pub fn new(machine: &'a dyn Machine, blocks: Blocks, end: FileOffset, fresh: bool) -> Result<Self> {
+        let old_end = machine.stat(blocks.device)?.end();
         let reader = BlockReader::new(machine.source(), blocks);
-        let state = Mutex::new(State { added: Vec::new(), end, len: old_len });
-        Ok(Self { machine, blocks, reader, old_len, fresh, state })
+        let state = Mutex::new(State { added: Vec::new(), end, reach: old_end });
+        Ok(Self { machine, blocks, reader, old_end, fresh, state })
     }
 
     /// The blocks.
@@ -227,7 +227,7 @@ impl<'a> BlockWriter<'a> {
     }
 
     /// Offset behind the last block.
-    pub fn end(&self) -> u64 {
+    pub fn end(&self) -> FileOffset {
         self.state.lock().end
     }
 
@@ -254,9 +254,9 @@ impl<'a> BlockWriter<'a> {
             state.end = offset.checked_add(block).ok_or_else(|| Error::limit("the file gets too large"))?;
             let at = state.added.partition_point(|(n, _)| *n < number);
             state.added.insert(at, (number, entry));
-            if offset < self.old_len {
+            if offset < self.old_end {
                 // Nothing refers to what is there; the piece need not be a whole block.
-                let len = block.min(self.old_len - offset);
+                let len = block.min(self.old_end - offset);
                 self.machine.submit(&[Step::Zero { device, offset, len, unmap: true }, Step::Barrier { device }])?;
             }
             Ok(Some(offset))
@@ -264,7 +264,7 @@ impl<'a> BlockWriter<'a> {
     }
 
     /// Offset of a block that there is.
-    fn find(&self, state: &State, number: u64) -> Result<Option<u64>> {
+    fn find(&self, state: &State, number: u64) -> Result<Option<FileOffset>> {
         if let Ok(at) = state.added.binary_search_by_key(&number, |(n, _)| *n) {
             return Ok(state.added.get(at).and_then(|(_, entry)| self.blocks.place(*entry)));
         }
@@ -272,7 +272,7 @@ impl<'a> BlockWriter<'a> {
         let entry = entry.ok_or_else(|| Error::corrupt("a block behind the end of the table"))?;
         match self.blocks.place(entry) {
             // What the table says of a place is not written to if it cannot be: before all blocks, or behind the file.
-            Some(offset) if offset < self.blocks.table_end() || offset >= state.len => Err(misplaced()),
+            Some(offset) if offset < self.blocks.table_end() || offset >= state.reach => Err(misplaced()),
             place => Ok(place),
         }
     }
@@ -309,12 +309,12 @@ impl<'a> BlockWriter<'a> {
 
     /// Makes the new blocks part of the image. `count` gives what else must be stable before entries refer to
     /// them: what the image tells of its blocks.
-    pub fn settle(&self, count: impl FnOnce(u64) -> Vec<Placed<'static>>) -> Result<()> {
+    pub fn settle(&self, count: impl FnOnce(FileOffset) -> Vec<Placed<'static>>) -> Result<()> {
         let state = &mut *self.state.lock();
         let (machine, device) = (self.machine, self.blocks.device);
-        if state.end > state.len && !state.added.is_empty() {
-            machine.submit(&[Step::SetLength { device, len: state.end }])?;
-            state.len = state.end;
+        if state.end > state.reach && !state.added.is_empty() {
+            machine.submit(&[Step::SetLength { device, len: state.end.get() }])?;
+            state.reach = state.end;
         }
         machine.submit(&[Step::Barrier { device }])?;
         if state.added.is_empty() {

@@ -1,6 +1,8 @@
 //! Changing an existing image in place: what rebase, commit, bench and `convert -n` need of an open image.
 
-use crate::{Backing, BitmapEditor, DeviceId, Error, Machine, Result, Role, SnapshotEditor, Target, Writer};
+use crate::{
+    Backing, BitmapEditor, DeviceId, Error, FileOffset, Machine, Result, Role, SnapshotEditor, Target, Writer,
+};
 
 /// What is going to become of the disk.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,8 +46,8 @@ impl NewBacking<'_> {
 pub struct Spot {
     /// The device.
     pub device: DeviceId,
-    /// Byte offset of the first one.
-    pub offset: u64,
+    /// Where the first one is.
+    pub offset: FileOffset,
     /// How many there are.
     pub len: u64,
 }

@@ -1,6 +1,6 @@
 //! Extents, the common currency: where a range of the virtual disk lies.
 
-use crate::machine::DeviceId;
+use crate::{DeviceId, FileOffset};
 
 /// A range of the virtual disk that lies in one place. `len` is never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub enum Place {
     Data {
         /// The device.
         device: DeviceId,
-        /// Byte offset in the device.
-        offset: u64,
+        /// Where in the device.
+        offset: FileOffset,
     },
     /// Part or all of one compressed unit.
     Compressed(Compressed),
@@ -29,13 +29,13 @@ pub enum Place {
     Encrypted {
         /// The device.
         device: DeviceId,
-        /// Byte offset in the device.
-        offset: u64,
+        /// Where in the device.
+        offset: FileOffset,
     },
     /// Reads as zeroes, whatever lies below. `at`: blocks are reserved for it there.
     Zero {
-        /// Device and byte offset of reserved blocks, if any.
-        at: Option<(DeviceId, u64)>,
+        /// Device and offset of reserved blocks, if any.
+        at: Option<(DeviceId, FileOffset)>,
     },
     /// This image says nothing: the backing file's content, or zeroes where there is none.
     Unallocated,
@@ -47,7 +47,7 @@ pub struct Compressed {
     /// The device.
     pub device: DeviceId,
     /// Byte offset of the compressed bytes.
-    pub offset: u64,
+    pub offset: FileOffset,
     /// How many bytes to read there: an upper bound, not always the exact length.
     pub len: u64,
     /// Length of the whole unit once decompressed, in bytes.

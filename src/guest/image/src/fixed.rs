@@ -5,20 +5,20 @@ use alloc::vec::Vec;
 use crate::edit::own_linear;
 use crate::sealed::Placed;
 use crate::write::{Piece, Target, Writer};
-use crate::{DeviceId, Editor, Error, Machine, Result, Spot, Step};
+use crate::{DeviceId, Editor, Error, FileOffset, Machine, Result, Spot, Step};
 
 /// Writes one; `F` makes the file an image when all else is there, and is told whether the file was empty at first.
 pub struct FixedWriter<F> {
     device: DeviceId,
-    /// Byte of the file at which the disk begins.
-    base: u64,
+    /// Where in the file the disk begins.
+    base: FileOffset,
     zeroed: bool,
     finish: F,
 }
 
 impl<F: Fn(bool) -> Result<()> + Sync> FixedWriter<F> {
     /// The file is going to be `len` bytes long: as long, if it was empty.
-    pub fn new(machine: &dyn Machine, device: DeviceId, base: u64, len: u64, finish: F) -> Result<Self> {
+    pub fn new(machine: &dyn Machine, device: DeviceId, base: FileOffset, len: u64, finish: F) -> Result<Self> {
         let zeroed = machine.stat(device)?.fresh;
         if zeroed {
             machine.submit(&[Step::SetLength { device, len }])?;
@@ -52,8 +52,8 @@ pub struct FixedEditor<'a> {
     pub machine: &'a dyn Machine,
     /// Where the disk is.
     pub device: DeviceId,
-    /// Byte of the file at which it begins.
-    pub base: u64,
+    /// Where in the file it begins.
+    pub base: FileOffset,
 }
 
 impl Writer for FixedEditor<'_> {

@@ -8,7 +8,7 @@ use crate::machine::Opener;
 use crate::options::OptionSpec;
 use crate::{
     Ability, Amendment, Bitmaps, Changes, CheckContext, CheckReport, Compressed, Creator, DeviceId, Editor, Error,
-    Extent, Machine, Purpose, Quirk, Repaired, Repairs, Resizing, Result, Source, Value, Version,
+    Extent, FileOffset, Machine, Purpose, Quirk, Repaired, Repairs, Resizing, Result, Source, Value, Version,
 };
 
 /// What probing may look at.
@@ -184,8 +184,8 @@ pub trait Image: Sync {
         Err(Error::unsupported("the format has no snapshots"))
     }
 
-    /// Where there is room for the unallocated extent that begins at `at`: device and byte offset, for `map` alone.
-    fn reserved(&self, _at: u64) -> Result<Option<(DeviceId, u64)>> {
+    /// Where there is room for the unallocated extent that begins at `at`: device and offset there, for `map` alone.
+    fn reserved(&self, _at: u64) -> Result<Option<(DeviceId, FileOffset)>> {
         Ok(None)
     }
 
@@ -246,7 +246,7 @@ pub trait Decoder {
         512
     }
     /// Decrypts `data`, whole units, in place; it begins at `at` in the virtual disk and at `offset` in its device.
-    fn decrypt(&mut self, _at: u64, _offset: u64, _data: &mut [u8]) -> Result<()> {
+    fn decrypt(&mut self, _at: u64, _offset: FileOffset, _data: &mut [u8]) -> Result<()> {
         Err(Error::unsupported("encrypted data cannot be read"))
     }
 }

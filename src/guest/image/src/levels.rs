@@ -15,7 +15,7 @@ use spin::Mutex;
 use crate::sealed::Placed;
 use crate::table::Span;
 use crate::write::Piece;
-use crate::{DeviceId, Error, Extent, Machine, Place, Result, Spot, Step};
+use crate::{DeviceId, Error, Extent, FileOffset, Machine, Place, Result, Spot, Step};
 
 pub use read::{Entries, LevelReader};
 
@@ -24,7 +24,7 @@ const WAITING_MAX: usize = 1 << 15;
 /// No entry.
 const NONE: u64 = 0;
 
-/// Tables, and what their entries mean. Offsets and lengths are in bytes.
+/// Tables, and what their entries mean. Lengths are in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Levels {
     /// The device.
@@ -43,12 +43,12 @@ pub struct Levels {
     pub big_endian: bool,
     /// A new second-level table goes before the data that it is for (else behind it).
     pub table_first: bool,
-    /// Clusters and tables lie behind so many bytes, and begin at a multiple of the second number.
-    pub room: (u64, u64),
+    /// Clusters and tables lie from there on, and begin at a multiple of the number.
+    pub room: (FileOffset, u64),
     /// What entries count offsets in.
     pub scale: u64,
     /// Offset of the plain cluster that an entry is for.
-    pub plain: fn(u64) -> Option<u64>,
+    pub plain: fn(u64) -> Option<FileOffset>,
     /// What does not exist shows a backing file.
     pub backed: bool,
     /// The entry of a cluster of zeroes that is not in the file, where the format has one.
@@ -56,6 +56,11 @@ pub struct Levels {
 }
 
 impl Levels {
+    /// The second-level table that an entry of the first level is for.
+    const fn table(&self, entry: u64) -> FileOffset {
+        FileOffset::new(entry.saturating_mul(self.scale))
+    }
+
     fn bytes<const N: usize>(&self, value: u64) -> [u8; N] {
         let (low, high) = (value.to_le_bytes(), value.to_be_bytes());
         let bytes = if self.big_endian { high.last_chunk::<N>() } else { low.first_chunk::<N>() };
@@ -73,30 +78,30 @@ pub struct LevelWriter<'a, const N: usize = 8> {
     machine: &'a dyn Machine,
     levels: Levels,
     reader: LevelReader<'a, N>,
-    /// Length of the file when this began: behind it, all is zeroes.
-    old_len: u64,
+    /// End of the file when this began: behind it, all is zeroes.
+    old_end: FileOffset,
     state: Mutex<State>,
 }
 
 /// What is not settled yet.
 struct State {
     /// New tables: offset by number.
-    tables: BTreeMap<u64, u64>,
+    tables: BTreeMap<u64, FileOffset>,
     /// New entries by the number of their cluster.
     entries: BTreeMap<u64, u64>,
-    /// Byte behind what is in use.
-    end: u64,
+    /// Behind what is in use.
+    end: FileOffset,
     /// Offset to which the file is known to reach.
-    len: u64,
+    reach: FileOffset,
 }
 
 impl<'a, const N: usize> LevelWriter<'a, N> {
     /// What is new is put from `end` on.
-    pub fn new(machine: &'a dyn Machine, levels: Levels, end: u64) -> Result<Self> {
-        let old_len = machine.stat(levels.device)?.len;
+    pub fn new(machine: &'a dyn Machine, levels: Levels, end: FileOffset) -> Result<Self> {
+        let old_end = machine.stat(levels.device)?.end();
         let reader = LevelReader::new(machine.source(), levels);
-        let state = Mutex::new(State { tables: BTreeMap::new(), entries: BTreeMap::new(), end, len: old_len });
-        Ok(Self { machine, levels, reader, old_len, state })
+        let state = Mutex::new(State { tables: BTreeMap::new(), entries: BTreeMap::new(), end, reach: old_end });
+        Ok(Self { machine, levels, reader, old_end, state })
     }
 
     /// The tables.
@@ -126,7 +131,7 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
         at: u64,
         (head, bytes): (Vec<u8>, &'p [u8]),
         align: u64,
-        entry: impl FnOnce(u64) -> u64,
+        entry: impl FnOnce(FileOffset) -> u64,
         steps: &mut Vec<Placed<'p>>,
     ) -> Result<()> {
         let state = &mut *self.state.lock();
@@ -148,7 +153,7 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
     }
 
     /// Where the cluster is to be written, if it is.
-    fn find(&self, state: &mut State, number: u64, is_zero: bool) -> Result<Option<u64>> {
+    fn find(&self, state: &mut State, number: u64, is_zero: bool) -> Result<Option<FileOffset>> {
         let Levels { cluster, backed, zero, .. } = self.levels;
         let entry = self.entry(state, number)?;
         if let Some(offset) = (self.levels.plain)(entry) {
@@ -172,21 +177,21 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
     }
 
     /// Room at the end, of zeroes.
-    fn allocate(&self, state: &mut State, len: u64, align: u64) -> Result<u64> {
+    fn allocate(&self, state: &mut State, len: u64, align: u64) -> Result<FileOffset> {
         let too_large = || Error::limit("the file gets too large");
         let offset = state.end.checked_next_multiple_of(align).ok_or_else(too_large)?;
-        let last = if N < 8 { self.levels.scale << (N * 8) } else { i64::MAX as u64 };
+        let last = if N < 8 { FileOffset::new(self.levels.scale << (N * 8)) } else { FileOffset::END_MAX };
         state.end = offset.checked_add(len).filter(|end| *end <= last).ok_or_else(too_large)?;
-        if offset < self.old_len {
+        if offset < self.old_end {
             let device = self.levels.device;
-            let len = len.min(self.old_len - offset);
+            let len = len.min(self.old_end - offset);
             self.machine.submit(&[Step::Zero { device, offset, len, unmap: true }, Step::Barrier { device }])?;
         }
         Ok(offset)
     }
 
     /// Offset of a table; `None`: there is none.
-    fn table(&self, state: &mut State, index: u64) -> Result<Option<u64>> {
+    fn table(&self, state: &mut State, index: u64) -> Result<Option<FileOffset>> {
         if let Some(offset) = state.tables.get(&index) {
             return Ok(Some(*offset));
         }
@@ -194,16 +199,16 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
     }
 
     /// The same, as that first-level table has it.
-    fn table_in(&self, state: &mut State, l1: Span, index: u64) -> Result<Option<u64>> {
+    fn table_in(&self, state: &mut State, l1: Span, index: u64) -> Result<Option<FileOffset>> {
         let entry = self.reader.l1(l1, index)?;
         match entry.ok_or_else(|| Error::corrupt("a cluster behind the end of the tables"))? {
             NONE => Ok(None),
-            place => self.checked(state, place.saturating_mul(self.levels.scale)).map(Some),
+            place => self.checked(state, self.levels.table(place)).map(Some),
         }
     }
 
     /// What a table says of a place is not written to if it cannot be.
-    fn checked(&self, state: &State, offset: u64) -> Result<u64> {
+    fn checked(&self, state: &State, offset: FileOffset) -> Result<FileOffset> {
         let (first, align) = self.levels.room;
         if offset >= first && offset < state.end && offset.is_multiple_of(align) {
             return Ok(offset);
@@ -264,8 +269,8 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
         Ok(Some(Spot { device, offset, len: max.min(cluster - skip) }))
     }
 
-    /// Byte behind what is in use.
-    pub fn end(&self) -> u64 {
+    /// Behind what is in use.
+    pub fn end(&self) -> FileOffset {
         self.state.lock().end
     }
 
@@ -284,7 +289,7 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
         let tables = core::mem::take(&mut state.tables);
         // Of a table there are one or two: in which first-level table, and how far behind its new place.
         let copies = [Some((self.levels.l1, 0)), self.levels.copy.map(|l1| (l1, self.table_len()))];
-        let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+        let mut runs: Vec<(FileOffset, Vec<u8>)> = Vec::new();
         for (l1, behind) in copies.into_iter().flatten() {
             for (number, entry) in &entries {
                 let index = number / self.levels.l2_entries;
@@ -311,14 +316,14 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
 
     /// The file is as long as what is used of it.
     fn reach(&self, state: &mut State) -> Result<()> {
-        if state.end > state.len {
-            self.machine.submit(&[Step::SetLength { device: self.levels.device, len: state.end }])?;
-            state.len = state.end;
+        if state.end > state.reach {
+            self.machine.submit(&[Step::SetLength { device: self.levels.device, len: state.end.get() }])?;
+            state.reach = state.end;
         }
         Ok(())
     }
 
-    fn write(&self, runs: &[(u64, Vec<u8>)]) -> Result<()> {
+    fn write(&self, runs: &[(FileOffset, Vec<u8>)]) -> Result<()> {
         if runs.is_empty() {
             return Ok(());
         }
@@ -333,7 +338,7 @@ impl<'a, const N: usize> LevelWriter<'a, N> {
 }
 
 /// Adds bytes to runs of such: to the last one if they follow it.
-fn join(runs: &mut Vec<(u64, Vec<u8>)>, at: u64, bytes: &[u8]) {
+fn join(runs: &mut Vec<(FileOffset, Vec<u8>)>, at: FileOffset, bytes: &[u8]) {
     match runs.last_mut() {
         Some((start, data)) if start.saturating_add(data.len() as u64) == at => data.extend_from_slice(bytes),
         _ => runs.push((at, bytes.to_vec())),

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::chain::Node;
 use crate::keys::Keys;
-use crate::{Error, Kind, Result, Value};
+use crate::{Error, FileOffset, Kind, Result, Value};
 
 /// Index of an open device (a file or block device of the host).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,13 +39,21 @@ pub struct Stat {
     pub alignment: u32,
 }
 
+impl Stat {
+    /// Behind its last byte.
+    #[must_use]
+    pub const fn end(&self) -> FileOffset {
+        FileOffset::new(self.len)
+    }
+}
+
 /// One read of a batch; what lies past the end of the device reads as zeroes.
 #[derive(Debug)]
 pub struct Read<'a> {
     /// The device.
     pub device: DeviceId,
-    /// Byte offset.
-    pub offset: u64,
+    /// Where it begins.
+    pub offset: FileOffset,
     /// Where to.
     pub buf: &'a mut [u8],
 }
@@ -59,13 +67,13 @@ pub struct Run {
     pub data: bool,
 }
 
-/// Two ranges of the same length in bytes, each by its device and byte offset.
+/// Two ranges of the same length in bytes, each by its device and where it begins there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RangePair {
     /// One.
-    pub a: (DeviceId, u64),
+    pub a: (DeviceId, FileOffset),
     /// The other.
-    pub b: (DeviceId, u64),
+    pub b: (DeviceId, FileOffset),
     /// How long both are.
     pub len: u64,
 }
@@ -90,12 +98,12 @@ pub trait Source: Parallel {
     /// Reads, as few crossings to the host as possible.
     fn read_many(&self, reads: &mut [Read<'_>]) -> Result<()>;
     /// Reads once; zeroes past the end of the device.
-    fn read(&self, device: DeviceId, offset: u64, buf: &mut [u8]) -> Result<()> {
+    fn read(&self, device: DeviceId, offset: FileOffset, buf: &mut [u8]) -> Result<()> {
         self.read_many(&mut [Read { device, offset, buf }])
     }
     /// Data and holes from `offset` on for at most `len` bytes; returns the offset that `runs` (appended to,
     /// a bounded number) reaches.
-    fn runs(&self, device: DeviceId, offset: u64, len: u64, runs: &mut Vec<Run>) -> Result<u64>;
+    fn runs(&self, device: DeviceId, offset: FileOffset, len: u64, runs: &mut Vec<Run>) -> Result<FileOffset>;
     /// The program was called by the stock tool's name: what that cannot read, or reads in another way, is not to be
     /// read better.
     fn is_stock(&self) -> bool {
@@ -176,15 +184,15 @@ impl Zeroes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'a> {
     /// Writes bytes.
-    Write { device: DeviceId, offset: u64, data: &'a [u8] },
+    Write { device: DeviceId, offset: FileOffset, data: &'a [u8] },
     /// Copies on the host's side.
-    Copy { from: DeviceId, from_offset: u64, to: DeviceId, to_offset: u64, len: u64, zeroes: Zeroes },
+    Copy { from: DeviceId, from_offset: FileOffset, to: DeviceId, to_offset: FileOffset, len: u64, zeroes: Zeroes },
     /// Makes a range read as zeroes; `unmap`: it may become a hole.
-    Zero { device: DeviceId, offset: u64, len: u64, unmap: bool },
+    Zero { device: DeviceId, offset: FileOffset, len: u64, unmap: bool },
     /// The range is no longer needed.
-    Discard { device: DeviceId, offset: u64, len: u64 },
+    Discard { device: DeviceId, offset: FileOffset, len: u64 },
     /// Reserves blocks; `full`: by writing zeroes.
-    Allocate { device: DeviceId, offset: u64, len: u64, full: bool },
+    Allocate { device: DeviceId, offset: FileOffset, len: u64, full: bool },
     /// Sets the length of the device.
     SetLength { device: DeviceId, len: u64 },
     /// Everything before is stable before anything after begins. The only ordering there is: steps between

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::{DeviceId, Result, Run, Source};
+use crate::{DeviceId, FileOffset, Result, Run, Source};
 use spin::Mutex;
 
 /// The runs of one device. One answer of the host is kept, so that a walk from front to back costs one
@@ -10,23 +10,23 @@ use spin::Mutex;
 pub struct RunMap<'a> {
     source: &'a dyn Source,
     device: DeviceId,
-    /// Length of the device in bytes; behind it everything is a hole.
-    len: u64,
+    /// Where the device ends; behind it everything is a hole.
+    end: FileOffset,
     known: Mutex<Known>,
 }
 
-/// Adjacent runs from byte `start` on, up to byte `end`.
+/// Adjacent runs from `start` on, up to `end`.
 #[derive(Default)]
 struct Known {
-    start: u64,
-    end: u64,
+    start: FileOffset,
+    end: FileOffset,
     runs: Vec<Run>,
-    /// The run that was found last and the byte that it begins at: the next is likely to be the one behind it.
-    last: (usize, u64),
+    /// The run that was found last and where it begins: the next is likely to be the one behind it.
+    last: (usize, FileOffset),
 }
 
 impl Known {
-    fn find(&mut self, at: u64) -> Option<Run> {
+    fn find(&mut self, at: FileOffset) -> Option<Run> {
         if at < self.start || at >= self.end {
             return None;
         }
@@ -36,7 +36,7 @@ impl Known {
             let end = begin.saturating_add(run.len);
             if at < end {
                 self.last = (index, begin);
-                return Some(Run { len: end.saturating_sub(at), data: run.data });
+                return Some(Run { len: end.saturating_since(at), data: run.data });
             }
             index = index.saturating_add(1);
             begin = end;
@@ -45,22 +45,23 @@ impl Known {
 }
 
 impl<'a> RunMap<'a> {
-    /// Nothing is known yet.
+    /// Nothing is known yet of the device, which is `len` bytes long.
     pub const fn new(source: &'a dyn Source, device: DeviceId, len: u64) -> Self {
-        let known = Known { start: 0, end: 0, runs: Vec::new(), last: (0, 0) };
-        Self { source, device, len, known: Mutex::new(known) }
+        let known =
+            Known { start: FileOffset::ZERO, end: FileOffset::ZERO, runs: Vec::new(), last: (0, FileOffset::ZERO) };
+        Self { source, device, end: FileOffset::new(len), known: Mutex::new(known) }
     }
 
     /// The same of a device that is being written to: nothing of what was known counts.
-    pub fn run_now(&self, at: u64) -> Result<Run> {
+    pub fn run_now(&self, at: FileOffset) -> Result<Run> {
         *self.known.lock() = Known::default();
         self.run(at)
     }
 
-    /// The run that begins at byte `at`; never empty.
-    pub fn run(&self, at: u64) -> Result<Run> {
-        if at >= self.len {
-            return Ok(Run { len: u64::MAX.saturating_sub(at), data: false });
+    /// The run that begins at `at`; never empty.
+    pub fn run(&self, at: FileOffset) -> Result<Run> {
+        if at >= self.end {
+            return Ok(Run { len: FileOffset::MAX.saturating_since(at), data: false });
         }
         let mut known = self.known.lock();
         if let Some(run) = known.find(at) {
@@ -68,7 +69,7 @@ impl<'a> RunMap<'a> {
         }
         let mut runs = core::mem::take(&mut known.runs);
         runs.clear();
-        let left = self.len.saturating_sub(at);
+        let left = self.end.saturating_since(at);
         let end = self.source.runs(self.device, at, left, &mut runs)?;
         *known = Known { start: at, end, runs, last: (0, at) };
         // No answer (the file shrank meanwhile): reading will tell.

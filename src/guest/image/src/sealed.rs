@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::write::Encrypter;
-use crate::{DeviceId, Error, Machine, Result, Step};
+use crate::{DeviceId, Error, FileOffset, Machine, Result, Step};
 
 /// A step that a writer asks for: it borrows the piece, or owns metadata that the writer made.
 #[derive(Clone, Debug)]
@@ -14,8 +14,8 @@ pub enum Placed<'p> {
     Owned {
         /// The device.
         device: DeviceId,
-        /// Byte offset.
-        offset: u64,
+        /// Where in it.
+        offset: FileOffset,
         /// The bytes.
         data: Vec<u8>,
     },
@@ -23,8 +23,8 @@ pub enum Placed<'p> {
     Plain {
         /// The device.
         device: DeviceId,
-        /// Byte offset.
-        offset: u64,
+        /// Where in it.
+        offset: FileOffset,
         /// Byte of the virtual disk.
         at: u64,
         /// The bytes, whole sectors.
@@ -35,7 +35,7 @@ pub enum Placed<'p> {
 impl<'p> Placed<'p> {
     /// Encrypted zeroes for byte `at` of the virtual disk.
     #[must_use]
-    pub fn sealed_zeroes(encrypter: &dyn Encrypter, at: u64, device: DeviceId, offset: u64, len: u64) -> Self {
+    pub fn sealed_zeroes(encrypter: &dyn Encrypter, at: u64, device: DeviceId, offset: FileOffset, len: u64) -> Self {
         let mut data = alloc::vec![0; usize::try_from(len).unwrap_or(0)];
         encrypter.encrypt(at, offset, &mut data);
         Self::Owned { device, offset, data }
@@ -66,7 +66,7 @@ pub struct Sealed<'p>(Ready<'p>);
 #[derive(Clone, Debug)]
 enum Ready<'p> {
     Step(Step<'p>),
-    Owned { device: DeviceId, offset: u64, data: Vec<u8> },
+    Owned { device: DeviceId, offset: FileOffset, data: Vec<u8> },
 }
 
 impl Sealed<'_> {

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::damage::Damage;
 use crate::limits::LACKING_MAX;
-use crate::{DeviceId, Error, Result, Source};
+use crate::{DeviceId, Error, FileOffset, Result, Source};
 
 /// Bytes read at once.
 const PIECE: usize = 65536;
@@ -13,8 +13,8 @@ const PIECE: usize = 65536;
 /// Where a table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Byte offset.
-    pub offset: u64,
+    /// Where it begins.
+    pub offset: FileOffset,
     /// Entries.
     pub count: u64,
 }
@@ -22,7 +22,7 @@ pub struct Span {
 impl Span {
     /// Fails where the file does not have most of a large table, whose entries are `entry` bytes long.
     pub fn check_held(&self, source: &dyn Source, device: DeviceId, entry: u64) -> Result<()> {
-        let held = source.stat(device)?.len.saturating_sub(self.offset) / entry.max(1);
+        let held = source.stat(device)?.end().saturating_since(self.offset) / entry.max(1);
         if self.count.saturating_sub(held) > LACKING_MAX {
             return Err(Error::malformed(format!("the file ends before most of a table of {} entries", self.count)));
         }
@@ -52,15 +52,15 @@ impl Span {
 
 /// What tables are read from.
 pub trait Bytes {
-    /// Reads from byte `offset` on; zeroes past the end.
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+    /// Reads from `offset` on; zeroes past the end.
+    fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> Result<()>;
 }
 
 /// A device as it is.
 pub struct OnDevice<'a>(&'a dyn Source, DeviceId);
 
 impl Bytes for OnDevice<'_> {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+    fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> Result<()> {
         self.0.read(self.1, offset, buf)
     }
 }
@@ -73,8 +73,8 @@ pub type TableCache<'a, const N: usize> = TableCacheOver<OnDevice<'a>, N>;
 /// only the entries that lie there are lost.
 pub struct TableCacheOver<B, const N: usize> {
     from: B,
-    /// Byte offset of what is held.
-    at: u64,
+    /// Where what is held begins.
+    at: FileOffset,
     bytes: Vec<u8>,
     damage: Damage,
 }
@@ -91,7 +91,7 @@ impl<B, const N: usize> TableCacheOver<B, N> {
     /// Tables in `from`. Nothing is read yet.
     #[must_use]
     pub const fn over(from: B) -> Self {
-        Self { from, at: 0, bytes: Vec::new(), damage: Damage::none() }
+        Self { from, at: FileOffset::ZERO, bytes: Vec::new(), damage: Damage::none() }
     }
 }
 
@@ -103,7 +103,7 @@ impl<B: Bytes, const N: usize> TableCacheOver<B, N> {
         let start = first - first % most;
         let count = table.count.saturating_sub(start).min(most) as usize;
         let at = table.offset.saturating_add(start.saturating_mul(N as u64));
-        if at.saturating_add((count * N) as u64) > i64::MAX as u64 {
+        if at.saturating_add((count * N) as u64) > FileOffset::END_MAX {
             return Err(Error::malformed("Input/output error"));
         }
         if self.at != at || self.bytes.len() != count * N {
@@ -111,7 +111,7 @@ impl<B: Bytes, const N: usize> TableCacheOver<B, N> {
             self.bytes.resize(count * N, 0);
             let from = &self.from;
             let read = |skip, buf: &mut [u8]| from.read_at(at.saturating_add(skip as u64), buf);
-            self.damage = Damage::read(at, &mut self.bytes, read);
+            self.damage = Damage::read(at.get(), &mut self.bytes, read);
             self.at = at;
         }
         let skip = (first - start) as usize;
@@ -140,8 +140,8 @@ impl<B: Bytes, const N: usize> TableCacheOver<B, N> {
         Ok(())
     }
 
-    /// These bytes were written at byte `at`: what is held of them is they.
-    pub fn wrote(&mut self, at: u64, data: &[u8]) {
+    /// These bytes were written at `at`: what is held of them is they.
+    pub fn wrote(&mut self, at: FileOffset, data: &[u8]) {
         let (held, end) = (self.at.saturating_add(self.bytes.len() as u64), at.saturating_add(data.len() as u64));
         let (start, end) = (at.max(self.at), end.min(held));
         if start < end {

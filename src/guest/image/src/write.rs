@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::options::Options;
 use crate::sealed::Placed;
-use crate::{Backing, Bitmaps, DeviceId, Error, Kind, Machine, Result, Step, Version};
+use crate::{Backing, Bitmaps, DeviceId, Error, FileOffset, Kind, Machine, Result, Step, Version};
 
 /// What an image is made with. `'a` is the machine's lifetime; what has `'n` must be copied to be kept.
 pub struct CreateContext<'a, 'n> {
@@ -85,7 +85,7 @@ pub fn set_first_length(machine: &dyn Machine, device: DeviceId, len: u64) -> Re
     machine.submit(&[Step::SetLength { device, len }]).map_err(not_resized)?;
     if len > 0 {
         let first = if len < FIRST_BLOCK { FIRST_SECTOR } else { FIRST_BLOCK };
-        machine.submit(&[Step::Write { device, offset: 0, data: &alloc::vec![0; first as usize] }])?;
+        machine.submit(&[Step::Write { device, offset: FileOffset::ZERO, data: &alloc::vec![0; first as usize] }])?;
     }
     Ok(())
 }
@@ -113,8 +113,8 @@ pub enum Target {
     Linear {
         /// The device.
         device: DeviceId,
-        /// Where the disk begins in it, in bytes.
-        base: u64,
+        /// Where the disk begins in it.
+        base: FileOffset,
         /// The target reads as zeroes wherever nothing was written.
         zeroed: bool,
     },
@@ -122,8 +122,8 @@ pub enum Target {
     LinearEncrypted {
         /// The device.
         device: DeviceId,
-        /// Where the disk begins in it, in bytes.
-        base: u64,
+        /// Where the disk begins in it.
+        base: FileOffset,
     },
     /// The writer allocates: [`Writer::place`] is called for whole units in ascending order.
     Allocated {
@@ -142,8 +142,8 @@ pub enum Target {
 pub enum Piece<'p> {
     /// Plain bytes: whole units (the disk's last one may be short). No byte of a unit is undefined.
     Data(&'p [u8]),
-    /// Plain bytes that the host copies: device, byte offset, length.
-    Copy(DeviceId, u64, u64),
+    /// Plain bytes that the host copies: device, offset there, length.
+    Copy(DeviceId, FileOffset, u64),
     /// One unit, compressed by this writer's [`Compressor`].
     Compressed(&'p [u8]),
     /// So many bytes must read as zeroes.
@@ -174,9 +174,9 @@ impl<'p> Piece<'p> {
         })
     }
 
-    /// What puts its `len` bytes from `skip` on to byte `offset` of `device`. None of a compressed piece.
+    /// What puts its `len` bytes from `skip` on to `offset` in `device`. None of a compressed piece.
     #[must_use]
-    pub fn step(self, skip: u64, len: u64, device: DeviceId, offset: u64) -> Option<Step<'p>> {
+    pub fn step(self, skip: u64, len: u64, device: DeviceId, offset: FileOffset) -> Option<Step<'p>> {
         Some(match self.part(skip, len)? {
             Self::Data(data) => Step::Write { device, offset, data },
             Self::Copy(from, from_offset, len) => {
@@ -195,7 +195,7 @@ impl<'p> Piece<'p> {
         (skip, len): (u64, u64),
         at: u64,
         device: DeviceId,
-        offset: u64,
+        offset: FileOffset,
         encrypter: Option<&dyn Encrypter>,
     ) -> Option<Placed<'p>> {
         let Some(encrypter) = encrypter else { return self.step(skip, len, device, offset).map(Placed::Step) };
@@ -215,13 +215,13 @@ impl<'p> Piece<'p> {
         block: u64,
         device: DeviceId,
         steps: &mut Vec<Placed<'p>>,
-        mut find: impl FnMut(u64) -> Result<Option<u64>>,
+        mut find: impl FnMut(u64) -> Result<Option<FileOffset>>,
     ) -> Result<()> {
         let len = self.disk_len().ok_or_else(|| Error::unsupported("the format has no compressed blocks"))?;
         // The end of the disk need not be the end of a unit.
         let len = len.min(size.saturating_sub(at));
         // What is to be written next: from where in the piece, how much, where to.
-        let mut run: Option<(u64, u64, u64)> = None;
+        let mut run: Option<(u64, u64, FileOffset)> = None;
         let mut done = 0;
         while done < len {
             let inside = (at + done) % block;
@@ -252,9 +252,9 @@ pub trait Compressor {
 
 /// Encrypts what a target stores. Shared by all workers.
 pub trait Encrypter: Sync {
-    /// Encrypts `data` in place, whole sectors of 512 bytes: it is for byte `at` of the virtual disk and goes to byte
-    /// `offset` of its device.
-    fn encrypt(&self, at: u64, offset: u64, data: &mut [u8]);
+    /// Encrypts `data` in place, whole sectors of 512 bytes: it is for byte `at` of the virtual disk and goes to
+    /// `offset` in its device.
+    fn encrypt(&self, at: u64, offset: FileOffset, data: &mut [u8]);
 }
 
 /// An image in the making. `place` is called by one worker at a time, in ascending order of `at`; everything
@@ -314,17 +314,18 @@ mod tests {
     /// Where the pieces of `piece` at byte `at` of a disk of 10 blocks of 10 bytes go: offset in the piece, length, place.
     fn spread(piece: Piece<'_>, at: u64, places: &[(u64, u64)]) -> Vec<(u64, u64, u64)> {
         let mut steps = Vec::new();
-        let find = |block| Ok(places.iter().find(|(number, _)| *number == block).map(|(_, offset)| *offset));
+        let find =
+            |block| Ok(places.iter().find(|(number, _)| *number == block).map(|(_, offset)| FileOffset::new(*offset)));
         piece.spread((at, 100), 10, TO, &mut steps, find).expect("nothing fails");
         let of = |step: &Sealed<'_>| match (step.step(), piece) {
             (Step::Copy { from_offset, to_offset, len, to: TO, .. }, Piece::Copy(_, base, _)) => {
-                (from_offset - base, len, to_offset)
+                (from_offset - base, len, to_offset.get())
             }
             (Step::Write { device: TO, offset, data }, Piece::Data(all)) => {
                 let skip = data.as_ptr() as usize - all.as_ptr() as usize;
-                (skip as u64, data.len() as u64, offset)
+                (skip as u64, data.len() as u64, offset.get())
             }
-            (Step::Zero { device: TO, offset, len, .. }, Piece::Zero(_)) => (0, len, offset),
+            (Step::Zero { device: TO, offset, len, .. }, Piece::Zero(_)) => (0, len, offset.get()),
             other => panic!("{other:?}"),
         };
         seal(steps, None).expect("nothing is encrypted").iter().map(of).collect()
@@ -332,7 +333,7 @@ mod tests {
 
     #[test]
     fn blocks_that_follow_one_another_are_written_at_once() {
-        let copy = |len| Piece::Copy(DeviceId(1), 5000, len);
+        let copy = |len| Piece::Copy(DeviceId(1), FileOffset::new(5000), len);
         assert_eq!(spread(copy(30), 0, &[(0, 100), (1, 110), (2, 120)]), [(0, 30, 100)]);
         assert_eq!(spread(copy(30), 0, &[(0, 100), (1, 120), (2, 130)]), [(0, 10, 100), (10, 20, 120)]);
         assert_eq!(spread(copy(25), 3, &[(0, 100), (1, 110), (2, 50)]), [(0, 17, 103), (17, 8, 50)]);

@@ -23,7 +23,7 @@ impl Entry {
         (self.bits ^ next.bits) & told == 0
             && self.depth == next.depth
             && self.device == next.device
-            && (self.bits & HAS_OFFSET == 0 || self.offset.wrapping_add(self.len) == next.offset)
+            && (self.bits & HAS_OFFSET == 0 || self.offset.get().wrapping_add(self.len) == next.offset.get())
     }
 }
 
@@ -93,7 +93,8 @@ impl Records<'_> {
     fn push(&mut self, entry: &Entry) -> Result<()> {
         let file = self.files.iter().position(|(device, _)| device.0 == entry.device).unwrap_or_default();
         let file = u16::try_from(file).unwrap_or(u16::MAX);
-        let Entry { start, len, offset, depth, bits, .. } = *entry;
+        let Entry { start, len, depth, bits, .. } = *entry;
+        let offset = entry.offset.get();
         self.batch.extend_from_slice(&MapRecord { start, len, offset, depth, bits, file }.to_bytes());
         if self.batch.len() >= BATCH { self.flush() } else { Ok(()) }
     }

@@ -14,7 +14,8 @@ use instar_image::machine::{EAGAIN, Opener, Stat, display_name, has_a_writer, in
 use instar_image::names::{combine, without_file, without_protocol};
 use instar_image::quirk::has;
 use instar_image::{
-    Backing, DeviceId, Error, Format, Kind, Machine, OpenContext, Probe, Purpose, Quirk, Result, Role, Source, Version,
+    Backing, DeviceId, Error, FileOffset, Format, Kind, Machine, OpenContext, Probe, Purpose, Quirk, Result, Role,
+    Source, Version,
 };
 
 use crate::told::warn;
@@ -106,7 +107,7 @@ fn probe_in(source: &dyn Source, device: DeviceId, len: u64, name: &[u8]) -> Res
     // A file never has more bytes than its length: no need to bound further.
     let mut head = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(PROBE_HEAD)];
     // The stock tool looks at one sector: what else cannot be read is no reason to stop here.
-    let damage = Damage::read(0, &mut head, |skip, buf| source.read(device, skip as u64, buf));
+    let damage = Damage::read(0, &mut head, |skip, buf| source.read(device, FileOffset::new(skip as u64), buf));
     let unread = |e: Error| e.context("Could not read image for determining its format");
     damage.good_until(0, SECTOR as usize).map_err(unread)?;
     Ok(instar_registry::probe(&Probe { head: &head, len, name }))

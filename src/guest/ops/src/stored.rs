@@ -7,14 +7,14 @@ use instar_image::chain::Chain;
 use instar_image::quirk::{has, hides_places};
 use instar_image::runs::RunMap;
 use instar_image::walk::Stretch;
-use instar_image::{Extent, Machine, Place, Quirk, Result, Run};
+use instar_image::{Extent, FileOffset, Machine, Place, Quirk, Result, Run};
 
 /// A range of the disk that is stored in one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     pub start: u64,
     pub len: u64,
-    pub offset: u64,
+    pub offset: FileOffset,
     pub depth: u32,
     pub bits: u16,
     /// The device that it is on, where it has a plain place.
@@ -52,8 +52,8 @@ impl<'a> Stored<'a> {
         self.chain.layers.get(depth).is_some_and(|layer| has(layer.format, quirk))
     }
 
-    /// The run at byte `offset` of the file of layer `depth`, where holes show.
-    fn hole(&self, depth: usize, offset: u64) -> Result<Option<Run>> {
+    /// The run at `offset` in the file of layer `depth`, where holes show.
+    fn hole(&self, depth: usize, offset: FileOffset) -> Result<Option<Run>> {
         self.holes.get(depth).and_then(Option::as_ref).map(|runs| runs.run(offset)).transpose()
     }
 
@@ -63,11 +63,13 @@ impl<'a> Stored<'a> {
         let mut hidden = false;
         while let Place::Data { device, offset } | Place::Zero { at: Some((device, offset)) } = extent.place {
             let Some(node) = self.machine.node(device) else { break };
-            let left = node.layer.image.virtual_size().saturating_sub(offset);
+            // The device is that image's disk.
+            let at = offset.get();
+            let left = node.layer.image.virtual_size().saturating_sub(at);
             if left == 0 {
                 return Ok((Extent { place: Place::Zero { at: None }, ..extent }, false));
             }
-            let inner = node.layer.extent(offset, extent.len.min(left))?;
+            let inner = node.layer.extent(at, extent.len.min(left))?;
             extent = Extent { at: extent.at, ..inner };
             hidden = node.layer.image.backing().is_some();
             if !has(node.layer.format, Quirk::StatusOfFile) {

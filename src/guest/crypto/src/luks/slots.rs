@@ -11,7 +11,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::options::{OptionKind, OptionSpec, Options, number};
-use instar_image::{DeviceId, Error, Machine, Result, Source, Step};
+use instar_image::{DeviceId, Error, FileOffset, Machine, Result, Source, Step};
 
 use super::create::{rounds, rounds_per_second, seal};
 use super::options::ITER_TIME;
@@ -93,19 +93,19 @@ struct Slots<'s> {
     header: &'s Header,
     machine: &'s dyn Machine,
     device: DeviceId,
-    /// Byte of the device at which the header begins.
-    offset: u64,
+    /// Where in the device the header begins.
+    offset: FileOffset,
 }
 
 impl Header {
-    /// Changes the slots of the header at byte `offset` of `device`, which `opening` opens.
+    /// Changes the slots of the header at `offset` in `device`, which `opening` opens.
     ///
     /// # Errors
     /// In qemu-img's words.
     pub fn change_slots(
         &self,
         machine: &dyn Machine,
-        (device, offset): (DeviceId, u64),
+        (device, offset): (DeviceId, FileOffset),
         opening: &[u8],
         wanted: &SlotChange<'_>,
     ) -> Result<()> {
@@ -129,8 +129,8 @@ impl Slots<'_> {
         (0..SLOTS).filter(|slot| self.is_active(*slot)).count()
     }
 
-    /// Byte of the device at which a slot's key material begins.
-    fn material_at(&self, slot: usize) -> u64 {
+    /// Where in the device a slot's key material begins.
+    fn material_at(&self, slot: usize) -> FileOffset {
         self.offset.saturating_add(self.header.slots.get(slot).map_or(0, |slot| slot.offset))
     }
 
@@ -218,13 +218,13 @@ impl Slots<'_> {
         found.into_iter().try_for_each(|slot| self.wipe(slot))
     }
 
-    fn submit(&self, at: u64, data: &[u8]) -> Result<()> {
+    fn submit(&self, offset: FileOffset, data: &[u8]) -> Result<()> {
         let device = self.device;
-        self.machine.submit(&[Step::Write { device, offset: at, data }, Step::Barrier { device }])
+        self.machine.submit(&[Step::Write { device, offset, data }, Step::Barrier { device }])
     }
 
-    /// Byte of the device of a field of a slot.
-    fn field(&self, slot: usize, at: usize) -> u64 {
+    /// Where in the device a field of a slot is.
+    fn field(&self, slot: usize, at: usize) -> FileOffset {
         self.offset.saturating_add((SLOTS_AT + slot * SLOT + at) as u64)
     }
 

@@ -4,7 +4,7 @@ use alloc::format;
 
 use instar_image::reader::Reader;
 use instar_image::table::Span;
-use instar_image::{Error, OpenContext, Result};
+use instar_image::{Error, FileOffset, OpenContext, Result};
 
 use crate::layout::{
     CATALOG_MAX, ENTRY, EXTENT_MAX, HEADER_LEN, KIND, MAGIC, SECTOR, SUBKIND, VERSION_1, VERSION_2, field,
@@ -19,8 +19,8 @@ pub struct Header {
     pub extent: u64,
     /// The catalog.
     pub catalog: Span,
-    /// Byte offset of the first extent.
-    data: u32,
+    /// Where the first extent is.
+    data: FileOffset,
     /// Sectors of an extent's bitmap in the file.
     bitmap_sectors: u64,
 }
@@ -36,7 +36,7 @@ impl Header {
     /// Reads and checks it, in the order in which the stock tool does.
     pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
         let mut head = [0; HEADER_LEN];
-        cx.source.read(cx.device, 0, &mut head)?;
+        cx.source.read(cx.device, FileOffset::ZERO, &mut head)?;
         let read = Reader::new(&head);
         if !is_known(read) {
             return Err(Error::malformed("Image not in Bochs format"));
@@ -64,17 +64,17 @@ impl Header {
         // An empty bitmap counts as one of 4 GiB, as QEMU's arithmetic has it.
         let bitmap_sectors = u64::from(read.le32(field::BITMAP)?.wrapping_sub(1)) / SECTOR + 1;
         let start = read.le32(field::HEADER)?;
-        let catalog = Span { offset: u64::from(start), count: u64::from(entries) };
+        let catalog = Span { offset: FileOffset::from(start), count: u64::from(entries) };
         // In 32 bits, as QEMU has it.
-        let data = start.wrapping_add(entries * ENTRY);
+        let data = FileOffset::from(start.wrapping_add(entries * ENTRY));
         Ok(Self { size, extent, catalog, data, bitmap_sectors })
     }
 
-    /// Byte offset of the bitmap of the extent that a catalog entry says; `None`: no file can be that long.
-    pub fn bitmap_at(&self, entry: u32) -> Option<u64> {
+    /// Where the bitmap is of the extent that a catalog entry says; `None`: no file can be that long.
+    pub fn bitmap_at(&self, entry: u32) -> Option<FileOffset> {
         let stride = self.bitmap_sectors.checked_mul(SECTOR)?.checked_add(self.extent)?;
-        let at = stride.checked_mul(u64::from(entry))?.checked_add(u64::from(self.data))?;
-        at.checked_add(stride).filter(|end| *end <= i64::MAX as u64).map(|_| at)
+        let at = self.data.checked_add(stride.checked_mul(u64::from(entry))?)?;
+        at.checked_add(stride).filter(|end| *end <= FileOffset::END_MAX).map(|_| at)
     }
 
     /// Bytes of an extent's bitmap that are in use.

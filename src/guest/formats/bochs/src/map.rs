@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use instar_image::table::TableCache;
-use instar_image::{Compressed, DeviceId, Error, Extent, Place, Result, Source};
+use instar_image::{Compressed, DeviceId, Error, Extent, FileOffset, Place, Result, Source};
 use spin::Mutex;
 
 use crate::header::Header;
@@ -19,7 +19,7 @@ pub struct Map<'a> {
 /// A piece of the catalog, and the bitmap that was read last.
 struct Held<'a> {
     catalog: TableCache<'a, 4>,
-    bitmap_at: Option<u64>,
+    bitmap_at: Option<FileOffset>,
     bitmap: Vec<u8>,
 }
 
@@ -52,7 +52,7 @@ impl<'a> Map<'a> {
             // What cannot be is found out when it is read, as with the stock tool: it does not decompress.
             let place = Place::Compressed(Compressed {
                 device: self.device,
-                offset: 0,
+                offset: FileOffset::ZERO,
                 len: 0,
                 unit: SECTOR,
                 skip: at % SECTOR,

@@ -1,7 +1,7 @@
 //! Where the bytes of a disk are; images after the Bochs documentation, built here.
 
 use instar_format_bochs::Bochs;
-use instar_image::{DeviceId, Format, Image, OpenContext, Place, Purpose, Result, Version};
+use instar_image::{DeviceId, FileOffset, Format, Image, OpenContext, Place, Purpose, Result, Version};
 use instar_sim::Machine;
 
 const EXTENT: u64 = 2048;
@@ -31,7 +31,7 @@ fn catalog_and_bitmaps() {
     let machine = Machine::new();
     let image = open(&machine, &image()).expect("valid");
     assert_eq!(image.virtual_size(), 3 * EXTENT);
-    let data = |offset| Place::Data { device: DeviceId(0), offset };
+    let data = |offset| Place::Data { device: DeviceId(0), offset: FileOffset::new(offset) };
     let zero = Place::Zero { at: None };
     let (first, second) = (524 + 512, 524 + 512 + 2048 + 512);
     for (at, len, place) in [

@@ -4,7 +4,7 @@ use alloc::format;
 
 use instar_image::reader::Reader;
 use instar_image::table::{Span, TableCache};
-use instar_image::{Error, OpenContext, Result};
+use instar_image::{Error, FileOffset, OpenContext, Result};
 
 use crate::layout::{BLOCK_MAX, BLOCKS_MAX, ENTRY, HEADER_AT, HEADER_LEN, SECTOR, STORED_MAX, TABLE_MAX};
 
@@ -17,6 +17,11 @@ pub struct Header {
     pub blocks: u64,
     /// The table: where each block begins, and where the last one ends.
     pub table: Span,
+}
+
+/// Where a block begins, as the table has it.
+pub const fn offset(entry: [u8; 8]) -> FileOffset {
+    FileOffset::new(u64::from_be_bytes(entry))
 }
 
 impl Header {
@@ -59,14 +64,14 @@ impl Header {
     /// Fails where blocks are not one behind another, or longer than a block can be.
     pub fn check_table(&self, cx: &OpenContext<'_, '_>) -> Result<()> {
         let mut pieces = TableCache::<8>::new(cx.source, cx.device);
-        let len = cx.source.stat(cx.device)?.len;
+        let end = cx.source.stat(cx.device)?.end();
         // Behind the end of the file all entries are zero: the first of them tells.
-        let stored = len.saturating_sub(self.table.offset).div_ceil(ENTRY).saturating_add(1).min(self.table.count);
-        let (mut index, mut before) = (0, 0);
+        let stored = end.saturating_since(self.table.offset).div_ceil(ENTRY).saturating_add(1).min(self.table.count);
+        let (mut index, mut before) = (0, FileOffset::ZERO);
         while index < stored {
             let entries = pieces.from(self.table, index)?;
             for entry in entries.iter().take((stored - index) as usize) {
-                let at = u64::from_be_bytes(*entry);
+                let at = offset(*entry);
                 if index > 0 && at < before {
                     let text = format!("offsets not monotonically increasing at index {index}, image file is corrupt");
                     return Err(Error::corrupt(text));

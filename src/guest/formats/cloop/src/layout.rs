@@ -2,11 +2,13 @@
 //!
 //! Source: the Linux driver's `compressed_loop.h`, version 2.0; QEMU where that is silent.
 
+use instar_image::FileOffset;
+
 /// The shell script that every such image begins with.
 pub const SCRIPT: &[u8] = b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
 /// Byte offset of the header: block size and number of blocks (u32 each). The table of byte offsets follows, one entry
 /// more than there are blocks (u64 each).
-pub const HEADER_AT: u64 = 128;
+pub const HEADER_AT: FileOffset = FileOffset::new(128);
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 8;
 /// Bytes of a table entry.

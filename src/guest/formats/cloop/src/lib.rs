@@ -16,8 +16,8 @@ use alloc::boxed::Box;
 use instar_image::options::check_driver_options;
 use instar_image::table::TableCache;
 use instar_image::{
-    Compressed, Decoder, DeviceId, Error, Extent, Format, Image, OpenContext, Place, Probe, Purpose, Quirk, Result,
-    SafetyCheck,
+    Compressed, Decoder, DeviceId, Error, Extent, FileOffset, Format, Image, OpenContext, Place, Probe, Purpose, Quirk,
+    Result, SafetyCheck,
 };
 use spin::Mutex;
 
@@ -97,15 +97,18 @@ impl Image for CloopImage<'_> {
         }
         let (index, skip) = (at / self.header.block, at % self.header.block);
         let mut table = self.table.lock();
-        let mut entry = |i| Ok(table.entry(self.header.table, i)?.map_or(0, u64::from_be_bytes));
+        let mut entry = |i| Ok(table.entry(self.header.table, i)?.map_or(FileOffset::ZERO, header::offset));
         let of_block = |e: Error| e.losing(self.header.block - skip);
         let (offset, end) = (entry(index).map_err(of_block)?, entry(index + 1).map_err(of_block)?);
-        let len = end.saturating_sub(offset).min(self.stored_max);
+        let len = end.saturating_since(offset).min(self.stored_max);
         // What cannot become a block takes no memory of one.
         let hopeless = self.header.block > len.saturating_mul(DEFLATE_RATIO);
         let device = self.device;
         let (rest, compressed) = if hopeless {
-            (SECTOR - at % SECTOR, Compressed { device, offset: 0, len: 0, unit: SECTOR, skip: at % SECTOR })
+            (
+                SECTOR - at % SECTOR,
+                Compressed { device, offset: FileOffset::ZERO, len: 0, unit: SECTOR, skip: at % SECTOR },
+            )
         } else {
             (self.header.block - skip, Compressed { device, offset, len, unit: self.header.block, skip })
         };

@@ -2,7 +2,7 @@
 
 use instar_format_cloop::Cloop;
 use instar_format_cloop::layout::SCRIPT;
-use instar_image::{Compressed, DeviceId, Format, Image, OpenContext, Place, Purpose, Result, Version};
+use instar_image::{Compressed, DeviceId, FileOffset, Format, Image, OpenContext, Place, Purpose, Result, Version};
 use instar_sim::Machine;
 
 /// A zlib stream of one stored block (RFC 1950, 1951).
@@ -43,7 +43,7 @@ fn blocks_are_found_and_inflated() {
     let image = open(&machine, &image(&[&zlib(&[0; 1024]), &stored], None)).expect("valid");
     assert_eq!(image.virtual_size(), 2048);
     let extent = image.extent(1500, u64::MAX).expect("in range");
-    let offset = 136 + 24 + stored.len() as u64;
+    let offset = FileOffset::new(136 + 24 + stored.len() as u64);
     let compressed = Compressed { device: DeviceId(0), offset, len: stored.len() as u64, unit: 1024, skip: 476 };
     assert_eq!((extent.len, extent.place), (548, Place::Compressed(compressed)));
     let mut out = vec![0; 1024];

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
-use instar_image::{Error, Result};
+use instar_image::{Error, FileOffset, Result};
 
 use crate::layout::{CHUNK_LEN, CHUNKS_MAX, COUNT_MAX, LENGTH_MAX, MISH, MISH_LEN, chunk, kind, mish};
 
@@ -19,8 +19,8 @@ pub struct Chunk {
     pub sector: u64,
     /// Number of sectors.
     pub count: u64,
-    /// Byte offset in the file.
-    pub offset: u64,
+    /// Where it is in the file.
+    pub offset: FileOffset,
 }
 
 /// What is known of an image's chunks.
@@ -112,7 +112,7 @@ impl<'c> Table<'c> {
             length: length as u32,
             sector: self.sector.wrapping_add(read.be64(chunk::SECTOR)?),
             count,
-            offset: self.data.wrapping_add(read.be64(chunk::OFFSET)?),
+            offset: FileOffset::new(self.data.wrapping_add(read.be64(chunk::OFFSET)?)),
         });
         Ok(())
     }

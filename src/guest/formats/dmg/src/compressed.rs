@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use instar_codec::{Bzip2Decoder, Inflater, adc_decode, lzfse_decode};
-use instar_image::{Compressed, Decoder, Error, Result};
+use instar_image::{Compressed, Decoder, Error, FileOffset, Result};
 
 use crate::chunks::{Chunk, Chunks};
 use crate::layout::{SECTOR, kind};
@@ -11,7 +11,7 @@ use crate::layout::{SECTOR, kind};
 /// Knows by where a chunk is stored how it is compressed.
 pub struct DmgDecoder {
     /// Offset, number of sectors and kind of the compressed chunks, ascending.
-    kinds: Vec<(u64, u32, u32)>,
+    kinds: Vec<(FileOffset, u32, u32)>,
     inflater: Option<Inflater>,
     bzip2: Bzip2Decoder,
 }

@@ -22,7 +22,8 @@ use alloc::vec::Vec;
 use instar_image::machine::display_name;
 use instar_image::options::check_driver_options;
 use instar_image::{
-    Compressed, Decoder, DeviceId, Error, Extent, Format, Image, OpenContext, Place, Probe, Quirk, Result, SafetyCheck,
+    Compressed, Decoder, DeviceId, Error, Extent, FileOffset, Format, Image, OpenContext, Place, Probe, Quirk, Result,
+    SafetyCheck,
 };
 
 use crate::chunks::{Chunk, Chunks, Found};
@@ -73,8 +74,8 @@ impl Format for Dmg {
         if !stock {
             chunks.sort();
         }
-        let (device, len) = (cx.device, cx.source.stat(cx.device)?.len);
-        Ok(Box::new(DmgImage { size: trailer.sectors * SECTOR, device, len, chunks }))
+        let (device, end) = (cx.device, cx.source.stat(cx.device)?.end());
+        Ok(Box::new(DmgImage { size: trailer.sectors * SECTOR, device, end, chunks }))
     }
 
     fn quirks(&self) -> &'static [Quirk] {
@@ -104,8 +105,8 @@ struct DmgImage {
     /// Virtual size in bytes.
     size: u64,
     device: DeviceId,
-    /// Length of the file.
-    len: u64,
+    /// End of the file.
+    end: FileOffset,
     chunks: Chunks,
 }
 
@@ -118,7 +119,7 @@ impl DmgImage {
         if matches!(chunk.kind, kind::ZERO | kind::IGNORE) {
             return (left, Place::Zero { at: None });
         }
-        if chunk.offset > i64::MAX as u64 - length {
+        if chunk.offset > FileOffset::END_MAX - length {
             return (left, self.unreadable(skip));
         }
         if chunk.kind == kind::ZLIB && chunk.count * SECTOR > length.saturating_mul(DEFLATE_RATIO) {
@@ -127,7 +128,7 @@ impl DmgImage {
         }
         if chunk.is_compressed() {
             // No codec needs more than that for so many bytes: what follows is junk.
-            let stored = length.min(chunk.count * SECTOR * 2 + 4096).min(self.len.saturating_sub(chunk.offset));
+            let stored = length.min(chunk.count * SECTOR * 2 + 4096).min(self.end.saturating_since(chunk.offset));
             let unit = chunk.count * SECTOR;
             return (left, Place::Compressed(Compressed { device, offset: chunk.offset, len: stored, unit, skip }));
         }
@@ -140,7 +141,13 @@ impl DmgImage {
 
     /// What has no place is told when it is read.
     const fn unreadable(&self, skip: u64) -> Place {
-        Place::Compressed(Compressed { device: self.device, offset: 0, len: 0, unit: SECTOR, skip: skip % SECTOR })
+        Place::Compressed(Compressed {
+            device: self.device,
+            offset: FileOffset::ZERO,
+            len: 0,
+            unit: SECTOR,
+            skip: skip % SECTOR,
+        })
     }
 }
 

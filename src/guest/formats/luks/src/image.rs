@@ -7,8 +7,8 @@ use instar_crypto::Crypter;
 use instar_crypto::luks::Header;
 use instar_crypto::luks::slots::{Opener, SlotChange};
 use instar_image::{
-    Amendment, Changes, Compressed, Decoder, Description, DeviceId, Editor, Error, Extent, Image, Place, Purpose,
-    Resizing, Result, Value,
+    Amendment, Changes, Compressed, Decoder, Description, DeviceId, Editor, Error, Extent, FileOffset, Image, Place,
+    Purpose, Resizing, Result, Value,
 };
 
 use crate::write::LuksWriter;
@@ -23,12 +23,12 @@ pub struct Sectors {
     pub first: u64,
 }
 
-/// The disk lies in one piece at byte `data` of the device.
+/// The disk lies in one piece at `data` in the device.
 pub struct LuksImage<'a> {
     /// The device.
     pub device: DeviceId,
-    /// Byte of the device at which the disk begins.
-    pub data: u64,
+    /// Where in the device the disk begins.
+    pub data: FileOffset,
     /// Bytes of the disk.
     pub size: u64,
     /// How they are encrypted.
@@ -73,7 +73,7 @@ impl Image for LuksImage<'_> {
         let change = || {
             let (machine, wanted) = (purpose.machine()?, SlotChange::read(what.options, "", what.force)?);
             let opening = opener.password(machine.source(), KEY_SECRET)?;
-            header.change_slots(machine, (self.device, 0), opening, &wanted)
+            header.change_slots(machine, (self.device, FileOffset::ZERO), opening, &wanted)
         };
         Some(change())
     }
@@ -102,7 +102,7 @@ impl Decoder for Decrypter<'_> {
     }
 
     /// Sectors are counted from the disk's beginning on.
-    fn decrypt(&mut self, at: u64, _offset: u64, data: &mut [u8]) -> Result<()> {
+    fn decrypt(&mut self, at: u64, _offset: FileOffset, data: &mut [u8]) -> Result<()> {
         let first = self.sectors.first.wrapping_add(at / SECTOR);
         self.crypter.decrypt_units(first, self.sectors.unit as usize, data);
         Ok(())

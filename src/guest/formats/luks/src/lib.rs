@@ -20,7 +20,9 @@ use instar_crypto::luks::slots::{self, Opener};
 use instar_crypto::luks::{Header, MAGIC, password};
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
-use instar_image::{Creator, Error, Format, Image, OpenContext, Probe, Quirk, Result, SafetyCheck, Version};
+use instar_image::{
+    Creator, Error, FileOffset, Format, Image, OpenContext, Probe, Quirk, Result, SafetyCheck, Version,
+};
 
 use crate::image::{LuksImage, Sectors};
 
@@ -42,8 +44,8 @@ impl Luks {
     fn read(cx: &OpenContext<'_, '_>) -> Result<(Header, u64, Option<Crypter>)> {
         let secret = secret(cx)?;
         let password = cx.purpose.wants_data().then(|| password(cx.source, secret, KEY_SECRET)).transpose()?;
-        let header = Header::read(cx.source, cx.device, 0, cx.version)?;
-        let crypter = password.map(|p| header.unlock(cx.source, cx.device, 0, p)).transpose()?;
+        let header = Header::read(cx.source, cx.device, FileOffset::ZERO, cx.version)?;
+        let crypter = password.map(|p| header.unlock(cx.source, cx.device, FileOffset::ZERO, p)).transpose()?;
         let len = cx.source.stat(cx.device)?.len.next_multiple_of(SECTOR);
         let size = len
             .checked_sub(header.payload())
@@ -67,7 +69,7 @@ impl Format for Luks {
             return v2::open(&cx, secret(&cx)?);
         }
         let (header, size, crypter) = Self::read(&cx)?;
-        let (data, specific) = (header.payload(), header.describe(cx.version));
+        let (data, specific) = (FileOffset::new(header.payload()), header.describe(cx.version));
         let sectors = Sectors { unit: SECTOR as u32, first: 0 };
         let (device, writing, crypter) = (cx.device, Some(cx.purpose), crypter.map(Arc::new));
         let slots = Some((header, Opener::of(secret(&cx)?)));

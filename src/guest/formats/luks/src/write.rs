@@ -11,8 +11,8 @@ use instar_image::options::{OptionKind, OptionSpec, Options, of_file};
 use instar_image::sealed::Placed;
 use instar_image::write::{Encrypter, Piece, Target, Writer, check_room};
 use instar_image::{
-    CreateContext, Creator, DeviceId, Editor, Error, Kind, Machine, Measure, Measured, NewSize, Preallocation, Purpose,
-    Resizing, Result, Spot, Step,
+    CreateContext, Creator, DeviceId, Editor, Error, FileOffset, Kind, Machine, Measure, Measured, NewSize,
+    Preallocation, Purpose, Resizing, Result, Spot, Step,
 };
 
 use crate::image::LuksImage;
@@ -67,8 +67,8 @@ impl Creator for LuksCreator {
         let (machine, device) = (cx.machine, cx.device);
         let preallocation = preallocation(cx.options)?;
         let (request, password) = Request::read(machine.source(), cx.options, "", cx.version)?;
-        let data = request.payload();
-        let len = cx.size.checked_add(data).filter(|len| i64::try_from(*len).is_ok());
+        let payload = request.payload();
+        let len = cx.size.checked_add(payload).filter(|len| i64::try_from(*len).is_ok());
         let len = len.ok_or_else(|| Error::usage("The requested file size is too large"))?;
         let stat = machine.stat(device)?;
         if stat.block_device {
@@ -80,13 +80,13 @@ impl Creator for LuksCreator {
             };
             machine.submit(&[Step::SetLength { device, len }]).map_err(resized)?;
             if let Some(full) = preallocation {
-                machine.submit(&[Step::Allocate { device, offset: 0, len, full }]).map_err(resized)?;
+                machine.submit(&[Step::Allocate { device, offset: FileOffset::ZERO, len, full }]).map_err(resized)?;
             }
         }
         let (Created { header, material, material_at }, crypter) = request.create(machine, password)?;
-        machine.submit(&[Step::Write { device, offset: material_at, data: &material }])?;
+        machine.submit(&[Step::Write { device, offset: FileOffset::new(material_at), data: &material }])?;
         let header = Some(header.to_vec());
-        Ok(Box::new(LuksWriter { machine, device, data, crypter: Arc::new(crypter), header }))
+        Ok(Box::new(LuksWriter { machine, device, data: FileOffset::new(payload), crypter: Arc::new(crypter), header }))
     }
 }
 
@@ -106,23 +106,23 @@ impl Resizing for LuksImage<'_> {
     fn resize(&self, to: &NewSize) -> Result<()> {
         let purpose = self.writing.ok_or_else(|| Error::unsupported("the image is only read"))?;
         let (machine, device) = (purpose.machine()?, self.device);
-        let before = machine.stat(device)?.len;
-        let len = to.size.checked_add(self.data).filter(|len| i64::try_from(*len).is_ok());
-        let len = len.ok_or_else(|| Error::usage("The requested file size is too large"))?;
+        let before = machine.stat(device)?.end();
+        let end = self.data.checked_add(to.size).filter(|end| *end <= FileOffset::END_MAX);
+        let end = end.ok_or_else(|| Error::usage("The requested file size is too large"))?;
         let full = match to.preallocation {
             Preallocation::Off => None,
             Preallocation::Falloc => Some(false),
             Preallocation::Full => Some(true),
             Preallocation::Metadata => return Err(Error::unsupported("Unsupported preallocation mode: metadata")),
         };
-        if let (Some(full), Some(more)) = (full, len.checked_sub(before)) {
+        if let (Some(full), Some(more)) = (full, end.checked_since(before)) {
             let allocate = Step::Allocate { device, offset: before, len: more, full };
             if let Err(error) = machine.submit(&[allocate]) {
-                machine.submit(&[Step::SetLength { device, len: before }])?;
+                machine.submit(&[Step::SetLength { device, len: before.get() }])?;
                 return Err(error.context("Could not preallocate new data"));
             }
         }
-        let resize = Step::SetLength { device, len };
+        let resize = Step::SetLength { device, len: end.get() };
         machine.submit(&[resize]).map_err(|error| error.context("Could not resize file"))?;
         machine.submit(&[Step::Barrier { device }])
     }
@@ -132,8 +132,8 @@ impl Resizing for LuksImage<'_> {
 pub struct LuksWriter<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,
-    /// Byte of the device at which the disk begins.
-    data: u64,
+    /// Where in the device the disk begins.
+    data: FileOffset,
     crypter: Arc<Crypter>,
     /// What makes the file an image, where it is none yet.
     header: Option<Vec<u8>>,
@@ -151,7 +151,7 @@ impl<'a> LuksWriter<'a> {
 
 impl Encrypter for LuksWriter<'_> {
     /// Sectors are counted from the disk's beginning on.
-    fn encrypt(&self, at: u64, _offset: u64, data: &mut [u8]) {
+    fn encrypt(&self, at: u64, _offset: FileOffset, data: &mut [u8]) {
         self.crypter.encrypt(at / SECTOR, data);
     }
 }
@@ -178,7 +178,8 @@ impl Writer for LuksWriter<'_> {
     fn finish(&self) -> Result<()> {
         let device = self.device;
         if let Some(header) = &self.header {
-            self.machine.submit(&[Step::Barrier { device }, Step::Write { device, offset: 0, data: header }])?;
+            self.machine
+                .submit(&[Step::Barrier { device }, Step::Write { device, offset: FileOffset::ZERO, data: header }])?;
         }
         self.machine.submit(&[Step::Barrier { device }])
     }

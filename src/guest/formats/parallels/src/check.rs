@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::{CheckContext, CheckReport, DeviceId, Error, Findings, Machine, Result, Source};
+use instar_image::{CheckContext, CheckReport, DeviceId, Error, FileOffset, Findings, Machine, Result, Source};
 
 use crate::header::Header;
 use crate::layout::SECTOR;
@@ -29,13 +29,13 @@ struct Check<'c> {
     header: &'c Header,
     source: &'c dyn Source,
     device: DeviceId,
-    /// Bytes of the file, in whole sectors.
-    len: u64,
+    /// End of the file, in whole sectors.
+    file_end: FileOffset,
 }
 
 impl Check<'_> {
-    /// Calls `each` for all map entries: their number, and the byte offset of the cluster (0: none).
-    fn each(&self, mut each: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
+    /// Calls `each` for all map entries: their number, and where the cluster is (0: none).
+    fn each(&self, mut each: impl FnMut(u64, FileOffset) -> Result<()>) -> Result<()> {
         let header = self.header;
         header.blocks(self.device).each(self.source, |index, entry| each(index, header.place(entry)))
     }
@@ -43,29 +43,29 @@ impl Check<'_> {
     /// First sector of the clusters, and whether that is what the header says.
     fn data_start(&self) -> (u64, bool) {
         let header = self.header;
-        let map_end = header.map_end().div_ceil(SECTOR);
+        let map_end = header.map_end().get().div_ceil(SECTOR);
         let in_clusters = header.entry_unit == header.cluster;
         let least = if in_clusters { map_end.next_multiple_of(header.cluster / SECTOR) } else { map_end };
         match u64::from(header.data) {
             0 if !in_clusters => (least, true),
-            said if said >= least && said <= self.len / SECTOR => (said, true),
+            said if said >= least && said <= self.file_end / SECTOR => (said, true),
             _ => (least, false),
         }
     }
 
-    /// Says which clusters are not in the file, and returns the byte behind the last one that is; where there is none,
-    /// behind all that the map and `data`, the first byte of the clusters, tell of.
+    /// Says which clusters are not in the file, and returns the place behind the last one that is; where there is none,
+    /// behind all that the map and `data`, where the clusters begin, tell of.
     fn outside(
         &self,
-        data: u64,
+        data: FileOffset,
         mut mender: Option<&mut Mender<'_>>,
         findings: &mut dyn Findings,
         report: &mut CheckReport,
-    ) -> Result<u64> {
-        let (mut high, mut end) = (0, data);
+    ) -> Result<FileOffset> {
+        let (mut high, mut end) = (FileOffset::ZERO, data);
         self.each(|index, offset| {
             let mut mended = false;
-            if offset.saturating_add(self.header.cluster) > self.len {
+            if offset.saturating_add(self.header.cluster) > self.file_end {
                 mended = mender.as_mut().map_or(Ok(false), |mender| mender.forget(index))?;
                 wrong(findings, report, mended, &format!("cluster {index} is outside image"))?;
             } else {
@@ -79,20 +79,20 @@ impl Check<'_> {
         if let Some(mender) = mender {
             mender.settle()?;
         }
-        Ok(if high == 0 { end } else { high.saturating_add(self.header.cluster) })
+        Ok(if high == FileOffset::ZERO { end } else { high.saturating_add(self.header.cluster) })
     }
 
-    /// Says which clusters are used twice, of those from byte `data` to `end`.
+    /// Says which clusters are used twice, of those from `data` to `end`.
     fn duplicates(
         &self,
-        (data, end): (u64, u64),
+        (data, end): (FileOffset, FileOffset),
         mut mender: Option<&mut Mender<'_>>,
         findings: &mut dyn Findings,
         report: &mut CheckReport,
     ) -> Result<()> {
         let cluster = self.header.cluster;
         // Entries may claim any place: a bit for each cluster of the file, and a list of those far outside.
-        let count = end.min(self.len).saturating_sub(data).div_ceil(cluster);
+        let count = end.min(self.file_end).saturating_since(data).div_ceil(cluster);
         if count > CHECKED_MAX {
             return Err(Error::limit("Cannot allocate memory"));
         }
@@ -100,11 +100,11 @@ impl Check<'_> {
         let mut far = BTreeSet::new();
         let mut last = false;
         self.each(|index, offset| {
-            if offset == 0 {
+            if offset == FileOffset::ZERO {
                 return Ok(());
             }
             last = false;
-            let number = offset.saturating_sub(data) / cluster;
+            let number = offset.saturating_since(data) / cluster;
             let twice = match used.get_mut((number / 64) as usize) {
                 Some(word) => {
                     let before = *word;
@@ -132,8 +132,8 @@ impl Check<'_> {
 
 /// The first sector of the clusters, where the header does not have it right.
 pub fn right_data_start(header: &Header, device: DeviceId, machine: &dyn Machine) -> Result<Option<u64>> {
-    let len = machine.stat(device)?.len.next_multiple_of(SECTOR);
-    let (sector, right) = Check { header, source: machine.source(), device, len }.data_start();
+    let file_end = machine.stat(device)?.end().next_multiple_of(SECTOR);
+    let (sector, right) = Check { header, source: machine.source(), device, file_end }.data_start();
     Ok((!right).then_some(sector))
 }
 
@@ -152,34 +152,34 @@ pub fn run_with(
     let all = mender.as_ref().is_some_and(|mender| mender.mends_all());
     let CheckContext { machine, findings } = cx;
     let mut report = CheckReport { total_clusters: header.map.count, ..CheckReport::default() };
-    let len = machine.stat(device)?.len.next_multiple_of(SECTOR);
-    let mut check = Check { header, source: machine.source(), device, len };
+    let file_end = machine.stat(device)?.end().next_multiple_of(SECTOR);
+    let mut check = Check { header, source: machine.source(), device, file_end };
     if header.in_use {
         wrong(findings, &mut report, all, "image was not closed correctly")?;
     }
     let (sector, right) = check.data_start();
-    let data = sector * SECTOR;
+    let data = FileOffset::new(sector * SECTOR);
     if !right {
         wrong(findings, &mut report, all, "data_off field has incorrect value")?;
     }
     let end = check.outside(data, mender.as_deref_mut(), findings, &mut report)?;
-    report.image_end_offset = Some(end);
-    if len > end {
+    report.image_end_offset = Some(end.get());
+    if file_end > end {
         let mended = mender.as_ref().map_or(Ok(false), |mender| mender.cut(end))?;
         let (what, count) = if mended { ("Repairing", &mut report.leaks_fixed) } else { ("ERROR", &mut report.leaks) };
-        *count += (len - end).div_ceil(header.cluster);
-        findings.line(&format!("{what} space leaked at the end of the image {}", len - end))?;
-        check.len = if mended { end } else { len };
+        *count += (file_end - end).div_ceil(header.cluster);
+        findings.line(&format!("{what} space leaked at the end of the image {}", file_end - end))?;
+        check.file_end = if mended { end } else { file_end };
     }
     check.duplicates((data, end), mender, findings, &mut report)?;
-    let mut last = 0u64;
+    let mut last = FileOffset::ZERO;
     check.each(|_, offset| {
         if offset.saturating_add(header.cluster) > end {
-            last = 0;
+            last = FileOffset::ZERO;
             return Ok(());
         }
-        report.allocated_clusters += u64::from(offset != 0);
-        if offset != 0 && last != 0 && last.saturating_add(header.cluster) != offset {
+        report.allocated_clusters += u64::from(offset != FileOffset::ZERO);
+        if offset != FileOffset::ZERO && last != FileOffset::ZERO && last.saturating_add(header.cluster) != offset {
             report.fragmented_clusters += 1;
         }
         last = offset;

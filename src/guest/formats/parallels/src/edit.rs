@@ -7,11 +7,11 @@ use instar_image::blocks::{BlockWriter, Blocks};
 use instar_image::check::Quiet;
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Target, Writer};
-use instar_image::{Changes, CheckContext, Editor, Error, Machine, Result, Spot, Step};
+use instar_image::{Changes, CheckContext, Editor, Error, FileOffset, Machine, Result, Spot, Step};
 use spin::Mutex;
 
 use crate::header::Header;
-use crate::layout::{IN_USE, SECTOR, field};
+use crate::layout::{IN_USE, field};
 use crate::{ParallelsImage, check};
 
 /// An image that was not closed is looked through before it is written to.
@@ -26,11 +26,11 @@ pub fn refuse_damaged(image: &ParallelsImage<'_>, machine: &dyn Machine) -> Resu
     Ok(())
 }
 
-/// Byte behind the last cluster, where another one can be.
-pub fn end(machine: &dyn Machine, header: &Header, blocks: &Blocks) -> Result<u64> {
-    let mut end = header.align(header.map_end().max(u64::from(header.data) * SECTOR));
+/// Behind the last cluster, where another one can be.
+pub fn end(machine: &dyn Machine, header: &Header, blocks: &Blocks) -> Result<FileOffset> {
+    let mut end = header.align(header.map_end().max(header.data_at()));
     blocks.each(machine.source(), |_, entry| {
-        let last = blocks.place(entry).map_or(0, |offset| offset.saturating_add(header.cluster));
+        let last = blocks.place(entry).map_or(FileOffset::ZERO, |offset| offset.saturating_add(header.cluster));
         end = end.max(last);
         Ok(())
     })?;
@@ -50,7 +50,7 @@ impl<'a> ParallelsEditor<'a> {
     /// Reads the map.
     pub fn open(image: &ParallelsImage<'a>, changes: &Changes<'_>) -> Result<Self> {
         let (machine, header) = (image.purpose.machine()?, &image.header);
-        if header.extension != 0 && changes.content {
+        if header.extension != FileOffset::ZERO && changes.content {
             return Err(Error::unsupported("the image has a format extension, which would not be kept up"));
         }
         refuse_damaged(image, machine)?;
@@ -64,7 +64,7 @@ impl<'a> ParallelsEditor<'a> {
         if *marked != in_use {
             let device = self.blocks.blocks().device;
             let data = if in_use { IN_USE } else { 0 }.to_le_bytes();
-            let step = Step::Write { device, offset: field::IN_USE as u64, data: &data };
+            let step = Step::Write { device, offset: FileOffset::new(field::IN_USE as u64), data: &data };
             self.machine.submit(&[step, Step::Barrier { device }])?;
             *marked = in_use;
         }

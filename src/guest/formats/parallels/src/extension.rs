@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::vec;
 
 use instar_image::reader::Reader;
-use instar_image::{Error, OpenContext, Result};
+use instar_image::{Error, FileOffset, OpenContext, Result};
 use md5::{Digest, Md5};
 
 use crate::header::Header;
@@ -16,7 +16,7 @@ const EXTENSION_MAX: u64 = 16 << 20;
 
 /// Reads and checks the extension, if there is one.
 pub fn check(cx: &OpenContext<'_, '_>, header: &Header) -> Result<()> {
-    if header.extension == 0 {
+    if header.extension == FileOffset::ZERO {
         return Ok(());
     }
     if header.cluster > EXTENSION_MAX {

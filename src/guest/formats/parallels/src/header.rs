@@ -3,7 +3,7 @@
 use instar_image::blocks::Blocks;
 use instar_image::reader::Reader;
 use instar_image::table::Span;
-use instar_image::{DeviceId, Error, OpenContext, Result, Version};
+use instar_image::{DeviceId, Error, FileOffset, OpenContext, Result, Version};
 
 use crate::layout::{
     ENTRIES_MAX, ENTRY, HEADER_LEN, IN_USE, MAGIC_CLUSTERS, MAGIC_SECTORS, SECTOR, SECTORS_MAX, TRACKS_MAX, VERSION,
@@ -25,15 +25,15 @@ pub struct Header {
     pub data: u32,
     /// The image was not closed.
     pub in_use: bool,
-    /// Byte offset of the format extension; 0: none.
-    pub extension: u64,
+    /// Where the format extension is; 0: none.
+    pub extension: FileOffset,
 }
 
 impl Header {
     /// Reads and checks it, in the order in which the stock tool does.
     pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
         let mut head = [0; HEADER_LEN];
-        cx.source.read(cx.device, 0, &mut head)?;
+        cx.source.read(cx.device, FileOffset::ZERO, &mut head)?;
         let read = Reader::new(&head);
         let other = || Error::malformed("Image not in Parallels format");
         let in_clusters = head.starts_with(MAGIC_CLUSTERS);
@@ -64,7 +64,7 @@ impl Header {
         if extension > i64::MAX as u64 / SECTOR {
             return Err(Error::malformed("Invalid image: Too big offset"));
         }
-        let map = Span { offset: HEADER_LEN as u64, count: u64::from(entries) };
+        let map = Span { offset: FileOffset::new(HEADER_LEN as u64), count: u64::from(entries) };
         map.check_held(cx.source, cx.device, ENTRY)?;
         Ok(Self {
             size: sectors * SECTOR,
@@ -73,7 +73,7 @@ impl Header {
             entry_unit: if in_clusters { cluster } else { SECTOR },
             data: read.le32(field::DATA_OFFSET)?,
             in_use: read.le32(field::IN_USE)? == IN_USE,
-            extension: extension * SECTOR,
+            extension: FileOffset::new(extension * SECTOR),
         })
     }
 
@@ -84,7 +84,7 @@ impl Header {
             size: self.size,
             block: self.cluster,
             table: self.map,
-            base: 0,
+            base: FileOffset::ZERO,
             scale: self.entry_unit,
             absent: is_absent,
             big_endian: false,
@@ -92,18 +92,23 @@ impl Header {
         }
     }
 
-    /// Byte offset of what a map entry refers to; 0: nothing.
-    pub const fn place(&self, entry: u32) -> u64 {
-        (entry as u64).saturating_mul(self.entry_unit)
+    /// Where what a map entry refers to is; 0: nothing.
+    pub const fn place(&self, entry: u32) -> FileOffset {
+        FileOffset::new((entry as u64).saturating_mul(self.entry_unit))
     }
 
-    /// The first byte from `offset` on where a cluster can begin.
-    pub const fn align(&self, offset: u64) -> u64 {
+    /// Where the clusters begin, as the header says.
+    pub fn data_at(&self) -> FileOffset {
+        FileOffset::new(u64::from(self.data) * SECTOR)
+    }
+
+    /// The first place from `offset` on where a cluster can begin.
+    pub const fn align(&self, offset: FileOffset) -> FileOffset {
         offset.next_multiple_of(if self.entry_unit == self.cluster { self.cluster } else { SECTOR })
     }
 
-    /// Bytes of header and map.
-    pub const fn map_end(&self) -> u64 {
+    /// Behind header and map.
+    pub fn map_end(&self) -> FileOffset {
         self.map.offset + self.map.count * ENTRY
     }
 }

@@ -25,8 +25,8 @@ use instar_image::blocks::BlockReader;
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    Ability, Bitmaps, Changes, CheckContext, CheckReport, Creator, DeviceId, DirtyBitmap, Editor, Extent, Format,
-    Image, Machine, OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing, Result, SafetyCheck,
+    Ability, Bitmaps, Changes, CheckContext, CheckReport, Creator, DeviceId, DirtyBitmap, Editor, Extent, FileOffset,
+    Format, Image, Machine, OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing, Result, SafetyCheck,
 };
 
 use crate::edit::ParallelsEditor;
@@ -144,7 +144,7 @@ impl Image for ParallelsImage<'_> {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let ignored = self.purpose.writes() && self.header.extension != 0;
+        let ignored = self.purpose.writes() && self.header.extension != FileOffset::ZERO;
         Vec::from_iter(ignored.then(|| String::from("Format Extension ignored in RW mode")))
     }
 

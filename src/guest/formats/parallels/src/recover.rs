@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 
 use instar_image::check::First;
-use instar_image::{CheckContext, Error, Machine, OpenContext, Result, Step};
+use instar_image::{CheckContext, Error, FileOffset, Machine, OpenContext, Result, Step};
 
 use crate::check;
 use crate::edit::end;
@@ -23,7 +23,7 @@ pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
     }
     let device = cx.device;
     let write = |at: usize, data: &[u8]| {
-        machine.submit(&[Step::Write { device, offset: at as u64, data }, Step::Barrier { device }])
+        machine.submit(&[Step::Write { device, offset: FileOffset::new(at as u64), data }, Step::Barrier { device }])
     };
     if let Some(sector) = check::right_data_start(&header, device, machine)? {
         let sector = u32::try_from(sector).map_err(|_| Error::limit("the file gets too large"))?;
@@ -40,19 +40,19 @@ pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>) -> Result<()> {
     let stat = machine.stat(device)?;
     let end = end(machine, &header, &header.blocks(device))?;
     // What an extension refers to lies behind what the map does.
-    if end < stat.len && !stat.block_device && header.extension == 0 {
-        machine.submit(&[Step::SetLength { device, len: end }, Step::Barrier { device }])?;
+    if end < stat.end() && !stat.block_device && header.extension == FileOffset::ZERO {
+        machine.submit(&[Step::SetLength { device, len: end.get() }, Step::Barrier { device }])?;
     }
     write(field::IN_USE, &[0; 4])
 }
 
 /// The map no longer refers to clusters that are not in the file.
 fn forget_outside(machine: &dyn Machine, header: &Header, cx: &OpenContext<'_, '_>) -> Result<()> {
-    let len = machine.stat(cx.device)?.len.next_multiple_of(SECTOR);
+    let end = machine.stat(cx.device)?.end().next_multiple_of(SECTOR);
     let blocks = header.blocks(cx.device);
     let mut outside: Vec<(u64, u32)> = Vec::new();
     blocks.each(machine.source(), |number, entry| {
-        if blocks.place(entry).is_some_and(|at| at.saturating_add(header.cluster) > len) {
+        if blocks.place(entry).is_some_and(|at| at.saturating_add(header.cluster) > end) {
             outside.push((number, 0));
         }
         if outside.len() >= AT_ONCE {

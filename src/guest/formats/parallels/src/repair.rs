@@ -4,7 +4,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::{CheckContext, CheckReport, DeviceId, Error, Machine, Repairs, Result, Step, Zeroes};
+use instar_image::{CheckContext, CheckReport, DeviceId, Error, FileOffset, Machine, Repairs, Result, Step, Zeroes};
 
 use crate::check::{self, CHECKED_MAX};
 use crate::header::Header;
@@ -54,17 +54,17 @@ impl Mender<'_> {
         Ok(())
     }
 
-    /// The file ends at byte `end`.
-    pub fn cut(&self, end: u64) -> Result<bool> {
+    /// The file ends at `end`.
+    pub fn cut(&self, end: FileOffset) -> Result<bool> {
         let device = self.device;
         if self.machine.stat(device)?.block_device {
             return Ok(false);
         }
-        self.machine.submit(&[Step::SetLength { device, len: end }, Step::Barrier { device }]).map(|()| true)
+        self.machine.submit(&[Step::SetLength { device, len: end.get() }, Step::Barrier { device }]).map(|()| true)
     }
 
-    /// Gives entry number `index` a cluster of its own, with what is in the one at `offset`. The clusters begin at byte `data`.
-    pub fn copy(&mut self, index: u64, offset: u64, data: u64) -> Result<bool> {
+    /// Gives entry number `index` a cluster of its own, with what is in the one at `offset`. The clusters begin at `data`.
+    pub fn copy(&mut self, index: u64, offset: FileOffset, data: FileOffset) -> Result<bool> {
         if !self.mends_all() {
             return Ok(false);
         }
@@ -80,7 +80,7 @@ impl Mender<'_> {
     }
 
     /// The first place where nothing is, which is taken then.
-    fn free_place(&mut self, data: u64) -> Result<u64> {
+    fn free_place(&mut self, data: FileOffset) -> Result<FileOffset> {
         let (cluster, data) = (self.header.cluster, self.header.align(data));
         let used = match &mut self.used {
             Some(used) => used,
@@ -99,17 +99,16 @@ impl Mender<'_> {
     }
 }
 
-/// A bit for each cluster of the file from byte `data` on: whether something lies in it.
-fn used(header: &Header, machine: &dyn Machine, device: DeviceId, data: u64) -> Result<Vec<u64>> {
-    let len = machine.stat(device)?.len;
-    let count = len.saturating_sub(data).div_ceil(header.cluster);
+/// A bit for each cluster of the file from `data` on: whether something lies in it.
+fn used(header: &Header, machine: &dyn Machine, device: DeviceId, data: FileOffset) -> Result<Vec<u64>> {
+    let count = machine.stat(device)?.end().saturating_since(data).div_ceil(header.cluster);
     if count > CHECKED_MAX {
         return Err(Error::limit("Cannot allocate memory"));
     }
     let mut used = vec![0u64; count.div_ceil(64) as usize];
     header.blocks(device).each(machine.source(), |_, entry| {
         let offset = header.place(entry);
-        let from = offset.saturating_sub(data);
+        let from = offset.saturating_since(data);
         // One that does not begin where clusters do lies in two of them.
         for number in [from / header.cluster, from.saturating_add(header.cluster - 1) / header.cluster] {
             if let Some(word) = used.get_mut((number / 64) as usize).filter(|_| entry != 0) {
@@ -124,7 +123,7 @@ fn used(header: &Header, machine: &dyn Machine, device: DeviceId, data: u64) -> 
 /// See [`instar_image::Image::repair`].
 pub fn repair(header: &Header, device: DeviceId, what: Repairs, cx: CheckContext<'_>) -> Result<CheckReport> {
     let machine = cx.machine;
-    if header.extension != 0 {
+    if header.extension != FileOffset::ZERO {
         // What it refers to would be taken for unused.
         return check::run(header, device, cx);
     }
@@ -133,7 +132,7 @@ pub fn repair(header: &Header, device: DeviceId, what: Repairs, cx: CheckContext
     let right = if all { check::right_data_start(header, device, machine)? } else { None };
     let report = check::run_with(header, device, Some(&mut mender), cx)?;
     let write = |at: usize, data: &[u8]| {
-        machine.submit(&[Step::Write { device, offset: at as u64, data }, Step::Barrier { device }])
+        machine.submit(&[Step::Write { device, offset: FileOffset::new(at as u64), data }, Step::Barrier { device }])
     };
     if let Some(sector) = right {
         let sector = u32::try_from(sector).map_err(|_| Error::limit("the file gets too large"))?;

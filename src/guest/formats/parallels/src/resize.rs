@@ -6,7 +6,7 @@ use alloc::format;
 use instar_image::blocks::Blocks;
 use instar_image::check::Quiet;
 use instar_image::table::Span;
-use instar_image::{CheckContext, Error, Machine, NewSize, Preallocation, Resizing, Result, Step};
+use instar_image::{CheckContext, Error, FileOffset, Machine, NewSize, Preallocation, Resizing, Result, Step};
 
 use crate::ParallelsImage;
 use crate::check;
@@ -20,7 +20,7 @@ impl Resizing for ParallelsImage<'_> {
             return Err(Error::unsupported(format!("Unsupported preallocation mode '{}'", to.preallocation.name())));
         }
         let (machine, device, header) = (self.purpose.machine()?, self.device, &self.header);
-        if header.extension != 0 {
+        if header.extension != FileOffset::ZERO {
             return Err(Error::unsupported("the image has a format extension, which would not be kept up"));
         }
         let sectors = to.size.div_ceil(SECTOR);
@@ -35,7 +35,7 @@ impl Resizing for ParallelsImage<'_> {
             return Err(Error::corrupt("the image is damaged"));
         }
         let mut bytes = [0; HEADER_LEN];
-        machine.read(device, 0, &mut bytes)?;
+        machine.read(device, FileOffset::ZERO, &mut bytes)?;
         let blocks = header.blocks(device);
         let mut image = Resized { machine, header, blocks, bytes };
         image.put(field::IN_USE, &IN_USE.to_le_bytes());
@@ -73,12 +73,12 @@ impl Resized<'_> {
 
     fn write(&self) -> Result<()> {
         let device = self.blocks.device;
-        let write = Step::Write { device, offset: 0, data: &self.bytes };
+        let write = Step::Write { device, offset: FileOffset::ZERO, data: &self.bytes };
         self.machine.submit(&[Step::Barrier { device }, write, Step::Barrier { device }])
     }
 
-    /// Makes the map `entries` long; returns the first byte of the clusters, if that is another one now.
-    fn make_room(&self, entries: u64) -> Result<Option<u64>> {
+    /// Makes the map `entries` long; returns where the clusters begin, if that is another one now.
+    fn make_room(&self, entries: u64) -> Result<Option<FileOffset>> {
         let (machine, device) = (self.machine, self.blocks.device);
         self.blocks.clear_tail(machine)?;
         let old = self.blocks.table;
@@ -90,11 +90,10 @@ impl Resized<'_> {
         self.blocks.clear_below(machine, limit, end, |_| Ok(()))?;
         let table = Span { offset: old.offset, count: entries };
         Blocks { table, ..self.blocks }.fill(machine, old.count, |_| 0)?;
-        if machine.stat(device)?.len < limit {
-            machine.submit(&[Step::SetLength { device, len: limit }])?;
+        if machine.stat(device)?.end() < limit {
+            machine.submit(&[Step::SetLength { device, len: limit.get() }])?;
         }
-        let first = u64::from(self.header.data) * SECTOR;
-        Ok((limit > first).then_some(limit))
+        Ok((limit > self.header.data_at()).then_some(limit))
     }
 
     /// What the map of `entries` no longer refers to is given back at the end of the file.
@@ -105,7 +104,7 @@ impl Resized<'_> {
             return Ok(());
         }
         let table = Span { offset: self.blocks.table.offset, count };
-        let len = end(machine, self.header, &Blocks { table, ..self.blocks })?;
+        let len = end(machine, self.header, &Blocks { table, ..self.blocks })?.get();
         machine.submit(&[Step::SetLength { device, len }])
     }
 }

@@ -8,7 +8,7 @@ use instar_image::options::{OptionKind, OptionSpec, of_file, size};
 use instar_image::sealed::Placed;
 use instar_image::table::Span;
 use instar_image::write::{Piece, Target, Writer};
-use instar_image::{CreateContext, Creator, Error, Machine, Result, Step};
+use instar_image::{CreateContext, Creator, Error, FileOffset, Machine, Result, Step};
 
 use crate::layout::{
     ENTRIES_MAX, ENTRY, HEADER_LEN, HEADS, MAGIC_CLUSTERS, PER_CYLINDER, SECTOR, SECTORS_MAX, TRACKS_MAX, VERSION,
@@ -65,9 +65,9 @@ impl Spec {
         self.sectors.div_ceil(self.cluster / SECTOR)
     }
 
-    /// Byte offset of the first cluster, behind the map.
-    const fn data(&self) -> u64 {
-        (HEADER_LEN as u64 + self.entries() * ENTRY).next_multiple_of(self.cluster)
+    /// Where the first cluster is, behind the map.
+    const fn data(&self) -> FileOffset {
+        FileOffset::new((HEADER_LEN as u64 + self.entries() * ENTRY).next_multiple_of(self.cluster))
     }
 
     fn header(&self) -> [u8; HEADER_LEN] {
@@ -105,15 +105,15 @@ impl Creator for ParallelsCreator {
             device,
             size: spec.sectors * SECTOR,
             block: spec.cluster,
-            table: Span { offset: HEADER_LEN as u64, count: spec.entries() },
-            base: 0,
+            table: Span { offset: FileOffset::new(HEADER_LEN as u64), count: spec.entries() },
+            base: FileOffset::ZERO,
             scale: spec.cluster,
             absent: is_absent,
             big_endian: false,
             backed: true,
         };
         // All of it has blocks in the file, as with QEMU.
-        machine.submit(&[Step::Zero { device, offset: 0, len: spec.data(), unmap: false }])?;
+        machine.submit(&[Step::Zero { device, offset: FileOffset::ZERO, len: spec.data().get(), unmap: false }])?;
         let blocks = BlockWriter::new(machine, blocks, spec.data(), true)?;
         Ok(Box::new(ParallelsWriter { machine, spec, blocks }))
     }
@@ -147,7 +147,7 @@ impl Writer for ParallelsWriter<'_> {
         let device = self.blocks.blocks().device;
         self.machine.submit(&[
             Step::Barrier { device },
-            Step::Write { device, offset: 0, data: &self.spec.header() },
+            Step::Write { device, offset: FileOffset::ZERO, data: &self.spec.header() },
             Step::Barrier { device },
         ])
     }

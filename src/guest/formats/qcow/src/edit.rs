@@ -39,7 +39,7 @@ impl<'a> QcowEditor<'a> {
             return Err(Error::corrupt("an encrypted image without its key"));
         }
         let tables = header.l1.offset.saturating_add(header.l1.count * ENTRY);
-        let end = machine.stat(device)?.len.max(tables);
+        let end = machine.stat(device)?.end().max(tables);
         let clusters = LevelWriter::new(machine, header.levels(device), end)?;
         Ok(Self { machine, header, key: image.key.clone(), clusters })
     }
@@ -69,7 +69,11 @@ impl Emptying for QcowEditor<'_> {
             self.machine.submit(&[Step::Zero { device, offset: at, len, unmap: true }])?;
             at += len;
         }
-        self.machine.submit(&[Step::Barrier { device }, Step::SetLength { device, len: end }, Step::Barrier { device }])
+        self.machine.submit(&[
+            Step::Barrier { device },
+            Step::SetLength { device, len: end.get() },
+            Step::Barrier { device },
+        ])
     }
 }
 

@@ -7,7 +7,7 @@ use instar_image::levels::Levels;
 use instar_image::machine::display_name;
 use instar_image::reader::Reader;
 use instar_image::table::Span;
-use instar_image::{Backing, DeviceId, Error, OpenContext, Result};
+use instar_image::{Backing, DeviceId, Error, FileOffset, OpenContext, Result};
 
 use crate::layout::{BACKING_NAME_MAX, ENTRY, HEADER_LEN, MAGIC, SECTOR, field, plain};
 
@@ -32,7 +32,7 @@ impl Header {
     /// Reads and checks it, in the order in which the stock tool does.
     pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
         let mut head = [0; HEADER_LEN];
-        cx.source.read(cx.device, 0, &mut head)?;
+        cx.source.read(cx.device, FileOffset::ZERO, &mut head)?;
         let read = Reader::new(&head);
         if !head.starts_with(MAGIC) {
             return Err(Error::malformed("Image not in qcow format"));
@@ -63,7 +63,7 @@ impl Header {
         if entries > i32::MAX as u64 / ENTRY {
             return Err(Error::limit("Image too large"));
         }
-        let l1 = Span { offset: read.be64(field::L1_OFFSET)?, count: entries };
+        let l1 = Span { offset: FileOffset::new(read.be64(field::L1_OFFSET)?), count: entries };
         // The stock tool reads all of it now.
         check_range(cx, l1.offset, entries * ENTRY)?;
         Ok(Self {
@@ -72,7 +72,7 @@ impl Header {
             l2_bits,
             encrypted: crypt != 0,
             l1,
-            backing: backing(cx, read.be64(field::BACKING_OFFSET)?, read.be32(field::BACKING_LEN)?)?,
+            backing: backing(cx, FileOffset::new(read.be64(field::BACKING_OFFSET)?), read.be32(field::BACKING_LEN)?)?,
         })
     }
 
@@ -93,7 +93,7 @@ impl Header {
             l2_entries: 1 << self.l2_bits,
             big_endian: true,
             table_first: true,
-            room: (HEADER_LEN as u64, SECTOR),
+            room: (FileOffset::new(HEADER_LEN as u64), SECTOR),
             plain,
             backed: self.backing.is_some(),
             zero: None,
@@ -102,15 +102,15 @@ impl Header {
 }
 
 /// Refuses what no file can hold.
-fn check_range(cx: &OpenContext<'_, '_>, offset: u64, len: u64) -> Result<()> {
-    if offset.saturating_add(len) <= i64::MAX as u64 {
+fn check_range(cx: &OpenContext<'_, '_>, offset: FileOffset, len: u64) -> Result<()> {
+    if offset.saturating_add(len) <= FileOffset::END_MAX {
         return Ok(());
     }
     Err(Error::malformed("Input/output error").context(format_args!("Could not open '{}'", display_name(cx.name))))
 }
 
-fn backing(cx: &OpenContext<'_, '_>, offset: u64, len: u32) -> Result<Option<Backing>> {
-    if offset == 0 {
+fn backing(cx: &OpenContext<'_, '_>, offset: FileOffset, len: u32) -> Result<Option<Backing>> {
+    if offset == FileOffset::ZERO {
         return Ok(None);
     }
     if len > BACKING_NAME_MAX {

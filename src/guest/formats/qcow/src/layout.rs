@@ -2,6 +2,8 @@
 //!
 //! Source: "The QCOW Image Format" by M. McLoughlin, version 1; QEMU where that is silent.
 
+use instar_image::FileOffset;
+
 /// Magic and version 1.
 pub const MAGIC_1: &[u8] = b"QFI\xfb\0\0\0\x01";
 /// The magic, which qcow2 has too.
@@ -40,8 +42,8 @@ pub const SECTOR: u64 = 512;
 /// Most entries of the L1 table (QEMU).
 pub const ENTRIES_MAX: u64 = i32::MAX as u64 / ENTRY;
 
-/// Byte offset of the plain cluster that an L2 entry is for, if it is for one.
+/// Where the plain cluster is that an L2 entry is for, if it is for one.
 #[must_use]
-pub const fn plain(entry: u64) -> Option<u64> {
-    if entry == 0 || entry & COMPRESSED != 0 { None } else { Some(entry) }
+pub const fn plain(entry: u64) -> Option<FileOffset> {
+    if entry == 0 || entry & COMPRESSED != 0 { None } else { Some(FileOffset::new(entry)) }
 }

@@ -1,6 +1,6 @@
 //! From the virtual disk to the file: what the entries of the tables mean.
 
-use instar_image::{Compressed, DeviceId, Place, Result, levels};
+use instar_image::{Compressed, DeviceId, FileOffset, Place, Result, levels};
 
 use crate::header::Header;
 use crate::layout::{COMPRESSED, SECTOR};
@@ -15,20 +15,20 @@ pub struct Entries<'h> {
 
 impl levels::Entries for Entries<'_> {
     fn place(&self, entry: u64) -> Result<Place> {
-        let (device, unit) = (self.device, self.header.cluster());
+        let (device, unit, plain) = (self.device, self.header.cluster(), FileOffset::new(entry));
         Ok(if entry & COMPRESSED != 0 {
             let shift = 63 - self.header.cluster_bits;
-            let (offset, len) = (entry & ((1 << shift) - 1), (entry >> shift) & (unit - 1));
+            let (offset, len) = (FileOffset::new(entry & ((1 << shift) - 1)), (entry >> shift) & (unit - 1));
             Place::Compressed(Compressed { device, offset, len, unit, skip: 0 })
         } else if !entry.is_multiple_of(SECTOR) || entry > COMPRESSED - unit {
             // What cannot be is found out when it is read, as with the stock tool: it does not decompress.
-            Place::Compressed(Compressed { device, offset: 0, len: 0, unit, skip: 0 })
+            Place::Compressed(Compressed { device, offset: FileOffset::ZERO, len: 0, unit, skip: 0 })
         } else if entry == 0 {
             Place::Unallocated
         } else if self.header.encrypted {
-            Place::Encrypted { device, offset: entry }
+            Place::Encrypted { device, offset: plain }
         } else {
-            Place::Data { device, offset: entry }
+            Place::Data { device, offset: plain }
         })
     }
 }

@@ -10,7 +10,7 @@ use instar_image::options::{OptionKind, OptionSpec, of_file};
 use instar_image::sealed::Placed;
 use instar_image::table::Span;
 use instar_image::write::{Compressor, Encrypter, Piece, Target, Writer};
-use instar_image::{Backing, CreateContext, Creator, Error, Machine, Result, Step};
+use instar_image::{Backing, CreateContext, Creator, Error, FileOffset, Machine, Result, Step};
 
 use crate::encrypted;
 use crate::layout::{BACKING_NAME_MAX, COMPRESSED, ENTRIES_MAX, ENTRY, HEADER_LEN, MAGIC_1, SECTOR, field, plain};
@@ -97,9 +97,9 @@ impl Spec {
         self.size.div_ceil(1 << (self.cluster_bits + self.l2_bits))
     }
 
-    /// Byte offset of the L1 table, behind the backing file's name.
-    fn l1(&self) -> u64 {
-        (HEADER_LEN as u64 + self.name().len() as u64).next_multiple_of(8)
+    /// Where the L1 table is, behind the backing file's name.
+    fn l1(&self) -> FileOffset {
+        FileOffset::new((HEADER_LEN as u64 + self.name().len() as u64).next_multiple_of(8))
     }
 
     /// Bytes of the header and the backing file's name.
@@ -114,7 +114,7 @@ impl Spec {
         put(field::SIZE, &self.size.to_be_bytes());
         put(field::CLUSTER_BITS, &[self.cluster_bits as u8, self.l2_bits as u8]);
         put(field::CRYPT_METHOD, &u32::from(self.encrypted).to_be_bytes());
-        put(field::L1_OFFSET, &self.l1().to_be_bytes());
+        put(field::L1_OFFSET, &self.l1().get().to_be_bytes());
         if !self.name().is_empty() {
             put(field::BACKING_OFFSET, &(HEADER_LEN as u64).to_be_bytes());
             put(field::BACKING_LEN, &(self.name().len() as u32).to_be_bytes());
@@ -143,14 +143,14 @@ impl Creator for QcowCreator {
             l2_entries: 1 << spec.l2_bits,
             big_endian: true,
             table_first: true,
-            room: (HEADER_LEN as u64, SECTOR),
+            room: (FileOffset::new(HEADER_LEN as u64), SECTOR),
             plain,
             backed: spec.backing.is_some(),
             zero: None,
         };
         // Written in whole sectors.
         let end = spec.l1() + (spec.entries() * ENTRY).next_multiple_of(SECTOR);
-        machine.submit(&[Step::Zero { device, offset: 0, len: end, unmap: false }])?;
+        machine.submit(&[Step::Zero { device, offset: FileOffset::ZERO, len: end.get(), unmap: false }])?;
         Ok(Box::new(QcowWriter { machine, spec, key, clusters: LevelWriter::new(machine, levels, end)? }))
     }
 }
@@ -196,7 +196,7 @@ impl Writer for QcowWriter<'_> {
         let device = self.clusters.levels().device;
         self.machine.submit(&[
             Step::Barrier { device },
-            Step::Write { device, offset: 0, data: &self.spec.header() },
+            Step::Write { device, offset: FileOffset::ZERO, data: &self.spec.header() },
             Step::Barrier { device },
         ])
     }
@@ -211,7 +211,7 @@ pub fn place_compressed<'p>(
     steps: &mut Vec<Placed<'p>>,
 ) -> Result<()> {
     let len = (bytes.len() as u64) << (63 - cluster_bits);
-    clusters.place_compressed(at, (Vec::new(), bytes), SECTOR, |offset| COMPRESSED | len | offset, steps)
+    clusters.place_compressed(at, (Vec::new(), bytes), SECTOR, |offset| COMPRESSED | len | offset.get(), steps)
 }
 
 /// The library's own level 6 trades size for speed; this one's output is as small as stock zlib's at its level 6.

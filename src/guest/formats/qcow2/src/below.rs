@@ -6,17 +6,17 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use instar_image::table::Span;
-use instar_image::{DeviceId, Machine, Read, Result, Step};
+use instar_image::{DeviceId, FileOffset, Machine, Read, Result, Step};
 use spin::Mutex;
 
-use crate::layout::L1_OFFSET_MASK;
+use crate::layout::table_of;
 use crate::window::numbers;
 
 /// Bytes of L2 tables that a worker reads at once.
 const PIECE: usize = 512 << 10;
 
-/// Looks at a table, and may change it: its number, its byte offset and its bytes. Which of the bytes it has changed.
-pub type Look<'l> = &'l (dyn Fn(u64, u64, &mut [u8]) -> Result<Range<usize>> + Sync);
+/// Looks at a table, and may change it: its number, where it is and its bytes. Which of the bytes it has changed.
+pub type Look<'l> = &'l (dyn Fn(u64, FileOffset, &mut [u8]) -> Result<Range<usize>> + Sync);
 
 /// What lies below one L1 table.
 pub struct Below<'b> {
@@ -35,12 +35,12 @@ impl Below<'_> {
     pub fn each(&self, wanted: &dyn Fn(u64) -> bool, look: Look<'_>) -> Result<()> {
         let at_once = (PIECE >> self.cluster_bits).max(1);
         numbers(self.machine.source(), self.device, self.l1.offset, self.l1.count, &mut |first, entries| {
-            let tables: Vec<(u64, u64)> = (first..)
+            let tables: Vec<(u64, FileOffset)> = (first..)
                 .zip(entries)
-                .map(|(number, entry)| (number, entry & L1_OFFSET_MASK))
-                .filter(|(number, offset)| *offset != 0 && wanted(*number))
+                .map(|(number, entry)| (number, table_of(*entry)))
+                .filter(|(number, offset)| *offset != FileOffset::ZERO && wanted(*number))
                 .collect();
-            let jobs: Vec<&[(u64, u64)]> = tables.chunks(at_once).collect();
+            let jobs: Vec<&[(u64, FileOffset)]> = tables.chunks(at_once).collect();
             let (next, failed) = (AtomicUsize::new(0), Mutex::new(Ok(())));
             let work = |_| {
                 let mut bytes = vec![0; at_once.min(tables.len()) << self.cluster_bits];
@@ -60,7 +60,7 @@ impl Below<'_> {
         })
     }
 
-    fn some(&self, tables: &[(u64, u64)], bytes: &mut [u8], look: Look<'_>) -> Result<()> {
+    fn some(&self, tables: &[(u64, FileOffset)], bytes: &mut [u8], look: Look<'_>) -> Result<()> {
         let (device, size) = (self.device, 1usize << self.cluster_bits);
         let mut reads: Vec<Read<'_>> = bytes
             .chunks_exact_mut(size)

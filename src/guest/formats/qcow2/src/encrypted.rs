@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use instar_crypto::luks::slots::Opener;
 use instar_crypto::luks::{self, password};
 use instar_crypto::qcow::{self, KEY_SECRET, Key, option};
-use instar_image::{Decoder, Error, OpenContext, Result, Value};
+use instar_image::{Decoder, Error, FileOffset, OpenContext, Result, Value};
 
 use crate::extensions::Extensions;
 use crate::header::{Encryption, Header};
@@ -20,8 +20,8 @@ pub struct Encrypted {
     pub shown: Option<Value>,
     /// Absent too where no data is wanted.
     pub key: Option<Arc<Key>>,
-    /// The LUKS header, the byte of the file that it begins at, and what opens it.
-    pub luks: Option<(luks::Header, u64, Opener)>,
+    /// The LUKS header, where it is in the file, and what opens it.
+    pub luks: Option<(luks::Header, FileOffset, Opener)>,
 }
 
 /// Reads the encryption, and finds its key where data is wanted.

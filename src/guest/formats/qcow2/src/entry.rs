@@ -2,9 +2,9 @@
 
 use instar_image::damage::Damage;
 use instar_image::reader::{Reader, is_zero};
-use instar_image::{DeviceId, Error, Result};
+use instar_image::{DeviceId, Error, FileOffset, Result};
 
-use crate::layout::{COMPRESSED_SECTOR, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS};
+use crate::layout::{COMPRESSED_SECTOR, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS, host_of};
 use crate::map::{Hex, corrupt};
 
 /// The numbers that the meaning depends on.
@@ -87,19 +87,19 @@ impl Spot {
     }
 }
 
-/// What a unit holds; offsets in bytes.
+/// What a unit holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Bytes, at that offset.
-    Data(u64),
+    Data(FileOffset),
     /// Zeroes, perhaps with room reserved at that offset.
-    Zero(Option<u64>),
+    Zero(Option<FileOffset>),
     /// Part of a compressed cluster: where it is, and how long it is at most.
-    Compressed { offset: u64, len: u64 },
+    Compressed { offset: FileOffset, len: u64 },
     /// Nothing.
     Unallocated,
     /// Nothing either, in a cluster that has room for it at that offset: a subcluster among others that hold something.
-    Reserved(u64),
+    Reserved(FileOffset),
 }
 
 impl Content {
@@ -123,7 +123,7 @@ pub struct Entries<'t> {
     /// The cluster that the first entry is of.
     pub first: u64,
     /// Where the table is in the file; for messages.
-    pub table: u64,
+    pub table: FileOffset,
     /// What the entries' meaning depends on.
     pub geometry: &'t Geometry,
 }
@@ -142,9 +142,9 @@ impl Entries<'_> {
             }
             return Ok((compressed(g, entry), rest));
         }
-        let host = entry & L2_OFFSET_MASK;
+        let host = host_of(entry);
         // In a data file, offset 0 is a place like any other.
-        let allocated = host != 0 || (g.external && entry & OFLAG_COPIED != 0);
+        let allocated = host != FileOffset::ZERO || (g.external && entry & OFLAG_COPIED != 0);
         if !g.subclusters() {
             let content = match (entry & OFLAG_ZERO != 0, allocated) {
                 (true, _) if g.version < 3 => {
@@ -191,16 +191,17 @@ impl Entries<'_> {
     }
 
     /// The offset of the unit in a cluster that is at `host`, if a cluster can be there.
-    fn host(&self, spot: Spot, host: u64) -> Result<u64> {
+    fn host(&self, spot: Spot, host: FileOffset) -> Result<FileOffset> {
         let g = self.geometry;
         if !host.is_multiple_of(g.cluster_size()) {
-            let text = alloc::format!("Cluster allocation offset {} unaligned", Hex(host));
+            let text = alloc::format!("Cluster allocation offset {} unaligned", Hex(host.get()));
             return Err(self.bad(spot, &text));
         }
-        let guest = spot.cluster << g.cluster_bits;
+        // In a data file, a cluster lies where it does in the disk.
+        let guest = FileOffset::new(spot.cluster << g.cluster_bits);
         let inside = u64::from(spot.unit) << g.unit_bits();
         if g.external && host != guest {
-            let (host, guest) = (Hex(host.saturating_add(inside)), Hex(guest.saturating_add(inside)));
+            let (host, guest) = (Hex(host.saturating_add(inside).get()), Hex(guest.saturating_add(inside).get()));
             return Err(corrupt(format_args!(
                 "External data file host cluster offset {host} does not match guest cluster offset: {guest}, L2 \
                  index: {})",
@@ -211,7 +212,7 @@ impl Entries<'_> {
     }
 
     fn bad(&self, spot: Spot, what: &str) -> Error {
-        let (table, index) = (Hex(self.table), Hex(self.geometry.index_in_table(spot.cluster)));
+        let (table, index) = (Hex(self.table.get()), Hex(self.geometry.index_in_table(spot.cluster)));
         corrupt(format_args!("{what} (L2 offset: {table}, L2 index: {index})"))
     }
 }
@@ -221,12 +222,12 @@ fn compressed(g: &Geometry, entry: u64) -> Content {
     Content::Compressed { offset, len }
 }
 
-/// A compressed cluster's entry, as byte offset and most bytes: the offset in the lower bits, above it one less than
+/// A compressed cluster's entry, as offset and most bytes: the offset in the lower bits, above it one less than
 /// the number of sectors that the compressed bytes touch.
-pub fn compressed_range(g: &Geometry, entry: u64) -> (u64, u64) {
+pub fn compressed_range(g: &Geometry, entry: u64) -> (FileOffset, u64) {
     let size_bits = g.cluster_bits.saturating_sub(8);
     let shift = 62u32.saturating_sub(size_bits);
-    let offset = entry & 1u64.unbounded_shl(shift).wrapping_sub(1);
+    let offset = FileOffset::new(entry & 1u64.unbounded_shl(shift).wrapping_sub(1));
     let sectors = entry.unbounded_shr(shift) & 1u64.unbounded_shl(size_bits).wrapping_sub(1);
     let bytes = sectors.saturating_add(1).saturating_mul(COMPRESSED_SECTOR);
     (offset, bytes.saturating_sub(offset % COMPRESSED_SECTOR))
@@ -257,7 +258,7 @@ mod tests {
                     reader: Reader::new(&bytes),
                     damage: &Damage::none(),
                     first: 4096,
-                    table: 0,
+                    table: FileOffset::ZERO,
                     geometry: &geometry,
                 };
                 for cluster in [0, 1, 6, 62, 64, 510, 511, 512, 513, 1022] {

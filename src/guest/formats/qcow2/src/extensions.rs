@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
-use instar_image::{Error, Result};
+use instar_image::{Error, FileOffset, Result};
 
 use crate::bitmaps::Directory;
 use crate::header::{Encryption, Header};
@@ -21,30 +21,30 @@ pub struct Extensions {
     pub backing_format: Option<Vec<u8>>,
     /// Name of the data file.
     pub data_file: Option<Vec<u8>>,
-    /// Where the LUKS header is, and how long it is, in bytes.
-    pub crypto_header: Option<(u64, u64)>,
+    /// Where the LUKS header is, and how long it is in bytes.
+    pub crypto_header: Option<(FileOffset, u64)>,
     /// The bitmap directory.
     pub bitmaps: Option<Directory>,
     /// A warning to the user.
     pub warning: Option<&'static str>,
 }
 
-/// One extension: type, where its content is, and how long it is, in bytes.
+/// One extension: type, where its content is, and how long it is in bytes.
 struct Entry {
     kind: u32,
-    at: u64,
+    at: FileOffset,
     len: u32,
 }
 
 /// The list of extensions, checked as it is walked.
 struct Walk {
-    at: u64,
-    end: u64,
+    at: FileOffset,
+    end: FileOffset,
 }
 
 impl Walk {
     fn new(header: &Header) -> Self {
-        Self { at: u64::from(header.length), end: header.extensions_end }
+        Self { at: FileOffset::from(header.length), end: header.extensions_end }
     }
 
     fn next(&mut self, window: &mut Window<'_>) -> Result<Option<Entry>> {
@@ -54,7 +54,7 @@ impl Walk {
         let r = Reader::new(window.bytes(self.at, HEADER)?);
         let (kind, len) = (r.be32(0)?, r.be32(4)?);
         let at = self.at.saturating_add(HEADER as u64);
-        if self.end.checked_sub(at).is_none_or(|left| u64::from(len) > left) {
+        if self.end.checked_since(at).is_none_or(|left| u64::from(len) > left) {
             return Err(Error::malformed("Header extension too large"));
         }
         if kind == extension::END {
@@ -106,7 +106,7 @@ pub fn text(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().copied().take_while(|b| *b != 0).collect()
 }
 
-fn crypto_header(window: &mut Window<'_>, header: &Header, entry: &Entry) -> Result<(u64, u64)> {
+fn crypto_header(window: &mut Window<'_>, header: &Header, entry: &Entry) -> Result<(FileOffset, u64)> {
     const LEN: u32 = 16;
     if header.encryption != Encryption::Luks {
         return Err(Error::malformed("CRYPTO header extension only expected with LUKS encryption method"));
@@ -116,7 +116,7 @@ fn crypto_header(window: &mut Window<'_>, header: &Header, entry: &Entry) -> Res
         return Err(Error::malformed(format!("CRYPTO header extension size {len}, but expected size {LEN}")));
     }
     let r = Reader::new(content(window, entry)?);
-    let (offset, len) = (r.be64(0)?, r.be64(8)?);
+    let (offset, len) = (FileOffset::new(r.be64(0)?), r.be64(8)?);
     let cluster_size = header.cluster_size();
     if !offset.is_multiple_of(cluster_size) {
         return Err(Error::malformed(format!(

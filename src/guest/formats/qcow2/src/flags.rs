@@ -4,12 +4,13 @@ use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
 use instar_image::table::Span;
-use instar_image::{DeviceId, Machine, Result, Step};
+use instar_image::{DeviceId, FileOffset, Machine, Result, Step};
 
 use crate::below::Below;
 use crate::check::tables::is_plain;
+use crate::cluster;
 use crate::entry::Geometry;
-use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED};
+use crate::layout::{L1_ENTRY, OFLAG_COMPRESSED, OFLAG_COPIED, host_of, table_of};
 use crate::window::numbers;
 
 /// Whether a cluster has one reference; `None`: it is not known.
@@ -31,7 +32,7 @@ impl Flags<'_> {
     /// Sets those of the L1 table's own entries, and of those below it.
     pub fn set(&self, l1: Span) -> Result<()> {
         numbers(self.machine.source(), self.device, l1.offset, l1.count, &mut |first, entries| {
-            let changed: Vec<(u64, [u8; 8])> = (first..)
+            let changed: Vec<(FileOffset, [u8; 8])> = (first..)
                 .zip(entries)
                 .filter_map(|(index, entry)| {
                     let right = self.right_in_l1(*entry);
@@ -49,8 +50,11 @@ impl Flags<'_> {
 
     /// An L1 entry with the flag that it should have.
     pub fn right_in_l1(&self, entry: u64) -> u64 {
-        let table = entry & L1_OFFSET_MASK;
-        let known = if table == 0 { None } else { (self.is_single)(table >> self.geometry.cluster_bits) };
+        let table = table_of(entry);
+        let known = match table {
+            FileOffset::ZERO => None,
+            table => (self.is_single)(cluster::number(table, self.geometry.cluster_bits)),
+        };
         known.map_or(entry, |single| flagged(entry, single))
     }
 
@@ -70,8 +74,8 @@ impl Flags<'_> {
                 continue;
             }
             // A data file is one image's alone.
-            let single =
-                if g.external { Some(true) } else { (self.is_single)((entry & L2_OFFSET_MASK) >> g.cluster_bits) };
+            let number = cluster::number(host_of(entry), g.cluster_bits);
+            let single = if g.external { Some(true) } else { (self.is_single)(number) };
             let right = single.map_or(entry, |single| flagged(entry, single));
             if right != entry
                 && let Some(place) = bytes.get_mut(at..at + 8)

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
-use instar_image::{Error, Result, Version};
+use instar_image::{Error, FileOffset, Result, Version};
 
 use crate::extensions::FeatureNames;
 use crate::layout::{
@@ -38,7 +38,7 @@ pub enum Encryption {
     Luks,
 }
 
-/// A checked header. Offsets and sizes in bytes.
+/// A checked header. Sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct Header {
     /// 2 or 3.
@@ -52,13 +52,13 @@ pub struct Header {
     /// Entries of the L1 table, as many as the virtual size needs or more.
     pub l1_size: u32,
     /// Where the L1 table is.
-    pub l1_offset: u64,
+    pub l1_offset: FileOffset,
     /// Where the refcount table is, and how many clusters it has.
-    pub refcount_table: (u64, u32),
+    pub refcount_table: (FileOffset, u32),
     /// Number of snapshots.
     pub snapshot_count: u32,
     /// Where the snapshot table is.
-    pub snapshot_offset: u64,
+    pub snapshot_offset: FileOffset,
     /// Bits of [`incompatible`]; no other is set.
     pub incompatible: u64,
     /// Compatible feature bits.
@@ -70,9 +70,9 @@ pub struct Header {
     /// Length of the header; extensions follow.
     pub length: u32,
     /// Where the extensions must end.
-    pub extensions_end: u64,
+    pub extensions_end: FileOffset,
     /// Where the name of the backing file is, and its length; 0: there is none.
-    pub backing: (u64, u32),
+    pub backing: (FileOffset, u32),
     /// How clusters are compressed.
     pub compression: Compression,
 }
@@ -114,7 +114,7 @@ impl Header {
 
     fn parse_with(window: &mut Window<'_>, version: Version, check: bool) -> Result<Self> {
         const FIXED: usize = 112;
-        let fixed: Vec<u8> = window.bytes(0, FIXED)?.to_vec();
+        let fixed: Vec<u8> = window.bytes(FileOffset::ZERO, FIXED)?.to_vec();
         let r = Reader::new(&fixed);
         if r.array::<4>(0)? != MAGIC {
             return Err(Error::malformed("Image is not in qcow2 format"));
@@ -137,8 +137,9 @@ impl Header {
             return Err(Error::malformed("qcow2 header exceeds cluster size"));
         }
         let v3_u64 = |at| if v3 { r.be64(at) } else { Ok(0) };
-        let backing_offset = r.be64(field::BACKING_OFFSET)?;
-        if backing_offset > cluster_size {
+        let place = |at| Ok::<_, Error>(FileOffset::new(r.be64(at)?));
+        let (backing_offset, cluster_end) = (place(field::BACKING_OFFSET)?, FileOffset::new(cluster_size));
+        if backing_offset > cluster_end {
             return Err(Error::malformed("Invalid backing file offset"));
         }
         let header = Self {
@@ -147,16 +148,16 @@ impl Header {
             size: r.be64(field::SIZE)?,
             encryption: Encryption::None,
             l1_size: r.be32(field::L1_SIZE)?,
-            l1_offset: r.be64(field::L1_OFFSET)?,
-            refcount_table: (r.be64(field::REFCOUNT_OFFSET)?, r.be32(field::REFCOUNT_CLUSTERS)?),
+            l1_offset: place(field::L1_OFFSET)?,
+            refcount_table: (place(field::REFCOUNT_OFFSET)?, r.be32(field::REFCOUNT_CLUSTERS)?),
             snapshot_count: r.be32(field::SNAPSHOT_COUNT)?,
-            snapshot_offset: r.be64(field::SNAPSHOT_OFFSET)?,
+            snapshot_offset: place(field::SNAPSHOT_OFFSET)?,
             incompatible: v3_u64(field::INCOMPATIBLE)?,
             compatible: v3_u64(field::COMPATIBLE)?,
             autoclear: v3_u64(field::AUTOCLEAR)?,
             refcount_order: if v3 { r.be32(field::REFCOUNT_ORDER)? } else { REFCOUNT_ORDER_V2 },
             length,
-            extensions_end: if backing_offset == 0 { cluster_size } else { backing_offset },
+            extensions_end: if backing_offset == FileOffset::ZERO { cluster_end } else { backing_offset },
             backing: (backing_offset, r.be32(field::BACKING_SIZE)?),
             compression: Compression::Zlib,
         };
@@ -179,7 +180,7 @@ impl Header {
         if self.refcount_order > REFCOUNT_ORDER_MAX {
             return Err(Error::malformed("Reference count entry width too large; may not exceed 64 bits"));
         }
-        let refcount_table_end = self.check_tables(r, check)?;
+        let refcount_table_end = self.check_tables(check)?;
         self.encryption = match r.be32(field::CRYPT_METHOD)? {
             0 => Encryption::None,
             1 => Encryption::Aes,
@@ -216,8 +217,8 @@ impl Header {
     }
 
     /// Returns the end of the refcount table.
-    fn check_tables(&self, r: &Reader<'_>, check: bool) -> Result<u64> {
-        let (offset, clusters) = (r.be64(field::REFCOUNT_OFFSET)?, r.be32(field::REFCOUNT_CLUSTERS)?);
+    fn check_tables(&self, check: bool) -> Result<FileOffset> {
+        let (offset, clusters) = self.refcount_table;
         if clusters == 0 && !check {
             return Err(Error::malformed("Image does not contain a reference count table"));
         }
@@ -290,9 +291,10 @@ impl Table {
     }
 
     /// The table's end in the file, if it is small enough and where a table can be.
-    pub fn check(&self, offset: u64, entries: u64, cluster_size: u64) -> Result<u64> {
+    pub fn check(&self, offset: FileOffset, entries: u64, cluster_size: u64) -> Result<FileOffset> {
         let bytes = self.bytes(entries).ok_or_else(|| Error::malformed(format!("{} too large", self.name)))?;
-        let end = offset.checked_add(bytes).filter(|e| *e <= i64::MAX as u64 && offset.is_multiple_of(cluster_size));
+        let end =
+            offset.checked_add(bytes).filter(|e| *e <= FileOffset::END_MAX && offset.is_multiple_of(cluster_size));
         end.ok_or_else(|| Error::malformed(format!("{} offset invalid", self.name)))
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! "spec" limits are the specification's, "QEMU" limits what `qemu-img` refuses to exceed, "instar" ours.
 
+use instar_image::FileOffset;
+
 /// The first four bytes.
 pub const MAGIC: [u8; 4] = *b"QFI\xfb";
 
@@ -104,9 +106,9 @@ pub const SNAPSHOT_HEADER: usize = 40;
 /// Longest name of a backing file's format, and one more (QEMU).
 pub const BACKING_FORMAT_MAX: u32 = 16;
 /// Where offsets in files end, in bytes (QEMU).
-pub const FILE_OFFSET_MAX: u64 = (1 << 63) - (1 << 30);
+pub const FILE_OFFSET_MAX: FileOffset = FileOffset::new((1 << 63) - (1 << 30));
 /// Largest virtual size that QEMU's block layer can count (the same number).
-pub const VIRTUAL_SIZE_MAX: u64 = FILE_OFFSET_MAX;
+pub const VIRTUAL_SIZE_MAX: u64 = FILE_OFFSET_MAX.get();
 
 /// Bits of an entry of the refcount table that are the offset of a block.
 pub const REFCOUNT_BLOCK_MASK: u64 = !0x1ff;
@@ -114,6 +116,21 @@ pub const REFCOUNT_BLOCK_MASK: u64 = !0x1ff;
 pub const L1_OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 /// Bits of an L2 entry that are the offset of a cluster.
 pub const L2_OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+/// Where the block of counts is that an entry of the refcount table is for; 0: there is none.
+pub const fn block_of(entry: u64) -> FileOffset {
+    FileOffset::new(entry & REFCOUNT_BLOCK_MASK)
+}
+
+/// Where the L2 table is that an L1 entry is for; 0: there is none.
+pub const fn table_of(entry: u64) -> FileOffset {
+    FileOffset::new(entry & L1_OFFSET_MASK)
+}
+
+/// Where the cluster is that an L2 entry (of no compressed one) is for; 0: there is none, but in a data file.
+pub const fn host_of(entry: u64) -> FileOffset {
+    FileOffset::new(entry & L2_OFFSET_MASK)
+}
+
 /// The cluster's refcount is exactly one.
 pub const OFLAG_COPIED: u64 = 1 << 63;
 /// The cluster is compressed.

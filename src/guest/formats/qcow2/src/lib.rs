@@ -13,6 +13,7 @@ mod below;
 mod bitmaps;
 mod cache;
 mod check;
+mod cluster;
 mod compressed;
 mod compressor;
 mod edit;
@@ -46,8 +47,8 @@ use instar_image::reader::Reader;
 use instar_image::table::Span;
 use instar_image::{
     Amendment, Backing, Bitmaps, Changes, CheckContext, CheckReport, Creator, Decoder, Description, DeviceId, Editor,
-    Error, Extent, Format, Image, Machine, OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing, Result,
-    Role, SafetyCheck, Source, Version, limits,
+    Error, Extent, FileOffset, Format, Image, Machine, OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing,
+    Result, Role, SafetyCheck, Source, Version, limits,
 };
 
 use crate::bitmaps::{Bitmap, Directory};
@@ -271,10 +272,10 @@ fn said<'n>(cx: &OpenContext<'_, 'n>, name: &str) -> Option<&'n str> {
 
 fn backing(window: &mut Window<'_>, header: &Header, extensions: &Extensions) -> Result<Option<Backing>> {
     let (offset, len) = header.backing;
-    if offset == 0 {
+    if offset == FileOffset::ZERO {
         return Ok(None);
     }
-    let room = header.cluster_size().saturating_sub(offset).min(limits::BACKING_NAME_MAX as u64);
+    let room = FileOffset::new(header.cluster_size()).saturating_since(offset).min(limits::BACKING_NAME_MAX as u64);
     if u64::from(len) > room {
         return Err(Error::malformed("Backing file name too long"));
     }
@@ -378,7 +379,7 @@ impl Image for Qcow2Image<'_> {
         Some(repair::run(self, what, cx))
     }
 
-    fn reserved(&self, at: u64) -> Result<Option<(DeviceId, u64)>> {
+    fn reserved(&self, at: u64) -> Result<Option<(DeviceId, FileOffset)>> {
         Ok(self.map.reserved(at)?.map(|offset| (self.geometry.data, offset)))
     }
 

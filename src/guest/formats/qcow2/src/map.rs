@@ -9,11 +9,11 @@ use alloc::vec::Vec;
 use instar_image::damage::Damage;
 use instar_image::reader::Reader;
 use instar_image::table::{Span, TableCache};
-use instar_image::{DeviceId, Error, Extent, Place, Read, Result, Source};
+use instar_image::{DeviceId, Error, Extent, FileOffset, Place, Read, Result, Source};
 use spin::Mutex;
 
 use crate::entry::{Content, Entries, Geometry, Spot};
-use crate::layout::L1_OFFSET_MASK;
+use crate::layout::{L1_OFFSET_MASK, table_of};
 
 /// Bytes of L2 tables fetched at once, to begin with.
 const PIECE: u64 = 65536;
@@ -70,7 +70,7 @@ impl L2Piece {
         if cluster.is_multiple_of(doubled) { doubled } else { self.count }
     }
 
-    fn entries<'t>(&'t self, table: u64, geometry: &'t Geometry) -> Entries<'t> {
+    fn entries<'t>(&'t self, table: FileOffset, geometry: &'t Geometry) -> Entries<'t> {
         let Self { first, bytes, damage, .. } = self;
         Entries { reader: Reader::new(bytes), damage, first: *first, table, geometry }
     }
@@ -107,8 +107,8 @@ impl<'a> Map<'a> {
         let of_table = |e: Error| e.losing(reach.saturating_sub(at & reach.wrapping_sub(1)));
         let unit = self.geometry.unit_size();
         let of_unit = |e: Error| e.losing(unit.saturating_sub(at & unit.wrapping_sub(1)));
-        let table = self.l1_entry(&mut tables.l1, index).map_err(of_table)? & L1_OFFSET_MASK;
-        if table == 0 {
+        let table = table_of(self.l1_entry(&mut tables.l1, index).map_err(of_table)?);
+        if table == FileOffset::ZERO {
             let end = self.hole_end(&mut tables.l1, index, at.saturating_add(left))?;
             return Ok(Extent { at, len: end.saturating_sub(at), place: Place::Unallocated });
         }
@@ -122,12 +122,12 @@ impl<'a> Map<'a> {
     }
 
     /// The room that the unallocated byte `at` has in a cluster, if any.
-    pub fn reserved(&self, at: u64) -> Result<Option<u64>> {
+    pub fn reserved(&self, at: u64) -> Result<Option<FileOffset>> {
         let mut tables = self.tables.lock();
         let g = &self.geometry;
         let cluster = at >> g.cluster_bits;
-        let table = self.l1_entry(&mut tables.l1, cluster >> g.table_bits())? & L1_OFFSET_MASK;
-        if g.entry_bits != 4 || table == 0 {
+        let table = table_of(self.l1_entry(&mut tables.l1, cluster >> g.table_bits())?);
+        if g.entry_bits != 4 || table == FileOffset::ZERO {
             return Ok(None);
         }
         let piece = self.l2_piece(&mut tables, cluster)?;
@@ -186,16 +186,16 @@ impl<'a> Map<'a> {
         // A piece is a part of one table, or several whole ones.
         let run = wanted.min(1 << g.table_bits());
         let run_bytes = usize::try_from(run << g.entry_bits).unwrap_or(usize::MAX).max(1);
-        let mut places: Vec<Result<Option<u64>>> = Vec::new();
+        let mut places: Vec<Result<Option<FileOffset>>> = Vec::new();
         for at in (first..first.saturating_add(count)).step_by(usize::try_from(run).unwrap_or(usize::MAX)) {
-            let table = self.l1_entry(l1, at >> g.table_bits()).map(|entry| entry & L1_OFFSET_MASK);
-            let offset = |table: u64| table.saturating_add(g.index_in_table(at) << g.entry_bits);
-            let is_table = |table: &u64| *table != 0 && table.is_multiple_of(g.cluster_size());
+            let table = self.l1_entry(l1, at >> g.table_bits()).map(table_of);
+            let offset = |table: FileOffset| table.saturating_add(g.index_in_table(at) << g.entry_bits);
+            let is_table = |table: &FileOffset| *table != FileOffset::ZERO && table.is_multiple_of(g.cluster_size());
             places.push(table.map(|table| Some(table).filter(is_table).map(offset)));
         }
         let device = self.device;
         let runs = piece.bytes.chunks_mut(run_bytes).zip(&places);
-        let read = |(buf, place): (_, &Result<Option<u64>>)| match *place {
+        let read = |(buf, place): (_, &Result<Option<FileOffset>>)| match *place {
             Ok(Some(offset)) => Some(Read { device, offset, buf }),
             _ => None,
         };
@@ -207,7 +207,7 @@ impl<'a> Map<'a> {
                 Err(error) => piece.damage.add(start..start + buf.len(), error),
                 Ok(Some(offset)) if !whole => {
                     let read = |skip, buf: &mut [u8]| self.source.read(device, offset.saturating_add(skip as u64), buf);
-                    piece.damage.append(start, &Damage::read(*offset, buf, read));
+                    piece.damage.append(start, &Damage::read(offset.get(), buf, read));
                 }
                 Ok(_) => {}
             }

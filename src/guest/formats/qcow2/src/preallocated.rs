@@ -4,15 +4,12 @@
 use alloc::vec;
 
 use instar_image::reader::Reader;
-use instar_image::{DeviceId, Result, Source};
+use instar_image::{DeviceId, FileOffset, Result, Source};
 
 use crate::header::Header;
-use crate::layout::{HEADER_LENGTH_V2, REFCOUNT_TABLE_BYTES_MAX, field};
+use crate::layout::{HEADER_LENGTH_V2, REFCOUNT_TABLE_BYTES_MAX, block_of, field};
 use crate::refcount::block;
 use crate::window::Window;
-
-/// The lower bits of an entry of the refcount table are reserved.
-const BLOCK_OFFSET_MASK: u64 = !0x1ff;
 
 /// Whether the image looks like one that was made with all its clusters in place.
 pub fn looks_so(source: &dyn Source, device: DeviceId, header: &Header) -> Result<bool> {
@@ -24,8 +21,9 @@ pub fn looks_so(source: &dyn Source, device: DeviceId, header: &Header) -> Resul
         return Ok(false);
     }
     let mut window = Window::new(source, device);
-    let fixed = Reader::new(window.bytes(0, HEADER_LENGTH_V2 as usize)?);
-    let (offset, clusters) = (fixed.be64(field::REFCOUNT_OFFSET)?, u64::from(fixed.be32(field::REFCOUNT_CLUSTERS)?));
+    let fixed = Reader::new(window.bytes(FileOffset::ZERO, HEADER_LENGTH_V2 as usize)?);
+    let offset = FileOffset::new(fixed.be64(field::REFCOUNT_OFFSET)?);
+    let clusters = u64::from(fixed.be32(field::REFCOUNT_CLUSTERS)?);
     let mut table = vec![0; (clusters << header.cluster_bits).min(REFCOUNT_TABLE_BYTES_MAX) as usize];
     source.read(device, offset, &mut table)?;
     let order = header.refcount_order;
@@ -33,11 +31,11 @@ pub fn looks_so(source: &dyn Source, device: DeviceId, header: &Header) -> Resul
     let (mut count, mut first) = (0, 0);
     let mut block = vec![0; 1 << header.cluster_bits];
     for entry in table.as_chunks::<8>().0 {
-        let offset = u64::from_be_bytes(*entry) & BLOCK_OFFSET_MASK;
+        let offset = block_of(u64::from_be_bytes(*entry));
         if first >= end {
             break;
         }
-        if offset != 0 {
+        if offset != FileOffset::ZERO {
             source.read(device, offset, &mut block)?;
             let here = reach.min(end - first) as usize;
             count += (0..here).filter(|i| block::get(&block, order, *i) != 0).count() as u64;

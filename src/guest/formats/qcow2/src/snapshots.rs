@@ -7,7 +7,7 @@ use core::ops::Range;
 use instar_image::format::SnapshotSelector;
 use instar_image::reader::Reader;
 use instar_image::table::Span;
-use instar_image::{Error, Kind, Result, Snapshot};
+use instar_image::{Error, FileOffset, Kind, Result, Snapshot};
 
 use crate::extensions::text;
 use crate::header::{Header, Table, l1_table};
@@ -22,8 +22,8 @@ use crate::window::Window;
 pub struct Entry {
     /// What is shown.
     pub shown: Snapshot,
-    /// Byte offset of its L1 table.
-    pub l1_offset: u64,
+    /// Where its L1 table is.
+    pub l1_offset: FileOffset,
     /// Entries of its L1 table.
     pub l1_size: u32,
     /// Virtual size in bytes when it was taken; old images do not tell.
@@ -32,18 +32,18 @@ pub struct Entry {
     pub extra_len: u32,
     /// Which bytes of the table it is, without what fills it up.
     pub place: Range<u64>,
-    /// Byte offset of the entry.
-    pub at: u64,
+    /// Where the entry is.
+    pub at: FileOffset,
     /// Bytes of identifier and name.
     pub names_len: usize,
 }
 
 /// The table, one entry after the other.
 pub struct Walk {
-    start: u64,
+    start: FileOffset,
     count: u32,
     index: u32,
-    at: u64,
+    at: FileOffset,
     /// Extra data may be as much as they like.
     lenient: bool,
 }
@@ -65,7 +65,7 @@ impl Walk {
         if self.index >= self.count {
             return Ok(None);
         }
-        self.at = self.at.saturating_add(7) & !7;
+        self.at = self.at.checked_next_multiple_of(8).unwrap_or(FileOffset::MAX);
         if self.at.saturating_add(SNAPSHOT_HEADER as u64) > FILE_OFFSET_MAX {
             const EIO: u32 = 5;
             let error = Error::new(Kind::Io(EIO), "Input/output error");
@@ -98,7 +98,7 @@ impl Walk {
 
     /// Bytes of the table so far.
     pub const fn len(&self) -> u64 {
-        self.at.saturating_sub(self.start)
+        self.at.saturating_since(self.start)
     }
 }
 
@@ -121,7 +121,7 @@ pub fn read(window: &mut Window<'_>, header: &Header) -> Result<Vec<Entry>> {
 }
 
 /// The entry at `at`, and its length in bytes.
-fn one(window: &mut Window<'_>, at: u64, index: u32, lenient: bool) -> Result<(Entry, u64)> {
+fn one(window: &mut Window<'_>, at: FileOffset, index: u32, lenient: bool) -> Result<(Entry, u64)> {
     let head = window.bytes(at, SNAPSHOT_HEADER)?.first_chunk::<SNAPSHOT_HEADER>().copied();
     let head = head.ok_or_else(|| Error::malformed("structure is cut short"))?;
     let r = Reader::new(&head);
@@ -150,7 +150,7 @@ fn one(window: &mut Window<'_>, at: u64, index: u32, lenient: bool) -> Result<(E
         vm_clock_nsec: r.be64(24)?,
         icount: extra.be64(16).ok().filter(|n| *n != u64::MAX),
     };
-    let (l1_offset, l1_size, disk_size) = (r.be64(0)?, r.be32(8)?, extra.be64(8).ok());
+    let (l1_offset, l1_size, disk_size) = (FileOffset::new(r.be64(0)?), r.be32(8)?, extra.be64(8).ok());
     let entry = Entry { shown, l1_offset, l1_size, disk_size, extra_len, place: 0..0, at, names_len };
     let rest_len = u64::from(extra_len).saturating_add(names_len as u64);
     Ok((entry, (SNAPSHOT_HEADER as u64).saturating_add(rest_len)))

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use instar_image::damage::Damage;
 use instar_image::table::{Span, TableCache};
-use instar_image::{DeviceId, Error, Result, Source};
+use instar_image::{DeviceId, Error, FileOffset, Result, Source};
 
 /// Bytes fetched at first: headers and extensions nearly always fit.
 const FIRST: usize = 4096;
@@ -18,7 +18,7 @@ const NEXT: usize = 65536;
 pub struct Window<'a> {
     source: &'a dyn Source,
     device: DeviceId,
-    at: u64,
+    at: FileOffset,
     bytes: Vec<u8>,
     damage: Damage,
 }
@@ -26,12 +26,12 @@ pub struct Window<'a> {
 impl<'a> Window<'a> {
     /// Nothing is read yet.
     pub const fn new(source: &'a dyn Source, device: DeviceId) -> Self {
-        Self { source, device, at: 0, bytes: Vec::new(), damage: Damage::none() }
+        Self { source, device, at: FileOffset::ZERO, bytes: Vec::new(), damage: Damage::none() }
     }
 
     /// `len` bytes from `offset` on. The caller has bounded `len`.
-    pub fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8]> {
-        let held = offset.checked_sub(self.at).and_then(|skip| usize::try_from(skip).ok());
+    pub fn bytes(&mut self, offset: FileOffset, len: usize) -> Result<&[u8]> {
+        let held = offset.checked_since(self.at).and_then(|skip| usize::try_from(skip).ok());
         let fits = held.and_then(|skip| skip.checked_add(len)).is_some_and(|end| end <= self.bytes.len());
         let skip = if fits { held.unwrap_or_default() } else { self.fetch(offset, len) };
         self.damage.good_until(skip, len)?;
@@ -40,13 +40,13 @@ impl<'a> Window<'a> {
             .ok_or_else(|| Error::malformed("structure is cut short"))
     }
 
-    fn fetch(&mut self, offset: u64, len: usize) -> usize {
-        let least = if offset == 0 { FIRST } else { NEXT };
+    fn fetch(&mut self, offset: FileOffset, len: usize) -> usize {
+        let least = if offset == FileOffset::ZERO { FIRST } else { NEXT };
         self.bytes = vec![0; len.max(least)];
         self.at = offset;
         let (source, device) = (self.source, self.device);
         let read = |skip, buf: &mut [u8]| source.read(device, offset.saturating_add(skip as u64), buf);
-        self.damage = Damage::read(offset, &mut self.bytes, read);
+        self.damage = Damage::read(offset.get(), &mut self.bytes, read);
         0
     }
 }
@@ -55,7 +55,7 @@ impl<'a> Window<'a> {
 pub fn numbers(
     source: &dyn Source,
     device: DeviceId,
-    offset: u64,
+    offset: FileOffset,
     count: u64,
     act: &mut dyn FnMut(u64, &[u64]) -> Result<()>,
 ) -> Result<()> {

@@ -5,7 +5,8 @@ use instar_image::options::Options;
 use instar_image::sealed::{Placed, submit};
 use instar_image::write::Piece;
 use instar_image::{
-    Changes, CreateContext, Format, Image, NewSize, OpenContext, Place, Preallocation, Purpose, Spot, Version,
+    Changes, CreateContext, FileOffset, Format, Image, NewSize, OpenContext, Place, Preallocation, Purpose, Spot,
+    Version,
 };
 use instar_sim::{Disk, Machine};
 
@@ -64,7 +65,7 @@ fn what_was_placed_shows_before_and_after_it_is_settled() {
         let Place::Data { device, offset } = extent.place else { panic!("{extent:?}") };
         assert_eq!(extent.len, CLUSTER - 5);
         assert_eq!(editor.own(CLUSTER + 5, 10), Ok(Some(Spot { device, offset, len: 10 })));
-        assert_eq!(machine.disk(device).to_bytes()[offset as usize], 7);
+        assert_eq!(machine.disk(device).to_bytes()[offset.get() as usize], 7);
     }
 }
 
@@ -101,12 +102,12 @@ fn with_entry(entry: impl Fn([u64; 4]) -> u64) -> (Disk, [u64; 4]) {
     let mut disk = machine.disk(machine_device());
     let at = |disk: &Disk, offset: u64| {
         let mut bytes = [0; 8];
-        disk.read(offset, &mut bytes);
+        disk.read(FileOffset::new(offset), &mut bytes);
         u64::from_be_bytes(bytes) & 0x00ff_ffff_ffff_fe00
     };
     let (l1, refcounts) = (at(&disk, 40), at(&disk, 48));
     let tables = [l1, at(&disk, l1), refcounts, at(&disk, refcounts)];
-    disk.write(tables[1] + 8, &entry(tables).to_be_bytes());
+    disk.write(FileOffset::new(tables[1] + 8), &entry(tables).to_be_bytes());
     (disk, tables)
 }
 
@@ -143,7 +144,7 @@ fn what_an_entry_wrongly_refers_to_is_not_given_up() {
         let after = machine.disk(machine_device());
         for offset in tables.into_iter().chain([0]) {
             let mut bytes = vec![0; CLUSTER as usize];
-            after.read(offset, &mut bytes);
+            after.read(FileOffset::new(offset), &mut bytes);
             assert!(bytes.iter().any(|byte| *byte != 0), "{number}: {offset:#x} is gone");
         }
     }

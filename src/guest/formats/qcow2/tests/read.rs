@@ -7,7 +7,7 @@ use instar_codec::{Deflater, ZstdEncoder};
 use instar_format_qcow2::Qcow2;
 use instar_format_qcow2::layout::{extension, field, incompatible};
 use instar_image::format::SnapshotSelector;
-use instar_image::{Extent, Format, Image, OpenContext, Place, Purpose, Source, Version};
+use instar_image::{Extent, FileOffset, Format, Image, OpenContext, Place, Purpose, Source, Version};
 use instar_sim::{Disk, Machine};
 
 const SIZE: u64 = 10 << 20;
@@ -41,11 +41,11 @@ fn places(fixture: &Fixture) -> Vec<(u64, u64, Place)> {
 }
 
 fn data(offset: u64) -> Place {
-    Place::Data { device: instar_image::DeviceId(1), offset }
+    Place::Data { device: instar_image::DeviceId(1), offset: FileOffset::new(offset) }
 }
 
 fn zero_at(offset: u64) -> Place {
-    Place::Zero { at: Some((instar_image::DeviceId(1), offset)) }
+    Place::Zero { at: Some((instar_image::DeviceId(1), FileOffset::new(offset))) }
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn an_extent_can_begin_anywhere_and_be_cut_anywhere() {
     let machine = Machine::new();
     let image = open(&machine, Disk::from_bytes(&fixture.bytes));
     let extent = image.extent(CLUSTER + 1000, 24).expect("it is sound");
-    let here = Place::Data { device: instar_image::DeviceId(0), offset: DATA + 1000 };
+    let here = Place::Data { device: instar_image::DeviceId(0), offset: FileOffset::new(DATA + 1000) };
     assert_eq!(extent, Extent { at: CLUSTER + 1000, len: 24, place: here });
     assert_eq!(image.extent(CLUSTER + 1000, u64::MAX).expect("it is sound").len, CLUSTER - 1000);
     assert!(image.extent(SIZE, 1).is_err());
@@ -184,7 +184,7 @@ fn a_data_file_holds_every_cluster_in_its_own_place() {
     fixture.be64(field::INCOMPATIBLE, incompatible::DATA_FILE).extensions(&[(extension::DATA_FILE, b"data")]);
     fixture.l2(&[COPIED, CLUSTER | COPIED, 0]);
     let found = places(&fixture);
-    assert_eq!(found[0], (0, 2 * CLUSTER, Place::Data { device: instar_image::DeviceId(0), offset: 0 }));
+    assert_eq!(found[0], (0, 2 * CLUSTER, Place::Data { device: instar_image::DeviceId(0), offset: FileOffset::ZERO }));
     fixture.l2(&[COPIED, (3 * CLUSTER) | COPIED]);
     assert!(walk(&fixture).expect_err("it is broken").contains("does not match guest cluster offset: 0x10000"));
 }

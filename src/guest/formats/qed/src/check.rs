@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::table::TableCache;
-use instar_image::{CheckContext, CheckReport, DeviceId, Error, Result};
+use instar_image::{CheckContext, CheckReport, DeviceId, Error, FileOffset, Result};
 
 use crate::header::Header;
 use crate::layout::{ENTRY, UNALLOCATED, ZERO};
@@ -19,8 +19,8 @@ struct Used {
 }
 
 impl Used {
-    /// Takes `count` clusters from byte `offset` on; how many were taken before or do not exist.
-    fn take(&mut self, offset: u64, count: u64) -> u64 {
+    /// Takes `count` clusters from `offset` on; how many were taken before or do not exist.
+    fn take(&mut self, offset: FileOffset, count: u64) -> u64 {
         let first = offset / self.cluster;
         let mut bad = 0;
         for number in first..first.saturating_add(count) {
@@ -38,21 +38,21 @@ pub fn run(header: &Header, device: DeviceId, cx: &CheckContext<'_>) -> Result<C
     run_with(header, device, cx, &mut |_| Ok(false))
 }
 
-/// The same; `forget` is told of each entry that leads to where no table or cluster can be, by its byte offset, and says whether
+/// The same; `forget` is told of each entry that leads to where no table or cluster can be, by where it is, and says whether
 /// it is going to be that of none. Of a table whose clusters are something else's, too, nothing is believed.
 pub fn run_with(
     header: &Header,
     device: DeviceId,
     cx: &CheckContext<'_>,
-    forget: &mut dyn FnMut(u64) -> Result<bool>,
+    forget: &mut dyn FnMut(FileOffset) -> Result<bool>,
 ) -> Result<CheckReport> {
-    let clusters = header.file_len / header.cluster;
+    let clusters = header.file_end / header.cluster;
     if clusters > CLUSTERS_MAX {
         return Err(Error::limit("Cannot allocate memory"));
     }
     let mut used = Used { bits: vec![0; clusters.div_ceil(64) as usize], cluster: header.cluster };
     let mut report = CheckReport { total_clusters: header.size.div_ceil(header.cluster), ..CheckReport::default() };
-    used.take(0, header.header.min(clusters));
+    used.take(FileOffset::ZERO, header.header.min(clusters));
     report.corruptions += used.take(header.l1, header.table);
     let mut l1 = TableCache::<8>::new(cx.machine.source(), device);
     let mut l2 = TableCache::<8>::new(cx.machine.source(), device);
@@ -65,7 +65,8 @@ pub fn run_with(
         let numbered = tables.iter().zip(index..).map(|(table, number)| (u64::from_le_bytes(*table), number));
         index += tables.len() as u64;
         for (table, number) in numbered.filter(|(table, _)| *table != UNALLOCATED) {
-            if !header.is_table(table, header.file_len) {
+            let table = FileOffset::new(table);
+            if !header.is_table(table, header.file_end) {
                 wrong(&mut report, forget(header.l1.saturating_add(number * ENTRY))?);
                 continue;
             }
@@ -85,11 +86,11 @@ pub fn run_with(
 fn check_table(
     header: &Header,
     pieces: &mut TableCache<'_, 8>,
-    table: u64,
+    table: FileOffset,
     used: &mut Used,
-    (report, forget): (&mut CheckReport, &mut dyn FnMut(u64) -> Result<bool>),
+    (report, forget): (&mut CheckReport, &mut dyn FnMut(FileOffset) -> Result<bool>),
 ) -> Result<()> {
-    let (mut index, mut last) = (0, 0u64);
+    let (mut index, mut last) = (0, FileOffset::ZERO);
     loop {
         let entries = pieces.from(header.table_at(table), index)?;
         if entries.is_empty() {
@@ -97,16 +98,17 @@ fn check_table(
         }
         let numbered = entries.iter().zip(index..).map(|(entry, number)| (u64::from_le_bytes(*entry), number));
         index += entries.len() as u64;
-        for (offset, number) in numbered {
-            if offset == UNALLOCATED || offset == ZERO {
+        for (entry, number) in numbered {
+            if entry == UNALLOCATED || entry == ZERO {
                 continue;
             }
+            let offset = FileOffset::new(entry);
             report.allocated_clusters += 1;
-            if last != 0 && last.saturating_add(header.cluster) != offset {
+            if last != FileOffset::ZERO && last.saturating_add(header.cluster) != offset {
                 report.fragmented_clusters += 1;
             }
             last = offset;
-            if header.is_cluster(offset, header.file_len) {
+            if header.is_cluster(offset, header.file_end) {
                 report.corruptions += used.take(offset, 1);
             } else {
                 wrong(report, forget(table.saturating_add(number * ENTRY))?);

@@ -8,8 +8,8 @@ use instar_image::levels::LevelWriter;
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Target, Writer};
 use instar_image::{
-    Backing, Changes, CheckContext, DeviceId, Editor, Error, Kind, Machine, NewSize, Preallocation, Rebasing, Resizing,
-    Result, Spot, Step,
+    Backing, Changes, CheckContext, DeviceId, Editor, Error, FileOffset, Kind, Machine, NewSize, Preallocation,
+    Rebasing, Resizing, Result, Spot, Step,
 };
 use spin::Mutex;
 
@@ -17,6 +17,11 @@ use crate::QedImage;
 use crate::check;
 use crate::header::Header;
 use crate::layout::{HEADER_LEN, SECTOR, feature, field, size_max};
+
+/// Where a backing file's name is, as the stock tool has it.
+const NAME_AT: FileOffset = FileOffset::new(HEADER_LEN as u64);
+/// End of the sector that the header lies in.
+const FIRST_END: FileOffset = FileOffset::new(SECTOR);
 
 /// Refuses an image that must not be written to.
 fn check_writable(image: &QedImage<'_>, machine: &dyn Machine) -> Result<()> {
@@ -39,7 +44,7 @@ impl Head {
     /// As they are.
     pub fn read(machine: &dyn Machine, device: DeviceId) -> Result<Self> {
         let mut bytes = [0; HEADER_LEN];
-        machine.read(device, 0, &mut bytes)?;
+        machine.read(device, FileOffset::ZERO, &mut bytes)?;
         let mut head = Self { device, bytes };
         // Whoever does not know these switches them off.
         head.put(field::AUTOCLEAR_FEATURES, &[0; 8]);
@@ -66,7 +71,7 @@ impl Head {
     /// Writes them, once what is before is stable.
     pub fn write(&self, machine: &dyn Machine) -> Result<()> {
         let device = self.device;
-        let write = Step::Write { device, offset: 0, data: &self.bytes };
+        let write = Step::Write { device, offset: FileOffset::ZERO, data: &self.bytes };
         machine.submit(&[Step::Barrier { device }, write, Step::Barrier { device }])
     }
 }
@@ -87,7 +92,7 @@ impl<'a> QedEditor<'a> {
         check_writable(image, machine)?;
         // Of a rebase it is not known yet.
         let levels = header.levels(device, header.backing.is_some() || !changes.content);
-        let clusters = LevelWriter::new(machine, levels, header.file_len)?;
+        let clusters = LevelWriter::new(machine, levels, header.file_end)?;
         Ok(Self { machine, header, clusters, head: Mutex::new(Head::read(machine, device)?) })
     }
 
@@ -122,21 +127,21 @@ impl Rebasing for QedEditor<'_> {
         head.set_features(0, feature::BACKING | feature::BACKING_RAW);
         let (offset, len) = match backing {
             // As QEMU leaves it.
-            None => (HEADER_LEN as u64, 0),
+            None => (NAME_AT, 0),
             Some(backing) => {
                 let raw = if backing.format.as_deref() == Some("raw") { feature::BACKING_RAW } else { 0 };
                 head.set_features(feature::BACKING | raw, 0);
                 (self.place_name(&backing.name)?, backing.name.len() as u64)
             }
         };
-        head.put(field::BACKING_OFFSET, &(offset as u32).to_le_bytes());
+        head.put(field::BACKING_OFFSET, &(offset.get() as u32).to_le_bytes());
         head.put(field::BACKING_LEN, &(len as u32).to_le_bytes());
         let device = head.device;
         let mut bytes = head.bytes.to_vec();
-        if let Some(backing) = backing.filter(|_| offset == HEADER_LEN as u64) {
+        if let Some(backing) = backing.filter(|_| offset == NAME_AT) {
             bytes.extend_from_slice(&backing.name);
         }
-        let write = Step::Write { device, offset: 0, data: &bytes };
+        let write = Step::Write { device, offset: FileOffset::ZERO, data: &bytes };
         self.machine.submit(&[Step::Barrier { device }, write, Step::Barrier { device }])
     }
 }
@@ -144,22 +149,22 @@ impl Rebasing for QedEditor<'_> {
 impl QedEditor<'_> {
     /// Where in the header's clusters the name is to be, as the stock tool has it right behind the header if that is written
     /// at once with it. Else it is put where the old name is not, before the header tells of it.
-    fn place_name(&self, name: &[u8]) -> Result<u64> {
-        let (len, room) = (name.len() as u64, self.header.header * self.header.cluster);
-        let first = HEADER_LEN as u64;
+    fn place_name(&self, name: &[u8]) -> Result<FileOffset> {
+        let (len, room) = (name.len() as u64, FileOffset::new(self.header.header * self.header.cluster));
+        let first = NAME_AT;
         if first + len > room {
             return Err(Error::new(Kind::Limit, "No space left on device"));
         }
         let device = self.clusters.levels().device;
         let old = self.header.backing_at;
-        if first + len <= SECTOR || old.1 == 0 {
-            if first + len > SECTOR {
+        if first + len <= FIRST_END || old.1 == 0 {
+            if first + len > FIRST_END {
                 self.machine.submit(&[Step::Write { device, offset: first, data: name }, Step::Barrier { device }])?;
             }
             return Ok(first);
         }
-        let places = [SECTOR, (old.0 + old.1).next_multiple_of(SECTOR), room - len];
-        let free = |at: &u64| *at + len <= room && (*at >= old.0 + old.1 || *at + len <= old.0);
+        let places = [FIRST_END, (old.0 + old.1).next_multiple_of(SECTOR), room - len];
+        let free = |at: &FileOffset| *at + len <= room && (*at >= old.0 + old.1 || *at + len <= old.0);
         let at = places.into_iter().find(free).ok_or_else(|| Error::new(Kind::Limit, "No space left on device"))?;
         self.machine.submit(&[Step::Write { device, offset: at, data: name }, Step::Barrier { device }])?;
         Ok(at)

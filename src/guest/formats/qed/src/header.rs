@@ -8,7 +8,7 @@ use instar_image::levels::Levels;
 use instar_image::machine::display_name;
 use instar_image::reader::Reader;
 use instar_image::table::Span;
-use instar_image::{Backing, DeviceId, Error, Kind, OpenContext, Result, Version};
+use instar_image::{Backing, DeviceId, Error, FileOffset, Kind, OpenContext, Result, Version};
 
 use crate::layout::{
     BACKING_NAME_MAX, ENTRY, HEADER_LEN, MAGIC, SECTOR, ZERO, feature, field, is_cluster_size, is_table_size, plain,
@@ -26,23 +26,23 @@ pub struct Header {
     pub header: u64,
     /// Features.
     pub features: u64,
-    /// Byte offset of the L1 table.
-    pub l1: u64,
+    /// Where the L1 table is.
+    pub l1: FileOffset,
     /// Virtual size in bytes.
     pub size: u64,
     /// The backing file.
     pub backing: Option<Backing>,
-    /// Byte offset and length of its name.
-    pub backing_at: (u64, u64),
-    /// Bytes of the file in whole clusters: no cluster lies behind.
-    pub file_len: u64,
+    /// Where its name is, and its length.
+    pub backing_at: (FileOffset, u64),
+    /// End of the file in whole clusters: no cluster lies behind.
+    pub file_end: FileOffset,
 }
 
 impl Header {
     /// Reads and checks it, in the order in which the stock tool does.
     pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
         let mut head = [0; HEADER_LEN];
-        cx.source.read(cx.device, 0, &mut head)?;
+        cx.source.read(cx.device, FileOffset::ZERO, &mut head)?;
         if !head.starts_with(MAGIC) {
             return Err(Error::malformed("Image not in QED format"));
         }
@@ -83,13 +83,13 @@ impl Header {
             table,
             header: u64::from(read.le32(field::HEADER_SIZE)?),
             features,
-            l1: read.le64(field::L1_OFFSET)?,
+            l1: FileOffset::new(read.le64(field::L1_OFFSET)?),
             size,
             backing: None,
-            backing_at: (0, 0),
-            file_len: len - len % cluster,
+            backing_at: (FileOffset::ZERO, 0),
+            file_end: FileOffset::new(len - len % cluster),
         };
-        if !header.is_table(header.l1, header.file_len) {
+        if !header.is_table(header.l1, header.file_end) {
             return Err(Error::malformed("QED table offset is invalid"));
         }
         if header.header > u64::from(u32::MAX) / cluster {
@@ -97,7 +97,7 @@ impl Header {
         }
         if features & feature::BACKING != 0 {
             let place = (read.le32(field::BACKING_OFFSET)?, read.le32(field::BACKING_LEN)?);
-            header.backing_at = (u64::from(place.0), u64::from(place.1));
+            header.backing_at = (FileOffset::from(place.0), u64::from(place.1));
             header.backing = header.backing_file(cx, place)?;
         }
         Ok(header)
@@ -111,7 +111,7 @@ impl Header {
             return Err(Error::malformed("Failed to read backing filename"));
         }
         let mut name: Vec<u8> = vec![0; len as usize];
-        cx.source.read(cx.device, u64::from(offset), &mut name)?;
+        cx.source.read(cx.device, FileOffset::from(offset), &mut name)?;
         name.truncate(name.iter().position(|b| *b == 0).unwrap_or(name.len()));
         let format = (self.features & feature::BACKING_RAW != 0).then(|| String::from("raw"));
         Ok(if name.is_empty() { None } else { Some(Backing { name, format }) })
@@ -129,7 +129,7 @@ impl Header {
             l2_entries: self.entries(),
             big_endian: false,
             table_first: false,
-            room: (self.header.saturating_mul(self.cluster), self.cluster),
+            room: (self.first_cluster(), self.cluster),
             plain,
             backed,
             zero: Some(ZERO),
@@ -142,17 +142,22 @@ impl Header {
     }
 
     /// The table at `offset`.
-    pub const fn table_at(&self, offset: u64) -> Span {
+    pub const fn table_at(&self, offset: FileOffset) -> Span {
         Span { offset, count: self.entries() }
     }
 
-    /// Whether a cluster of data may be at `offset` of a file of `end` bytes.
-    pub const fn is_cluster(&self, offset: u64, end: u64) -> bool {
-        offset.is_multiple_of(self.cluster) && offset >= self.header.saturating_mul(self.cluster) && offset < end
+    /// Behind the clusters of the header.
+    const fn first_cluster(&self) -> FileOffset {
+        FileOffset::new(self.header.saturating_mul(self.cluster))
+    }
+
+    /// Whether a cluster of data may be at `offset` of a file that ends at `end`.
+    pub fn is_cluster(&self, offset: FileOffset, end: FileOffset) -> bool {
+        offset.is_multiple_of(self.cluster) && offset >= self.first_cluster() && offset < end
     }
 
     /// Whether a table may be at `offset` of such a file.
-    pub const fn is_table(&self, offset: u64, end: u64) -> bool {
+    pub fn is_table(&self, offset: FileOffset, end: FileOffset) -> bool {
         match offset.checked_add((self.table - 1) * self.cluster) {
             // QEMU takes a table of a single cluster for one that is too long.
             Some(last) => last > offset && self.is_cluster(offset, end) && self.is_cluster(last, end),

@@ -2,6 +2,8 @@
 //!
 //! Source: "QED Image File Format" (QEMU, docs/interop/qed_spec.rst), sections Header and Tables.
 
+use instar_image::FileOffset;
+
 /// `QED\0`
 pub const MAGIC: &[u8] = b"QED\0";
 /// Bytes of the header.
@@ -80,11 +82,11 @@ pub const fn size_max(cluster: u64, table: u64) -> u64 {
     entries.saturating_mul(entries).saturating_mul(cluster)
 }
 
-/// Byte offset of the cluster that an L2 entry is for, if it has one.
+/// Where the cluster is that an L2 entry is for, if it has one.
 #[must_use]
-pub const fn plain(entry: u64) -> Option<u64> {
+pub const fn plain(entry: u64) -> Option<FileOffset> {
     match entry {
         UNALLOCATED | ZERO => None,
-        offset => Some(offset),
+        offset => Some(FileOffset::new(offset)),
     }
 }

@@ -99,7 +99,7 @@ impl Image for QedImage<'_> {
         let entries = |end| map::Entries { header, device, end };
         match &self.editor {
             Some(editor) => editor.clusters.extent(&entries(editor.clusters.end()), at, max),
-            None => self.clusters.extent(&entries(header.file_len), at, max),
+            None => self.clusters.extent(&entries(header.file_end), at, max),
         }
     }
 

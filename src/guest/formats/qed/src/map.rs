@@ -1,6 +1,6 @@
 //! From the virtual disk to the file: what the entries of the tables mean.
 
-use instar_image::{DeviceId, Error, Place, Result, levels};
+use instar_image::{DeviceId, Error, FileOffset, Place, Result, levels};
 
 use crate::header::Header;
 use crate::layout::{UNALLOCATED, ZERO};
@@ -11,22 +11,25 @@ pub struct Entries<'h> {
     pub header: &'h Header,
     /// Its device.
     pub device: DeviceId,
-    /// Length of the file in whole clusters.
-    pub end: u64,
+    /// End of the file in whole clusters.
+    pub end: FileOffset,
 }
 
 impl levels::Entries for Entries<'_> {
-    fn check_table(&self, offset: u64) -> Result<()> {
+    fn check_table(&self, offset: FileOffset) -> Result<()> {
         if self.header.is_table(offset, self.end) { Ok(()) } else { Err(invalid()) }
     }
 
     fn place(&self, entry: u64) -> Result<Place> {
-        match entry {
-            UNALLOCATED => Ok(Place::Unallocated),
-            ZERO => Ok(Place::Zero { at: None }),
-            _ if !self.header.is_cluster(entry, self.end) => Err(invalid()),
-            _ => Ok(Place::Data { device: self.device, offset: entry }),
+        let offset = match entry {
+            UNALLOCATED => return Ok(Place::Unallocated),
+            ZERO => return Ok(Place::Zero { at: None }),
+            offset => FileOffset::new(offset),
+        };
+        if !self.header.is_cluster(offset, self.end) {
+            return Err(invalid());
         }
+        Ok(Place::Data { device: self.device, offset })
     }
 }
 

@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 
 use instar_image::check::Quiet;
-use instar_image::{CheckContext, CheckReport, DeviceId, Error, Machine, OpenContext, Result, Step};
+use instar_image::{CheckContext, CheckReport, DeviceId, Error, FileOffset, Machine, OpenContext, Result, Step};
 
 use crate::check;
 use crate::edit::Head;
@@ -47,8 +47,8 @@ pub fn repair(header: &Header, device: DeviceId, cx: &CheckContext<'_>) -> Resul
 /// Entries that lead to where no table or cluster can be are those of none.
 fn forget_outside(machine: &dyn Machine, device: DeviceId, header: &Header) -> Result<CheckReport> {
     let none = UNALLOCATED.to_le_bytes();
-    let mut places: Vec<u64> = Vec::new();
-    let write = |places: &mut Vec<u64>| {
+    let mut places: Vec<FileOffset> = Vec::new();
+    let write = |places: &mut Vec<FileOffset>| {
         let steps: Vec<Step<'_>> = places.drain(..).map(|offset| Step::Write { device, offset, data: &none }).collect();
         machine.submit(&steps)
     };

@@ -9,7 +9,7 @@ use instar_image::options::{OptionKind, OptionSpec, Options, of_file, size};
 use instar_image::sealed::Placed;
 use instar_image::table::Span;
 use instar_image::write::{Piece, Target, Writer};
-use instar_image::{Backing, CreateContext, Creator, Error, Machine, Result, Step};
+use instar_image::{Backing, CreateContext, Creator, Error, FileOffset, Machine, Result, Step};
 
 use crate::layout::{
     CLUSTER_DEFAULT, CLUSTER_MAX, CLUSTER_MIN, ENTRY, HEADER_LEN, MAGIC, SECTOR, TABLE_DEFAULT, TABLE_MAX, TABLE_MIN,
@@ -124,27 +124,29 @@ impl Creator for QedCreator {
             // Its clusters come at the end of the file, which a device does not have.
             return Err(Error::unsupported("Cannot resize device files"));
         }
+        // Behind the header's cluster.
+        let first = FileOffset::new(spec.cluster);
         let l2_entries = spec.cluster * spec.table / ENTRY;
         let levels = Levels {
             device,
             size: spec.size,
             cluster: spec.cluster,
-            l1: Span { offset: spec.cluster, count: l2_entries },
+            l1: Span { offset: first, count: l2_entries },
             copy: None,
             scale: 1,
             l2_entries,
             big_endian: false,
             table_first: false,
-            room: (spec.cluster, spec.cluster),
+            room: (first, spec.cluster),
             plain,
             backed: spec.backing.is_some(),
             zero: Some(ZERO),
         };
-        let end = spec.cluster * (1 + spec.table);
+        let end = first + spec.cluster * spec.table;
         if !machine.stat(device)?.fresh {
-            machine.submit(&[Step::Zero { device, offset: 0, len: spec.cluster, unmap: true }])?;
+            machine.submit(&[Step::Zero { device, offset: FileOffset::ZERO, len: spec.cluster, unmap: true }])?;
         }
-        let (offset, len) = (spec.cluster, spec.cluster * spec.table);
+        let (offset, len) = (first, spec.cluster * spec.table);
         machine.submit(&[Step::Zero { device, offset, len, unmap: false }])?;
         Ok(Box::new(QedWriter { machine, spec, clusters: LevelWriter::new(machine, levels, end)? }))
     }
@@ -179,7 +181,7 @@ impl Writer for QedWriter<'_> {
         let device = self.clusters.levels().device;
         self.machine.submit(&[
             Step::Barrier { device },
-            Step::Write { device, offset: 0, data: &self.spec.header() },
+            Step::Write { device, offset: FileOffset::ZERO, data: &self.spec.header() },
             Step::Barrier { device },
         ])
     }

@@ -3,7 +3,7 @@
 use alloc::vec;
 
 use instar_image::reader::Reader;
-use instar_image::{DeviceId, Read, Result, Source};
+use instar_image::{DeviceId, FileOffset, Read, Result, Source};
 
 /// What was recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ const PARTITION_SECTORS: usize = 12;
 const GPT_SIGNATURE: &[u8] = b"EFI PART";
 const GPT_AT: [usize; 2] = [512, 4096];
 /// The first volume descriptor is sector 16 of 2048 bytes; its identifier follows a type byte.
-const ISO_AT: u64 = 16 * 2048 + 1;
+const ISO_AT: FileOffset = FileOffset::new(16 * 2048 + 1);
 const ISO_SIGNATURE: &[u8] = b"CD001";
 const LUKS2: &[u8] = b"LUKS\xba\xbe\0\x02";
 
@@ -56,7 +56,7 @@ pub fn recognise(source: &dyn Source, device: DeviceId) -> Result<Option<Content
     let mut head = vec![0; HEAD];
     let mut volume = [0; ISO_SIGNATURE.len()];
     source.read_many(&mut [
-        Read { device, offset: 0, buf: &mut head },
+        Read { device, offset: FileOffset::ZERO, buf: &mut head },
         Read { device, offset: ISO_AT, buf: &mut volume },
     ])?;
     let reader = Reader::new(&head);

@@ -121,6 +121,7 @@ mod tests {
     use super::*;
     use alloc::vec;
     use alloc::vec::Vec;
+    use instar_image::FileOffset;
     use instar_image::{Machine, Version};
     use instar_sim::Disk;
 
@@ -133,7 +134,11 @@ mod tests {
             let extent = image.extent(at, step).expect("in range");
             assert_eq!(extent.at, at);
             assert!(extent.len > 0 && extent.len <= step);
-            found.push((at, extent.len, matches!(extent.place, Place::Data { offset, .. } if offset == at)));
+            found.push((
+                at,
+                extent.len,
+                matches!(extent.place, Place::Data { offset, .. } if offset == FileOffset::new(at)),
+            ));
             at += extent.len;
         }
         (image.virtual_size(), found)
@@ -150,7 +155,7 @@ mod tests {
     fn holes_are_zeroes() {
         let machine = instar_sim::Machine::new();
         let mut disk = Disk::default();
-        disk.write(8192, &[1; 4096]);
+        disk.write(FileOffset::new(8192), &[1; 4096]);
         disk.set_len(1 << 30);
         let device = machine.add_disk(disk);
         let (_, found) = extents(&machine, device, u64::MAX);
@@ -164,7 +169,7 @@ mod tests {
         let machine = instar_sim::Machine::new();
         let mut disk = Disk::default();
         for i in 0..500 {
-            disk.write(i * 8192, &[1; 4096]);
+            disk.write(FileOffset::new(i * 8192), &[1; 4096]);
         }
         let device = machine.add_disk(disk);
         let (_, found) = extents(&machine, device, u64::MAX);

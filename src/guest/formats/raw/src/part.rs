@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 
 use instar_image::options::check_driver_options;
-use instar_image::{Error, Result};
+use instar_image::{Error, FileOffset, Result};
 
 use crate::SECTOR;
 
@@ -12,7 +12,7 @@ use crate::SECTOR;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Where it begins.
-    pub offset: u64,
+    pub offset: FileOffset,
     /// Its length, whole sectors; the last may reach past the end of the file.
     pub size: u64,
 }
@@ -47,7 +47,7 @@ impl Part {
             }
             Some(size) => size,
         };
-        Ok(Self { offset, size })
+        Ok(Self { offset: FileOffset::new(offset), size })
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
 
     fn part(len: u64, options: &[(&str, &str)]) -> core::result::Result<(u64, u64), String> {
         let options: Vec<_> = options.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        Part::of(len, &options).map(|p| (p.offset, p.size)).map_err(|e| e.message)
+        Part::of(len, &options).map(|p| (p.offset.get(), p.size)).map_err(|e| e.message)
     }
 
     // Expected values: `qemu-img info --image-opts driver=raw,..` (10.0.2) on a file of 10000 bytes.

@@ -8,7 +8,8 @@ use instar_image::options::{OptionKind, OptionSpec};
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Target, Writer, check_room, not_resized, set_first_length};
 use instar_image::{
-    CreateContext, Creator, DeviceId, Error, Machine, Measure, Measured, NewSize, Preallocation, Resizing, Result, Step,
+    CreateContext, Creator, DeviceId, Error, FileOffset, Machine, Measure, Measured, NewSize, Preallocation, Resizing,
+    Result, Step,
 };
 
 use crate::{RawImage, SECTOR};
@@ -64,7 +65,9 @@ impl Creator for RawCreator {
             cx.machine.submit(&[Step::SetLength { device, len }]).map_err(not_resized)?;
         }
         if allocate {
-            cx.machine.submit(&[Step::Allocate { device, offset: 0, len, full }]).map_err(not_resized)?;
+            cx.machine
+                .submit(&[Step::Allocate { device, offset: FileOffset::ZERO, len, full }])
+                .map_err(not_resized)?;
         }
         Ok(Box::new(RawWriter { machine: cx.machine, device, zeroed: stat.fresh }))
     }
@@ -86,11 +89,11 @@ impl Resizing for RawImage<'_> {
             Preallocation::Full => Some(true),
             Preallocation::Metadata => return Err(Error::unsupported("Unsupported preallocation mode: metadata")),
         };
-        if stat.block_device && end == stat.len {
+        if stat.block_device && end == stat.end() {
             return Ok(());
         }
         if stat.block_device {
-            return Err(Error::unsupported(if to.at_least && end > stat.len {
+            return Err(Error::unsupported(if to.at_least && end > stat.end() {
                 "Cannot grow device files"
             } else {
                 "Cannot resize device files"
@@ -98,7 +101,7 @@ impl Resizing for RawImage<'_> {
         }
         // Blocks that cannot be had are missed before the size says that they are there.
         if let Some(full) = full {
-            let allocate = Step::Allocate { device, offset: stat.len, len: end.saturating_sub(stat.len), full };
+            let allocate = Step::Allocate { device, offset: stat.end(), len: end.saturating_since(stat.end()), full };
             if let Err(error) = machine.submit(&[allocate]) {
                 machine.submit(&[Step::SetLength { device, len: stat.len }])?;
                 return Err(error.context(if full {
@@ -108,7 +111,7 @@ impl Resizing for RawImage<'_> {
                 }));
             }
         }
-        let resize = Step::SetLength { device, len: end };
+        let resize = Step::SetLength { device, len: end.get() };
         machine.submit(&[resize]).map_err(|error| error.context("Could not resize file"))?;
         machine.submit(&[Step::Barrier { device }])
     }
@@ -122,7 +125,7 @@ struct RawWriter<'a> {
 
 impl Writer for RawWriter<'_> {
     fn target(&self) -> Target {
-        Target::Linear { device: self.device, base: 0, zeroed: self.zeroed }
+        Target::Linear { device: self.device, base: FileOffset::ZERO, zeroed: self.zeroed }
     }
 
     fn place<'p>(&self, _at: u64, _piece: Piece<'p>, _steps: &mut Vec<Placed<'p>>) -> Result<()> {

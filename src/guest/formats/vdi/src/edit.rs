@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use instar_image::blocks::{BlockWriter, Blocks};
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Target, Writer};
-use instar_image::{Changes, DeviceId, Editor, Machine, OpenContext, Result, Spot, Step};
+use instar_image::{Changes, DeviceId, Editor, FileOffset, Machine, OpenContext, Result, Spot, Step};
 
 use crate::VdiImage;
 use crate::header::Header;
@@ -36,7 +36,7 @@ pub fn count_blocks(machine: &dyn Machine, header: &Header, device: DeviceId, fe
         return Ok(false);
     }
     let data = (count as u32).to_le_bytes();
-    let write = Step::Write { device, offset: field::ALLOCATED as u64, data: &data };
+    let write = Step::Write { device, offset: FileOffset::new(field::ALLOCATED as u64), data: &data };
     machine.submit(&[write, Step::Barrier { device }]).map(|()| true)
 }
 
@@ -54,8 +54,8 @@ pub fn used(machine: &dyn Machine, blocks: &Blocks, header: &Header) -> Result<u
 
 /// An image that is being changed.
 pub struct VdiEditor<'a> {
-    /// Byte offset of the first block.
-    data: u64,
+    /// Where the first block is.
+    data: FileOffset,
     /// The blocks.
     pub blocks: BlockWriter<'a>,
 }
@@ -94,7 +94,11 @@ impl Writer for VdiEditor<'_> {
         self.blocks.settle(|end| {
             let count = (end - self.data) / BLOCK;
             let data = (count as u32).to_le_bytes().to_vec();
-            vec![Placed::Owned { device: self.blocks.blocks().device, offset: field::ALLOCATED as u64, data }]
+            vec![Placed::Owned {
+                device: self.blocks.blocks().device,
+                offset: FileOffset::new(field::ALLOCATED as u64),
+                data,
+            }]
         })
     }
 

@@ -5,7 +5,7 @@ use alloc::format;
 use instar_image::blocks::Blocks;
 use instar_image::reader::{Reader, is_zero};
 use instar_image::table::Span;
-use instar_image::{DeviceId, Error, OpenContext, Result};
+use instar_image::{DeviceId, Error, FileOffset, OpenContext, Result};
 
 use crate::layout::{
     BLOCK, BLOCKS_MAX, ENTRY, HEADER_LEN, SECTOR, SIGNATURE, SIGNATURE_AT, SIZE_MAX, TYPE_STATIC, VERSION_1_1, field,
@@ -19,8 +19,8 @@ pub struct Header {
     pub size: u64,
     /// The block map.
     pub map: Span,
-    /// Byte offset of the first block.
-    pub data: u64,
+    /// Where the first block is.
+    pub data: FileOffset,
     /// All blocks were allocated when it was made.
     pub preallocated: bool,
     /// Blocks that the file has, as the header says.
@@ -31,7 +31,7 @@ impl Header {
     /// Reads and checks it, in the order in which the stock tool does.
     pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
         let mut head = [0; HEADER_LEN];
-        cx.source.read(cx.device, 0, &mut head)?;
+        cx.source.read(cx.device, FileOffset::ZERO, &mut head)?;
         let read = Reader::new(&head);
         let said = read.le64(field::DISK_SIZE)?;
         if said > SIZE_MAX {
@@ -79,7 +79,7 @@ impl Header {
         if blocks > BLOCKS_MAX {
             return unsupported(format!("too many blocks {blocks}, max is {BLOCKS_MAX}"));
         }
-        let map = Span { offset: u64::from(map), count: blocks };
+        let map = Span { offset: FileOffset::from(map), count: blocks };
         // Who only looks at the image is told what it says of itself.
         if cx.purpose.wants_data() {
             map.check_written(cx.source, cx.device, ENTRY)?;
@@ -87,7 +87,7 @@ impl Header {
         Ok(Self {
             size,
             map,
-            data: u64::from(data),
+            data: FileOffset::from(data),
             preallocated: read.le32(field::TYPE)? == TYPE_STATIC,
             allocated: read.le32(field::ALLOCATED)?,
         })
@@ -96,7 +96,7 @@ impl Header {
     /// Header, map and blocks follow one another, so that none grows into another.
     pub fn check_order(&self) -> Result<()> {
         let map_end = self.map.offset.saturating_add(self.map.count.saturating_mul(ENTRY));
-        if self.map.offset >= HEADER_LEN as u64 && self.data >= map_end {
+        if self.map.offset >= FileOffset::new(HEADER_LEN as u64) && self.data >= map_end {
             return Ok(());
         }
         Err(Error::unsupported("the block map does not lie between header and blocks"))
@@ -117,8 +117,8 @@ impl Header {
         }
     }
 
-    /// Byte offset of block `number` of the file.
-    pub const fn block_at(&self, number: u32) -> u64 {
-        self.data + number as u64 * BLOCK
+    /// Where block `number` of the file is.
+    pub fn block_at(&self, number: u32) -> FileOffset {
+        self.data + u64::from(number) * BLOCK
     }
 }

@@ -8,7 +8,9 @@ use alloc::vec::Vec;
 
 use instar_image::blocks::Blocks;
 use instar_image::table::Span;
-use instar_image::{CheckContext, Error, Findings, Machine, NewSize, Preallocation, Resizing, Result, Step};
+use instar_image::{
+    CheckContext, Error, FileOffset, Findings, Machine, NewSize, Preallocation, Resizing, Result, Step,
+};
 
 use crate::VdiImage;
 use crate::check;
@@ -44,7 +46,7 @@ impl Resizing for VdiImage<'_> {
             return Err(Error::limit("the file has too many blocks"));
         }
         let mut head = Head { bytes: [0; HEADER_LEN] };
-        machine.read(device, 0, &mut head.bytes)?;
+        machine.read(device, FileOffset::ZERO, &mut head.bytes)?;
         let mut image = Resized { machine, header, blocks, used, head };
         if size < image.blocks.size { image.shrink(size) } else { image.grow(size) }
     }
@@ -84,7 +86,7 @@ impl Head {
 
     fn write(&self, machine: &dyn Machine, blocks: &Blocks) -> Result<()> {
         let device = blocks.device;
-        let write = Step::Write { device, offset: 0, data: &self.bytes };
+        let write = Step::Write { device, offset: FileOffset::ZERO, data: &self.bytes };
         machine.submit(&[Step::Barrier { device }, write, Step::Barrier { device }])
     }
 }
@@ -114,14 +116,14 @@ impl Resized<'_> {
             let end = self.header.block_at(0).saturating_add(self.used.max(dropped) * BLOCK);
             let limit = self.header.data.saturating_add(dropped * BLOCK);
             let end = self.blocks.clear_below(machine, limit, end, |end| {
-                let used = end.saturating_sub(self.header.data) / BLOCK;
+                let used = end.saturating_since(self.header.data) / BLOCK;
                 self.head.put_u32(field::ALLOCATED, used)?;
                 self.head.write(machine, &self.blocks)
             })?;
-            self.used = end.saturating_sub(self.header.data) / BLOCK;
+            self.used = end.saturating_since(self.header.data) / BLOCK;
             self.renumber(count, dropped)?;
-            self.head.put_u32(field::MAP_OFFSET, self.header.data)?;
-            self.head.put_u32(field::DATA_OFFSET, limit)?;
+            self.head.put_u32(field::MAP_OFFSET, self.header.data.get())?;
+            self.head.put_u32(field::DATA_OFFSET, limit.get())?;
         }
         if count > old.count {
             // Not every block is there now.
@@ -161,7 +163,7 @@ impl Resized<'_> {
         self.head.put_u32(field::BLOCKS, count)?;
         self.head.put_u32(field::ALLOCATED, self.used)?;
         self.head.write(machine, &self.blocks)?;
-        let len = self.header.data.saturating_add(self.used * BLOCK);
+        let len = self.header.data.saturating_add(self.used * BLOCK).get();
         if !machine.stat(self.blocks.device)?.block_device {
             let device = self.blocks.device;
             machine.submit(&[Step::SetLength { device, len }, Step::Barrier { device }])?;

@@ -4,8 +4,8 @@
 use alloc::format;
 use alloc::string::String;
 
-use instar_image::Result;
 use instar_image::table::{Span, TableCacheOver};
+use instar_image::{FileOffset, Result};
 
 use crate::layout::{BITMAP_BLOCK, CHUNK_SECTORS, OFFSET_MASK, state};
 use crate::metadata::Metadata;
@@ -23,8 +23,8 @@ pub struct Geometry {
     pub blocks: u64,
     /// Bytes of the disk.
     pub size: u64,
-    /// Byte offset of the table.
-    pub bat: u64,
+    /// Where the table is.
+    pub bat: FileOffset,
     pub differencing: bool,
 }
 
@@ -77,14 +77,19 @@ impl Geometry {
 pub struct Entry(pub u64);
 
 impl Entry {
+    /// Of a block at `offset` in that state.
+    pub const fn at(offset: FileOffset, state: u64) -> Self {
+        Self(offset.get() | state)
+    }
+
     /// The state of the block.
     pub const fn state(self) -> u64 {
         self.0 & state::MASK
     }
 
-    /// Its byte offset.
-    pub const fn offset(self) -> u64 {
-        self.0 & OFFSET_MASK
+    /// Where the block is.
+    pub const fn offset(self) -> FileOffset {
+        FileOffset::new(self.0 & OFFSET_MASK)
     }
 }
 
@@ -114,7 +119,7 @@ pub fn verify(
     regions: &Regions,
     wrong: &mut dyn FnMut(String) -> Result<()>,
 ) -> Result<()> {
-    let file_len = view.len()?.checked_next_multiple_of(512).unwrap_or(u64::MAX);
+    let file_end = view.end()?.checked_next_multiple_of(512).unwrap_or(FileOffset::MAX);
     let entries = geometry.entries();
     let mut bat = Bat::new(view, geometry);
     for index in 0..entries {
@@ -127,23 +132,23 @@ pub fn verify(
         let bitmap = geometry.is_bitmap(index);
         let len = if bitmap && geometry.differencing { BITMAP_BLOCK } else { geometry.block };
         let offset = found.offset();
-        if offset.checked_add(len).is_none_or(|end| i64::try_from(end).is_err()) {
+        if offset.checked_add(len).is_none_or(|end| end > FileOffset::END_MAX) {
             wrong(format!("VHDX BAT entry {index} offset overflow."))?;
         }
         // Of the disk's last block, only what the disk has of it.
         let tail = geometry.size % geometry.block;
         let last = !geometry.differencing && index == entries - 1 && tail != 0;
         let used = if last { tail } else { len };
-        let what = if offset >= file_len {
+        let what = if offset >= file_end {
             Some(("start", offset))
-        } else if offset.saturating_add(used) > file_len {
+        } else if offset.saturating_add(used) > file_end {
             Some(("end", offset.saturating_add(used) - 1))
         } else {
             None
         };
         if let Some((which, at)) = what {
             wrong(format!(
-                "VHDX BAT entry {index} {which} offset {at} points after end of file ({file_len}). Image has probably \
+                "VHDX BAT entry {index} {which} offset {at} points after end of file ({file_end}). Image has probably \
                  been truncated."
             ))?;
         }

@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use instar_image::{CheckContext, CheckReport, Result};
+use instar_image::{CheckContext, CheckReport, FileOffset, Result};
 
 use crate::bat::{Bat, Geometry, verify};
 use crate::layout::state;
@@ -33,7 +33,7 @@ pub fn check(view: &View<'_>, geometry: &Geometry, regions: &Regions, cx: CheckC
 /// Two blocks of the disk in the same bytes of the file.
 fn shared(view: &View<'_>, geometry: &Geometry, wrong: &mut dyn FnMut(String) -> Result<()>) -> Result<()> {
     let mut bat = Bat::new(view, geometry);
-    let mut places: Vec<u64> = Vec::new();
+    let mut places: Vec<FileOffset> = Vec::new();
     for block in 0..geometry.blocks {
         let found = bat.entry(geometry.payload(block))?;
         if matches!(found.state(), state::FULLY_PRESENT | state::PARTIALLY_PRESENT) && places.len() < PLACES_MAX {

@@ -2,7 +2,7 @@
 
 use instar_image::reader::Reader;
 use instar_image::windows::guid;
-use instar_image::{DeviceId, Error, Machine, OpenContext, Purpose, Read, Result, Step, Version};
+use instar_image::{DeviceId, Error, FileOffset, Machine, OpenContext, Purpose, Read, Result, Step, Version};
 
 use crate::error::invalid;
 use crate::layout::{ALIGNMENT, FILE_SIGNATURE, HEADER, HEADERS, checksum, header, put};
@@ -15,8 +15,8 @@ pub struct Header {
     pub log_guid: [u8; 16],
     /// Bytes of the log.
     pub log_len: u64,
-    /// Byte offset of the log.
-    pub log_at: u64,
+    /// Where the log is.
+    pub log_at: FileOffset,
     /// All of it.
     pub bytes: [u8; HEADER],
 }
@@ -28,7 +28,7 @@ impl Header {
         let mut both = [[0; HEADER]; 2];
         let [first, second] = &mut both;
         cx.source.read_many(&mut [
-            Read { device: cx.device, offset: 0, buf: &mut signature },
+            Read { device: cx.device, offset: FileOffset::ZERO, buf: &mut signature },
             Read { device: cx.device, offset: HEADERS[0], buf: first },
             Read { device: cx.device, offset: HEADERS[1], buf: second },
         ])?;
@@ -51,7 +51,7 @@ impl Header {
                 }
             }
         };
-        if header.log_at < ALIGNMENT || !header.log_at.is_multiple_of(ALIGNMENT) {
+        if header.log_at < FileOffset::new(ALIGNMENT) || !header.log_at.is_multiple_of(ALIGNMENT) {
             return Err(invalid(cx));
         }
         if Reader::new(&header.bytes).le16(header::LOG_VERSION)? != 0 {
@@ -66,7 +66,7 @@ impl Header {
             sequence: r.le64(header::SEQUENCE)?,
             log_guid: r.array(header::LOG_GUID)?,
             log_len: r.le32(header::LOG_LENGTH)?.into(),
-            log_at: r.le64(header::LOG_OFFSET)?,
+            log_at: FileOffset::new(r.le64(header::LOG_OFFSET)?),
             bytes,
         })
     }

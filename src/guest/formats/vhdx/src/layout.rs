@@ -3,15 +3,16 @@
 //! Source: Microsoft, [MS-VHDX] "Virtual Hard Disk v2 (VHDX) File Format", section 2.
 
 use crc::{CRC_32_ISCSI, Crc, Digest, Table};
+use instar_image::FileOffset;
 
 /// First bytes of the file (2.2.1).
 pub const FILE_SIGNATURE: &[u8; 8] = b"vhdxfile";
-/// Byte offsets of the two headers (2.2.2).
-pub const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
+/// Where the two headers are (2.2.2).
+pub const HEADERS: [FileOffset; 2] = [FileOffset::new(64 << 10), FileOffset::new(128 << 10)];
 /// Bytes of a header.
 pub const HEADER: usize = 4096;
-/// Byte offsets of the two region tables (2.2.3).
-pub const REGION_TABLES: [u64; 2] = [192 << 10, 256 << 10];
+/// Where the two region tables are (2.2.3).
+pub const REGION_TABLES: [FileOffset; 2] = [FileOffset::new(192 << 10), FileOffset::new(256 << 10)];
 /// Bytes of a region table, and of a metadata table.
 pub const TABLE: usize = 64 << 10;
 /// Most entries of a region table, and of a metadata table.

@@ -111,7 +111,7 @@ fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VhdxImage<'a>> {
         return Err(invalid(cx));
     }
     // Else what the table says has been looked at already.
-    let bounds = if cx.purpose.bears_damage() { Some((regions.clone(), view.len()?)) } else { None };
+    let bounds = if cx.purpose.bears_damage() { Some((regions.clone(), view.end()?)) } else { None };
     let map = Map::new(view.clone(), geometry, metadata.sector, bounds);
     let (purpose, version) = (cx.purpose, cx.version);
     Ok(VhdxImage { view, header, purpose, version, regions, metadata, geometry, map, editor: None })

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use instar_image::machine::display_name;
 use instar_image::reader::Reader;
-use instar_image::{DeviceId, Error, OpenContext, Result, Source};
+use instar_image::{DeviceId, Error, FileOffset, OpenContext, Result, Source};
 
 use crate::error::invalid;
 use crate::header::Header;
@@ -29,8 +29,8 @@ const PATCHES_MAX: usize = 1 << 17;
 /// A change that a log holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Patch {
-    /// First byte of the file that is changed.
-    pub at: u64,
+    /// Where the file is changed.
+    pub at: FileOffset,
     pub len: u64,
     pub kind: PatchKind,
 }
@@ -39,9 +39,9 @@ pub struct Patch {
 #[derive(Clone, Copy, Debug)]
 pub enum PatchKind {
     Zeroes,
-    /// A sector: the bytes that the log's own marks stand in place of, and the file offset of the rest.
+    /// A sector: the bytes that the log's own marks stand in place of, and where the rest is.
     Sector {
-        from: u64,
+        from: FileOffset,
         leading: [u8; 8],
         trailing: [u8; 4],
     },
@@ -232,7 +232,7 @@ impl Search<'_> {
         let descriptors = bytes.get(ENTRY_HEADER..).unwrap_or_default().chunks_exact(DESCRIPTOR);
         for descriptor in descriptors.take(usize::try_from(entry.descriptors).unwrap_or_default()) {
             let r = Reader::new(descriptor);
-            let at = r.le64(16)?;
+            let at = FileOffset::new(r.le64(16)?);
             if r.le64(24)? != entry.sequence || !at.is_multiple_of(LOG_SECTOR) {
                 return Err(invalid(self.cx));
             }

@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::table::Bytes;
-use instar_image::{Error, Extent, Kind, Place, Result};
+use instar_image::{Error, Extent, FileOffset, Kind, Place, Result};
 use spin::Mutex;
 
 use crate::bat::{Bat, Geometry};
@@ -25,7 +25,7 @@ pub struct Map<'a> {
     /// Bytes of a sector.
     sector: u64,
     /// Of an image that may be damaged: what no block can lie in, and bytes of the file.
-    bounds: Option<(Regions, u64)>,
+    bounds: Option<(Regions, FileOffset)>,
     state: Mutex<State<'a>>,
 }
 
@@ -34,25 +34,25 @@ struct State<'a> {
     bat: Bat<'a>,
     /// The piece of a sector bitmap that is held, and its byte offset.
     bitmap: Vec<u8>,
-    bitmap_at: u64,
+    bitmap_at: FileOffset,
 }
 
 /// What a run of blocks has in common.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Run {
     /// From this byte of the file on.
-    Data(u64),
+    Data(FileOffset),
     Zero,
     Parent,
     /// By the sector, in the block at this byte of the file.
-    Partial(u64),
+    Partial(FileOffset),
 }
 
 impl<'a> Map<'a> {
     /// Nothing is read yet.
-    pub fn new(view: View<'a>, geometry: Geometry, sector: u64, bounds: Option<(Regions, u64)>) -> Self {
+    pub fn new(view: View<'a>, geometry: Geometry, sector: u64, bounds: Option<(Regions, FileOffset)>) -> Self {
         let bat = Bat::new(&view, &geometry);
-        let state = Mutex::new(State { bat, bitmap: Vec::new(), bitmap_at: 0 });
+        let state = Mutex::new(State { bat, bitmap: Vec::new(), bitmap_at: FileOffset::ZERO });
         Self { view, geometry, sector, bounds, state }
     }
 
@@ -90,7 +90,7 @@ impl<'a> Map<'a> {
             Run::Data(offset) => {
                 let offset = offset.saturating_add(inside);
                 // Of a block that the file has in part, that part can be had.
-                let held = self.bounds.as_ref().map_or(u64::MAX, |(_, end)| end.saturating_sub(offset));
+                let held = self.bounds.as_ref().map_or(u64::MAX, |(_, end)| end.saturating_since(offset));
                 if held == 0 {
                     return Err(of_block(unreadable()));
                 }
@@ -123,7 +123,14 @@ impl<'a> Map<'a> {
     }
 
     /// Of a block that is partly the parent's: whose the sector at `inside` is, and for how long that stays.
-    fn sectors(&self, state: &mut State<'_>, block: u64, inside: u64, offset: u64, extent: Extent) -> Result<Extent> {
+    fn sectors(
+        &self,
+        state: &mut State<'_>,
+        block: u64,
+        inside: u64,
+        offset: FileOffset,
+        extent: Extent,
+    ) -> Result<Extent> {
         let bitmap = state.bat.entry(self.geometry.bitmap(block))?;
         if bitmap.state() != state::FULLY_PRESENT {
             return Err(Error::corrupt("a block is partly present and has no sector bitmap"));
@@ -152,7 +159,7 @@ fn unreadable() -> Error {
 
 impl State<'_> {
     /// Bit `sector` of the sector bitmap at `offset`.
-    fn bit(&mut self, view: &View<'_>, offset: u64, sector: u64) -> Result<bool> {
+    fn bit(&mut self, view: &View<'_>, offset: FileOffset, sector: u64) -> Result<bool> {
         let byte = (sector / 8).min(BITMAP_BLOCK - 1);
         let at = offset.saturating_add(byte - byte % BITMAP_PIECE);
         if self.bitmap.is_empty() || self.bitmap_at != at {

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use instar_image::reader::Reader;
 use instar_image::table::Bytes;
 use instar_image::windows::{local_name, utf16_le};
-use instar_image::{Backing, Error, OpenContext, Result, limits};
+use instar_image::{Backing, Error, FileOffset, OpenContext, Result, limits};
 
 use crate::error::{invalid, unsupported};
 use crate::layout::{BLOCK_SIZES, ENTRIES_MAX, SIZE_MAX, TABLE, item};
@@ -44,7 +44,7 @@ pub struct Metadata {
     /// Blocks keep their places, as those of a fixed disk do.
     pub leaves_allocated: bool,
     /// Byte offset of the disk's size.
-    pub size_at: u64,
+    pub size_at: FileOffset,
 }
 
 /// Where items are, by their identifiers: offset in the region, length.
@@ -90,7 +90,7 @@ impl Items {
     }
 
     /// The item number `known`: its file offset and length.
-    fn place(&self, known: usize, region: Range) -> Option<(u64, u32)> {
+    fn place(&self, known: usize, region: Range) -> Option<(FileOffset, u32)> {
         let (offset, len) = self.known.get(known).copied().flatten()?;
         Some((region.at.saturating_add(offset.into()), len))
     }
@@ -146,7 +146,7 @@ impl Metadata {
 }
 
 /// The parent that the locator of `len` bytes at `at` names. The host's policy decides whether it is opened.
-fn parent(view: &View<'_>, at: u64, len: u32) -> Result<Backing> {
+fn parent(view: &View<'_>, at: FileOffset, len: u32) -> Result<Backing> {
     if len > LOCATOR_MAX {
         return Err(Error::limit("the parent locator is too long"));
     }

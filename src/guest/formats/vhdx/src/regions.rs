@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
 use instar_image::table::Bytes;
-use instar_image::{DeviceId, Error, Machine, OpenContext, Result, Step};
+use instar_image::{DeviceId, Error, FileOffset, Machine, OpenContext, Result, Step};
 
 use crate::error::{invalid, unreadable, unsupported};
 use crate::header::Header;
@@ -20,19 +20,19 @@ const ENTRY: usize = 32;
 /// A range of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Byte offset.
-    pub at: u64,
+    /// Where it begins.
+    pub at: FileOffset,
     /// Bytes.
     pub len: u64,
 }
 
 impl Range {
-    const fn end(self) -> u64 {
+    const fn end(self) -> FileOffset {
         self.at.saturating_add(self.len)
     }
 
     /// Whether the `len` bytes at `at` are part of it.
-    pub fn holds(self, at: u64, len: u64) -> bool {
+    pub fn holds(self, at: FileOffset, len: u64) -> bool {
         at >= self.at && at.checked_add(len).is_some_and(|end| end <= self.end())
     }
 }
@@ -73,7 +73,7 @@ impl Regions {
         let count = Reader::new(bytes).le32(8)? as usize;
         for number in 0..count {
             let r = Reader::new(bytes.get(HEADER + number * ENTRY..).unwrap_or_default());
-            let range = Range { at: r.le64(16)?, len: r.le32(24)?.into() };
+            let range = Range { at: FileOffset::new(r.le64(16)?), len: r.le32(24)?.into() };
             if let Some(text) = overlap(&taken, range) {
                 return Err(invalid(cx).after(text));
             }
@@ -90,14 +90,14 @@ impl Regions {
         }
         let (Some(bat), Some(metadata)) = (bat, metadata) else { return Err(invalid(cx)) };
         // What a file cannot have at all.
-        if [bat, metadata].iter().any(|r| i64::try_from(r.end()).is_err()) {
+        if [bat, metadata].iter().any(|r| r.end() > FileOffset::END_MAX) {
             return Err(unreadable(cx));
         }
         Ok(Self { bat, metadata, taken })
     }
 
-    /// Byte behind all of them.
-    pub fn end(&self) -> u64 {
+    /// Behind all of them.
+    pub fn end(&self) -> FileOffset {
         self.taken.iter().map(|range| range.end()).max().unwrap_or_default()
     }
 
@@ -120,7 +120,7 @@ pub fn move_bat(machine: &dyn Machine, device: DeviceId, to: Range) -> Result<()
     let entry = (HEADER..=SECTOR - ENTRY).step_by(ENTRY).find(|at| bytes.get(*at..*at + 16) == Some(&region::BAT));
     let entry = entry.ok_or_else(|| Error::unsupported("there are other regions before that of the blocks' table"))?;
     let len = u32::try_from(to.len).map_err(|_| Error::limit("the blocks' table gets too large"))?;
-    put(&mut bytes, entry + 16, &to.at.to_le_bytes());
+    put(&mut bytes, entry + 16, &to.at.get().to_le_bytes());
     put(&mut bytes, entry + 24, &len.to_le_bytes());
     let sum = checksum(&bytes, CHECKSUM);
     put(&mut bytes, CHECKSUM, &sum.to_le_bytes());

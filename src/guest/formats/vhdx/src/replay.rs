@@ -4,7 +4,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use instar_image::{DeviceId, Error, Machine, OpenContext, Result, Step};
+use instar_image::{DeviceId, Error, FileOffset, Machine, OpenContext, Result, Step};
 
 use crate::header::Header;
 use crate::layout::{ALIGNMENT, LOG_SECTOR};
@@ -31,19 +31,20 @@ pub fn repair(machine: &dyn Machine, device: DeviceId, header: &Header, log: &Lo
 }
 
 fn replay(machine: &dyn Machine, device: DeviceId, log: &Log) -> Result<()> {
-    let mut len = machine.stat(device)?.len;
+    let mut file_end = machine.stat(device)?.end();
     let barrier = Step::Barrier { device };
-    if log.file_len > len {
-        len =
-            log.file_len.checked_next_multiple_of(ALIGNMENT).ok_or_else(|| Error::limit("the file gets too large"))?;
+    if FileOffset::new(log.file_len) > file_end {
+        let len = log.file_len.checked_next_multiple_of(ALIGNMENT);
+        let len = len.ok_or_else(|| Error::limit("the file gets too large"))?;
         machine.submit(&[Step::SetLength { device, len }, barrier])?;
+        file_end = FileOffset::new(len);
     }
     // Of what is changed several times the last counts; sectors come after all zeroes.
-    let mut sectors: BTreeMap<u64, PatchKind> = BTreeMap::new();
+    let mut sectors: BTreeMap<FileOffset, PatchKind> = BTreeMap::new();
     let mut zeroes: Vec<Step<'_>> = Vec::new();
     for patch in &log.patches {
         let end = patch.at.saturating_add(patch.len);
-        if end > len {
+        if end > file_end {
             return Err(Error::corrupt("the log changes what lies behind the end of the file"));
         }
         match patch.kind {
@@ -59,9 +60,9 @@ fn replay(machine: &dyn Machine, device: DeviceId, log: &Log) -> Result<()> {
     }
     zeroes.push(barrier);
     machine.submit(&zeroes)?;
-    let sectors: Vec<(u64, PatchKind)> = sectors.into_iter().collect();
+    let sectors: Vec<(FileOffset, PatchKind)> = sectors.into_iter().collect();
     for group in sectors.chunks(AT_ONCE) {
-        let mut bytes: Vec<(u64, [u8; LOG_SECTOR as usize])> = Vec::with_capacity(group.len());
+        let mut bytes: Vec<(FileOffset, [u8; LOG_SECTOR as usize])> = Vec::with_capacity(group.len());
         for (at, kind) in group {
             bytes.push((*at, kind.sector(machine.source(), device)?));
         }

@@ -9,7 +9,9 @@ use instar_image::check::Quiet;
 use instar_image::packing::Packing;
 use instar_image::sealed::{self, Placed};
 use instar_image::table::{Span, TableCache};
-use instar_image::{CheckContext, DeviceId, Error, Machine, NewSize, Preallocation, Resizing, Result, Step};
+use instar_image::{
+    CheckContext, DeviceId, Error, FileOffset, Machine, NewSize, Preallocation, Resizing, Result, Step,
+};
 
 use crate::VhdxImage;
 use crate::bat::{Entry, Geometry};
@@ -82,9 +84,9 @@ impl Disk<'_, '_> {
         } else {
             0
         };
-        let end = added.checked_mul(old.block).and_then(|len| len.checked_add(blocks_at));
+        let end = added.checked_mul(old.block).and_then(|len| blocks_at.checked_add(len));
         let end =
-            end.filter(|end| i64::try_from(*end).is_ok()).ok_or_else(|| Error::limit("the file gets too large"))?;
+            end.filter(|end| *end <= FileOffset::END_MAX).ok_or_else(|| Error::limit("the file gets too large"))?;
         self.reserve(blocks_at, end, mode)?;
         renew()?;
         self.clear_tail()?;
@@ -111,7 +113,8 @@ impl Disk<'_, '_> {
             self.fill(used, self.new.entries(), |index| {
                 let block = index - index / (old.ratio + 1);
                 let absent = self.new.is_bitmap(index) || block >= self.new.blocks;
-                if absent { 0 } else { (blocks_at + (block - old.blocks) * old.block) | state::FULLY_PRESENT }
+                let place = || blocks_at + (block - old.blocks) * old.block;
+                if absent { 0 } else { Entry::at(place(), state::FULLY_PRESENT).0 }
             })?;
         }
         if moves {
@@ -120,12 +123,12 @@ impl Disk<'_, '_> {
         self.write_size()
     }
 
-    /// Makes the file `end` bytes long, and has the file system reserve the new blocks if that is asked for.
-    fn reserve(&self, blocks_at: u64, end: u64, mode: Preallocation) -> Result<()> {
+    /// Makes the file end at `end`, and has the file system reserve the new blocks if that is asked for.
+    fn reserve(&self, blocks_at: FileOffset, end: FileOffset, mode: Preallocation) -> Result<()> {
         let (machine, device) = (self.machine, self.device);
         let len = machine.stat(device)?.len;
-        if len < end {
-            machine.submit(&[Step::SetLength { device, len: end }])?;
+        if len < end.get() {
+            machine.submit(&[Step::SetLength { device, len: end.get() }])?;
         }
         if !matches!(mode, Preallocation::Falloc | Preallocation::Full) {
             return Ok(());
@@ -138,9 +141,9 @@ impl Disk<'_, '_> {
         })
     }
 
-    /// Byte behind everything in the file, or the disk's last block, where a block can be.
-    fn end(&self, geometry: &Geometry) -> Result<u64> {
-        let mut end = self.machine.stat(self.device)?.len.max(self.image.regions.end());
+    /// The place behind everything in the file, or the disk's last block, where a block can be.
+    fn end(&self, geometry: &Geometry) -> Result<FileOffset> {
+        let mut end = self.machine.stat(self.device)?.end().max(self.image.regions.end());
         self.each(geometry, |_, offset| {
             end = end.max(offset.saturating_add(geometry.block));
             Ok(())
@@ -148,8 +151,8 @@ impl Disk<'_, '_> {
         end.checked_next_multiple_of(ALIGNMENT).ok_or_else(|| Error::limit("the file gets too large"))
     }
 
-    /// Calls `each` for every block of a disk that has a place: number of its entry, and byte offset.
-    fn each(&self, geometry: &Geometry, mut each: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
+    /// Calls `each` for every block of a disk that has a place: number of its entry, and where it is.
+    fn each(&self, geometry: &Geometry, mut each: impl FnMut(u64, FileOffset) -> Result<()>) -> Result<()> {
         let table = Span { offset: geometry.bat, count: geometry.entries() };
         let mut pieces = TableCache::<8>::new(self.machine.source(), self.device);
         let mut index = 0;
@@ -228,8 +231,8 @@ impl Disk<'_, '_> {
         })?;
         // The last block may reach past the end of the file, as far as the disk does not.
         let end = self.end(&self.old)?;
-        if machine.stat(device)?.len < end {
-            machine.submit(&[Step::SetLength { device, len: end }])?;
+        if machine.stat(device)?.end() < end {
+            machine.submit(&[Step::SetLength { device, len: end.get() }])?;
         }
         self.write_size()?;
         self.clear(entries, self.old.entries())?;
@@ -241,13 +244,13 @@ impl Disk<'_, '_> {
         if machine.stat(device)?.block_device {
             return Ok(());
         }
-        let mut len = self.image.regions.end();
+        let mut end = self.image.regions.end();
         self.each(&self.new, |_, offset| {
-            len = len.max(offset.saturating_add(self.new.block));
+            end = end.max(offset.saturating_add(self.new.block));
             Ok(())
         })?;
-        if len < machine.stat(device)?.len {
-            machine.submit(&[Step::SetLength { device, len }, Step::Barrier { device }])?;
+        if end < machine.stat(device)?.end() {
+            machine.submit(&[Step::SetLength { device, len: end.get() }, Step::Barrier { device }])?;
         }
         Ok(())
     }
@@ -262,7 +265,9 @@ impl Disk<'_, '_> {
         };
         self.each(&self.new, |index, from_offset| {
             let place = u32::try_from(from_offset / ALIGNMENT).ok().and_then(|place| packing.place_for(place));
-            let Some(to_offset) = place.map(|place| u64::from(place) * ALIGNMENT) else { return Ok(()) };
+            let Some(to_offset) = place.map(|place| FileOffset::new(u64::from(place) * ALIGNMENT)) else {
+                return Ok(());
+            };
             let (from, to, len) = (device, device, self.new.block);
             self.machine.submit(&[Step::Copy {
                 from,
@@ -272,7 +277,7 @@ impl Disk<'_, '_> {
                 len,
                 zeroes: instar_image::Zeroes::Copied,
             }])?;
-            let data = (to_offset | state::FULLY_PRESENT).to_le_bytes().to_vec();
+            let data = Entry::at(to_offset, state::FULLY_PRESENT).0.to_le_bytes().to_vec();
             moved.push(Placed::Owned { device, offset: self.new.bat + index * 8, data });
             if (moved.len() as u64) < AT_ONCE { Ok(()) } else { settle(&mut moved) }
         })?;

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use instar_image::table::Bytes;
-use instar_image::{DeviceId, Result, Source};
+use instar_image::{DeviceId, FileOffset, Result, Source};
 
 use crate::log::{Log, PatchKind};
 
@@ -16,20 +16,20 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    /// Bytes of the file.
-    pub fn len(&self) -> Result<u64> {
-        Ok(self.source.stat(self.device)?.len.max(self.log.file_len))
+    /// End of the file.
+    pub fn end(&self) -> Result<FileOffset> {
+        Ok(FileOffset::new(self.source.stat(self.device)?.len.max(self.log.file_len)))
     }
 
     /// Whether the log changes any of these bytes.
-    pub fn is_patched(&self, offset: u64, len: u64) -> bool {
+    pub fn is_patched(&self, offset: FileOffset, len: u64) -> bool {
         let end = offset.saturating_add(len);
         self.log.patches.iter().any(|p| p.at < end && offset < p.at.saturating_add(p.len))
     }
 }
 
 impl Bytes for View<'_> {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+    fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> Result<()> {
         self.source.read(self.device, offset, buf)?;
         let end = offset.saturating_add(buf.len() as u64);
         for patch in &self.log.patches {

@@ -2,7 +2,7 @@
 
 use instar_format_vhdx::Vhdx;
 use instar_format_vhdx::layout::{HEADERS, LOCATOR_VHDX, REGION_TABLES, checksum, header, item, region, state};
-use instar_image::{DeviceId, Extent, Format, Image, OpenContext, Place, Probe, Purpose, Result, Version};
+use instar_image::{DeviceId, Extent, FileOffset, Format, Image, OpenContext, Place, Probe, Purpose, Result, Version};
 use instar_sim::{Disk, Machine};
 
 const MIB: u64 = 1 << 20;
@@ -23,7 +23,7 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 /// Blocks of 1 MiB; the table begins with `entries`.
 fn image(entries: &[u64], parent: bool) -> Disk {
     let mut disk = Disk::default();
-    disk.write(0, b"vhdxfile");
+    disk.write(FileOffset::ZERO, b"vhdxfile");
     let mut head = vec![0; 4096];
     put(&mut head, 0, b"head");
     put(&mut head, header::VERSION, &1u16.to_le_bytes());
@@ -70,8 +70,8 @@ fn image(entries: &[u64], parent: bool) -> Disk {
         put(&mut metadata, 56 + i * 32, &[4]);
         put(&mut metadata, at, content);
     }
-    disk.write(METADATA, &metadata);
-    disk.write(BAT, &entries.iter().flat_map(|e| e.to_le_bytes()).collect::<Vec<_>>());
+    disk.write(FileOffset::new(METADATA), &metadata);
+    disk.write(FileOffset::new(BAT), &entries.iter().flat_map(|e| e.to_le_bytes()).collect::<Vec<_>>());
     disk.set_len(16 * MIB);
     disk
 }
@@ -95,7 +95,7 @@ fn extents(image: &dyn Image) -> Vec<(u64, u64, Place)> {
 }
 
 fn data(offset: u64) -> Place {
-    Place::Data { device: DeviceId(0), offset }
+    Place::Data { device: DeviceId(0), offset: FileOffset::new(offset) }
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn sectors_are_the_parents_or_the_childs() {
     entries[4096] = (4 * MIB) | state::FULLY_PRESENT;
     let mut disk = image(&entries, true);
     // Block 1 begins with sector 2048 of the chunk; its sectors 3, 4 and 9 are the child's.
-    disk.write(4 * MIB + 256, &[0b0001_1000, 0b10]);
+    disk.write(FileOffset::new(4 * MIB + 256), &[0b0001_1000, 0b10]);
     let image = open(&machine, disk).expect("it is sound");
     let none = Place::Unallocated;
     assert_eq!(
@@ -158,10 +158,9 @@ fn sectors_are_the_parents_or_the_childs() {
 #[test]
 fn no_byte_makes_it_panic() {
     let whole = image(&[(4 * MIB) | state::FULLY_PRESENT, state::PARTIALLY_PRESENT], true);
-    let places = (0..88).map(|i| HEADERS[1] + i);
-    let places = places.chain((0..80).map(|i| REGION_TABLES[0] + i)).chain((0..224).map(|i| METADATA + i));
-    let places = places.chain((0..2048).map(|i| METADATA + 65536 + i)).chain((0..16).map(|i| BAT + i));
-    for at in places {
+    let (metadata, bat) = (FileOffset::new(METADATA), FileOffset::new(BAT));
+    let parts = [(HEADERS[1], 88), (REGION_TABLES[0], 80), (metadata, 224), (metadata + 65536, 2048), (bat, 16)];
+    for at in parts.into_iter().flat_map(|(first, count)| (0..count).map(move |i| first + i)) {
         for byte in [1, 0x7f, 0xff] {
             let mut disk = whole.clone();
             disk.write(at, &[byte]);

@@ -4,7 +4,9 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::walk::walk;
-use instar_image::{CheckContext, CheckReport, Compressed, Decoder, DeviceId, Error, Image, Machine, Place, Result};
+use instar_image::{
+    CheckContext, CheckReport, Compressed, Decoder, DeviceId, Error, FileOffset, Image, Machine, Place, Result,
+};
 
 use crate::VmdkImage;
 
@@ -28,7 +30,7 @@ pub fn run(image: &VmdkImage<'_>, cx: CheckContext<'_>) -> Result<CheckReport> {
             _ => None,
         };
         if let Some((device, offset, len)) = place.filter(|_| !image.is_flat(at)) {
-            let inside = file_len(&mut known, device, cx.machine)?.saturating_sub(offset);
+            let inside = file_end(&mut known, device, cx.machine)?.saturating_since(offset);
             let first = inside.next_multiple_of(image.cluster_size().unwrap_or(1).max(1));
             if first < len {
                 let sector = at.saturating_add(first) / 512;
@@ -66,13 +68,13 @@ impl Grains<'_> {
     }
 }
 
-fn file_len(known: &mut Option<(DeviceId, u64)>, device: DeviceId, machine: &dyn Machine) -> Result<u64> {
+fn file_end(known: &mut Option<(DeviceId, FileOffset)>, device: DeviceId, machine: &dyn Machine) -> Result<FileOffset> {
     match *known {
-        Some((same, len)) if same == device => Ok(len),
+        Some((same, end)) if same == device => Ok(end),
         _ => {
-            let len = machine.stat(device)?.len;
-            *known = Some((device, len));
-            Ok(len)
+            let end = machine.stat(device)?.end();
+            *known = Some((device, end));
+            Ok(end)
         }
     }
 }

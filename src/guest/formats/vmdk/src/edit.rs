@@ -109,7 +109,7 @@ fn grains_of<'a>(
         zero: zeroes.then_some(u64::from(ZERO_GRAIN)),
         ..TABLES
     };
-    let end = machine.stat(device)?.len.max(grains.overhead);
+    let end = machine.stat(device)?.end().max(grains.overhead);
     LevelWriter::new(machine, levels, end)
 }
 

@@ -5,12 +5,12 @@ use alloc::format;
 use instar_image::machine::display_name;
 use instar_image::runs::RunMap;
 use instar_image::table::{Span, TableCache};
-use instar_image::{Compressed, DeviceId, Error, Extent, Place, Result, Source};
+use instar_image::{Compressed, DeviceId, Error, Extent, FileOffset, Place, Result, Source};
 
 use crate::descriptor::ExtentKind;
 use crate::layout::{
     AT_END, COWD_TABLE, CowdHeader, FLAG_MARKERS, FLAG_ZERO_GRAIN, HEADER, MAGIC_COWD, MAGIC_SPARSE, MARKER, SECTOR,
-    SeSparseHeader, SparseHeader, ZERO_GRAIN,
+    SeSparseHeader, SparseHeader, ZERO_GRAIN, sector_at,
 };
 
 /// Newest version of a hosted sparse extent.
@@ -33,12 +33,12 @@ pub struct Grains {
     pub grain: u64,
     /// Grains that a table maps.
     pub table: u64,
-    /// The directory: byte offset, entries.
+    /// The directory.
     pub directory: Span,
     /// The redundant one.
     pub second: Option<Span>,
-    /// Byte behind the header and what belongs to it.
-    pub overhead: u64,
+    /// Behind the header and what belongs to it.
+    pub overhead: FileOffset,
     /// How entries are read.
     pub entries: Entries,
     /// Grains are compressed; with markers?
@@ -53,20 +53,20 @@ pub enum Entries {
         /// An entry of 1 reads as zeroes.
         zeroes: bool,
     },
-    /// Eight bytes of a seSparse extent: tables and grains are counted from these bytes of the file on.
+    /// Eight bytes of a seSparse extent: tables and grains are counted from these places on.
     Numbers {
         /// The first table.
-        tables: u64,
+        tables: FileOffset,
         /// The first grain.
-        grains: u64,
+        grains: FileOffset,
     },
 }
 
 /// How an extent holds its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// As they are, from that byte of the file on.
-    Flat(u64),
+    /// As they are, from that place in the file on.
+    Flat(FileOffset),
     /// In grains.
     Grains(Grains),
     /// Not at all: it is zeroes.
@@ -90,7 +90,7 @@ pub struct Part {
 enum Grain {
     None,
     Zero,
-    At(u64),
+    At(FileOffset),
 }
 
 impl Part {
@@ -109,11 +109,11 @@ impl Part {
         match kind {
             ExtentKind::Zero => Ok(Self::of_zeroes(device, len)),
             ExtentKind::Flat(sector, _) => {
-                Ok(Self { device, start: 0, len, content: Content::Flat(sector.saturating_mul(SECTOR)) })
+                Ok(Self { device, start: 0, len, content: Content::Flat(sector_at(sector)) })
             }
             ExtentKind::Sparse | ExtentKind::VmfsSparse => {
                 let mut head = [0; HEADER];
-                source.read(device, 0, &mut head)?;
+                source.read(device, FileOffset::ZERO, &mut head)?;
                 if head.starts_with(MAGIC_SPARSE) {
                     Self::sparse(source, device, name, &head).map(|(part, _)| part)
                 } else if head.starts_with(MAGIC_COWD) {
@@ -124,9 +124,9 @@ impl Part {
             }
             ExtentKind::SeSparse => {
                 let mut head = [0; HEADER];
-                source.read(device, 0, &mut head)?;
+                source.read(device, FileOffset::ZERO, &mut head)?;
                 let header = SeSparseHeader::parse(&head)?;
-                source.read(device, header.volatile.saturating_mul(SECTOR), &mut head)?;
+                source.read(device, sector_at(header.volatile), &mut head)?;
                 SeSparseHeader::check_volatile(&head)?;
                 Self::se_sparse(device, header)
             }
@@ -136,11 +136,13 @@ impl Part {
     /// A hosted sparse extent with its header, which may be the footer.
     pub fn sparse(source: &dyn Source, device: DeviceId, name: &[u8], head: &[u8]) -> Result<(Self, SparseHeader)> {
         let mut header = SparseHeader::parse(head)?;
-        let len = source.stat(device)?.len;
+        let end = source.stat(device)?.end();
         if header.directory == AT_END {
             let mut tail = [0; 3 * HEADER];
-            let at = len.checked_sub(tail.len() as u64).ok_or_else(|| Error::malformed("Invalid argument"))?;
-            source.read(device, at, &mut tail)?;
+            if end < FileOffset::new(tail.len() as u64) {
+                return Err(Error::malformed("Invalid argument"));
+            }
+            source.read(device, end - tail.len() as u64, &mut tail)?;
             header = SparseHeader::parse_footer(&tail)?;
         }
         if header.version > VERSION_MAX {
@@ -152,8 +154,8 @@ impl Part {
         let table = u64::from(header.table_entries);
         let reach = table.checked_mul(header.grain).filter(|reach| *reach > 0);
         let reach = reach.ok_or_else(|| Error::malformed("L1 entry size is invalid"))?;
-        let least = header.overhead.saturating_mul(SECTOR);
-        if len < least {
+        let least = sector_at(header.overhead);
+        if end < least {
             return Err(Error::malformed(format!("File truncated, expecting at least {least} bytes")));
         }
         let entries = Entries::Sectors { zeroes: header.flags & FLAG_ZERO_GRAIN != 0 };
@@ -162,7 +164,7 @@ impl Part {
             grain: header.grain.saturating_mul(SECTOR),
             table,
             directory,
-            second: header.second.map(|at| Span { offset: at.saturating_mul(SECTOR), count: directory.count }),
+            second: header.second.map(|at| Span { offset: sector_at(at), count: directory.count }),
             overhead: least,
             entries,
             compressed: header.compressed.then_some(header.flags & FLAG_MARKERS != 0),
@@ -173,16 +175,14 @@ impl Part {
     /// An ESX copy-on-write extent.
     pub fn cowd(device: DeviceId, head: &[u8]) -> Result<Self> {
         let header = CowdHeader::parse(head)?;
-        let directory = Span {
-            offset: header.directory.saturating_mul(SECTOR),
-            count: header.directory_entries.min(DIRECTORY_MAX),
-        };
+        let directory =
+            Span { offset: sector_at(header.directory), count: header.directory_entries.min(DIRECTORY_MAX) };
         let grains = Grains {
             grain: header.grain.saturating_mul(SECTOR),
             table: COWD_TABLE,
             directory,
             second: None,
-            overhead: HEADER as u64,
+            overhead: FileOffset::new(HEADER as u64),
             entries: Entries::Sectors { zeroes: false },
             compressed: None,
         };
@@ -197,14 +197,13 @@ impl Part {
         if count > DIRECTORY_MAX {
             return Err(Error::malformed("L1 size too big"));
         }
-        let bytes = |sectors: u64| sectors.saturating_mul(SECTOR);
         let grains = Grains {
-            grain: bytes(header.grain),
+            grain: header.grain.saturating_mul(SECTOR),
             table: SE_TABLE,
             second: None,
-            overhead: HEADER as u64,
-            directory: Span { offset: bytes(header.directory.0), count },
-            entries: Entries::Numbers { tables: bytes(header.tables.0), grains: bytes(header.grains) },
+            overhead: FileOffset::new(HEADER as u64),
+            directory: Span { offset: sector_at(header.directory.0), count },
+            entries: Entries::Numbers { tables: sector_at(header.tables.0), grains: sector_at(header.grains) },
             compressed: None,
         };
         Self::in_grains(device, header.capacity, grains)
@@ -226,9 +225,9 @@ fn directory(source: &dyn Source, device: DeviceId, name: &[u8], sector: u64, co
     if count > DIRECTORY_MAX {
         return Err(Error::malformed("L1 size too big"));
     }
-    let offset = sector.saturating_mul(SECTOR);
+    let offset = sector_at(sector);
     let end = offset.saturating_add(count.saturating_mul(4));
-    if end > source.stat(device)?.len.next_multiple_of(SECTOR) {
+    if end > source.stat(device)?.end().next_multiple_of(SECTOR) {
         let shown = display_name(name);
         return Err(Error::malformed(format!("Could not read l1 table from extent '{shown}'")));
     }
@@ -236,8 +235,8 @@ fn directory(source: &dyn Source, device: DeviceId, name: &[u8], sector: u64, co
 }
 
 /// Bytes that the file has from there on; fails if there is none.
-fn held(bound: Option<u64>, offset: u64) -> Result<u64> {
-    match bound.map_or(u64::MAX, |end| end.saturating_sub(offset)) {
+fn held(bound: Option<FileOffset>, offset: FileOffset) -> Result<u64> {
+    match bound.map_or(u64::MAX, |end| end.saturating_since(offset)) {
         0 => Err(Error::malformed("Input/output error")),
         held => Ok(held),
     }
@@ -248,9 +247,9 @@ pub struct Tables<'a> {
     /// Directory and table of four-byte entries; and the redundant ones.
     short: [[TableCache<'a, 4>; 2]; 2],
     long: [TableCache<'a, 8>; 2],
-    /// Bytes of the file, of an image that may be damaged: what refers to a place behind them is wrong, and the redundant
+    /// End of the file, of an image that may be damaged: what refers to a place behind it is wrong, and the redundant
     /// tables are asked.
-    bound: Option<u64>,
+    bound: Option<FileOffset>,
     /// Data and holes of the file.
     runs: RunMap<'a>,
 }
@@ -263,7 +262,7 @@ impl<'a> Tables<'a> {
             runs: RunMap::new(source, device, len),
             short: [short(), short()],
             long: [TableCache::new(source, device), TableCache::new(source, device)],
-            bound: damaged.then_some(len),
+            bound: damaged.then_some(FileOffset::new(len)),
         }
     }
 
@@ -274,7 +273,7 @@ impl<'a> Tables<'a> {
             Entries::Sectors { .. } => {
                 let [short, _] = self.short_of(redundant);
                 let entry = short.entry(grains.directory, index)?.map_or(0, u32::from_le_bytes);
-                (entry != 0).then(|| u64::from(entry) * SECTOR)
+                (entry != 0).then(|| sector_at(u64::from(entry)))
             }
             Entries::Numbers { tables, .. } => {
                 const IS_TABLE: u64 = 0x1000_0000_0000_0000;
@@ -302,7 +301,7 @@ impl<'a> Tables<'a> {
             Entries::Sectors { zeroes } => match entry {
                 0 => Grain::None,
                 _ if entry == u64::from(ZERO_GRAIN) && zeroes => Grain::Zero,
-                _ => Grain::At(entry * SECTOR),
+                _ => Grain::At(sector_at(entry)),
             },
             Entries::Numbers { grains, .. } => match entry >> 60 {
                 0 => Grain::None,
@@ -375,7 +374,7 @@ impl<'a> Tables<'a> {
         if let (Grain::At(offset), Some(markers)) = (&here, grains.compressed) {
             // How long it is stands before it: at most where the next one begins.
             let most = 2 * grains.grain + if markers { MARKER as u64 } else { 0 };
-            let behind = next().map_or(0, |e| e.saturating_mul(SECTOR)).checked_sub(*offset).filter(|n| *n > 0);
+            let behind = next().and_then(|e| sector_at(e).checked_since(*offset)).filter(|n| *n > 0);
             // The last grain may be stored as far as the disk reaches only.
             let unit = grains.grain.min(part.len.saturating_sub(at - skip));
             let compressed = Compressed { device, offset: *offset, len: behind.unwrap_or(most).min(most), unit, skip };

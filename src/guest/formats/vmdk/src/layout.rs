@@ -4,10 +4,15 @@
 use alloc::format;
 
 use instar_image::reader::{Reader, is_zero};
-use instar_image::{Error, Result};
+use instar_image::{Error, FileOffset, Result};
 
 /// Bytes of a sector: all places and lengths in headers and descriptors are in sectors.
 pub const SECTOR: u64 = 512;
+/// Where a sector of a file begins.
+pub const fn sector_at(sector: u64) -> FileOffset {
+    FileOffset::new(sector.saturating_mul(SECTOR))
+}
+
 /// Hosted sparse extents.
 pub const MAGIC_SPARSE: &[u8] = b"KDMV";
 /// ESX copy-on-write extents.

@@ -8,30 +8,30 @@ use instar_image::runs::RunMap;
 use instar_image::sealed::Placed;
 use instar_image::table::Span;
 use instar_image::write::Piece;
-use instar_image::{DeviceId, Error, Extent, Machine, Result, Spot, Step, extent};
+use instar_image::{DeviceId, Error, Extent, FileOffset, Machine, Result, Spot, Step, extent};
 
-use crate::layout::{SECTOR, ZERO_GRAIN};
+use crate::layout::{SECTOR, ZERO_GRAIN, sector_at};
 
 /// What the tables of all extents in grains have in common. Where they are and how long, each says for itself.
 pub const TABLES: Levels = Levels {
     device: DeviceId(0),
     size: 0,
     cluster: 0,
-    l1: Span { offset: 0, count: 0 },
+    l1: Span { offset: FileOffset::ZERO, count: 0 },
     copy: None,
     l2_entries: 0,
     big_endian: false,
     table_first: true,
-    room: (SECTOR, SECTOR),
+    room: (FileOffset::new(SECTOR), SECTOR),
     scale: SECTOR,
     plain,
     backed: false,
     zero: None,
 };
 
-/// Byte offset of the grain that an entry is for.
-fn plain(entry: u64) -> Option<u64> {
-    (entry > u64::from(ZERO_GRAIN)).then_some(entry * SECTOR)
+/// Where the grain is that an entry is for.
+fn plain(entry: u64) -> Option<FileOffset> {
+    (entry > u64::from(ZERO_GRAIN)).then_some(sector_at(entry))
 }
 
 /// What entries mean.
@@ -42,15 +42,15 @@ impl levels::Entries for Entries<'_> {
         Ok(match entry {
             0 => extent::Place::Unallocated,
             _ if Some(entry) == self.0.zero => extent::Place::Zero { at: None },
-            _ => extent::Place::Data { device: self.0.device, offset: entry.saturating_mul(SECTOR) },
+            _ => extent::Place::Data { device: self.0.device, offset: sector_at(entry) },
         })
     }
 }
 
 /// How an extent takes what is placed.
 pub enum Place<'a> {
-    /// Byte offset in its device.
-    Flat(DeviceId, u64),
+    /// Offset in its device.
+    Flat(DeviceId, FileOffset),
     Grains(Box<LevelWriter<'a, 4>>),
 }
 

@@ -9,11 +9,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::table::{Span, TableCache};
-use instar_image::{DeviceId, Error, Machine, NewSize, Preallocation, Resizing, Result, Step};
+use instar_image::{DeviceId, Error, FileOffset, Machine, NewSize, Preallocation, Resizing, Result, Step};
 
 use crate::VmdkImage;
 use crate::extent::{Content, Entries, Grains};
-use crate::layout::{HEADER, SECTOR, ZERO_GRAIN, field};
+use crate::layout::{HEADER, SECTOR, ZERO_GRAIN, field, sector_at};
 use crate::text::Text;
 
 /// Longest disk in bytes whose grains 32 bits of sectors can place.
@@ -96,7 +96,7 @@ impl Resized<'_> {
                 let span = Span { offset: at, count: table };
                 let entry = pieces.entry(span, first)?.map_or(0, u32::from_le_bytes);
                 if nth == 0 && entry != 0 && !is_zero(entry) {
-                    let offset = u64::from(entry) * SECTOR + inside;
+                    let offset = sector_at(u64::from(entry)) + inside;
                     let zero = Step::Zero { device: self.device, offset, len: grain - inside, unmap: false };
                     self.machine.submit(&[zero, Step::Barrier { device: self.device }])?;
                 }
@@ -112,10 +112,10 @@ impl Resized<'_> {
         Ok(())
     }
 
-    fn table(&self, directory: Span, index: u64) -> Result<Option<u64>> {
+    fn table(&self, directory: Span, index: u64) -> Result<Option<FileOffset>> {
         let entry = TableCache::<4>::new(self.machine.source(), self.device).entry(directory, index)?;
         let entry = entry.map_or(0, u32::from_le_bytes);
-        Ok((entry != 0).then_some(u64::from(entry) * SECTOR))
+        Ok((entry != 0).then_some(sector_at(u64::from(entry))))
     }
 
     /// Writes both directories behind everything else, with tables of nothing for what is added.
@@ -124,7 +124,7 @@ impl Resized<'_> {
         let Grains { grain, table, directory, second, .. } = self.grains;
         let table_len = (table * 4).next_multiple_of(SECTOR);
         let directory_len = (count * 4).next_multiple_of(SECTOR);
-        let mut end = machine.stat(device)?.len.next_multiple_of(grain);
+        let mut end = machine.stat(device)?.end().next_multiple_of(grain);
         let mut moved = [None, None];
         // The redundant one comes first, as VMware has it.
         for (place, old) in moved.iter_mut().zip([second, Some(directory)]) {
@@ -149,14 +149,15 @@ impl Resized<'_> {
             }
             bytes.resize(directory_len as usize, 0);
             machine.submit(&[
-                Step::SetLength { device, len: next },
+                Step::SetLength { device, len: next.get() },
                 Step::Zero { device, offset: tables_at, len: next - tables_at, unmap: true },
                 Step::Write { device, offset: end, data: &bytes },
             ])?;
             *place = Some(Span { offset: end, count });
             end = next;
         }
-        machine.submit(&[Step::SetLength { device, len: end.next_multiple_of(grain) }, Step::Barrier { device }])?;
+        machine
+            .submit(&[Step::SetLength { device, len: end.next_multiple_of(grain).get() }, Step::Barrier { device }])?;
         let [second, first] = moved;
         self.grains.second = second;
         self.grains.directory = first.unwrap_or(directory);
@@ -176,7 +177,7 @@ impl Resized<'_> {
             put(head, field::SECOND, second.offset / SECTOR);
         }
         let device = self.device;
-        let write = Step::Write { device, offset: 0, data: head };
+        let write = Step::Write { device, offset: FileOffset::ZERO, data: head };
         self.machine.submit(&[Step::Barrier { device }, write, Step::Barrier { device }])
     }
 }

@@ -7,13 +7,13 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::{DeviceId, Error, Kind, Machine, Result, Source, Step};
+use instar_image::{DeviceId, Error, FileOffset, Kind, Machine, Result, Source, Step};
 
 use crate::descriptor::{Descriptor, TEXT_MAX};
-use crate::layout::{HEADER, MAGIC_COWD, MAGIC_SPARSE, SECTOR, SparseHeader};
+use crate::layout::{HEADER, MAGIC_COWD, MAGIC_SPARSE, SECTOR, SparseHeader, sector_at};
 
 /// Where QEMU looks for the text in a sparse extent, and how much of it, in bytes.
-const EMBEDDED: (u64, usize) = (0x200, 20 * 512);
+const EMBEDDED: (FileOffset, usize) = (FileOffset::new(0x200), 20 * 512);
 /// `parentCID` of an image that has no parent.
 const NO_PARENT: u32 = u32::MAX;
 
@@ -21,8 +21,8 @@ const NO_PARENT: u32 = u32::MAX;
 pub struct Text {
     /// What the file begins with.
     pub head: [u8; HEADER],
-    /// Byte offset of the text.
-    pub at: u64,
+    /// Where the text is.
+    pub at: FileOffset,
     /// The file is an extent with the text in it (else the text names the extents).
     pub embedded: bool,
     /// The text, and what is behind it up to the end of its room.
@@ -32,13 +32,13 @@ pub struct Text {
 impl Text {
     /// Of the image in `device`.
     pub fn read(source: &dyn Source, device: DeviceId) -> Result<Self> {
-        let len = source.stat(device)?.len;
-        if len < 4 {
+        let end = source.stat(device)?.end();
+        if end < FileOffset::new(4) {
             return Err(Error::malformed("File is too small, not a valid image"));
         }
         let mut head = [0; HEADER];
-        source.read(device, 0, &mut head)?;
-        let (mut embedded, mut at, mut max) = (false, 0, TEXT_MAX);
+        source.read(device, FileOffset::ZERO, &mut head)?;
+        let (mut embedded, mut at, mut max) = (false, FileOffset::ZERO, TEXT_MAX);
         if head.starts_with(MAGIC_SPARSE) || head.starts_with(MAGIC_COWD) {
             (embedded, at, max) = (true, EMBEDDED.0, EMBEDDED.1);
         }
@@ -46,10 +46,10 @@ impl Text {
             let header = SparseHeader::parse(&head)?;
             if header.capacity == 0 && header.descriptor != 0 {
                 // A descriptor in a file that looks like an extent.
-                (embedded, at, max) = (false, header.descriptor.saturating_mul(SECTOR), TEXT_MAX);
+                (embedded, at, max) = (false, sector_at(header.descriptor), TEXT_MAX);
             }
         }
-        let mut bytes = vec![0; len.saturating_sub(at).min(max as u64) as usize];
+        let mut bytes = vec![0; end.saturating_since(at).min(max as u64) as usize];
         if !bytes.is_empty() {
             source.read(device, at, &mut bytes)?;
         }
@@ -177,7 +177,7 @@ mod tests {
         ddb.geometry.sectors = \"63\"\n";
 
     fn text(words: &[u8]) -> Text {
-        Text { head: [0; HEADER], at: 512, embedded: true, bytes: [words, &[0; 100]].concat() }
+        Text { head: [0; HEADER], at: FileOffset::new(512), embedded: true, bytes: [words, &[0; 100]].concat() }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use instar_image::{CheckContext, CheckReport, DeviceId, Result, Source};
+use instar_image::{CheckContext, CheckReport, DeviceId, FileOffset, Result, Source};
 
 use crate::header::{Dynamic, Footer, Kind};
 use crate::layout::{DYNAMIC_HEADER, FOOTER, SECTOR, bitmap_len};
@@ -22,22 +22,22 @@ pub struct Subject<'s> {
 /// Checks it.
 pub fn check(subject: &Subject<'_>, mut cx: CheckContext<'_>) -> Result<CheckReport> {
     let source = cx.machine.source();
-    let len = source.stat(subject.device)?.len;
+    let file_end = source.stat(subject.device)?.end();
     let mut report = CheckReport::default();
     if subject.footer.kind == Kind::Fixed && !subject.footer.at_start {
-        let room = len.next_multiple_of(SECTOR).saturating_sub(SECTOR);
+        let room = file_end.next_multiple_of(SECTOR).saturating_sub(SECTOR).get();
         if room < subject.footer.size {
             wrong(&mut cx, &mut report, format!("the disk has {} bytes, the file only {room}", subject.footer.size))?;
         }
-        report.image_end_offset = Some(len);
+        report.image_end_offset = Some(file_end.get());
         return Ok(report);
     }
     let Some(header) = subject.dynamic else { return Ok(report) };
-    footers(source, subject, len, &mut cx, &mut report)?;
+    footers(source, subject, file_end, &mut cx, &mut report)?;
     if !header.sound {
         wrong(&mut cx, &mut report, "checksum of the dynamic disk header is wrong".into())?;
     }
-    blocks(source, subject, header, len, &mut cx, &mut report)?;
+    blocks(source, subject, header, file_end, &mut cx, &mut report)?;
     Ok(report)
 }
 
@@ -50,13 +50,13 @@ fn wrong(cx: &mut CheckContext<'_>, report: &mut CheckReport, what: alloc::strin
 fn footers(
     source: &dyn Source,
     subject: &Subject<'_>,
-    len: u64,
+    file_end: FileOffset,
     cx: &mut CheckContext<'_>,
     report: &mut CheckReport,
 ) -> Result<()> {
     let (mut head, mut tail) = ([0; FOOTER], [0; FOOTER]);
-    source.read(subject.device, 0, &mut head)?;
-    source.read(subject.device, len.saturating_sub(SECTOR), &mut tail)?;
+    source.read(subject.device, FileOffset::ZERO, &mut head)?;
+    source.read(subject.device, file_end.saturating_sub(SECTOR), &mut tail)?;
     if head == tail {
         return Ok(());
     }
@@ -69,7 +69,7 @@ pub fn blocks(
     source: &dyn Source,
     subject: &Subject<'_>,
     header: &Dynamic,
-    len: u64,
+    file_end: FileOffset,
     cx: &mut CheckContext<'_>,
     report: &mut CheckReport,
 ) -> Result<()> {
@@ -79,24 +79,24 @@ pub fn blocks(
     let header_end = header_at.saturating_add(DYNAMIC_HEADER as u64);
     let total = subject.footer.size.div_ceil(header.block);
     report.total_clusters = total;
-    if table_end > len {
+    if table_end > file_end {
         wrong(cx, report, "the block allocation table lies outside the file".into())?;
         return Ok(());
     }
     let table = header.blocks(subject.device, subject.footer.size);
-    let mut places: Vec<u64> = Vec::new();
+    let mut places: Vec<FileOffset> = Vec::new();
     let (mut end, mut before) = (table_end.next_multiple_of(SECTOR), None);
     table.each(source, |block, entry| {
         let Some(offset) = table.place(entry) else { return Ok(()) };
-        if offset.saturating_add(whole) > len {
+        if offset.saturating_add(whole) > file_end {
             return wrong(cx, report, format!("block {block} at {offset:#x} lies outside the file"));
         }
-        let meets = |from: u64, to: u64| offset < to && offset + whole > from;
-        if offset < FOOTER as u64 || meets(header_at, header_end) || meets(header.table, table_end) {
+        let meets = |from: FileOffset, to: FileOffset| offset < to && offset + whole > from;
+        if offset < FileOffset::new(FOOTER as u64) || meets(header_at, header_end) || meets(header.table, table_end) {
             wrong(cx, report, format!("block {block} at {offset:#x} overlaps the headers"))?;
         }
         report.allocated_clusters += u64::from(block < total);
-        report.fragmented_clusters += u64::from(before.is_some_and(|b: u64| b.saturating_add(whole) != offset));
+        report.fragmented_clusters += u64::from(before.is_some_and(|b: FileOffset| b.saturating_add(whole) != offset));
         before = Some(offset);
         end = end.max(offset + whole);
         if (places.len() as u64) < PLACES_MAX {
@@ -106,7 +106,7 @@ pub fn blocks(
     })?;
     places.sort_unstable();
     for (at, next) in places.iter().zip(places.iter().skip(1)) {
-        if at + whole > *next {
+        if *at + whole > *next {
             wrong(cx, report, format!("two blocks share bytes at {next:#x}"))?;
         }
     }
@@ -114,8 +114,8 @@ pub fn blocks(
     let first = places.first().copied().unwrap_or(end);
     let moved = if header.table > first { header.entries * 4 } else { 0 };
     let used = (places.len() as u64).saturating_mul(whole).saturating_add(moved);
-    let room = end.saturating_sub(first);
+    let room = end.saturating_since(first);
     report.leaks = room.saturating_sub(used) / whole;
-    report.image_end_offset = Some(end);
+    report.image_end_offset = Some(end.get());
     Ok(())
 }

@@ -7,7 +7,7 @@ use instar_image::blocks::Blocks;
 use instar_image::machine::display_name;
 use instar_image::reader::Reader;
 use instar_image::table::Span;
-use instar_image::{DeviceId, Error, OpenContext, Result, Source, Version};
+use instar_image::{DeviceId, Error, FileOffset, OpenContext, Result, Source, Version};
 
 use crate::layout::{
     COOKIE, DYNAMIC_COOKIE, DYNAMIC_HEADER, ENTRIES_MAX, FOOTER, LOCATOR, LOCATORS, MAX_GEOMETRY, MAX_SECTORS, SECTOR,
@@ -31,8 +31,8 @@ pub enum Kind {
 pub struct Footer {
     /// What kind of disk.
     pub kind: Kind,
-    /// Byte offset of the dynamic disk header.
-    pub data_offset: u64,
+    /// Where the dynamic disk header is.
+    pub data_offset: FileOffset,
     /// Size of the disk in bytes.
     pub size: u64,
     /// It is at the beginning of the file (else at the end).
@@ -79,21 +79,21 @@ impl SizeRule {
     }
 }
 
-/// Length of the file as QEMU counts it: in whole sectors.
-pub fn file_len(source: &dyn Source, device: DeviceId) -> Result<u64> {
-    let len = source.stat(device)?.len;
-    len.checked_next_multiple_of(SECTOR).ok_or_else(|| Error::limit("File too large"))
+/// End of the file as QEMU counts it: in whole sectors.
+pub fn file_end(source: &dyn Source, device: DeviceId) -> Result<FileOffset> {
+    let end = source.stat(device)?.end();
+    end.checked_next_multiple_of(SECTOR).ok_or_else(|| Error::limit("File too large"))
 }
 
 impl Footer {
     /// Finds the footer: a dynamic disk begins with one, others have it at the end only. Under our own name, the one at
     /// the end stands in for one at the beginning that is damaged.
     pub fn read(cx: &OpenContext<'_, '_>) -> Result<Self> {
-        let len = file_len(cx.source, cx.device)?;
+        let file_end = file_end(cx.source, cx.device)?;
         let (mut head, mut tail) = ([0; FOOTER], [0; FOOTER]);
-        cx.source.read(cx.device, 0, &mut head)?;
+        cx.source.read(cx.device, FileOffset::ZERO, &mut head)?;
         // Nobody who has the one at the beginning needs the other: where it cannot be read, it is none.
-        let read = cx.source.read(cx.device, len.saturating_sub(SECTOR), &mut tail);
+        let read = cx.source.read(cx.device, file_end.saturating_sub(SECTOR), &mut tail);
         if read.is_err() {
             tail.fill(0);
         }
@@ -107,7 +107,7 @@ impl Footer {
                 start => start,
             };
         }
-        if len < SECTOR {
+        if file_end < FileOffset::new(SECTOR) {
             return Err(Error::malformed("File too small for a VHD header"));
         }
         read?;
@@ -138,7 +138,7 @@ impl Footer {
             4 if !cx.source.is_stock() => Kind::Differencing,
             _ => Kind::Dynamic,
         };
-        let data_offset = r.be64(footer::DATA_OFFSET)?;
+        let data_offset = FileOffset::new(r.be64(footer::DATA_OFFSET)?);
         Ok(Self { kind, data_offset, size: sectors * SECTOR, at_start, bytes: *bytes })
     }
 
@@ -167,8 +167,8 @@ fn is_sound(bytes: &[u8]) -> bool {
 /// A dynamic disk header, checked.
 #[derive(Clone, Debug)]
 pub struct Dynamic {
-    /// Byte offset of the block allocation table.
-    pub table: u64,
+    /// Where the block allocation table is.
+    pub table: FileOffset,
     /// Its entries.
     pub entries: u64,
     /// Bytes of a block.
@@ -182,12 +182,12 @@ pub struct Dynamic {
 impl Dynamic {
     /// The one of a disk without blocks.
     pub const fn none() -> Self {
-        Self { table: 0, entries: 0, block: SECTOR, sound: true, bytes: Vec::new() }
+        Self { table: FileOffset::ZERO, entries: 0, block: SECTOR, sound: true, bytes: Vec::new() }
     }
 
     /// Reads and checks the one of `of`.
     pub fn read(cx: &OpenContext<'_, '_>, of: &Footer) -> Result<Self> {
-        let fits = of.data_offset.checked_add(DYNAMIC_HEADER as u64).is_some_and(|end| i64::try_from(end).is_ok());
+        let fits = of.data_offset.checked_add(DYNAMIC_HEADER as u64).is_some_and(|end| end <= FileOffset::END_MAX);
         if !fits {
             return Err(Error::malformed("Error reading dynamic VHD header"));
         }
@@ -208,9 +208,9 @@ impl Dynamic {
         if u64::from(entries) * u64::from(block) < of.size {
             return Err(Error::malformed("Page table too small"));
         }
-        let table = r.be64(dynamic::TABLE_OFFSET)?;
+        let table = FileOffset::new(r.be64(dynamic::TABLE_OFFSET)?);
         let end = table.checked_add(u64::from(entries) * 4);
-        if end.is_none_or(|end| i64::try_from(end).is_err()) {
+        if end.is_none_or(|end| end > FileOffset::END_MAX) {
             return Err(Error::malformed("Error reading pagetable"));
         }
         let sound = r.be32(dynamic::CHECKSUM)? == checksum(&bytes, dynamic::CHECKSUM);
@@ -224,7 +224,7 @@ impl Dynamic {
             size,
             block: bitmap_len(self.block) + self.block,
             table: Span { offset: self.table, count: self.entries },
-            base: 0,
+            base: FileOffset::ZERO,
             scale: SECTOR,
             absent: is_absent,
             big_endian: true,
@@ -235,7 +235,7 @@ impl Dynamic {
     /// Its bytes with the table elsewhere. What changes lies in their first sector.
     pub fn with_table(&self, table: Span) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
-        put(&mut bytes, dynamic::TABLE_OFFSET, &table.offset.to_be_bytes());
+        put(&mut bytes, dynamic::TABLE_OFFSET, &table.offset.get().to_be_bytes());
         // Bounded by `ENTRIES_MAX`.
         put(&mut bytes, dynamic::MAX_ENTRIES, &(table.count as u32).to_be_bytes());
         let sum = checksum(&bytes, dynamic::CHECKSUM);
@@ -243,12 +243,12 @@ impl Dynamic {
         bytes
     }
 
-    /// Where the texts of parent locators lie: byte offset, and the byte behind it.
-    pub fn locators(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    /// Where the texts of parent locators lie, and where they end.
+    pub fn locators(&self) -> impl Iterator<Item = (FileOffset, FileOffset)> + '_ {
         (0..LOCATORS).filter_map(|number| {
             let locator = self.bytes.get(dynamic::LOCATORS + number * LOCATOR..)?.get(..LOCATOR)?;
             let r = Reader::new(locator);
-            let (space, len, at) = (r.be32(4).ok()?, r.be32(8).ok()?, r.be64(16).ok()?);
+            let (space, len, at) = (r.be32(4).ok()?, r.be32(8).ok()?, FileOffset::new(r.be64(16).ok()?));
             let end = at.saturating_add(space.max(len).into());
             (r.be32(0).ok()? != 0).then_some((at, end))
         })
@@ -265,7 +265,7 @@ mod tests {
         put(&mut bytes, footer::CREATOR, creator);
         put(&mut bytes, footer::ORIGINAL_SIZE, &(10 * SECTOR).to_be_bytes());
         let (kind, size, at_start) = (Kind::Dynamic, 10 * SECTOR, true);
-        let new = Footer { kind, data_offset: 512, size, at_start, bytes }.resized(sectors * SECTOR);
+        let new = Footer { kind, data_offset: FileOffset::new(512), size, at_start, bytes }.resized(sectors * SECTOR);
         assert!(is_sound(&new));
         let r = Reader::new(&new);
         let number = |at: usize| u64::from_be_bytes(r.array(at).expect("it is there"));

@@ -2,6 +2,8 @@
 //!
 //! Source: Microsoft, "Virtual Hard Disk Image Format Specification", version 1.0 (October 2006).
 
+use instar_image::FileOffset;
+
 /// Bytes of a sector: offsets in the block allocation table count in them.
 pub const SECTOR: u64 = 512;
 /// First bytes of a footer ("Hard Disk Footer Format").
@@ -81,4 +83,10 @@ pub fn checksum(bytes: &[u8], field: usize) -> u32 {
 #[must_use]
 pub const fn bitmap_len(block: u64) -> u64 {
     (block / (SECTOR * 8)).next_multiple_of(SECTOR)
+}
+
+/// Where the block, with its bitmap, is that a table's entry is for.
+#[must_use]
+pub const fn block_at(entry: u32) -> FileOffset {
+    FileOffset::new(entry as u64 * SECTOR)
 }

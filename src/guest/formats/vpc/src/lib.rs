@@ -23,7 +23,7 @@ use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::runs::RunMap;
 use instar_image::{
     Ability, Backing, Changes, CheckContext, CheckReport, Creator, Description, DeviceId, Editor, Error, Extent,
-    Format, Image, OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing, Result, SafetyCheck,
+    FileOffset, Format, Image, OpenContext, Probe, Purpose, Quirk, Repaired, Repairs, Resizing, Result, SafetyCheck,
 };
 
 use crate::check::Subject;
@@ -89,7 +89,7 @@ fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VpcImage<'a>> {
     let bare = !footer.at_start && cx.source.is_stock();
     let dynamic = if bare || (fixed && !footer.at_start) { None } else { Some(Dynamic::read(cx, &footer)?) };
     if let (Some(dynamic), false) = (&dynamic, damaged)
-        && map::end_of_blocks(cx.source, cx.device, dynamic)? > header::file_len(cx.source, cx.device)?
+        && map::end_of_blocks(cx.source, cx.device, dynamic)? > header::file_end(cx.source, cx.device)?
     {
         return Err(Error::corrupt(
             "block-vpc: free_data_block_offset points after the end of file. The image has been truncated.",
@@ -101,14 +101,14 @@ fn open<'a>(cx: &OpenContext<'a, '_>) -> Result<VpcImage<'a>> {
         _ => None,
     };
     // Else what the table says has been looked at already.
-    let len = if damaged { header::file_len(cx.source, cx.device)? } else { u64::MAX };
+    let end = if damaged { header::file_end(cx.source, cx.device)? } else { FileOffset::MAX };
     let map = match &dynamic {
         _ if fixed => {
             let len = cx.source.stat(cx.device)?.len;
             Map::Fixed { device: cx.device, runs: RunMap::new(cx.source, cx.device, len) }
         }
-        Some(dynamic) => Map::Blocks(Box::new(Blocks::new(cx, dynamic, footer.size, differencing, len))),
-        None => Map::Blocks(Box::new(Blocks::new(cx, &Dynamic::none(), footer.size, false, len))),
+        Some(dynamic) => Map::Blocks(Box::new(Blocks::new(cx, dynamic, footer.size, differencing, end))),
+        None => Map::Blocks(Box::new(Blocks::new(cx, &Dynamic::none(), footer.size, false, end))),
     };
     Ok(VpcImage { device: cx.device, purpose: cx.purpose, footer, dynamic, backing, map, editor: None })
 }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use instar_image::blocks::{BlockReader, Blocks as Table};
 use instar_image::runs::RunMap;
-use instar_image::{DeviceId, Error, Extent, OpenContext, Place, Result, Run, Source};
+use instar_image::{DeviceId, Error, Extent, FileOffset, OpenContext, Place, Result, Run, Source};
 use spin::Mutex;
 
 use crate::header::Dynamic;
@@ -22,26 +22,33 @@ pub enum Map<'a> {
 impl Map<'_> {
     /// The extent at `at`, at most `max` bytes of a disk of `size` bytes.
     pub fn extent(&self, at: u64, max: u64, size: u64) -> Result<Extent> {
-        self.found(at, max, size, |runs| runs.run(at))
+        self.found(at, max, size, |runs, offset| runs.run(offset))
     }
 
     /// The same of a disk that is being written to.
     pub fn extent_now(&self, at: u64, max: u64, size: u64) -> Result<Extent> {
-        self.found(at, max, size, |runs| runs.run_now(at))
+        self.found(at, max, size, |runs, offset| runs.run_now(offset))
     }
 
-    fn found(&self, at: u64, max: u64, size: u64, run: impl FnOnce(&RunMap<'_>) -> Result<Run>) -> Result<Extent> {
+    fn found(
+        &self,
+        at: u64,
+        max: u64,
+        size: u64,
+        run: impl FnOnce(&RunMap<'_>, FileOffset) -> Result<Run>,
+    ) -> Result<Extent> {
         let left = size.saturating_sub(at).min(max);
         if left == 0 {
             return Err(Error::usage("read past the end of the disk"));
         }
         match self {
             Map::Fixed { device, runs } => {
-                let run = run(runs)?;
+                let offset = FileOffset::new(at);
+                let run = run(runs, offset)?;
                 let place = if run.data {
-                    Place::Data { device: *device, offset: at }
+                    Place::Data { device: *device, offset }
                 } else {
-                    Place::Zero { at: Some((*device, at)) }
+                    Place::Zero { at: Some((*device, offset)) }
                 };
                 Ok(Extent { at, len: run.len.min(left), place })
             }
@@ -55,8 +62,8 @@ pub struct Blocks<'a> {
     blocks: BlockReader<'a>,
     /// Bytes of a block.
     block: u64,
-    /// Bytes of the file, of an image that may be damaged: what lies behind them is lost.
-    file: u64,
+    /// End of the file, of an image that may be damaged: what lies behind it is lost.
+    file_end: FileOffset,
     /// Of a child, whose are sectors. (Else the bitmaps mean nothing: QEMU does not look at them, and writes all bits as
     /// soon as it allocates a block.)
     bitmaps: Option<Mutex<Bitmaps<'a>>>,
@@ -64,11 +71,22 @@ pub struct Blocks<'a> {
 
 impl<'a> Blocks<'a> {
     /// Nothing is read yet.
-    pub fn new(cx: &OpenContext<'a, '_>, header: &Dynamic, size: u64, differencing: bool, file: u64) -> Self {
+    pub fn new(
+        cx: &OpenContext<'a, '_>,
+        header: &Dynamic,
+        size: u64,
+        differencing: bool,
+        file_end: FileOffset,
+    ) -> Self {
         let (source, device, block) = (cx.source, cx.device, header.block);
-        let blocks = Table { block, base: bitmap_len(block), backed: differencing, ..header.blocks(cx.device, size) };
+        let blocks = Table {
+            block,
+            base: FileOffset::new(bitmap_len(block)),
+            backed: differencing,
+            ..header.blocks(cx.device, size)
+        };
         let bitmaps = differencing.then(|| Mutex::new(Bitmaps::new(source, device, block)));
-        Self { blocks: BlockReader::new(source, blocks), block, file, bitmaps }
+        Self { blocks: BlockReader::new(source, blocks), block, file_end, bitmaps }
     }
 
     fn extent(&self, at: u64, left: u64) -> Result<Extent> {
@@ -85,7 +103,7 @@ impl<'a> Blocks<'a> {
             return Ok(Extent { len, place: Place::Unallocated, ..found });
         }
         // Of a block that the file has in part, that part can be had.
-        match self.file.saturating_sub(offset) {
+        match self.file_end.saturating_since(offset) {
             0 => Err(of_block(Error::malformed("Input/output error"))),
             held => Ok(Extent { len: len.min(held), ..found }),
         }
@@ -98,8 +116,8 @@ pub struct Bitmaps<'a> {
     device: DeviceId,
     /// Bytes of a block.
     block: u64,
-    /// Byte offset of the one that is held.
-    at: Option<u64>,
+    /// Where the one that is held is.
+    at: Option<FileOffset>,
     bytes: Vec<u8>,
 }
 
@@ -114,9 +132,9 @@ impl<'a> Bitmaps<'a> {
         self.at = None;
     }
 
-    /// Whether the sector at byte `inside` of its block, and byte `offset` of the file, is the child's, and the bytes for
+    /// Whether the sector at byte `inside` of its block, and at `offset` in the file, is the child's, and the bytes for
     /// which that stays.
-    pub fn run(&mut self, offset: u64, inside: u64) -> Result<(bool, u64)> {
+    pub fn run(&mut self, offset: FileOffset, inside: u64) -> Result<(bool, u64)> {
         let len = bitmap_len(self.block);
         let at = offset.saturating_sub(inside).saturating_sub(len);
         if self.at != Some(at) {
@@ -142,18 +160,18 @@ pub fn run_in(bitmap: &[u8], block: u64, inside: u64) -> (bool, u64) {
     (own, (next * SECTOR).saturating_sub(inside))
 }
 
-/// The byte behind the last block, or behind the table if there is none.
-pub fn end_of_blocks(source: &dyn Source, device: DeviceId, header: &Dynamic) -> Result<u64> {
+/// The place behind the last block, or behind the table if there is none.
+pub fn end_of_blocks(source: &dyn Source, device: DeviceId, header: &Dynamic) -> Result<FileOffset> {
     let table = header.blocks(device, 0);
     let bytes = header.entries * 4;
-    let mut end = header.table.saturating_add(bytes).checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX);
-    let len = source.stat(device)?.len;
+    let mut end = header.table.saturating_add(bytes).checked_next_multiple_of(SECTOR).unwrap_or(FileOffset::MAX);
+    let file_end = source.stat(device)?.end();
     // Entries behind the end of the file need no reading to know that the file is too short.
-    if end > len.checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX) {
+    if end > file_end.checked_next_multiple_of(SECTOR).unwrap_or(FileOffset::MAX) {
         return Ok(end);
     }
     table.each(source, |_, entry| {
-        end = end.max(table.place(entry).map_or(0, |offset| offset + table.block));
+        end = end.max(table.place(entry).map_or(FileOffset::ZERO, |offset| offset + table.block));
         Ok(())
     })?;
     Ok(end)

@@ -4,7 +4,7 @@ use alloc::vec;
 
 use instar_image::reader::Reader;
 use instar_image::windows::{local_name, utf16_be, utf16_le};
-use instar_image::{Backing, Error, OpenContext, Result, limits};
+use instar_image::{Backing, Error, FileOffset, OpenContext, Result, limits};
 
 use crate::header::Dynamic;
 use crate::layout::{LOCATOR, LOCATORS, PARENT_NAME_LEN, dynamic};
@@ -28,7 +28,7 @@ pub fn backing(cx: &OpenContext<'_, '_>, header: &Dynamic) -> Result<Backing> {
                 return Err(Error::malformed("Backing file name too long"));
             }
             let mut bytes = vec![0; len];
-            cx.source.read(cx.device, locator.be64(16)?, &mut bytes)?;
+            cx.source.read(cx.device, FileOffset::new(locator.be64(16)?), &mut bytes)?;
             let name = local_name(&utf16_le(&bytes));
             if !name.is_empty() {
                 return Ok(named(name));

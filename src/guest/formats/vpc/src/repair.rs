@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use instar_image::check::Quiet;
 use instar_image::table::Span;
-use instar_image::{CheckContext, CheckReport, Machine, Repairs, Result, Step};
+use instar_image::{CheckContext, CheckReport, FileOffset, Machine, Repairs, Result, Step};
 
 use crate::check::{Subject, check};
 use crate::edit::end_of_file;
@@ -41,14 +41,14 @@ pub fn repair(subject: &Subject<'_>, what: Repairs, cx: CheckContext<'_>) -> Res
 
 /// Blocks of which not a byte is in the file read as if there were none.
 fn forget_outside(machine: &dyn Machine, subject: &Subject<'_>, header: &Dynamic) -> Result<()> {
-    let len = machine.stat(subject.device)?.len;
+    let file_end = machine.stat(subject.device)?.end();
     let table = header.blocks(subject.device, subject.footer.size);
-    if header.table.saturating_add(header.entries * 4) > len {
+    if header.table.saturating_add(header.entries * 4) > file_end {
         return Ok(());
     }
     let mut outside: Vec<(u64, u32)> = Vec::new();
     table.each(machine.source(), |block, entry| {
-        if table.place(entry).is_some_and(|offset| offset.saturating_add(bitmap_len(header.block)) >= len) {
+        if table.place(entry).is_some_and(|offset| offset.saturating_add(bitmap_len(header.block)) >= file_end) {
             outside.push((block, UNUSED));
         }
         if outside.len() >= AT_ONCE {
@@ -63,9 +63,9 @@ fn forget_outside(machine: &dyn Machine, subject: &Subject<'_>, header: &Dynamic
 /// Writes the footer that is sound where the other one is to be.
 fn footers(machine: &dyn Machine, subject: &Subject<'_>, header: &Dynamic) -> Result<()> {
     let device = subject.device;
-    let tail_at = machine.stat(device)?.len.saturating_sub(SECTOR);
+    let tail_at = machine.stat(device)?.end().saturating_sub(SECTOR);
     let (mut head, mut tail) = ([0; FOOTER], [0; FOOTER]);
-    machine.read(device, 0, &mut head)?;
+    machine.read(device, FileOffset::ZERO, &mut head)?;
     machine.read(device, tail_at, &mut tail)?;
     if head == tail {
         return Ok(());
@@ -76,7 +76,7 @@ fn footers(machine: &dyn Machine, subject: &Subject<'_>, header: &Dynamic) -> Re
         let is_room = end_of_blocks(machine.source(), device, header)? <= tail_at;
         (if is_room { tail_at } else { end }, head)
     } else {
-        (0, tail)
+        (FileOffset::ZERO, tail)
     };
     machine.submit(&[Step::Write { device, offset, data: &data }, Step::Barrier { device }])
 }

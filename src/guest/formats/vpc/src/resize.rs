@@ -12,14 +12,14 @@ use instar_image::check::Quiet;
 use instar_image::packing::Packing;
 use instar_image::table::Span;
 use instar_image::{
-    CheckContext, CheckReport, DeviceId, Error, Machine, NewSize, Preallocation, Resizing, Result, Step,
+    CheckContext, CheckReport, DeviceId, Error, FileOffset, Machine, NewSize, Preallocation, Resizing, Result, Step,
 };
 
 use crate::VpcImage;
 use crate::check::{self, Subject};
 use crate::edit::end_of_file;
-use crate::header::{Dynamic, Footer, Kind, file_len};
-use crate::layout::{DYNAMIC_HEADER, ENTRIES_MAX, FOOTER, MAX_SECTORS, SECTOR, UNUSED, bitmap_len};
+use crate::header::{Dynamic, Footer, Kind, file_end};
+use crate::layout::{DYNAMIC_HEADER, ENTRIES_MAX, FOOTER, MAX_SECTORS, SECTOR, UNUSED, bitmap_len, block_at};
 
 /// Entries that are changed at once.
 const AT_ONCE: usize = 1 << 13;
@@ -72,16 +72,18 @@ impl Fixed<'_> {
             Preallocation::Full => Some(true),
             Preallocation::Metadata => return Err(unsupported(preallocation)),
         };
-        let (machine, device, old) = (self.machine, self.device, self.footer.size);
+        let (machine, device) = (self.machine, self.device);
+        // Where the disk's bytes end, which begin with the file.
+        let (old, new) = (FileOffset::new(self.footer.size), FileOffset::new(self.size));
         let stat = machine.stat(device)?;
-        let at = file_len(machine.source(), device)?.saturating_sub(SECTOR);
+        let at = file_end(machine.source(), device)?.saturating_sub(SECTOR);
         if at < old {
             return Err(Error::corrupt("the disk has more bytes than the file: the image was truncated"));
         }
-        if stat.block_device && self.size > at {
+        if stat.block_device && new > at {
             return Err(Error::usage(format!("the device has room for a disk of {at} bytes")));
         }
-        let end = if stat.block_device { at } else { self.size };
+        let end = if stat.block_device { at } else { new };
         if end > at {
             // As long as it says the old size, it is the old one's footer that moves.
             self.put(end, &self.footer.bytes)?;
@@ -89,14 +91,14 @@ impl Fixed<'_> {
                 let offset = at + SECTOR;
                 let allocate = Step::Allocate { device, offset, len: end - offset, full };
                 if let Err(error) = machine.submit(&[allocate]) {
-                    machine.submit(&[Step::SetLength { device, len: offset }])?;
+                    machine.submit(&[Step::SetLength { device, len: offset.get() }])?;
                     return Err(error.context("Could not preallocate new data"));
                 }
             }
         }
-        if self.size > old {
+        if new > old {
             // The old footer, and whatever else lay behind the disk.
-            let len = self.size.min(at + SECTOR).saturating_sub(old);
+            let len = new.min(at + SECTOR).saturating_since(old);
             let zero = Step::Zero { device, offset: old, len, unmap: full.is_none() };
             machine.submit(&[zero, Step::Barrier { device }])?;
         }
@@ -104,12 +106,12 @@ impl Fixed<'_> {
         self.put(end.max(at), &footer)?;
         if end < at {
             self.put(end, &footer)?;
-            machine.submit(&[Step::SetLength { device, len: end + SECTOR }, Step::Barrier { device }])?;
+            machine.submit(&[Step::SetLength { device, len: (end + SECTOR).get() }, Step::Barrier { device }])?;
         }
         Ok(())
     }
 
-    fn put(&self, offset: u64, footer: &[u8; FOOTER]) -> Result<()> {
+    fn put(&self, offset: FileOffset, footer: &[u8; FOOTER]) -> Result<()> {
         let device = self.device;
         self.machine.submit(&[Step::Write { device, offset, data: footer }, Step::Barrier { device }])
     }
@@ -124,7 +126,7 @@ struct Disk<'a> {
     /// Each with its bitmap.
     blocks: Blocks,
     /// Where the footer at the end is to be.
-    end: u64,
+    end: FileOffset,
 }
 
 impl<'a> Disk<'a> {
@@ -134,9 +136,9 @@ impl<'a> Disk<'a> {
         }
         let end = end_of_file(machine, device, &header)?;
         let subject = Subject { device, footer: &footer, dynamic: Some(&header) };
-        let (mut report, len) = (CheckReport::default(), machine.stat(device)?.len);
+        let (mut report, file_end) = (CheckReport::default(), machine.stat(device)?.end());
         let mut cx = CheckContext { machine, findings: &mut Quiet };
-        check::blocks(machine.source(), &subject, &header, len, &mut cx, &mut report)?;
+        check::blocks(machine.source(), &subject, &header, file_end, &mut cx, &mut report)?;
         if report.corruptions > 0 {
             return Err(Error::corrupt("the image is damaged: instar check tells where"));
         }
@@ -168,7 +170,7 @@ impl<'a> Disk<'a> {
             self.write_header(table)?;
         }
         let footer = self.footer.resized(size);
-        self.write(0, &footer)?;
+        self.write(FileOffset::ZERO, &footer)?;
         self.write(self.end, &footer)
     }
 
@@ -211,10 +213,10 @@ impl<'a> Disk<'a> {
         Ok(Span { offset: self.end, count })
     }
 
-    /// Where the first thing begins from byte `offset` of the file on, the table left out.
-    fn next_from(&self, offset: u64) -> Result<u64> {
+    /// Where the first thing begins from `offset` in the file on, the table left out.
+    fn next_from(&self, offset: FileOffset) -> Result<FileOffset> {
         let others = self.header.locators().map(|(at, _)| at).chain([self.footer.data_offset]);
-        let mut next = others.filter(|at| *at >= offset).fold(u64::MAX, u64::min);
+        let mut next = others.filter(|at| *at >= offset).fold(FileOffset::MAX, FileOffset::min);
         self.blocks.each(self.machine.source(), |_, entry| {
             let at = self.blocks.place(entry).filter(|at| *at >= offset);
             next = next.min(at.unwrap_or(next));
@@ -246,15 +248,15 @@ impl<'a> Disk<'a> {
 
     /// The file has room for a footer at the end.
     fn reach(&self) -> Result<()> {
-        let (device, len) = (self.device, self.end + SECTOR);
-        if self.machine.stat(device)?.len < len {
-            self.machine.submit(&[Step::SetLength { device, len }])?;
+        let (device, end) = (self.device, self.end + SECTOR);
+        if self.machine.stat(device)?.end() < end {
+            self.machine.submit(&[Step::SetLength { device, len: end.get() }])?;
         }
         Ok(())
     }
 
     /// Writes after everything before, and before everything after.
-    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+    fn write(&self, offset: FileOffset, data: &[u8]) -> Result<()> {
         let device = self.device;
         let barrier = Step::Barrier { device };
         self.machine.submit(&[barrier, Step::Write { device, offset, data }, barrier])
@@ -283,7 +285,7 @@ impl<'a> Disk<'a> {
             Ok(())
         })?;
         let footer = self.footer.resized(size);
-        self.write(0, &footer)?;
+        self.write(FileOffset::ZERO, &footer)?;
         self.blocks.table.count = count;
         self.write_header(self.blocks.table)?;
         self.compress(Packing::new(&kept, free))?;
@@ -292,7 +294,7 @@ impl<'a> Disk<'a> {
         let headers = self.footer.data_offset.saturating_add(DYNAMIC_HEADER as u64);
         let mut end = self.header.locators().fold(table_end.max(headers), |end, (_, locator)| end.max(locator));
         self.blocks.each(self.machine.source(), |_, entry| {
-            end = end.max(self.blocks.place(entry).map_or(0, |at| at + self.blocks.block));
+            end = end.max(self.blocks.place(entry).map_or(FileOffset::ZERO, |at| at + self.blocks.block));
             Ok(())
         })?;
         // A locator may lie anywhere.
@@ -302,7 +304,7 @@ impl<'a> Disk<'a> {
         if self.machine.stat(device)?.block_device {
             return Ok(());
         }
-        self.machine.submit(&[Step::SetLength { device, len: self.end + SECTOR }, Step::Barrier { device }])
+        self.machine.submit(&[Step::SetLength { device, len: (self.end + SECTOR).get() }, Step::Barrier { device }])
     }
 
     /// Moves the last blocks of the file to where blocks were that the disk no longer has.
@@ -319,7 +321,7 @@ impl<'a> Disk<'a> {
             let Some(from_offset) = self.blocks.place(entry) else { return Ok(()) };
             let Some(place) = packing.place_for(entry) else { return Ok(()) };
             moved.push((number, place));
-            let (to_offset, len) = (u64::from(place) * SECTOR, self.blocks.block);
+            let (to_offset, len) = (block_at(place), self.blocks.block);
             let (from, to) = (device, device);
             self.machine.submit(&[Step::Copy {
                 from,

@@ -2,7 +2,9 @@
 
 use instar_format_vpc::Vpc;
 use instar_format_vpc::layout::{checksum, dynamic, footer};
-use instar_image::{DeviceId, Extent, Format, Image, OpenContext, Place, Probe, Purpose, Result, Source, Version};
+use instar_image::{
+    DeviceId, Extent, FileOffset, Format, Image, OpenContext, Place, Probe, Purpose, Result, Source, Version,
+};
 use instar_sim::Machine;
 
 const BLOCK: u64 = 4096;
@@ -55,7 +57,7 @@ fn extents(image: &dyn Image) -> Vec<(u64, u64, Place)> {
 }
 
 fn data(offset: u64) -> Place {
-    Place::Data { device: DeviceId(0), offset }
+    Place::Data { device: DeviceId(0), offset: FileOffset::new(offset) }
 }
 
 #[test]

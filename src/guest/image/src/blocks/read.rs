@@ -4,7 +4,7 @@ use spin::Mutex;
 
 use super::Blocks;
 use crate::table::TableCache;
-use crate::{Error, Extent, Place, Result, Source};
+use crate::{Error, Extent, FileOffset, Place, Result, Source};
 
 /// Finds blocks by their table, of which one piece is held.
 pub struct BlockReader<'a> {
@@ -26,7 +26,7 @@ impl<'a> BlockReader<'a> {
     }
 
     /// These bytes of the table were written.
-    pub(super) fn wrote(&self, offset: u64, data: &[u8]) {
+    pub(super) fn wrote(&self, offset: FileOffset, data: &[u8]) {
         self.table.lock().wrote(offset, data);
     }
 

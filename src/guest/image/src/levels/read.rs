@@ -4,12 +4,12 @@ use spin::Mutex;
 
 use super::{Levels, NONE};
 use crate::table::{Span, TableCache};
-use crate::{Error, Extent, Place, Result, Source};
+use crate::{Error, Extent, FileOffset, Place, Result, Source};
 
 /// What a format says of its entries beyond what [`Levels`] does.
 pub trait Entries {
     /// Fails where no second-level table can be at `offset`.
-    fn check_table(&self, _offset: u64) -> Result<()> {
+    fn check_table(&self, _offset: FileOffset) -> Result<()> {
         Ok(())
     }
 
@@ -37,7 +37,7 @@ impl<'a, const N: usize> LevelReader<'a, N> {
     }
 
     /// Entry number `index` of the second-level table at `offset`.
-    pub(super) fn l2(&self, offset: u64, index: u64) -> Result<Option<u64>> {
+    pub(super) fn l2(&self, offset: FileOffset, index: u64) -> Result<Option<u64>> {
         self.entry(1, Span { offset, count: self.levels.l2_entries }, index)
     }
 
@@ -48,7 +48,7 @@ impl<'a, const N: usize> LevelReader<'a, N> {
     }
 
     /// These bytes of tables were written.
-    pub(super) fn wrote(&self, offset: u64, data: &[u8]) {
+    pub(super) fn wrote(&self, offset: FileOffset, data: &[u8]) {
         self.tables.lock().iter_mut().for_each(|cache| cache.wrote(offset, data));
     }
 
@@ -73,7 +73,7 @@ impl<'a, const N: usize> LevelReader<'a, N> {
             let end = index.saturating_add(empty).saturating_mul(reach);
             return Ok(Extent { at, len: end.saturating_sub(at).min(left), place: Place::Unallocated });
         }
-        let offset = table.saturating_mul(scale);
+        let offset = self.levels.table(table);
         of.check_table(offset).map_err(of_table)?;
         let first = at % reach / cluster;
         let table = Span { offset, count: l2_entries };

@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::chain::Chain;
-use instar_image::{Machine, Place, RangePair, Result};
+use instar_image::{FileOffset, Machine, Place, RangePair, Result};
 
 use super::walk::{Event, Pair, Walk, unreadable};
 use crate::copy::Disks;
@@ -13,7 +13,7 @@ use crate::copy::fill::{Area, Filler};
 /// Differences are told by sectors of so many bytes.
 const SECTOR: u64 = 512;
 /// A place behind the end of every device: zeroes.
-const NOTHING: u64 = 1 << 62;
+const NOTHING: FileOffset = FileOffset::new(1 << 62);
 
 /// One worker's buffers.
 pub struct Judge<'a> {

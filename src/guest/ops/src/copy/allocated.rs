@@ -13,7 +13,7 @@ use instar_image::error::Stage;
 use instar_image::reader::is_zero;
 use instar_image::sealed::{self, Placed};
 use instar_image::write::{Compressor, Piece, Target, Writer};
-use instar_image::{DeviceId, Error, Machine, Place, Result};
+use instar_image::{DeviceId, Error, FileOffset, Machine, Place, Result};
 
 use super::fill::{Area, Filler};
 use super::plan::{Job, Part, Planner};
@@ -103,7 +103,7 @@ enum Fate {
     Zero,
     Data,
     /// The host copies it from there.
-    Copy(DeviceId, u64),
+    Copy(DeviceId, FileOffset),
 }
 
 impl Fate {

@@ -9,7 +9,7 @@ use instar_image::chain::Chain;
 use instar_image::damage::Damage;
 use instar_image::error::Stage;
 use instar_image::walk::walk;
-use instar_image::{Compressed, Decoder, Error, Kind, Place, Read, Result, Source};
+use instar_image::{Compressed, Decoder, Error, FileOffset, Kind, Place, Read, Result, Source};
 
 use super::Disks;
 use super::losses::{Cause, Losses};
@@ -143,7 +143,7 @@ impl<'a> Filler<'a> {
     /// `--salvage`: each part by itself, those that are broken sector by sector.
     fn read_what_can_be(&mut self, areas: &mut [Area<'_>]) {
         let source = self.source;
-        let read = |device, offset: u64| {
+        let read = |device, offset: FileOffset| {
             move |skip: usize, buf: &mut [u8]| source.read(device, offset.saturating_add(skip as u64), buf)
         };
         let (mut number, mut stored) = (0, 0);
@@ -161,7 +161,7 @@ impl<'a> Filler<'a> {
                     Place::Compressed(unit) => {
                         let bytes = self.stored.get_mut(stored..stored + unit.len as usize).unwrap_or_default();
                         stored += unit.len as usize;
-                        let damage = Damage::read(unit.offset, bytes, read(unit.device, unit.offset));
+                        let damage = Damage::read(unit.offset.get(), bytes, read(unit.device, unit.offset));
                         if let Some(lost) = damage.lost().first() {
                             self.gaps.stored.push((number, lost.start));
                         }
@@ -280,7 +280,7 @@ fn decoder<'u, 'a>(
 }
 
 /// Whether a range is made of whole sectors, as encryption has them.
-fn in_units(offset: u64, len: usize, unit: u64) -> bool {
+fn in_units(offset: FileOffset, len: usize, unit: u64) -> bool {
     offset.is_multiple_of(unit) && (len as u64).is_multiple_of(unit)
 }
 

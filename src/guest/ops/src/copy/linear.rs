@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use instar_image::error::Stage;
 use instar_image::reader::is_zero;
 use instar_image::write::{Encrypter, Piece, Target, Writer};
-use instar_image::{DeviceId, Error, Machine, Place, Result, Scope, Step, Zeroes};
+use instar_image::{DeviceId, Error, FileOffset, Machine, Place, Result, Scope, Step, Zeroes};
 
 use super::Settings;
 use super::fill::Filler;
@@ -26,7 +26,7 @@ const UNIT_MAX: u64 = 2 << 20;
 #[derive(Clone, Copy)]
 struct Output<'a> {
     device: DeviceId,
-    base: u64,
+    base: FileOffset,
     /// See [`Writer::split`].
     split: Option<(u64, &'a [DeviceId])>,
     /// What becomes of zeroes: they are left out where it reads as zeroes and may stay so.
@@ -35,12 +35,12 @@ struct Output<'a> {
 
 impl Output<'_> {
     /// Where byte `at` of the disk lies, and how many bytes follow it there.
-    fn place(&self, at: u64) -> Result<(DeviceId, u64, u64)> {
+    fn place(&self, at: u64) -> Result<(DeviceId, FileOffset, u64)> {
         let Some((each, devices)) = self.split else { return Ok((self.device, self.base + at, u64::MAX)) };
         let number = at.checked_div(each).and_then(|number| usize::try_from(number).ok());
         let device = number.and_then(|number| devices.get(number)).copied();
         let device = device.ok_or_else(|| Error::corrupt("a byte behind the last file"))?;
-        Ok((device, at % each, each - at % each))
+        Ok((device, FileOffset::new(at % each), each - at % each))
     }
 
     /// Adds what puts `piece` at byte `at` of the disk.
@@ -301,14 +301,14 @@ mod tests {
     fn what_lies_over_the_bounds_of_files_goes_to_each() {
         let devices = [7, 8, 9].map(DeviceId);
         let split = Some((100, &devices[..]));
-        let output = Output { device: devices[0], base: 0, split, zeroes: Zeroes::Skipped(512) };
+        let output = Output { device: devices[0], base: FileOffset::ZERO, split, zeroes: Zeroes::Skipped(512) };
         let mut steps = Steps::default();
-        output.put(50, Piece::Copy(DeviceId(1), 5000, 200), &mut steps).expect("it lies in the files");
+        output.put(50, Piece::Copy(DeviceId(1), FileOffset::new(5000), 200), &mut steps).expect("it lies in the files");
         let copy = |from_offset, to, to_offset, len| Step::Copy {
             from: DeviceId(1),
-            from_offset,
+            from_offset: FileOffset::new(from_offset),
             to: DeviceId(to),
-            to_offset,
+            to_offset: FileOffset::new(to_offset),
             len,
             zeroes: Zeroes::Skipped(512),
         };
@@ -317,7 +317,8 @@ mod tests {
         let data = [1; 20];
         let mut steps = Steps::default();
         output.put(190, Piece::Data(&data), &mut steps).expect("it lies in the files");
-        let write = |device, offset, data| Step::Write { device: DeviceId(device), offset, data };
+        let write =
+            |device, offset, data| Step::Write { device: DeviceId(device), offset: FileOffset::new(offset), data };
         assert_eq!(steps.steps, [write(8, 90, &data[..10]), write(9, 0, &data[..10])]);
         assert!(output.put(290, Piece::Zero(20), &mut Steps::default()).is_err(), "there is no fourth file");
     }

@@ -10,7 +10,8 @@ use instar_image::machine::{Environment, Opener, Parallel, Report, Workers};
 use instar_image::reader::is_zero;
 use instar_image::walk::walk;
 use instar_image::{
-    Beside, DeviceId, Error, Machine, Place, RangePair, Read, Result, Role, Run, Scope, Sink, Source, Stat, Step, Value,
+    Beside, DeviceId, Error, FileOffset, Machine, Place, RangePair, Read, Result, Role, Run, Scope, Sink, Source, Stat,
+    Step, Value,
 };
 
 use crate::copy::fill::{read_at, reason};
@@ -35,8 +36,8 @@ pub struct Nested<'m> {
 }
 
 impl Nested<'_> {
-    fn read_image(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let mut at = offset;
+    fn read_image(&self, offset: FileOffset, buf: &mut [u8]) -> Result<()> {
+        let mut at = in_disk(offset);
         for piece in buf.chunks_mut(PIECE) {
             read_at(self.below.source(), &self.chain, 0, at, piece).map_err(|e| reason(&e))?;
             at = at.saturating_add(piece.len() as u64);
@@ -45,7 +46,14 @@ impl Nested<'_> {
     }
 
     /// A copy out of the image: read, and written. `number`: of the step that it is.
-    fn copy(&self, number: usize, from: u64, to: (DeviceId, u64), len: u64, zeroes: Zeroes) -> Result<()> {
+    fn copy(
+        &self,
+        number: usize,
+        from: FileOffset,
+        to: (DeviceId, FileOffset),
+        len: u64,
+        zeroes: Zeroes,
+    ) -> Result<()> {
         let unit = zeroes.unit().map_or(PIECE, |unit| (unit as usize).clamp(1, PIECE));
         let mut buf = vec![0; PIECE - PIECE % unit];
         let mut done = 0;
@@ -71,6 +79,11 @@ impl Nested<'_> {
         }
         Ok(())
     }
+}
+
+/// The byte of the image's disk that is there in the device which the image is.
+const fn in_disk(offset: FileOffset) -> u64 {
+    offset.get()
 }
 
 const fn target(step: &Step<'_>) -> DeviceId {
@@ -119,26 +132,27 @@ impl Source for Nested<'_> {
         if others.is_empty() { Ok(()) } else { self.below.read_many(&mut others) }
     }
 
-    fn runs(&self, device: DeviceId, offset: u64, len: u64, runs: &mut Vec<Run>) -> Result<u64> {
+    fn runs(&self, device: DeviceId, offset: FileOffset, len: u64, runs: &mut Vec<Run>) -> Result<FileOffset> {
         if device != self.id {
             return self.below.runs(device, offset, len, runs);
         }
-        let end = offset.saturating_add(len).min(self.chain.virtual_size());
-        let mut at = offset;
-        for found in walk(offset..end, |at, max| self.chain.extent(at, max)).take(RUNS) {
+        let start = in_disk(offset);
+        let end = start.saturating_add(len).min(self.chain.virtual_size());
+        let mut at = start;
+        for found in walk(start..end, |at, max| self.chain.extent(at, max)).take(RUNS) {
             let extent = match found {
                 // It is an error when it is asked for by itself.
-                Err(_) if at > offset => break,
+                Err(_) if at > start => break,
                 other => other?.1,
             };
             let data = !matches!(extent.place, Place::Zero { .. } | Place::Unallocated);
-            match runs.last_mut().filter(|last| at > offset && last.data == data) {
+            match runs.last_mut().filter(|last| at > start && last.data == data) {
                 Some(last) => last.len += extent.len,
                 None => runs.push(Run { len: extent.len, data }),
             }
             at += extent.len;
         }
-        Ok(at)
+        Ok(FileOffset::new(at))
     }
 
     fn is_stock(&self) -> bool {

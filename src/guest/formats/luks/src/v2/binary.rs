@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use instar_crypto::Hash;
 use instar_crypto::luks::MAGIC;
 use instar_image::reader::Reader;
-use instar_image::{DeviceId, Error, Result, Source};
+use instar_image::{DeviceId, Error, FileOffset, Result, Source};
 
 use super::VERSION;
 
@@ -56,9 +56,9 @@ pub fn is_there(source: &dyn Source, device: DeviceId) -> Result<bool> {
 }
 
 /// Where a header can begin: the first, and its copy behind it, however long it is.
-fn places() -> impl Iterator<Item = (u64, [u8; 6])> {
-    let sizes = (SIZE_MIN.ilog2()..=SIZE_MAX.ilog2()).map(|bits| (1 << bits, MAGIC_COPY));
-    core::iter::once((0, MAGIC)).chain(sizes)
+fn places() -> impl Iterator<Item = (FileOffset, [u8; 6])> {
+    let sizes = (SIZE_MIN.ilog2()..=SIZE_MAX.ilog2()).map(|bits| (FileOffset::new(1 << bits), MAGIC_COPY));
+    core::iter::once((FileOffset::ZERO, MAGIC)).chain(sizes)
 }
 
 /// The newer of the header and its copy; the one that holds, if the other one does not.
@@ -66,9 +66,9 @@ fn places() -> impl Iterator<Item = (u64, [u8; 6])> {
 /// # Errors
 /// Neither does.
 pub fn newest(source: &dyn Source, device: DeviceId) -> Result<Binary> {
-    let first = read(source, device, 0, MAGIC);
+    let first = read(source, device, FileOffset::ZERO, MAGIC);
     let copy = match &first {
-        Ok(first) => read(source, device, first.size, MAGIC_COPY),
+        Ok(first) => read(source, device, FileOffset::new(first.size), MAGIC_COPY),
         Err(_) => find_copy(source, device),
     };
     match (first, copy) {
@@ -91,7 +91,7 @@ fn find_copy(source: &dyn Source, device: DeviceId) -> Result<Binary> {
     Err(last)
 }
 
-fn read(source: &dyn Source, device: DeviceId, offset: u64, magic: [u8; 6]) -> Result<Binary> {
+fn read(source: &dyn Source, device: DeviceId, offset: FileOffset, magic: [u8; 6]) -> Result<Binary> {
     let mut bytes = vec![0; BINARY];
     source.read(device, offset, &mut bytes)?;
     let r = Reader::new(&bytes);
@@ -106,7 +106,7 @@ fn read(source: &dyn Source, device: DeviceId, offset: u64, magic: [u8; 6]) -> R
     if !size.is_power_of_two() || !(SIZE_MIN..=SIZE_MAX).contains(&size) {
         return Err(Error::malformed(format!("a length of {size} bytes")));
     }
-    if r.be64(256)? != offset {
+    if FileOffset::new(r.be64(256)?) != offset {
         return Err(Error::malformed("another place in it than its own"));
     }
     let string = |at, len| r.bytes(at, len).map(until_nul);

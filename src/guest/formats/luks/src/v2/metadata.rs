@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use base64ct::{Base64, Encoding};
 use instar_crypto::Hash;
 use instar_crypto::kdf::Kdf;
-use instar_image::{Error, Result};
+use instar_image::{Error, FileOffset, Result};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
@@ -75,9 +75,9 @@ pub struct Area {
     pub encryption: Option<String>,
     /// Bytes of the key that it is encrypted with.
     pub key_size: Option<u32>,
-    /// Byte of the file.
-    #[serde(deserialize_with = "decimal")]
-    pub offset: u64,
+    /// Where it begins in the file.
+    #[serde(deserialize_with = "place")]
+    pub offset: FileOffset,
     /// Bytes.
     #[serde(deserialize_with = "decimal")]
     pub size: u64,
@@ -89,9 +89,9 @@ pub struct Segment {
     /// `crypt`, or `linear` while a disk is encrypted anew.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Byte of the file.
-    #[serde(deserialize_with = "decimal")]
-    pub offset: u64,
+    /// Where it begins in the file.
+    #[serde(deserialize_with = "place")]
+    pub offset: FileOffset,
     /// Bytes, or `dynamic`: all that there is.
     pub size: String,
     /// Number of the first sector of 512 bytes.
@@ -148,6 +148,10 @@ struct Requirements {
 fn decimal<'de, D: Deserializer<'de>>(deserializer: D) -> core::result::Result<u64, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|_| serde::de::Error::custom("a number that is none"))
+}
+
+fn place<'de, D: Deserializer<'de>>(deserializer: D) -> core::result::Result<FileOffset, D::Error> {
+    decimal(deserializer).map(FileOffset::new)
 }
 
 fn base64<'de, D: Deserializer<'de>>(deserializer: D) -> core::result::Result<Vec<u8>, D::Error> {

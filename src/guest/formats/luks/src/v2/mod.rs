@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use instar_crypto::Scheme;
 use instar_crypto::kdf::Kdf;
 use instar_crypto::luks::password;
-use instar_image::{Error, Image, OpenContext, Result, Value};
+use instar_image::{Error, FileOffset, Image, OpenContext, Result, Value};
 
 use self::binary::Binary;
 pub use self::binary::is_there;
@@ -39,10 +39,10 @@ pub fn open<'a>(cx: &OpenContext<'a, '_>, secret: Option<&str>) -> Result<Box<dy
     let password = cx.purpose.wants_data().then(|| password(cx.source, secret, KEY_SECRET)).transpose()?;
     let header = binary::newest(cx.source, cx.device)?;
     let metadata = Metadata::parse(&header.text)?;
-    let len = cx.source.stat(cx.device)?.len;
-    let areas_end = check_areas(&metadata, header.size, len)?;
+    let end = cx.source.stat(cx.device)?.end();
+    let areas_end = check_areas(&metadata, header.size, end)?;
     let (number, segment) = the_segment(&metadata)?;
-    let size = size(segment, areas_end, len)?;
+    let size = size(segment, areas_end, end)?;
     let scheme = Scheme::by_name(&segment.encryption)?;
     let crypter = match password {
         Some(password) => Some(unlock::unlock(cx, &metadata, number, scheme, password)?),
@@ -56,14 +56,14 @@ pub fn open<'a>(cx: &OpenContext<'a, '_>, secret: Option<&str>) -> Result<Box<dy
 
 /// The places of the key slots: behind both headers, inside the file, none in another's. Returns where their part of the
 /// file ends.
-fn check_areas(metadata: &Metadata, header: u64, len: u64) -> Result<u64> {
-    let begin = 2 * header;
+fn check_areas(metadata: &Metadata, header: u64, file_end: FileOffset) -> Result<FileOffset> {
+    let begin = FileOffset::new(2 * header);
     let end = begin.saturating_add(metadata.config.keyslots_size);
     let areas = metadata.keyslots.0.iter().filter_map(|(number, slot)| Some((*number, slot.area()?)));
     let areas: Vec<_> =
         areas.map(|(number, area)| (number, area.offset, area.offset.saturating_add(area.size))).collect();
     for (i, (number, from, to)) in areas.iter().enumerate() {
-        if *from < begin || *to > end || *to > len {
+        if *from < begin || *to > end || *to > file_end {
             return Err(Error::malformed(format!("the area of key slot {number} lies outside its place")));
         }
         if let Some((other, ..)) = areas.iter().skip(i + 1).find(|(_, begin, end)| begin < to && from < end) {
@@ -88,7 +88,7 @@ fn the_segment(metadata: &Metadata) -> Result<(u32, &Segment)> {
 }
 
 /// Bytes of the disk.
-fn size(segment: &Segment, areas_end: u64, len: u64) -> Result<u64> {
+fn size(segment: &Segment, areas_end: FileOffset, file_end: FileOffset) -> Result<u64> {
     let unit = u64::from(segment.sector_size);
     if !UNITS.contains(&segment.sector_size) {
         return Err(Error::malformed(format!("sectors of {unit} bytes")));
@@ -96,8 +96,8 @@ fn size(segment: &Segment, areas_end: u64, len: u64) -> Result<u64> {
     if segment.offset < areas_end || !segment.offset.is_multiple_of(unit) {
         return Err(Error::malformed("the segment lies over the header, or not on a sector"));
     }
-    let left =
-        len.checked_sub(segment.offset).ok_or_else(|| Error::malformed("the segment begins behind the file's end"))?;
+    let left = file_end.checked_since(segment.offset);
+    let left = left.ok_or_else(|| Error::malformed("the segment begins behind the file's end"))?;
     if segment.size == "dynamic" {
         return Ok(left - left % unit);
     }
@@ -117,7 +117,7 @@ fn describe(header: &Binary, metadata: &Metadata, segment: &Segment) -> Value {
     }
     map.set("encryption", segment.encryption.as_str())
         .set("sector-size", u64::from(segment.sector_size))
-        .set("payload-offset", segment.offset)
+        .set("payload-offset", segment.offset.get())
         .set(
             "slots",
             metadata.keyslots.0.iter().map(|(number, slot)| describe_slot(*number, slot)).collect::<Vec<_>>(),
@@ -129,7 +129,7 @@ fn describe_slot(number: u32, slot: &Keyslot) -> Value {
     let mut map = Value::map();
     map.set("slot", u64::from(number)).set("type", slot.kind.as_str());
     if let Some(area) = slot.area() {
-        map.set("key-offset", area.offset);
+        map.set("key-offset", area.offset.get());
     }
     match slot.parts().map(|parts| parts.kdf) {
         Ok(Kdf::Pbkdf2 { hash, rounds }) => {

@@ -11,7 +11,9 @@ use alloc::format;
 use instar_crypto::luks::slots::{self, SlotChange};
 use instar_crypto::qcow::{KEY_SECRET, PREFIX};
 use instar_image::options::{self, OptionKind, OptionSpec, Options};
-use instar_image::{Amendment, Backing, Error, Machine, NewSize, Preallocation, Resizing, Result, Step, Version};
+use instar_image::{
+    Amendment, Backing, Error, FileOffset, Machine, NewSize, Preallocation, Resizing, Result, Step, Version,
+};
 
 use crate::Qcow2Image;
 use crate::edit::head::Head;
@@ -205,6 +207,6 @@ fn reread(image: &mut Qcow2Image<'_>, version: Version) -> Result<()> {
 /// Writes a field of the header, and then that is stable.
 fn put(machine: &dyn Machine, image: &Qcow2Image<'_>, at: usize, value: u64) -> Result<()> {
     let device = image.device;
-    let write = Step::Write { device, offset: at as u64, data: &value.to_be_bytes() };
+    let write = Step::Write { device, offset: FileOffset::new(at as u64), data: &value.to_be_bytes() };
     machine.submit(&[write, Step::Barrier { device }])
 }

@@ -10,10 +10,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use instar_image::{DeviceId, Error, Machine, Result, Step};
+use instar_image::{DeviceId, Error, FileOffset, Machine, Result, Step};
 
 use crate::Qcow2Image;
 use crate::check::CLUSTERS_MAX;
+use crate::cluster;
 use crate::layout::{REFCOUNT_TABLE_BYTES_MAX, field};
 use crate::refcount::Geometry;
 use crate::refcount::counts::add_run;
@@ -35,13 +36,11 @@ pub fn change(image: &mut Qcow2Image<'_>, machine: &dyn Machine, order: u32) -> 
     if clusters > CLUSTERS_MAX {
         return Err(Error::limit("File too large"));
     }
-    let mut old: Vec<u64> =
-        stored.table.entries.iter().enumerate().map(|(n, _)| stored.table.offset(n as u64)).collect();
-    old.extend(
-        (0..stored.table.place.1 >> header.cluster_bits).map(|n| stored.table.place.0 + (n << header.cluster_bits)),
-    );
-    old.retain(|offset| *offset != 0);
-    old.iter_mut().for_each(|offset| *offset >>= header.cluster_bits);
+    let blocks = (0..stored.table.entries.len() as u64).map(|number| stored.table.offset(number));
+    let blocks = blocks.filter(|offset| *offset != FileOffset::ZERO);
+    let (place, len) = stored.table.place;
+    let mut old: Vec<u64> = blocks.map(|offset| cluster::number(offset, header.cluster_bits)).collect();
+    old.extend(cluster::run(place, len, header.cluster_bits).filter(|cluster| *cluster != 0));
     old.sort_unstable();
     let new = Geometry { cluster_bits: header.cluster_bits, order };
     // The file may be shorter than what is counted: what lies behind it is free all the same.
@@ -63,17 +62,20 @@ fn publish(machine: &dyn Machine, device: DeviceId, table: &Table) -> Result<()>
     let from = field::REFCOUNT_OFFSET;
     // All of it lies in one sector; what is between stays.
     let mut fields = [0; field::REFCOUNT_ORDER + 4 - field::REFCOUNT_OFFSET];
-    machine.read(device, from as u64, &mut fields)?;
+    machine.read(device, FileOffset::new(from as u64), &mut fields)?;
     let clusters = u32::try_from(table.place.1 >> table.geometry.cluster_bits).unwrap_or(u32::MAX);
     let mut put = |at: usize, value: &[u8]| {
         if let Some(place) = fields.get_mut(at - from..).and_then(|rest| rest.get_mut(..value.len())) {
             place.copy_from_slice(value);
         }
     };
-    put(field::REFCOUNT_OFFSET, &table.place.0.to_be_bytes());
+    put(field::REFCOUNT_OFFSET, &table.place.0.get().to_be_bytes());
     put(field::REFCOUNT_CLUSTERS, &clusters.to_be_bytes());
     put(field::REFCOUNT_ORDER, &table.geometry.order.to_be_bytes());
-    machine.submit(&[Step::Write { device, offset: from as u64, data: &fields }, Step::Barrier { device }])
+    machine.submit(&[
+        Step::Write { device, offset: FileOffset::new(from as u64), data: &fields },
+        Step::Barrier { device },
+    ])
 }
 
 struct Width<'m> {
@@ -97,7 +99,7 @@ impl Width<'_> {
     fn each(&self, act: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<()> {
         for range in self.windows() {
             let geometry = self.stored.table.geometry;
-            if geometry.blocks_of(range.clone()).all(|number| self.stored.table.offset(number) == 0) {
+            if geometry.blocks_of(range.clone()).all(|number| self.stored.table.offset(number) == FileOffset::ZERO) {
                 continue;
             }
             let sheet = Sheet::new(range.clone(), geometry.max());
@@ -131,7 +133,7 @@ impl Width<'_> {
         let (max, bits) = (self.new.max(), 1u64 << self.new.order);
         self.each(&mut |cluster, count| {
             if count > max {
-                let offset = cluster << self.new.cluster_bits;
+                let offset = cluster::offset(cluster, self.new.cluster_bits);
                 return Err(Error::usage(format!(
                     "Cannot decrease refcount entry width to {bits} bits: Cluster at offset {offset:#x} has a refcount of {count}"
                 )));
@@ -167,10 +169,13 @@ impl Width<'_> {
             table_clusters = wanted;
         }
         let len = table_clusters << bits;
-        let mut table =
-            Table { geometry: self.new, place: (first << bits, len), entries: vec![0; (len / ENTRY) as usize] };
+        let mut table = Table {
+            geometry: self.new,
+            place: (cluster::offset(first, bits), len),
+            entries: vec![0; (len / ENTRY) as usize],
+        };
         for (number, cluster) in used.iter().zip(first + table_clusters..) {
-            table.set(*number, cluster << bits);
+            table.set(*number, cluster::offset(cluster, bits));
         }
         Ok(table)
     }
@@ -197,8 +202,11 @@ impl Width<'_> {
                 add_run(&mut runs, cluster, 1);
             }
         }
-        let steps =
-            runs.iter().map(|(first, count)| Step::Discard { device, offset: first << bits, len: count << bits });
+        let steps = runs.iter().map(|(first, count)| Step::Discard {
+            device,
+            offset: cluster::offset(*first, bits),
+            len: count << bits,
+        });
         let steps: Vec<Step<'_>> = steps.chain([Step::Barrier { device }]).collect();
         self.machine.submit(&steps)
     }
@@ -215,8 +223,8 @@ struct Blocks<'b> {
     current: Option<(u64, Vec<u8>)>,
     /// Blocks of lower numbers were filled.
     done: u64,
-    /// Blocks that are full: byte offset, bytes.
-    waiting: Vec<(u64, Vec<u8>)>,
+    /// Blocks that are full: where they are, bytes.
+    waiting: Vec<(FileOffset, Vec<u8>)>,
 }
 
 impl Blocks<'_> {

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_image::bitmap::RunSink;
-use instar_image::{Bitmaps, DirtyBitmap, Error, Result};
+use instar_image::{Bitmaps, DirtyBitmap, Error, FileOffset, Result};
 
 use super::{ALL_ONES, AT_ONCE, cluster};
 use crate::Qcow2Image;
@@ -33,8 +33,8 @@ impl Bitmaps for Qcow2Image<'_> {
                     ))
                 })?;
                 match (place, *entry & ALL_ONES) {
-                    (0, 0) => {}
-                    (0, _) => {
+                    (FileOffset::ZERO, 0) => {}
+                    (FileOffset::ZERO, _) => {
                         self.read_bits(&mut bits, &mut ones)?;
                         ones.push(at, at.saturating_add(each))?;
                     }
@@ -69,8 +69,8 @@ impl Qcow2Image<'_> {
 /// Clusters of bits that follow each other in the file as in the bitmap: they are read at once.
 #[derive(Default)]
 struct Bits {
-    /// Byte offset of the first, and bytes of all.
-    place: u64,
+    /// Where the first is, and bytes of all.
+    place: FileOffset,
     len: u64,
     /// The first one's first bit.
     at: u64,
@@ -78,7 +78,7 @@ struct Bits {
 }
 
 impl Bits {
-    fn goes_on(&self, place: u64, at: u64, cluster_size: u64) -> bool {
+    fn goes_on(&self, place: FileOffset, at: u64, cluster_size: u64) -> bool {
         (1..=AT_ONCE.saturating_sub(cluster_size)).contains(&self.len)
             && self.place.checked_add(self.len) == Some(place)
             && self.at.checked_add(self.len.saturating_mul(8)) == Some(at)

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use instar_image::reader::Reader;
-use instar_image::{DeviceId, DirtyBitmap, Error, Result, Source, Value};
+use instar_image::{DeviceId, DirtyBitmap, Error, FileOffset, Result, Source, Value};
 
 use crate::extensions::text;
 use crate::header::Header;
@@ -50,8 +50,8 @@ const WARNING_V2: &str = "This qcow2 v2 image contains bitmaps, but they may hav
 /// The header extension: where the directory is.
 #[derive(Clone, Copy, Debug)]
 pub struct Directory {
-    /// In bytes.
-    pub offset: u64,
+    /// Where it is.
+    pub offset: FileOffset,
     /// In bytes.
     pub size: u64,
     count: u32,
@@ -67,7 +67,7 @@ impl Directory {
             return Ok(Err(if header.version < 3 { WARNING_V2 } else { WARNING_LOST }));
         }
         let r = Reader::new(content);
-        let (count, reserved, size, offset) = (r.be32(0)?, r.be32(4)?, r.be64(8)?, r.be64(16)?);
+        let (count, reserved, size, offset) = (r.be32(0)?, r.be32(4)?, r.be64(8)?, FileOffset::new(r.be64(16)?));
         if reserved != 0 {
             return Err(Error::malformed("bitmaps_ext: Reserved field is not zero"));
         }
@@ -90,8 +90,8 @@ impl Directory {
         Ok(Ok(Self { offset, size, count }))
     }
 
-    /// One of `count` entries in `size` bytes at byte `offset`.
-    pub fn new(offset: u64, size: u64, count: u32) -> Result<Self> {
+    /// One of `count` entries in `size` bytes at `offset`.
+    pub fn new(offset: FileOffset, size: u64, count: u32) -> Result<Self> {
         if count > COUNT_MAX || size > DIRECTORY_MAX {
             return Err(Error::limit("Too many bitmaps"));
         }
@@ -103,7 +103,7 @@ impl Directory {
         let mut bytes = self.count.to_be_bytes().to_vec();
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&self.size.to_be_bytes());
-        bytes.extend_from_slice(&self.offset.to_be_bytes());
+        bytes.extend_from_slice(&self.offset.get().to_be_bytes());
         bytes
     }
 }
@@ -117,10 +117,10 @@ pub struct Bitmap {
     pub flags: u32,
     /// A bit stands for so many bytes, as a power of two.
     pub granularity_bits: u8,
-    /// Where its table is, in bytes, and how many entries that has.
-    pub table: (u64, u64),
-    /// Where its entry in the directory is, in bytes.
-    pub entry_at: u64,
+    /// Where its table is, and how many entries that has.
+    pub table: (FileOffset, u64),
+    /// Where its entry in the directory is.
+    pub entry_at: FileOffset,
 }
 
 impl Bitmap {
@@ -149,16 +149,16 @@ impl Bitmap {
 /// An entry of a table for a cluster of ones that has no place.
 pub const ALL_ONES: u64 = 1;
 
-/// What an entry of a bitmap's table says: the byte offset of a cluster, or 0 where all bits are the same. `None`: it
+/// What an entry of a bitmap's table says: where a cluster is, or 0 where all bits are the same. `None`: it
 /// says nothing that has a meaning (spec, "Bitmap table").
-pub const fn cluster(entry: u64, cluster_size: u64) -> Option<u64> {
+pub const fn cluster(entry: u64, cluster_size: u64) -> Option<FileOffset> {
     const RESERVED: u64 = 0xff00_0000_0000_01fe;
     const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
     let offset = entry & OFFSET;
     if entry & RESERVED != 0 || (offset != 0 && (!offset.is_multiple_of(cluster_size) || entry & ALL_ONES != 0)) {
         return None;
     }
-    Some(offset)
+    Some(FileOffset::new(offset))
 }
 
 /// What opening an image for any purpose does with its bitmaps, but for those in use, which are not loaded.
@@ -240,7 +240,7 @@ fn broken() -> Error {
 }
 
 /// `len` bytes of the directory at `at`, of which `left` bytes are left.
-fn take<'w>(window: &'w mut Window<'_>, at: u64, left: u64, len: usize) -> Result<&'w [u8]> {
+fn take<'w>(window: &'w mut Window<'_>, at: FileOffset, left: u64, len: usize) -> Result<&'w [u8]> {
     if len as u64 > left {
         return Err(broken());
     }
@@ -284,7 +284,7 @@ pub const fn entry_len(name: usize) -> u64 {
 
 /// An entry of the directory.
 pub fn encode_entry(bitmap: &Bitmap) -> Vec<u8> {
-    let mut bytes = bitmap.table.0.to_be_bytes().to_vec();
+    let mut bytes = bitmap.table.0.get().to_be_bytes().to_vec();
     bytes.extend_from_slice(&u32::try_from(bitmap.table.1).unwrap_or(u32::MAX).to_be_bytes());
     bytes.extend_from_slice(&bitmap.flags.to_be_bytes());
     bytes.extend_from_slice(&[DIRTY_TRACKING, bitmap.granularity_bits]);
@@ -296,7 +296,7 @@ pub fn encode_entry(bitmap: &Bitmap) -> Vec<u8> {
 }
 
 struct Entry {
-    table_offset: u64,
+    table_offset: FileOffset,
     table_size: u32,
     flags: u32,
     kind: u8,
@@ -308,7 +308,7 @@ struct Entry {
 impl Entry {
     fn parse(r: &Reader<'_>) -> Result<Self> {
         Ok(Self {
-            table_offset: r.be64(0)?,
+            table_offset: FileOffset::new(r.be64(0)?),
             table_size: r.be32(8)?,
             flags: r.be32(12)?,
             kind: r.u8(16)?,
@@ -325,7 +325,7 @@ impl Entry {
         let covered = u128::from(bytes).saturating_mul(8).unbounded_shl(u32::from(self.granularity_bits));
         let fine = self.table_size != 0
             && self.table_size <= TABLE_MAX
-            && self.table_offset != 0
+            && self.table_offset != FileOffset::ZERO
             && self.table_offset.is_multiple_of(cluster)
             && GRANULARITY_BITS.contains(&self.granularity_bits)
             && self.flags & !(FLAG_IN_USE | FLAG_AUTO) == 0

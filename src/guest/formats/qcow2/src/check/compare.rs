@@ -5,11 +5,12 @@ use alloc::vec;
 use core::ops::Range;
 
 use instar_image::reader::Reader;
-use instar_image::{CheckContext, CheckReport, Result};
+use instar_image::{CheckContext, CheckReport, FileOffset, Result};
 
 use super::tables::is_plain;
 use crate::Qcow2Image;
-use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED};
+use crate::cluster;
+use crate::layout::{L1_ENTRY, OFLAG_COMPRESSED, OFLAG_COPIED, host_of, table_of};
 use crate::map::Hex;
 use crate::refcount::counts::widen;
 use crate::refcount::sheet::{MANY, Sheet};
@@ -46,7 +47,7 @@ impl Compare {
         if core::mem::replace(&mut self.said, true) {
             return Ok(());
         }
-        let (offset, number) = (Hex(offset), Hex(number));
+        let (offset, number) = (Hex(offset.get()), Hex(number));
         cx.findings.line(&format!(
             "qcow2: Image is corrupt: Refblock offset {offset} unaligned (reftable index: {number}); further non-fatal \
              corruption events will be suppressed"
@@ -139,11 +140,13 @@ impl Compare {
         let mut bytes = vec![0; 1 << header.cluster_bits];
         numbers(machine.source(), device, header.l1_offset, u64::from(header.l1_size), &mut |first, entries| {
             for (index, entry) in (first..).zip(entries) {
-                let table = entry & L1_OFFSET_MASK;
-                if table == 0 {
+                let table = table_of(*entry);
+                if table == FileOffset::ZERO {
                     continue;
                 }
-                let Some(count) = self.count(table >> header.cluster_bits, stored, cx)? else { continue };
+                let Some(count) = self.count(cluster::number(table, header.cluster_bits), stored, cx)? else {
+                    continue;
+                };
                 if (count == 1) != (entry & OFLAG_COPIED != 0) {
                     let what = if mend.is_some() { "Repairing" } else { "ERROR" };
                     cx.findings.line(&format!(
@@ -187,7 +190,7 @@ impl Compare {
             let count = if g.external {
                 1
             } else {
-                let cluster = (entry & L2_OFFSET_MASK) >> g.cluster_bits;
+                let cluster = cluster::number(host_of(entry), g.cluster_bits);
                 let Some(count) = self.count(cluster, stored, cx)? else { continue };
                 count
             };

@@ -12,10 +12,11 @@ use alloc::format;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use instar_image::walk::walk;
-use instar_image::{CheckContext, CheckReport, DeviceId, Error, Extent, Machine, Place, Result};
+use instar_image::{CheckContext, CheckReport, DeviceId, Error, Extent, FileOffset, Machine, Place, Result};
 
 use crate::Qcow2Image;
 use crate::bitmaps::{self, Bitmap};
+use crate::cluster;
 use crate::layout::{FILE_OFFSET_MAX, incompatible};
 use crate::refcount::sheet::{Sheet, WINDOW};
 use crate::refcount::stored::Stored;
@@ -54,10 +55,10 @@ pub fn finish(
     Ok(report)
 }
 
-/// How long the file is.
+/// How far the file goes.
 pub struct FileExtent {
-    /// In bytes.
-    pub len: u64,
+    /// Its end.
+    pub end: FileOffset,
     /// In clusters.
     pub clusters: u64,
 }
@@ -65,9 +66,9 @@ pub struct FileExtent {
 impl FileExtent {
     /// Refuses what has more clusters than the stock tool counts.
     pub fn of(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<Self> {
-        let len = machine.stat(image.device)?.len;
-        let clusters = len.div_ceil(image.header.cluster_size());
-        if clusters > CLUSTERS_MAX { Err(Error::limit("File too large")) } else { Ok(Self { len, clusters }) }
+        let end = machine.stat(image.device)?.end();
+        let clusters = end.get().div_ceil(image.header.cluster_size());
+        if clusters > CLUSTERS_MAX { Err(Error::limit("File too large")) } else { Ok(Self { end, clusters }) }
     }
 
     /// The windows of its clusters. A reference may reach into the cluster behind the last one.
@@ -113,7 +114,7 @@ impl Pass {
             let later = window.start > 0;
             let sheet = Sheet::new(window, stored.table.geometry.max());
             stored.load(&sheet)?;
-            let walk = Walk { image, device: image.device, stored, file_len: extent.len, clusters: extent.clusters };
+            let walk = Walk { image, device: image.device, stored, file_end: extent.end, clusters: extent.clusters };
             let (mut tally, mut reached) = walk.count_with(&sheet, cx.machine, quiet(later))?;
             if tally.corruptions > 0 {
                 sheet.clear();
@@ -161,9 +162,9 @@ pub struct Walk<'w, 'a> {
     pub device: DeviceId,
     /// Its own counts.
     pub stored: &'w Stored<'w>,
-    /// Bytes of the file, or of what is going to be in it.
-    pub file_len: u64,
-    /// Clusters of them.
+    /// End of the file, or of what is going to be in it.
+    pub file_end: FileOffset,
+    /// Clusters before it.
     pub clusters: u64,
 }
 
@@ -182,13 +183,13 @@ impl Walk<'_, '_> {
         let mut geometry = self.image.geometry;
         geometry.data = self.device;
         let clusters = AtomicU64::new(self.clusters);
-        Count { machine, device: self.device, geometry, file_len: self.file_len, clusters, sheet }
+        Count { machine, device: self.device, geometry, file_end: self.file_end, clusters, sheet }
     }
 
     /// Counts all references but those to the refcount blocks.
     pub fn count_but_blocks(&self, count: &Count<'_>, out: &mut Out<'_>) -> Result<()> {
         let header = &self.image.header;
-        count.refer(0, header.cluster_size(), out)?;
+        count.refer(FileOffset::ZERO, header.cluster_size(), out)?;
         count.l1(header.l1_offset, u64::from(header.l1_size), true, out)?;
         if header.has(incompatible::DATA_FILE) && header.snapshot_count > 0 {
             let snapshots = header.snapshot_count;
@@ -218,7 +219,7 @@ impl Walk<'_, '_> {
         numbers(count.machine.source(), self.device, offset, entries, &mut |_, numbers| {
             for entry in numbers {
                 match bitmaps::cluster(*entry, cluster).ok_or_else(|| Error::malformed("Invalid argument"))? {
-                    0 => {}
+                    FileOffset::ZERO => {}
                     at => count.refer(at, cluster, out)?,
                 }
             }
@@ -230,8 +231,8 @@ impl Walk<'_, '_> {
         const RESERVED: u64 = !crate::layout::REFCOUNT_BLOCK_MASK;
         let bits = self.image.header.cluster_bits;
         for (number, entry) in self.stored.table.entries.iter().copied().enumerate() {
-            let offset = entry & crate::layout::REFCOUNT_BLOCK_MASK;
-            let cluster = offset >> bits;
+            let offset = crate::layout::block_of(entry);
+            let cluster = cluster::number(offset, bits);
             if entry & RESERVED != 0 {
                 out.tally.rebuild = true;
                 out.corruption(&|| format!("ERROR refcount table entry {number} has reserved bits set"))?;
@@ -242,7 +243,7 @@ impl Walk<'_, '_> {
                 })?;
             } else if cluster >= count.clusters.load(Ordering::Relaxed) {
                 out.corruption(&|| format!("ERROR refcount block {number} is outside image"))?;
-            } else if offset != 0 {
+            } else if offset != FileOffset::ZERO {
                 count.refer(offset, 1 << bits, out)?;
                 if let Some(references) = count.sheet.references(cluster).filter(|n| *n != 1) {
                     out.tally.rebuild = true;

@@ -61,7 +61,7 @@ pub fn count(image: &Qcow2Image<'_>, count: &Count<'_>, out: &mut Out<'_>) -> Re
         let size = u64::from(entry.l1_size);
         if !entry.l1_offset.is_multiple_of(header.cluster_size()) {
             out.corruption(&|| {
-                let offset = Hex(entry.l1_offset);
+                let offset = Hex(entry.l1_offset.get());
                 format!(
                     "{} l1_offset={offset}: L1 table is not cluster aligned; snapshot table entry corrupted",
                     name()

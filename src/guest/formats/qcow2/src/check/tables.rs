@@ -5,12 +5,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use instar_image::{CheckContext, DeviceId, Error, Findings, Machine, Read, Result};
+use instar_image::{CheckContext, DeviceId, Error, FileOffset, Findings, Machine, Read, Result};
 use spin::Mutex;
 
+use crate::cluster;
 use crate::entry::{Geometry, compressed_range};
 use crate::layout::{
-    FILE_OFFSET_MAX, L1_ENTRY, L1_OFFSET_MASK, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO,
+    FILE_OFFSET_MAX, L1_ENTRY, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, host_of, table_of,
 };
 use crate::refcount::sheet::Sheet;
 use crate::repair::mend::Mend;
@@ -78,7 +79,7 @@ impl Out<'_> {
     }
 
     /// An entry that is to become another one: it is put right, if that may be.
-    fn wrong_entry(&mut self, at: u64, right: u64, text: &dyn Fn() -> String) -> Result<bool> {
+    fn wrong_entry(&mut self, at: FileOffset, right: u64, text: &dyn Fn() -> String) -> Result<bool> {
         let Some(mend) = self.mend.filter(|_| !self.later) else {
             self.corruption(&|| format!("ERROR {}", text()))?;
             return Ok(false);
@@ -112,8 +113,8 @@ pub struct Count<'c> {
     pub device: DeviceId,
     /// What the numbers mean.
     pub geometry: Geometry,
-    /// Length of the file in bytes.
-    pub file_len: u64,
+    /// End of the file.
+    pub file_end: FileOffset,
     /// Clusters that the file has, or is about to have: a reference may lie in one that was not wholly written.
     pub clusters: AtomicU64,
     /// Where they are counted.
@@ -129,23 +130,23 @@ struct Slot {
     bitmap: u64,
     /// Number in the table.
     index: usize,
-    /// Byte offset in the file.
-    at: u64,
+    /// Where it is in the file.
+    at: FileOffset,
 }
 
 impl Count<'_> {
     /// Counts a reference to each cluster that the range touches.
-    pub fn refer(&self, offset: u64, len: u64, out: &mut Out<'_>) -> Result<()> {
+    pub fn refer(&self, offset: FileOffset, len: u64, out: &mut Out<'_>) -> Result<()> {
         let g = &self.geometry;
         if len == 0 {
             return Ok(());
         }
-        let end = offset.saturating_add(len);
-        if offset > i64::MAX as u64 {
+        if offset > FileOffset::END_MAX {
             // Below zero to the stock tool, whose counters would have to reach that far.
             return Err(Error::limit("Cannot allocate memory"));
         }
-        if end.checked_sub(self.file_len).is_some_and(|over| over >= g.cluster_size()) {
+        let end = offset.saturating_add(len);
+        if end.checked_since(self.file_end).is_some_and(|over| over >= g.cluster_size()) {
             return out.corruption(&|| {
                 format!(
                     "ERROR: counting reference for region exceeding the end of the file by one cluster or more: \
@@ -153,7 +154,7 @@ impl Count<'_> {
                 )
             });
         }
-        let clusters = (offset >> g.cluster_bits)..end.div_ceil(g.cluster_size());
+        let clusters = cluster::run(offset, len, g.cluster_bits);
         if clusters.end > self.clusters.load(Ordering::Relaxed) {
             self.clusters.fetch_max(clusters.end, Ordering::Relaxed);
         }
@@ -163,7 +164,7 @@ impl Count<'_> {
                     format!(
                         "ERROR: overflow cluster offset={:#x}\nUse qemu-img amend to increase the refcount entry \
                          width or qemu-img convert to create a clean copy if the image cannot be opened for writing",
-                        cluster << g.cluster_bits
+                        cluster::offset(cluster, g.cluster_bits)
                     )
                 })?;
             }
@@ -172,7 +173,7 @@ impl Count<'_> {
     }
 
     /// Counts an L1 table of `size` entries, and all below it. `active`: the disk's, not a snapshot's.
-    pub fn l1(&self, offset: u64, size: u64, active: bool, out: &mut Out<'_>) -> Result<()> {
+    pub fn l1(&self, offset: FileOffset, size: u64, active: bool, out: &mut Out<'_>) -> Result<()> {
         self.refer(offset, size.saturating_mul(L1_ENTRY), out)?;
         self.below(offset, size, active, &|_| true, out)
     }
@@ -180,7 +181,7 @@ impl Count<'_> {
     /// Counts what is below those entries of an L1 table whose numbers are `wanted`.
     pub fn below(
         &self,
-        offset: u64,
+        offset: FileOffset,
         size: u64,
         active: bool,
         wanted: &dyn Fn(u64) -> bool,
@@ -241,14 +242,14 @@ impl Count<'_> {
                 let mut reads: Vec<Read<'_>> = bytes
                     .chunks_exact_mut(size)
                     .zip(group)
-                    .map(|(buf, e)| Read { device: self.device, offset: e & L1_OFFSET_MASK, buf })
+                    .map(|(buf, e)| Read { device: self.device, offset: table_of(*e), buf })
                     .collect();
                 self.machine.read_many(&mut reads)?;
             }
             for (index, entry) in group.iter().enumerate() {
-                let offset = entry & L1_OFFSET_MASK;
+                let offset = table_of(*entry);
                 self.l1_entry(*entry, active, out)?;
-                let mut follows = 0;
+                let mut follows = FileOffset::ZERO;
                 if whole {
                     let from = index.saturating_mul(size);
                     let table = bytes.get(from..from.saturating_add(size)).unwrap_or_default();
@@ -270,21 +271,21 @@ impl Count<'_> {
         if entry & L1_RESERVED != 0 {
             out.corruption(&|| format!("ERROR found L1 entry with reserved bits set: {entry:x}"))?;
         }
-        let offset = entry & L1_OFFSET_MASK;
+        let offset = table_of(entry);
         self.refer(offset, g.cluster_size(), out)?;
         if !offset.is_multiple_of(g.cluster_size()) {
             out.corruption(&|| {
                 format!("ERROR l2_offset={offset:x}: Table is not cluster aligned; L1 entry corrupted")
             })?;
         }
-        if active && offset != 0 {
+        if active && offset != FileOffset::ZERO {
             self.copied_flag(offset, entry, out);
         }
         Ok(())
     }
 
-    fn copied_flag(&self, offset: u64, entry: u64, out: &mut Out<'_>) {
-        let single = self.sheet.is_single(offset >> self.geometry.cluster_bits);
+    fn copied_flag(&self, offset: FileOffset, entry: u64, out: &mut Out<'_>) {
+        let single = self.sheet.is_single(cluster::number(offset, self.geometry.cluster_bits));
         if single.is_some_and(|single| single != (entry & OFLAG_COPIED != 0)) {
             out.tally.copied = out.tally.copied.saturating_add(1);
         }
@@ -295,9 +296,9 @@ impl Count<'_> {
     fn entries(
         &self,
         table: &[u8],
-        (at, first): (u64, usize),
+        (at, first): (FileOffset, usize),
         active: bool,
-        follows: &mut u64,
+        follows: &mut FileOffset,
         out: &mut Out<'_>,
     ) -> Result<()> {
         const GROUP: usize = 64;
@@ -327,7 +328,7 @@ impl Count<'_> {
         Ok(())
     }
 
-    fn entry(&self, slot: &Slot, active: bool, follows: &mut u64, out: &mut Out<'_>) -> Result<()> {
+    fn entry(&self, slot: &Slot, active: bool, follows: &mut FileOffset, out: &mut Out<'_>) -> Result<()> {
         let g = &self.geometry;
         let Slot { entry, bitmap, index, at } = *slot;
         let counted = active && !out.later;
@@ -337,7 +338,7 @@ impl Count<'_> {
         if entry & L2_RESERVED != 0 {
             out.corruption(&|| format!("ERROR found l2 entry with reserved bits set: {entry:x}"))?;
         }
-        let offset = entry & L2_OFFSET_MASK;
+        let offset = host_of(entry);
         let subclusters = g.entry_bits == 4;
         if !is_plain(g, entry) {
             if subclusters && bitmap & u64::from(u32::MAX) != 0 {
@@ -363,7 +364,7 @@ impl Count<'_> {
         }
         if counted {
             out.tally.allocated = out.tally.allocated.saturating_add(1);
-            if *follows != 0 && offset != *follows {
+            if *follows != FileOffset::ZERO && offset != *follows {
                 out.tally.fragmented = out.tally.fragmented.saturating_add(1);
             }
             *follows = offset.saturating_add(g.cluster_size());

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use instar_image::{BitmapEditor, Bitmaps, DirtyBitmap, Error, Result, Step};
+use instar_image::{BitmapEditor, Bitmaps, DirtyBitmap, Error, FileOffset, Result, Step};
 
 use super::bits::Bits;
 use super::head::{self, Head};
@@ -17,6 +17,7 @@ use crate::bitmaps::{
     BITMAP_MAX, Bitmap, COUNT_MAX, DIRECTORY_MAX, Directory, FLAG_AUTO, GRANULARITY_BITS, NAME_MAX, NAMES_MAX,
     TABLE_MAX, cluster, encode_entry, entry_len,
 };
+use crate::cluster;
 use crate::layout::AUTOCLEAR_KNOWN;
 use crate::window::numbers;
 
@@ -100,8 +101,8 @@ impl BitmapEditor for Qcow2Editor<'_> {
             name: new.name.clone(),
             flags: if new.auto { FLAG_AUTO } else { 0 },
             granularity_bits: new.granularity_bits,
-            table: (0, entries),
-            entry_at: 0,
+            table: (FileOffset::ZERO, entries),
+            entry_at: FileOffset::ZERO,
         });
         (work.changed, work.broken) = (true, false);
         Ok(())
@@ -116,11 +117,12 @@ impl BitmapEditor for Qcow2Editor<'_> {
         let (bits, size, counts) = (self.header.cluster_bits, self.header.cluster_size(), &mut state.counts);
         // What has no meaning, in one that is inconsistent, refers to nothing.
         numbers(self.machine.source(), self.device, offset, entries, &mut |_, table| {
-            let places = table.iter().filter_map(|entry| cluster(*entry, size).filter(|place| *place != 0));
-            places.for_each(|place| counts.release(place >> bits, 1));
+            let places =
+                table.iter().filter_map(|entry| cluster(*entry, size).filter(|place| *place != FileOffset::ZERO));
+            places.for_each(|place| counts.release(cluster::number(place, bits), 1));
             Ok(())
         })?;
-        counts.release(offset >> bits, (entries * 8).div_ceil(size));
+        counts.release(cluster::number(offset, bits), (entries * 8).div_ceil(size));
         (work.changed, work.broken) = (true, false);
         Ok(())
     }
@@ -174,7 +176,8 @@ impl BitmapEditor for Qcow2Editor<'_> {
         if !work.list.is_empty() {
             let mut bytes: Vec<u8> = work.list.iter().flat_map(encode_entry).collect();
             let (len, count) = (bytes.len() as u64, u32::try_from(work.list.len()).unwrap_or(u32::MAX));
-            let offset = state.counts.allocate(clusters(len))? << self.header.cluster_bits;
+            let first = state.counts.allocate(clusters(len))?;
+            let offset = cluster::offset(first, self.header.cluster_bits);
             directory = Some(Directory::new(offset, len, count)?);
             bytes.resize((clusters(len) << self.header.cluster_bits) as usize, 0);
             self.machine.submit(&[Step::Write { device: self.device, offset, data: &bytes }])?;
@@ -187,7 +190,8 @@ impl BitmapEditor for Qcow2Editor<'_> {
         self.settle_new(state)?;
         head::carry_out(self.machine, self.device, &head)?;
         if let Some(old) = core::mem::replace(&mut work.directory, directory) {
-            state.counts.release(old.offset >> self.header.cluster_bits, clusters(old.size));
+            let first = cluster::number(old.offset, self.header.cluster_bits);
+            state.counts.release(first, clusters(old.size));
         }
         work.changed = false;
         self.settle_old(state)?;
@@ -213,9 +217,9 @@ impl Qcow2Editor<'_> {
         let table = bits.store(self, &mut state.counts)?;
         if let Some(bitmap) = work.list.get_mut(index) {
             let (offset, entries) = core::mem::replace(&mut bitmap.table, table);
-            if offset != 0 {
+            if offset != FileOffset::ZERO {
                 let clusters = (entries * 8).div_ceil(self.header.cluster_size());
-                state.counts.release(offset >> self.header.cluster_bits, clusters);
+                state.counts.release(cluster::number(offset, self.header.cluster_bits), clusters);
             }
         }
         if state.counts.waiting() > WAITING_MAX {

@@ -5,10 +5,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use instar_image::{Error, Result, Step};
+use instar_image::{Error, FileOffset, Result, Step};
 
 use super::Qcow2Editor;
 use crate::bitmaps::{ALL_ONES, AT_ONCE, cluster, fill};
+use crate::cluster;
 use crate::refcount::counts::Counts;
 
 /// See the module.
@@ -21,14 +22,14 @@ pub struct Bits {
     bytes: Vec<u8>,
     index: usize,
     open: bool,
-    /// Clusters of bits that have a place, one behind the other from that byte offset on, and are not written yet.
+    /// Clusters of bits that have a place, one behind the other from there on, and are not written yet.
     behind: Vec<u8>,
-    behind_at: u64,
+    behind_at: FileOffset,
 }
 
 impl Bits {
-    /// Those of a bitmap whose table is in the file: byte offset and entries.
-    pub fn load(editor: &Qcow2Editor<'_>, (offset, entries): (u64, u64)) -> Result<Self> {
+    /// Those of a bitmap whose table is in the file: where it is, and its entries.
+    pub fn load(editor: &Qcow2Editor<'_>, (offset, entries): (FileOffset, u64)) -> Result<Self> {
         // `bitmaps::load` has bounded it.
         let mut bytes = vec![0; entries.saturating_mul(8) as usize];
         editor.machine.read(editor.device, offset, &mut bytes)?;
@@ -42,7 +43,7 @@ impl Bits {
         Self { stored: table.clone(), table, ..Self::default() }
     }
 
-    fn place(&self, editor: &Qcow2Editor<'_>, index: usize) -> Result<u64> {
+    fn place(&self, editor: &Qcow2Editor<'_>, index: usize) -> Result<FileOffset> {
         cluster(self.table.get(index).copied().unwrap_or(0), editor.header.cluster_size())
             .ok_or_else(|| Error::malformed("a bitmap's table is not valid"))
     }
@@ -54,8 +55,8 @@ impl Bits {
         self.behind.clear();
         for index in 0..self.table.len() {
             let place = self.place(editor, index)?;
-            if place != 0 {
-                counts.release(place >> editor.header.cluster_bits, 1);
+            if place != FileOffset::ZERO {
+                counts.release(cluster::number(place, editor.header.cluster_bits), 1);
             }
             self.put_entry(index, 0);
         }
@@ -94,7 +95,7 @@ impl Bits {
     fn take(&mut self, editor: &Qcow2Editor<'_>, index: usize) -> Result<()> {
         self.bytes.resize(editor.header.cluster_size() as usize, 0);
         match self.place(editor, index)? {
-            0 => self.bytes.fill(0),
+            FileOffset::ZERO => self.bytes.fill(0),
             place => {
                 if (self.behind_at..self.behind_at + self.behind.len() as u64).contains(&place) {
                     self.write(editor)?;
@@ -115,24 +116,22 @@ impl Bits {
         let old = self.place(editor, index)?;
         let stored = self.stored.get(index).copied().unwrap_or(0);
         let same = [(0, 0), (0xff, ALL_ONES)].into_iter().find(|(byte, _)| self.bytes.iter().all(|b| b == byte));
-        let own = old != 0 && old != stored;
-        if old != 0 && (same.is_some() || !own) {
-            counts.release(old >> bits, 1);
+        let own = old != FileOffset::ZERO && old.get() != stored;
+        if old != FileOffset::ZERO && (same.is_some() || !own) {
+            counts.release(cluster::number(old, bits), 1);
         }
-        let entry = match same {
-            Some((_, entry)) => entry,
-            None if own => old,
-            None => counts.allocate(1)? << bits,
-        };
-        if same.is_none() {
-            let len = self.behind.len() as u64;
-            if self.behind_at + len != entry || len + self.bytes.len() as u64 > AT_ONCE {
-                self.write(editor)?;
-                self.behind_at = entry;
-            }
-            self.behind.extend_from_slice(&self.bytes);
+        if let Some((_, entry)) = same {
+            self.put_entry(index, entry);
+            return Ok(());
         }
-        self.put_entry(index, entry);
+        let place = if own { old } else { cluster::offset(counts.allocate(1)?, bits) };
+        let len = self.behind.len() as u64;
+        if self.behind_at + len != place || len + self.bytes.len() as u64 > AT_ONCE {
+            self.write(editor)?;
+            self.behind_at = place;
+        }
+        self.behind.extend_from_slice(&self.bytes);
+        self.put_entry(index, place.get());
         Ok(())
     }
 
@@ -146,13 +145,13 @@ impl Bits {
         Ok(())
     }
 
-    /// Writes the table to a new place; returns its byte offset and entries.
-    pub fn store(mut self, editor: &Qcow2Editor<'_>, counts: &mut Counts<'_>) -> Result<(u64, u64)> {
+    /// Writes the table to a new place; returns where it is, and its entries.
+    pub fn store(mut self, editor: &Qcow2Editor<'_>, counts: &mut Counts<'_>) -> Result<(FileOffset, u64)> {
         self.put(editor, counts)?;
         self.write(editor)?;
         let bytes: Vec<u8> = self.table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
         let clusters = (bytes.len() as u64).div_ceil(editor.header.cluster_size());
-        let offset = counts.allocate(clusters)? << editor.header.cluster_bits;
+        let offset = cluster::offset(counts.allocate(clusters)?, editor.header.cluster_bits);
         editor.machine.submit(&[Step::Write { device: editor.device, offset, data: &bytes }])?;
         Ok((offset, self.table.len() as u64))
     }

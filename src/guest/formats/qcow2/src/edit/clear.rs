@@ -3,11 +3,12 @@
 //! First the L1 table is zeroed, and that is stable; only then is given up what it referred to. Between the two there
 //! are leaks.
 
-use instar_image::Result;
 use instar_image::reader::Reader;
+use instar_image::{FileOffset, Result};
 
 use super::{Qcow2Editor, State};
-use crate::layout::{L2_OFFSET_MASK, OFLAG_COMPRESSED};
+use crate::cluster;
+use crate::layout::{OFLAG_COMPRESSED, host_of};
 
 impl<'a> Qcow2Editor<'a> {
     /// See [`instar_image::Editor::empty`].
@@ -26,7 +27,7 @@ impl<'a> Qcow2Editor<'a> {
     /// Gives up L2 table `index` and all that it refers to. The caller takes it out of the L1 table.
     pub(super) fn give_up_table(&self, state: &mut State<'a>, index: usize) -> Result<()> {
         let offset = state.tables.offset(index)?;
-        if offset == 0 {
+        if offset == FileOffset::ZERO {
             return Ok(());
         }
         let g = &self.geometry;
@@ -35,7 +36,7 @@ impl<'a> Qcow2Editor<'a> {
         for at in (0..bytes.len()).step_by(1 << g.entry_bits) {
             self.give_up_entry(state, entries.be64(at)?);
         }
-        state.counts.release(offset >> g.cluster_bits, 1);
+        state.counts.release(cluster::number(offset, g.cluster_bits), 1);
         Ok(())
     }
 
@@ -48,10 +49,11 @@ impl<'a> Qcow2Editor<'a> {
                 state.counts.release_bytes(offset, len);
             }
         } else if !g.external {
-            let offset = entry & L2_OFFSET_MASK;
-            let is_place = offset != 0 && offset.is_multiple_of(g.cluster_size());
-            if is_place && !self.metadata.holds(state, offset >> g.cluster_bits) {
-                state.counts.release(offset >> g.cluster_bits, 1);
+            let offset = host_of(entry);
+            let is_place = offset != FileOffset::ZERO && offset.is_multiple_of(g.cluster_size());
+            let number = cluster::number(offset, g.cluster_bits);
+            if is_place && !self.metadata.holds(state, number) {
+                state.counts.release(number, 1);
             }
         }
     }

@@ -5,11 +5,14 @@ use alloc::vec::Vec;
 use instar_image::reader::Reader;
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Writer};
-use instar_image::{Error, Result, Step};
+use instar_image::{Error, FileOffset, Result, Step};
 
 use super::metadata::in_the_way;
 use super::{Qcow2Editor, State};
-use crate::layout::{COMPRESSED_SECTOR, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS};
+use crate::cluster;
+use crate::layout::{
+    COMPRESSED_SECTOR, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS, host_of,
+};
 
 /// Clusters handed out for the piece at hand, adjacent: first, count.
 type Pool = (u64, u64);
@@ -25,12 +28,12 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) const fn host(&self) -> u64 {
-        if self.entry & OFLAG_COMPRESSED != 0 { 0 } else { self.entry & L2_OFFSET_MASK }
+    pub(super) const fn host(&self) -> FileOffset {
+        if self.entry & OFLAG_COMPRESSED != 0 { FileOffset::ZERO } else { host_of(self.entry) }
     }
 
-    pub(super) const fn is_own(&self) -> bool {
-        self.host() != 0 && self.entry & OFLAG_COPIED != 0
+    pub(super) fn is_own(&self) -> bool {
+        self.host() != FileOffset::ZERO && self.entry & OFLAG_COPIED != 0
     }
 }
 
@@ -67,7 +70,7 @@ impl<'a> Qcow2Editor<'a> {
         let cluster = self.geometry.cluster_size();
         let mut pool = (0, 0);
         // What is being gathered: byte of the disk, place, length.
-        let mut run: Option<(u64, u64, u64)> = None;
+        let mut run: Option<(u64, FileOffset, u64)> = None;
         let mut done = 0;
         while done < len {
             let here = at + done;
@@ -95,13 +98,13 @@ impl<'a> Qcow2Editor<'a> {
     }
 
     /// What puts part of `piece`, which begins at `at`, in its place.
-    fn write<'p>(&self, piece: Piece<'p>, at: u64, (start, offset, len): (u64, u64, u64)) -> Result<Placed<'p>> {
+    fn write<'p>(&self, piece: Piece<'p>, at: u64, (start, offset, len): (u64, FileOffset, u64)) -> Result<Placed<'p>> {
         let placed = piece.placed((start - at, len), start, self.geometry.data, offset, self.encrypter());
         placed.ok_or_else(|| Error::corrupt("a piece that cannot be put there"))
     }
 
     /// What makes `len` bytes from byte `at` of the disk on, which have their place at `offset`, zeroes.
-    pub(super) fn zeroes<'p>(&self, at: u64, offset: u64, len: u64) -> Option<Placed<'p>> {
+    pub(super) fn zeroes<'p>(&self, at: u64, offset: FileOffset, len: u64) -> Option<Placed<'p>> {
         Piece::Zero(len).placed((0, len), at, self.geometry.data, offset, self.encrypter())
     }
 
@@ -113,7 +116,7 @@ impl<'a> Qcow2Editor<'a> {
         let reader = Reader::new(state.tables.read(table)?);
         let entry = reader.be64(place)?;
         let bitmap = if g.entry_bits == 4 { reader.be64(place + 8)? } else { 0 };
-        if entry & OFLAG_COMPRESSED == 0 && !(entry & L2_OFFSET_MASK).is_multiple_of(g.cluster_size()) {
+        if entry & OFLAG_COMPRESSED == 0 && !host_of(entry).is_multiple_of(g.cluster_size()) {
             return Err(Error::corrupt("the image is corrupt: a cluster's place is not aligned"));
         }
         Ok(Slot { table, at: place, entry, bitmap })
@@ -138,7 +141,7 @@ impl<'a> Qcow2Editor<'a> {
         (1u64.unbounded_shl(end as u32) - 1) & !(1u64.unbounded_shl(first as u32) - 1)
     }
 
-    /// A place of this disk's own for `len` bytes at `at`, which are in one cluster; the byte offset. The entry says so from
+    /// A place of this disk's own for `len` bytes at `at`, which are in one cluster. The entry says so from
     /// now on. At most `left` clusters from this one on are going to be asked for.
     fn place_for(
         &self,
@@ -148,14 +151,15 @@ impl<'a> Qcow2Editor<'a> {
         left: u64,
         pool: &mut Pool,
         steps: &mut Vec<Placed<'_>>,
-    ) -> Result<u64> {
+    ) -> Result<FileOffset> {
         let g = &self.geometry;
         let (slot, inside) = (self.slot(state, at)?, at % g.cluster_size());
         let wanted = self.bits(at, len);
         if g.external {
+            // A cluster lies there where it does in the disk.
             let entry = (at - inside) | OFLAG_COPIED;
             self.set(state, slot, entry, slot.bitmap & !(wanted << SUBCLUSTERS) | wanted)?;
-            return Ok(at);
+            return Ok(FileOffset::new(at));
         }
         let compressed = slot.entry & OFLAG_COMPRESSED != 0;
         let end = (self.header.size - (at - inside)).min(g.cluster_size());
@@ -164,7 +168,7 @@ impl<'a> Qcow2Editor<'a> {
         }
         let old = if compressed { 0 } else { slot.bitmap };
         let bitmap = old & !(wanted << SUBCLUSTERS) | wanted;
-        if slot.is_own() && self.metadata.holds(state, slot.host() >> g.cluster_bits) {
+        if slot.is_own() && self.metadata.holds(state, cluster::number(slot.host(), g.cluster_bits)) {
             return Err(in_the_way());
         }
         let (host, fresh) = if slot.is_own() { (slot.host(), false) } else { (self.take(state, left, pool)?, true) };
@@ -179,24 +183,24 @@ impl<'a> Qcow2Editor<'a> {
             let offset = host + inside + len;
             steps.extend(self.zeroes(at + len, offset, tail - inside - len));
         }
-        self.set(state, slot, host | OFLAG_COPIED, bitmap)?;
+        self.set(state, slot, host.get() | OFLAG_COPIED, bitmap)?;
         Ok(host + inside)
     }
 
     /// The next cluster of the pool, which is filled when it is empty.
-    fn take(&self, state: &mut State<'a>, left: u64, pool: &mut Pool) -> Result<u64> {
+    fn take(&self, state: &mut State<'a>, left: u64, pool: &mut Pool) -> Result<FileOffset> {
         if pool.1 == 0 {
             *pool = state.counts.allocate_some(left)?;
         }
-        let host = pool.0 << self.geometry.cluster_bits;
+        let host = cluster::offset(pool.0, self.geometry.cluster_bits);
         *pool = (pool.0 + 1, pool.1 - 1);
         Ok(host)
     }
 
     /// Copies those subclusters of a shared cluster that stay.
-    fn keep_rest(&self, slot: Slot, mut stay: u64, host: u64, steps: &mut Vec<Placed<'_>>) {
+    fn keep_rest(&self, slot: Slot, mut stay: u64, host: FileOffset, steps: &mut Vec<Placed<'_>>) {
         let (unit, device) = (self.geometry.unit_size(), self.geometry.data);
-        while slot.host() != 0 && stay != 0 {
+        while slot.host() != FileOffset::ZERO && stay != 0 {
             let first = stay.trailing_zeros();
             let count = (stay >> first).trailing_ones();
             let skip = u64::from(first) * unit;
@@ -267,30 +271,33 @@ impl<'a> Qcow2Editor<'a> {
         state.compressed_at = (!end.is_multiple_of(g.cluster_size())).then_some(end);
         self.give_up_entry(state, slot.entry);
         let sectors = (end - 1) / COMPRESSED_SECTOR - offset / COMPRESSED_SECTOR;
-        let entry = OFLAG_COMPRESSED | sectors << (62 - (g.cluster_bits - 8)) | offset;
+        let entry = OFLAG_COMPRESSED | sectors << (62 - (g.cluster_bits - 8)) | offset.get();
         self.set(state, slot, entry, 0)?;
         steps.push(Placed::Step(Step::Write { device: self.device, offset, data: bytes }));
         Ok(())
     }
 
     /// A place for `len` compressed bytes: behind the last ones where that has room.
-    fn room_for(&self, state: &mut State<'a>, len: u64) -> Result<u64> {
+    fn room_for(&self, state: &mut State<'a>, len: u64) -> Result<FileOffset> {
         let bits = self.geometry.cluster_bits;
         let Some(offset) = state.compressed_at.filter(|_| state.counts.max() > 1) else {
-            return Ok(state.counts.allocate(1)? << bits);
+            return Ok(cluster::offset(state.counts.allocate(1)?, bits));
         };
-        let (here, last) = (offset >> bits, (offset + len - 1) >> bits);
+        let (here, last) = (cluster::number(offset, bits), cluster::number(offset + len - 1, bits));
         if last > here {
             let (next, _) = state.counts.allocate_some(1)?;
             // It reaches into the next cluster only if that is the next one.
             if next != last {
-                return Ok(next << bits);
+                return Ok(cluster::offset(next, bits));
             }
             if !state.counts.add_reference(here)? {
-                return Ok(next << bits);
+                return Ok(cluster::offset(next, bits));
             }
             return Ok(offset);
         }
-        if state.counts.add_reference(here)? { Ok(offset) } else { Ok(state.counts.allocate(1)? << bits) }
+        if state.counts.add_reference(here)? {
+            return Ok(offset);
+        }
+        Ok(cluster::offset(state.counts.allocate(1)?, bits))
     }
 }

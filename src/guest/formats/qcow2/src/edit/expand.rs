@@ -3,13 +3,14 @@
 
 use alloc::vec::Vec;
 
-use instar_image::Result;
 use instar_image::reader::Reader;
 use instar_image::table::Span;
+use instar_image::{FileOffset, Result};
 
 use super::metadata::in_the_way;
 use super::{Qcow2Editor, State, WAITING_MAX};
-use crate::layout::{L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO};
+use crate::cluster;
+use crate::layout::{OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, host_of};
 
 impl<'a> Qcow2Editor<'a> {
     /// Goes through all L2 tables of the disk. Tables that it shares with snapshots become its own.
@@ -17,7 +18,7 @@ impl<'a> Qcow2Editor<'a> {
         let state = &mut *self.state.lock();
         self.clear_stale()?;
         for index in 0..state.tables.len() {
-            if state.tables.offset(index)? != 0 {
+            if state.tables.offset(index)? != FileOffset::ZERO {
                 self.expand_table(state, index)?;
             }
             if state.counts.waiting().saturating_add(state.tables.waiting()) > WAITING_MAX {
@@ -37,7 +38,7 @@ impl<'a> Qcow2Editor<'a> {
                 continue;
             }
             let cluster = ((index as u64) << g.table_bits()) + (at >> g.entry_bits) as u64;
-            let entry = self.without_flag(state, cluster << g.cluster_bits, entry & L2_OFFSET_MASK)?;
+            let entry = self.without_flag(state, cluster << g.cluster_bits, host_of(entry))?;
             state.tables.change(index, at, &entry.to_be_bytes(), &mut state.counts)?;
         }
         Ok(())
@@ -45,28 +46,29 @@ impl<'a> Qcow2Editor<'a> {
 
     /// The entry that says the same as one with the zero flag, of the cluster at byte `at` of the disk, which has its place at
     /// `host` if it has one.
-    fn without_flag(&self, state: &mut State<'a>, at: u64, host: u64) -> Result<u64> {
+    fn without_flag(&self, state: &mut State<'a>, at: u64, host: FileOffset) -> Result<u64> {
         let g = &self.geometry;
         let size = g.cluster_size();
-        if host == 0 && self.header.backing.0 == 0 {
+        if host == FileOffset::ZERO && self.header.backing.0 == FileOffset::ZERO {
             return Ok(0);
         }
-        let held = host != 0 && host.is_multiple_of(size);
-        if held && self.metadata.holds(state, host >> g.cluster_bits) {
+        let held = host != FileOffset::ZERO && host.is_multiple_of(size);
+        let number = cluster::number(host, g.cluster_bits);
+        if held && self.metadata.holds(state, number) {
             return Err(in_the_way());
         }
         // What is in it shows nowhere, unless another disk shares it.
-        let place = match held && state.counts.get(host >> g.cluster_bits)? == 1 {
+        let place = match held && state.counts.get(number)? == 1 {
             true => host,
             false => {
                 if held {
-                    state.counts.release(host >> g.cluster_bits, 1);
+                    state.counts.release(number, 1);
                 }
-                state.counts.allocate(1)? << g.cluster_bits
+                cluster::offset(state.counts.allocate(1)?, g.cluster_bits)
             }
         };
         self.submit_placed(self.zeroes(at, place, size).into_iter().collect::<Vec<_>>())?;
-        Ok(place | OFLAG_COPIED)
+        Ok(place.get() | OFLAG_COPIED)
     }
 
     /// Sets the disk's copied flags by the counts.

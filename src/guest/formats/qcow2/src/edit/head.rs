@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use instar_image::reader::Reader;
-use instar_image::{Backing, DeviceId, Error, Machine, Result, Step, limits};
+use instar_image::{Backing, DeviceId, Error, FileOffset, Machine, Result, Step, limits};
 
 use crate::bitmaps::Directory;
 use crate::header::Header;
@@ -56,21 +56,22 @@ impl Head {
         if u64::from(len) > limits::BACKING_NAME_MAX as u64 {
             return Err(Error::malformed("Backing file name too long"));
         }
-        let fixed = window.bytes(0, header.length as usize)?.to_vec();
+        let fixed = window.bytes(FileOffset::ZERO, header.length as usize)?.to_vec();
         let extensions = extensions(&mut window, header)?;
-        let name = if offset == 0 { Vec::new() } else { window.bytes(offset, len as usize)?.to_vec() };
-        let end = offset.saturating_add(u64::from(len)).min(cluster) as usize;
+        let name = if offset == FileOffset::ZERO { Vec::new() } else { window.bytes(offset, len as usize)?.to_vec() };
+        let inside = offset.get().min(cluster);
+        let end = inside.saturating_add(u64::from(len)).min(cluster) as usize;
         let mut sector = fixed.clone();
         let others = extensions.iter().filter(|(kind, _)| *kind != extension::FEATURE_NAMES);
         sector.append(&mut encode(others));
         sector.resize(SECTOR.max(sector.len()), 0);
-        let is_whole = sector.len() == SECTOR && (offset == 0 || offset >= SECTOR as u64);
+        let is_whole = sector.len() == SECTOR && (inside == 0 || inside >= SECTOR as u64);
         let sector = match end {
             // Nothing of the old one lies behind its first sector.
-            1..=SECTOR => Some(window.bytes(0, SECTOR)?.to_vec()),
+            1..=SECTOR => Some(window.bytes(FileOffset::ZERO, SECTOR)?.to_vec()),
             _ => Some(sector).filter(|_| is_whole),
         };
-        let old = Old { len: end, name: (offset as usize).min(end)..end, sector };
+        let old = Old { len: end, name: (inside as usize).min(end)..end, sector };
         Ok(Self { fixed, extensions, name, cluster: cluster as usize, old })
     }
 
@@ -144,9 +145,9 @@ impl Head {
         Ok(head)
     }
 
-    /// What is to be written one after the other, byte offset and bytes, each to be stable before the next: a disk writes a
+    /// What is to be written one after the other, where and which bytes, each to be stable before the next: a disk writes a
     /// sector whole or not at all, and after each of them the image names the old backing file or the new one.
-    pub fn steps(mut self) -> Result<Vec<(u64, Vec<u8>)>> {
+    pub fn steps(mut self) -> Result<Vec<(FileOffset, Vec<u8>)>> {
         let is_in_the_way = |end: usize| end > SECTOR && self.old.name.start < end && self.old.name.end > SECTOR;
         if is_in_the_way(self.len() - self.name.len()) {
             self.set_extension(extension::FEATURE_NAMES, &[]);
@@ -156,7 +157,7 @@ impl Head {
         let name = self.name.len();
         let begin = len - name;
         let Some(sector) = sector.filter(|_| len.max(old_len) > SECTOR && begin <= cluster) else {
-            return Ok(Vec::from([(0, self.encode()?)]));
+            return Ok(Vec::from([(FileOffset::ZERO, self.encode()?)]));
         };
         // The new name where the old one is not, and the extensions before it.
         let behind = begin.max(old.end).next_multiple_of(8);
@@ -164,23 +165,23 @@ impl Head {
         let places = [begin, behind].map(|at| (at, at + name));
         let free = |(at, end): &(usize, usize)| apart(*at, *end) && *end <= cluster;
         let Some((at, _)) = places.into_iter().find(free).filter(|_| apart(SECTOR, begin)) else {
-            return Ok(Vec::from([(0, self.encode()?)]));
+            return Ok(Vec::from([(FileOffset::ZERO, self.encode()?)]));
         };
         let mut head = self.laid_out(at - begin)?;
         let used = head.len();
         head.resize(head.len().max(old_len).max(SECTOR), 0);
         let first = head.get(..SECTOR).unwrap_or_default().to_vec();
         let rest = head.get(SECTOR..).unwrap_or_default().to_vec();
-        let mut steps = Vec::from([(0, sector)]);
+        let mut steps = Vec::from([(FileOffset::ZERO, sector)]);
         // All of it but for the old name, which counts still.
         for part in [SECTOR..old.start.min(used), old.end.max(SECTOR)..used] {
             if let Some(bytes) = head.get(part.clone()).filter(|bytes| !bytes.is_empty()) {
-                steps.push((part.start as u64, bytes.to_vec()));
+                steps.push((FileOffset::new(part.start as u64), bytes.to_vec()));
             }
         }
-        steps.push((0, first));
+        steps.push((FileOffset::ZERO, first));
         if !rest.is_empty() {
-            steps.push((SECTOR as u64, rest));
+            steps.push((FileOffset::new(SECTOR as u64), rest));
         }
         Ok(steps)
     }
@@ -212,7 +213,7 @@ impl Head {
 }
 
 /// Carries out what [`Head::steps`] gave, each step stable before the next.
-pub fn carry_out(machine: &dyn Machine, device: DeviceId, steps: &[(u64, Vec<u8>)]) -> Result<()> {
+pub fn carry_out(machine: &dyn Machine, device: DeviceId, steps: &[(FileOffset, Vec<u8>)]) -> Result<()> {
     steps.iter().try_for_each(|(offset, data)| {
         machine.submit(&[Step::Write { device, offset: *offset, data }, Step::Barrier { device }])
     })
@@ -234,7 +235,7 @@ fn encode<'e>(extensions: impl Iterator<Item = &'e (u32, Vec<u8>)>) -> Vec<u8> {
 /// The extensions as they are, without the end.
 fn extensions(window: &mut Window<'_>, header: &Header) -> Result<Vec<(u32, Vec<u8>)>> {
     let mut found = Vec::new();
-    let mut at = u64::from(header.length);
+    let mut at = FileOffset::from(header.length);
     while at + EXTENSION_HEADER as u64 <= header.extensions_end {
         let r = Reader::new(window.bytes(at, EXTENSION_HEADER)?);
         let (kind, len) = (r.be32(0)?, r.be32(4)?);
@@ -242,7 +243,7 @@ fn extensions(window: &mut Window<'_>, header: &Header) -> Result<Vec<(u32, Vec<
             break;
         }
         at += EXTENSION_HEADER as u64;
-        if u64::from(len) > header.extensions_end.saturating_sub(at) {
+        if u64::from(len) > header.extensions_end.saturating_since(at) {
             return Err(Error::malformed("Header extension too large"));
         }
         found.push((kind, window.bytes(at, len as usize)?.to_vec()));

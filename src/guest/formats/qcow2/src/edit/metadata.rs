@@ -7,11 +7,12 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use instar_image::Error;
+use instar_image::{Error, FileOffset};
 
 use super::State;
 use super::tables::Tables;
 use crate::Qcow2Image;
+use crate::cluster;
 use crate::layout::{COMPRESSED_SECTOR, L1_ENTRY};
 use crate::refcount::counts::Counts;
 
@@ -30,7 +31,7 @@ impl Metadata {
     /// Those of an image.
     pub fn of(image: &Qcow2Image<'_>, tables: &Tables<'_>, counts: &Counts<'_>) -> Self {
         let bits = image.header.cluster_bits;
-        let clusters = |offset: u64, len: u64| offset >> bits..offset.saturating_add(len).div_ceil(1 << bits);
+        let clusters = |offset: FileOffset, len: u64| cluster::run(offset, len, bits);
         let mut fixed = Vec::new();
         fixed.push(0..1);
         if let Some(last) = image.snapshots.last() {
@@ -40,8 +41,8 @@ impl Metadata {
         fixed.extend(image.extensions.crypto_header.map(|(offset, len)| clusters(offset, len)));
         let mut listed = Vec::new();
         if tables.len().saturating_add(counts.block_places().count()) <= LISTED_MAX {
-            listed
-                .extend(tables.places().chain(counts.block_places()).filter(|offset| *offset != 0).map(|o| o >> bits));
+            let places = tables.places().chain(counts.block_places()).filter(|offset| *offset != FileOffset::ZERO);
+            listed.extend(places.map(|offset| cluster::number(offset, bits)));
             listed.sort_unstable();
         }
         Self { fixed, tables: listed }
@@ -56,16 +57,16 @@ impl Metadata {
             || (self.tables.binary_search(&cluster).is_ok() && {
                 let mut now = state.tables.places().chain(state.counts.block_places());
                 let bits = state.counts.cluster_bits();
-                now.any(|offset| offset != 0 && offset >> bits == cluster)
+                now.any(|offset| offset != FileOffset::ZERO && cluster::number(offset, bits) == cluster)
             })
     }
 
     /// The same of what compressed bytes lie in.
-    pub fn holds_any(&self, state: &State<'_>, (offset, len): (u64, u64)) -> bool {
+    pub fn holds_any(&self, state: &State<'_>, (offset, len): (FileOffset, u64)) -> bool {
         let bits = state.counts.cluster_bits();
         // At most two clusters, and a sector more.
         let last = offset.saturating_add(len.max(1) - 1).min(offset.saturating_add((2 << bits) + COMPRESSED_SECTOR));
-        (offset >> bits..=last >> bits).any(|cluster| self.holds(state, cluster))
+        (cluster::number(offset, bits)..=cluster::number(last, bits)).any(|cluster| self.holds(state, cluster))
     }
 }
 

@@ -33,12 +33,13 @@ use instar_image::reader::Reader;
 use instar_image::sealed::{self, Placed};
 use instar_image::write::{Compressor, Encrypter, Piece, Target, Writer};
 use instar_image::{
-    Backing, BitmapEditor, Changes, DeviceId, Editor, Emptying, Error, Extent, Machine, Place, Rebasing, Result,
-    SnapshotEditor, Spot, Step,
+    Backing, BitmapEditor, Changes, DeviceId, Editor, Emptying, Error, Extent, FileOffset, Machine, Place, Rebasing,
+    Result, SnapshotEditor, Spot, Step,
 };
 use spin::Mutex;
 
 use crate::Qcow2Image;
+use crate::cluster;
 use crate::compressor::compressor;
 use crate::entry::{Entries, Geometry};
 use crate::header::{Compression, Header};
@@ -87,7 +88,7 @@ struct State<'a> {
     counts: Counts<'a>,
     tables: Tables<'a>,
     /// Where the next compressed cluster may begin, in the middle of a cluster.
-    compressed_at: Option<u64>,
+    compressed_at: Option<FileOffset>,
     bitmaps: Tracker<'a>,
 }
 
@@ -119,7 +120,7 @@ impl<'a> Qcow2Editor<'a> {
         let whole = changes.content || changes.compressed || geometry.encrypted;
         let unit = if whole { geometry.cluster_size() } else { geometry.unit_size() };
         // Who does not change what the disk shows is about to change what is below it.
-        let unbacked = header.backing.0 == 0 && changes.content;
+        let unbacked = header.backing.0 == FileOffset::ZERO && changes.content;
         let blank = unbacked && state.tables.is_blank();
         Ok(Self {
             machine,
@@ -202,7 +203,7 @@ impl<'a> Qcow2Editor<'a> {
         let mut stale = self.stale_autoclear.lock();
         if *stale {
             let data = (self.header.autoclear & AUTOCLEAR_KNOWN).to_be_bytes();
-            let offset = field::AUTOCLEAR as u64;
+            let offset = FileOffset::new(field::AUTOCLEAR as u64);
             self.machine.submit(&[Step::Write { device: self.device, offset, data: &data }])?;
             self.barrier()?;
             *stale = false;
@@ -311,7 +312,7 @@ impl Editor for Qcow2Editor<'_> {
         if !g.external && !slot.is_own() {
             return Ok(None);
         }
-        if !g.external && self.metadata.holds(state, slot.host() >> g.cluster_bits) {
+        if !g.external && self.metadata.holds(state, cluster::number(slot.host(), g.cluster_bits)) {
             return Err(in_the_way());
         }
         self.clear_stale()?;

@@ -10,11 +10,12 @@ use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
 use instar_image::write::Piece;
-use instar_image::{Changes, Error, NewSize, Preallocation, Resizing, Result, Step};
+use instar_image::{Changes, Error, FileOffset, NewSize, Preallocation, Resizing, Result, Step};
 
 use super::{Qcow2Editor, State};
 use crate::Qcow2Image;
 use crate::bitmaps;
+use crate::cluster;
 use crate::layout::{AUTOCLEAR_DATA_FILE_RAW, L1_BYTES_MAX, L1_ENTRY, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS, field};
 
 /// The disk is counted in sectors of so many bytes.
@@ -62,16 +63,16 @@ impl<'a> Qcow2Editor<'a> {
             return Err(Error::limit("Failed to grow the L1 table: File too large"));
         }
         let mut head = vec![0; 24];
-        self.machine.read(self.device, field::SIZE as u64, &mut head)?;
+        self.machine.read(self.device, FileOffset::new(field::SIZE as u64), &mut head)?;
         if entries > state.tables.len() as u64 {
             let (offset, (first, count)) = state.tables.grow(entries as usize, &mut state.counts)?;
             // The fields from the size to the L1 table's offset lie together: one write shows all of it.
             let at = |field: usize| field - field::SIZE;
             put(&mut head, at(field::L1_SIZE), &(entries as u32).to_be_bytes());
-            put(&mut head, at(field::L1_OFFSET), &offset.to_be_bytes());
+            put(&mut head, at(field::L1_OFFSET), &offset.get().to_be_bytes());
             state.counts.release(first, count);
             let clusters = (entries * L1_ENTRY).div_ceil(self.header.cluster_size());
-            state.counts.moved(first, offset >> self.header.cluster_bits, clusters);
+            state.counts.moved(first, cluster::number(offset, self.header.cluster_bits), clusters);
         }
         put(&mut head, 0, &size.to_be_bytes());
         let covered = to.backing_len.unwrap_or(0).min(size);
@@ -85,7 +86,7 @@ impl<'a> Qcow2Editor<'a> {
             self.machine.submit(&[Step::SetLength { device: self.geometry.data, len: size }])?;
             self.barrier()?;
         }
-        let offset = field::SIZE as u64;
+        let offset = FileOffset::new(field::SIZE as u64);
         self.machine.submit(&[Step::Write { device: self.device, offset, data: &head }])?;
         self.barrier()?;
         self.settle_old(state)
@@ -123,7 +124,7 @@ impl<'a> Qcow2Editor<'a> {
             return Ok(());
         }
         let width = 1u64 << g.entry_bits;
-        let backed = self.header.backing.0 != 0;
+        let backed = self.header.backing.0 != FileOffset::ZERO;
         // Over a backing file the new clusters are zeroes by their entries.
         let (flag, bitmap) = match (backed, g.entry_bits == 4) {
             (true, true) => (0, 0xffff_ffff << SUBCLUSTERS),
@@ -137,14 +138,15 @@ impl<'a> Qcow2Editor<'a> {
             let (host, count) = if g.external { (cluster, most) } else { state.counts.allocate_some(most)? };
             let mut bytes = Vec::with_capacity((count * width) as usize);
             for i in 0..count {
-                bytes.extend_from_slice(&((host + i) << g.cluster_bits | OFLAG_COPIED | flag).to_be_bytes());
+                let place = cluster::offset(host + i, g.cluster_bits);
+                bytes.extend_from_slice(&(place.get() | OFLAG_COPIED | flag).to_be_bytes());
                 if width == 16 {
                     bytes.extend_from_slice(&u64::to_be_bytes(bitmap));
                 }
             }
             let table = usize::try_from(cluster >> g.table_bits()).unwrap_or(usize::MAX);
             state.tables.change(table, (index * width) as usize, &bytes, &mut state.counts)?;
-            let (device, offset, len) = (g.data, host << g.cluster_bits, count << g.cluster_bits);
+            let (device, offset, len) = (g.data, cluster::offset(host, g.cluster_bits), count << g.cluster_bits);
             // What was there before must not show.
             let zero = Step::Zero { device, offset, len, unmap: true };
             let allocate = Step::Allocate { device, offset, len, full: mode == Preallocation::Full };
@@ -166,7 +168,7 @@ impl<'a> Qcow2Editor<'a> {
     fn shrink(&self, size: u64) -> Result<()> {
         let state = &mut *self.state.lock();
         self.clear_stale()?;
-        let (device, offset) = (self.device, field::SIZE as u64);
+        let (device, offset) = (self.device, FileOffset::new(field::SIZE as u64));
         self.machine.submit(&[Step::Write { device, offset, data: &size.to_be_bytes() }])?;
         self.barrier()?;
         let g = &self.geometry;
@@ -176,7 +178,7 @@ impl<'a> Qcow2Editor<'a> {
         let index = g.index_in_table(first);
         if index != 0 {
             let table = (first >> g.table_bits()) as usize;
-            if state.tables.offset(table)? != 0 {
+            if state.tables.offset(table)? != FileOffset::ZERO {
                 self.give_up_rest(state, table, (index << g.entry_bits) as usize)?;
             }
         }

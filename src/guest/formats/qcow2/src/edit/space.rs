@@ -3,9 +3,10 @@
 
 use alloc::vec::Vec;
 
-use instar_image::{Result, Step};
+use instar_image::{FileOffset, Result, Step};
 
 use super::{Qcow2Editor, State};
+use crate::cluster;
 use crate::layout::field;
 
 impl Qcow2Editor<'_> {
@@ -19,7 +20,7 @@ impl Qcow2Editor<'_> {
         }
         let steps: Vec<Step<'_>> = runs
             .iter()
-            .map(|(first, count)| Step::Discard { device, offset: first << bits, len: count << bits })
+            .map(|(first, count)| Step::Discard { device, offset: cluster::offset(*first, bits), len: count << bits })
             .collect();
         self.machine.submit(&steps)?;
         self.barrier()
@@ -63,11 +64,11 @@ impl Qcow2Editor<'_> {
             return Ok(counts_move);
         }
         let Some(first) = state.counts.take_low(clusters, old)? else { return Ok(counts_move) };
-        let offset = first << self.header.cluster_bits;
+        let offset = cluster::offset(first, self.header.cluster_bits);
         state.tables.move_to(offset);
         self.settle_new(state)?;
-        let at = field::L1_OFFSET as u64;
-        self.machine.submit(&[Step::Write { device: self.device, offset: at, data: &offset.to_be_bytes() }])?;
+        let at = FileOffset::new(field::L1_OFFSET as u64);
+        self.machine.submit(&[Step::Write { device: self.device, offset: at, data: &offset.get().to_be_bytes() }])?;
         self.barrier()?;
         state.counts.moved(old, first, clusters);
         state.counts.release(old, clusters);

@@ -9,18 +9,19 @@ use core::ops::Range;
 
 use instar_image::reader::is_zero;
 use instar_image::sealed::Placed;
-use instar_image::{DeviceId, Error, Machine, Result};
+use instar_image::{DeviceId, Error, FileOffset, Machine, Result};
 
 use crate::cache::{Cached, WriteCache};
+use crate::cluster;
 use crate::header::Header;
-use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, OFLAG_COPIED};
+use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, OFLAG_COPIED, table_of};
 use crate::map::{Hex, corrupt};
 use crate::refcount::counts::{Counts, widen};
 
 struct Table {
     bytes: Vec<u8>,
     /// Where it is written: its own place, if it has one.
-    place: Option<u64>,
+    place: Option<FileOffset>,
     /// That place is a new one, which the L1 table does not have yet.
     fresh: bool,
     /// Bytes that differ from the file's.
@@ -38,7 +39,7 @@ pub struct Tables<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,
     cluster_bits: u32,
-    l1_offset: u64,
+    l1_offset: FileOffset,
     l1: Vec<u64>,
     /// L1 entries that differ from the file's.
     l1_changed: Range<usize>,
@@ -85,9 +86,9 @@ impl<'a> Tables<'a> {
         self.l1.iter().all(|entry| entry & L1_OFFSET_MASK == 0)
     }
 
-    /// Byte offset of L2 table `index`, 0 if there is none.
-    pub fn offset(&self, index: usize) -> Result<u64> {
-        let offset = self.l1.get(index).copied().unwrap_or(0) & L1_OFFSET_MASK;
+    /// Where L2 table `index` is, 0 if there is none.
+    pub fn offset(&self, index: usize) -> Result<FileOffset> {
+        let offset = table_of(self.l1.get(index).copied().unwrap_or(0));
         if !offset.is_multiple_of(1 << self.cluster_bits) {
             let index = Hex(index as u64);
             return Err(corrupt(format_args!("L2 table offset {offset:#x} unaligned (L1 index: {index})")));
@@ -118,10 +119,15 @@ impl<'a> Tables<'a> {
         let own = self.l1.get(index).is_some_and(|entry| entry & OFLAG_COPIED != 0);
         self.tables.get(index as u64, || {
             let mut bytes = vec![0; 1 << bits];
-            if offset != 0 {
+            if offset != FileOffset::ZERO {
                 machine.read(device, offset, &mut bytes)?;
             }
-            Ok(Table { bytes, place: (offset != 0 && own).then_some(offset), fresh: false, changed: 0..0 })
+            Ok(Table {
+                bytes,
+                place: (offset != FileOffset::ZERO && own).then_some(offset),
+                fresh: false,
+                changed: 0..0,
+            })
         })
     }
 
@@ -139,11 +145,11 @@ impl<'a> Tables<'a> {
         place.copy_from_slice(bytes);
         widen(&mut table.changed, at..at + bytes.len());
         if table.place.is_none() {
-            table.place = Some(counts.allocate(1)? << cluster_bits);
+            table.place = Some(cluster::offset(counts.allocate(1)?, cluster_bits));
             table.fresh = true;
             table.changed = whole;
-            if old != 0 {
-                counts.release(old >> cluster_bits, 1);
+            if old != FileOffset::ZERO {
+                counts.release(cluster::number(old, cluster_bits), 1);
             }
         }
         Ok(())
@@ -153,7 +159,7 @@ impl<'a> Tables<'a> {
     pub fn drop_empty(&mut self, counts: &mut Counts<'_>) -> Result<()> {
         let mut dropped = Vec::new();
         for (index, table) in self.tables.changed().filter(|(_, table)| is_zero(&table.bytes)) {
-            match table.place.map(|place| place >> self.cluster_bits) {
+            match table.place.map(|place| cluster::number(place, self.cluster_bits)) {
                 Some(cluster) if table.fresh => counts.take_back(cluster, 1)?,
                 Some(cluster) => counts.release(cluster, 1),
                 None => {}
@@ -171,7 +177,7 @@ impl<'a> Tables<'a> {
             let Some(offset) = table.place else { continue };
             steps.push(Placed::Owned { device: self.device, offset, data: table.bytes.clone() });
             if let Some(entry) = self.l1.get_mut(index) {
-                *entry = offset | OFLAG_COPIED;
+                *entry = offset.get() | OFLAG_COPIED;
             }
             widen(&mut self.l1_changed, index..index + 1);
             (table.fresh, table.changed) = (false, 0..0);
@@ -196,29 +202,30 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// Gives the L1 table room for `entries` in a new place, which nothing refers to yet; returns its byte offset, and
+    /// Gives the L1 table room for `entries` in a new place, which nothing refers to yet; returns where that is, and
     /// what the old place was: first cluster, clusters.
-    pub fn grow(&mut self, entries: usize, counts: &mut Counts<'_>) -> Result<(u64, (u64, u64))> {
+    pub fn grow(&mut self, entries: usize, counts: &mut Counts<'_>) -> Result<(FileOffset, (u64, u64))> {
         let clusters = |entries: usize| (entries as u64 * L1_ENTRY).div_ceil(1 << self.cluster_bits);
-        let old = (self.l1_offset >> self.cluster_bits, clusters(self.l1.len()));
-        self.l1_offset = counts.allocate(clusters(entries))? << self.cluster_bits;
+        let old = (cluster::number(self.l1_offset, self.cluster_bits), clusters(self.l1.len()));
+        self.l1_offset = cluster::offset(counts.allocate(clusters(entries))?, self.cluster_bits);
         self.l1.resize(entries, 0);
         self.l1_changed = 0..entries;
         Ok((self.l1_offset, old))
     }
 
-    /// Byte offsets of all L2 tables; 0 where there is none.
-    pub fn places(&self) -> impl Iterator<Item = u64> {
-        self.l1.iter().map(|entry| entry & L1_OFFSET_MASK)
+    /// Where all L2 tables are; 0 where there is none.
+    pub fn places(&self) -> impl Iterator<Item = FileOffset> {
+        self.l1.iter().map(|entry| table_of(*entry))
     }
 
     /// Where the L1 table is: first cluster, clusters.
     pub fn place(&self) -> (u64, u64) {
-        (self.l1_offset >> self.cluster_bits, (self.l1.len() as u64 * L1_ENTRY).div_ceil(1 << self.cluster_bits))
+        let clusters = (self.l1.len() as u64 * L1_ENTRY).div_ceil(1 << self.cluster_bits);
+        (cluster::number(self.l1_offset, self.cluster_bits), clusters)
     }
 
-    /// Puts the L1 table to another byte offset, which nothing refers to yet.
-    pub fn move_to(&mut self, offset: u64) {
+    /// Puts the L1 table to another place, which nothing refers to yet.
+    pub fn move_to(&mut self, offset: FileOffset) {
         self.l1_offset = offset;
         self.l1_changed = 0..self.l1.len();
     }

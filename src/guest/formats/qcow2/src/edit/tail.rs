@@ -6,13 +6,13 @@ use alloc::vec::Vec;
 use instar_image::reader::is_zero;
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Writer};
-use instar_image::{Compressed, Decoder, Result, Step};
+use instar_image::{Compressed, Decoder, FileOffset, Result, Step};
 
 use super::entries::Slot;
 use super::{Qcow2Editor, State};
 use crate::compressed::{ZlibClusterDecoder, ZstdClusterDecoder};
 use crate::header::Compression;
-use crate::layout::{L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO};
+use crate::layout::{OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, host_of};
 
 impl<'a> Qcow2Editor<'a> {
     /// Zeroes what lies behind the old end of a disk that is going to have `size` bytes.
@@ -23,9 +23,9 @@ impl<'a> Qcow2Editor<'a> {
             return Ok(());
         }
         let slot = self.slot(state, old)?;
-        let host = slot.entry & L2_OFFSET_MASK;
+        let host = host_of(slot.entry);
         let compressed = slot.entry & OFLAG_COMPRESSED != 0;
-        if !compressed && host != 0 && slot.entry & OFLAG_COPIED != 0 {
+        if !compressed && host != FileOffset::ZERO && slot.entry & OFLAG_COPIED != 0 {
             let (offset, len) = (host + inside, g.cluster_size() - inside);
             let zeroes = match self.encrypter() {
                 Some(encrypter) => Placed::sealed_zeroes(encrypter, old, g.data, offset, len),
@@ -34,7 +34,7 @@ impl<'a> Qcow2Editor<'a> {
             return self.submit_placed(Vec::from([zeroes]));
         }
         let zero = g.entry_bits == 3 && slot.entry & OFLAG_ZERO != 0;
-        if !compressed && (host == 0 || zero) {
+        if !compressed && (host == FileOffset::ZERO || zero) {
             return Ok(());
         }
         // Snapshots have a part in it: it is written anew, but only if it must be.
@@ -65,7 +65,7 @@ impl<'a> Qcow2Editor<'a> {
     }
 
     /// The cluster at byte `at` of the disk, which is stored at `host`.
-    fn stored(&self, at: u64, host: u64) -> Result<Vec<u8>> {
+    fn stored(&self, at: u64, host: FileOffset) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.geometry.cluster_size() as usize];
         self.machine.read(self.geometry.data, host, &mut bytes)?;
         if let Some(key) = &self.key {

@@ -7,9 +7,10 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::{DeviceId, Error, Machine, Result, Step};
+use instar_image::{DeviceId, Error, FileOffset, Machine, Result, Step};
 
 use crate::bitmaps::{self, ALL_ONES, Bitmap, FLAG_AUTO, FLAG_IN_USE};
+use crate::cluster;
 use crate::header::Header;
 use crate::refcount::counts::Counts;
 
@@ -51,7 +52,7 @@ impl<'a> Tracker<'a> {
         Ok(Self { machine, device, cluster_bits, bitmaps: tracked, open: false, dirty: Vec::new() })
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+    fn write(&self, offset: FileOffset, data: &[u8]) -> Result<()> {
         self.machine.submit(&[Step::Write { device: self.device, offset, data }])
     }
 
@@ -63,7 +64,7 @@ impl<'a> Tracker<'a> {
     fn write_entry(&self, tracked: &Tracked, flags: u32) -> Result<()> {
         let (offset, entries) = tracked.bitmap.table;
         let mut fields = [0; 16];
-        fields[..8].copy_from_slice(&offset.to_be_bytes());
+        fields[..8].copy_from_slice(&offset.get().to_be_bytes());
         fields[8..12].copy_from_slice(&u32::try_from(entries).unwrap_or(u32::MAX).to_be_bytes());
         fields[12..].copy_from_slice(&flags.to_be_bytes());
         self.write(tracked.bitmap.entry_at, &fields)
@@ -121,15 +122,18 @@ impl<'a> Tracker<'a> {
                 let offset = bitmaps::cluster(entry, 1 << self.cluster_bits)
                     .ok_or_else(|| Error::malformed("a bitmap's table is not valid"))?;
                 let mut bytes = vec![if entry == ALL_ONES { 0xff } else { 0 }; 1 << self.cluster_bits];
-                if offset != 0 {
+                if offset != FileOffset::ZERO {
                     self.machine.read(self.device, offset, &mut bytes)?;
                 }
                 bitmaps::fill(&mut bytes, at % bits..at % bits + (stop - at), set);
-                let place = if offset == 0 { counts.allocate(1)? << self.cluster_bits } else { offset };
+                let place = match offset {
+                    FileOffset::ZERO => cluster::offset(counts.allocate(1)?, self.cluster_bits),
+                    offset => offset,
+                };
                 self.write(place, &bytes)?;
                 tracked.changed |= place != offset;
                 if let Some(entry) = tracked.table.get_mut(index) {
-                    *entry = place;
+                    *entry = place.get();
                 }
             }
             at = stop;
@@ -144,9 +148,9 @@ impl<'a> Tracker<'a> {
             let bits = size.div_ceil(1u64.unbounded_shl(u32::from(tracked.bitmap.granularity_bits)));
             let entries = bits.div_ceil(8).div_ceil(1 << self.cluster_bits) as usize;
             for entry in tracked.table.iter().skip(entries) {
-                let offset = bitmaps::cluster(*entry, 1 << self.cluster_bits).unwrap_or(0);
-                if offset != 0 {
-                    counts.release(offset >> self.cluster_bits, 1);
+                let offset = bitmaps::cluster(*entry, 1 << self.cluster_bits).unwrap_or_default();
+                if offset != FileOffset::ZERO {
+                    counts.release(cluster::number(offset, self.cluster_bits), 1);
                 }
             }
             tracked.changed |= entries != tracked.table.len();
@@ -169,8 +173,9 @@ impl<'a> Tracker<'a> {
             let (offset, entries) = tracked.bitmap.table;
             let clusters = |entries: u64| (entries * 8).div_ceil(1 << self.cluster_bits);
             // A new place always: until the directory says so, the old table is the one that counts its clusters.
-            let new = counts.allocate(clusters(tracked.table.len() as u64))? << self.cluster_bits;
-            counts.release(offset >> self.cluster_bits, clusters(entries));
+            let new = counts.allocate(clusters(tracked.table.len() as u64))?;
+            let new = cluster::offset(new, self.cluster_bits);
+            counts.release(cluster::number(offset, self.cluster_bits), clusters(entries));
             let data: Vec<u8> = tracked.table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
             self.write(new, &data)?;
             tracked.bitmap.table = (new, tracked.table.len() as u64);

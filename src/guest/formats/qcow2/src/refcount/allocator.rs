@@ -9,10 +9,11 @@ use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::{Error, Result};
+use instar_image::{Error, FileOffset, Result};
 
 use super::Geometry;
 use super::table::ENTRY;
+use crate::cluster;
 use crate::layout::{FILE_OFFSET_MAX, REFCOUNT_TABLE_BYTES_MAX};
 
 /// Runs of clusters: first, and the one behind the last. Adjacent ones are merged.
@@ -98,9 +99,9 @@ impl Allocator {
         self.used.last()
     }
 
-    /// Byte offset and clusters of the refcount table.
-    pub fn table(&self) -> (u64, u32) {
-        (self.table.0 << self.geometry.cluster_bits, u32::try_from(self.table.1).unwrap_or(u32::MAX))
+    /// Where the refcount table is, and its clusters.
+    pub fn table(&self) -> (FileOffset, u32) {
+        (cluster::offset(self.table.0, self.geometry.cluster_bits), u32::try_from(self.table.1).unwrap_or(u32::MAX))
     }
 
     /// The table's bytes.
@@ -111,13 +112,14 @@ impl Allocator {
         bytes
     }
 
-    /// Former tables: byte offset and content.
-    pub fn left(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.left.iter().map(|(cluster, bytes)| (cluster << self.geometry.cluster_bits, bytes.as_slice()))
+    /// Former tables: where they are, and their content.
+    pub fn left(&self) -> impl Iterator<Item = (FileOffset, &[u8])> {
+        let bits = self.geometry.cluster_bits;
+        self.left.iter().map(move |(first, bytes)| (cluster::offset(*first, bits), bytes.as_slice()))
     }
 
-    /// The blocks: their byte offset and their content.
-    pub fn block_bytes(&self) -> impl Iterator<Item = (u64, Vec<u8>)> + '_ {
+    /// The blocks: where they are, and their content.
+    pub fn block_bytes(&self) -> impl Iterator<Item = (FileOffset, Vec<u8>)> + '_ {
         let there = (0u64..).zip(&self.blocks).filter(|(_, block)| **block != 0);
         there.map(|(index, block)| {
             let mut bytes = vec![0; 1 << self.geometry.cluster_bits];
@@ -130,7 +132,7 @@ impl Allocator {
                 }
                 at = behind;
             }
-            (block << self.geometry.cluster_bits, bytes)
+            (cluster::offset(*block, self.geometry.cluster_bits), bytes)
         })
     }
 
@@ -164,7 +166,7 @@ impl Allocator {
             first = end;
         }
         self.free = first.saturating_add(count);
-        if self.free > FILE_OFFSET_MAX >> self.geometry.cluster_bits {
+        if self.free > cluster::number(FILE_OFFSET_MAX, self.geometry.cluster_bits) {
             return Err(Error::limit("File too large"));
         }
         Ok(first)

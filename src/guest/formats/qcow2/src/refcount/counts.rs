@@ -10,13 +10,14 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use instar_image::sealed::Placed;
-use instar_image::{DeviceId, Error, Machine, Result};
+use instar_image::{DeviceId, Error, FileOffset, Machine, Result};
 
 use super::Geometry;
 use super::table::{ENTRY, Table};
 use crate::cache::{Cached, WriteCache};
+use crate::cluster;
 use crate::header::Header;
-use crate::layout::{FILE_OFFSET_MAX, L1_ENTRY, REFCOUNT_BLOCK_MASK, REFCOUNT_TABLE_BYTES_MAX};
+use crate::layout::{FILE_OFFSET_MAX, L1_ENTRY, REFCOUNT_BLOCK_MASK, REFCOUNT_TABLE_BYTES_MAX, block_of};
 
 /// Makes a range reach as far as another one does, too.
 pub fn widen(range: &mut Range<usize>, by: Range<usize>) {
@@ -60,7 +61,7 @@ pub struct Counts<'a> {
     pub(super) table: Table,
     /// The table has outgrown its place; where the new one is, once it has one.
     pub(super) outgrown: bool,
-    pub(super) new_place: Option<u64>,
+    pub(super) new_place: Option<FileOffset>,
     /// Entries of the table that differ from the file's.
     pub(super) changed: Range<usize>,
     pub(super) blocks: WriteCache<Block>,
@@ -89,8 +90,7 @@ impl<'a> Counts<'a> {
             )));
         }
         let l1_bytes = u64::from(header.l1_size) * L1_ENTRY;
-        let run =
-            |offset: u64, bytes: u64| offset >> header.cluster_bits..offset.saturating_add(bytes).div_ceil(cluster);
+        let run = |offset: FileOffset, len: u64| cluster::run(offset, len, header.cluster_bits);
         let taken = vec![0..1, run(table.place.0, table.place.1), run(header.l1_offset, l1_bytes)];
         Ok(Self {
             machine,
@@ -122,15 +122,15 @@ impl<'a> Counts<'a> {
         self.geometry().cluster_bits
     }
 
-    /// Byte offsets of all blocks; 0 where there is none.
-    pub fn block_places(&self) -> impl Iterator<Item = u64> {
-        self.table.entries.iter().copied()
+    /// Where all blocks are; 0 where there is none.
+    pub fn block_places(&self) -> impl Iterator<Item = FileOffset> {
+        self.table.entries.iter().map(|entry| block_of(*entry))
     }
 
     /// Where the table is: first cluster, clusters.
     pub fn place(&self) -> (u64, u64) {
         let (offset, len) = self.table.place;
-        (offset >> self.cluster_bits(), len.div_ceil(1 << self.cluster_bits()))
+        (cluster::number(offset, self.cluster_bits()), len.div_ceil(1 << self.cluster_bits()))
     }
 
     /// Bytes that wait in memory.
@@ -141,7 +141,7 @@ impl<'a> Counts<'a> {
     /// The block of that number, if there is one.
     pub(super) fn block(&mut self, number: u64) -> Result<Option<&mut Block>> {
         let offset = self.table.offset(number);
-        if offset == 0 {
+        if offset == FileOffset::ZERO {
             return Ok(None);
         }
         let (machine, device, len) = (self.machine, self.device, self.geometry().block_len());
@@ -221,7 +221,7 @@ impl<'a> Counts<'a> {
         let (mut first, mut count) = (from, 0);
         while count < wanted.max(1) {
             let cluster = first + count;
-            if cluster >= FILE_OFFSET_MAX >> self.geometry().cluster_bits {
+            if cluster >= cluster::number(FILE_OFFSET_MAX, self.geometry().cluster_bits) {
                 return Err(Error::limit("File too large"));
             }
             let geometry = self.geometry();
@@ -280,7 +280,7 @@ impl<'a> Counts<'a> {
         let mut bytes = vec![0; geometry.block_len()];
         geometry.set(&mut bytes, geometry.place(cluster).1, 1);
         self.blocks.insert(number, Block { bytes, changed: true });
-        self.table.set(number, cluster << geometry.cluster_bits);
+        self.table.set(number, cluster::offset(cluster, geometry.cluster_bits));
         widen(&mut self.changed, index..index + 1);
         Ok(())
     }
@@ -296,10 +296,11 @@ impl<'a> Counts<'a> {
         add_run(&mut self.released, first, count);
     }
 
-    /// Gives up what `len` compressed bytes at byte `offset` refer to.
-    pub fn release_bytes(&mut self, offset: u64, len: u64) {
+    /// Gives up what `len` compressed bytes at `offset` refer to.
+    pub fn release_bytes(&mut self, offset: FileOffset, len: u64) {
         let bits = self.geometry().cluster_bits;
-        let (first, last) = (offset >> bits, offset.saturating_add(len.max(1) - 1) >> bits);
+        let last = cluster::number(offset.saturating_add(len.max(1) - 1), bits);
+        let first = cluster::number(offset, bits);
         self.release(first, last - first + 1);
     }
 
@@ -367,11 +368,11 @@ impl<'a> Counts<'a> {
             if self.table.entries.len() as u64 > len {
                 return Err(Error::limit("File too large"));
             }
-            self.new_place = Some(first << bits);
+            self.new_place = Some(cluster::offset(first, bits));
         }
         for (number, block) in self.blocks.changed() {
             let offset = self.table.offset(number);
-            if offset != 0 {
+            if offset != FileOffset::ZERO {
                 steps.push(Placed::Owned { device: self.device, offset, data: block.bytes.clone() });
                 block.changed = false;
             }
@@ -393,8 +394,9 @@ impl<'a> Counts<'a> {
             let len = self.table.entries.len() as u64 * ENTRY;
             let (old, old_len) = core::mem::replace(&mut self.table.place, (offset, len));
             self.table.publish(machine, device)?;
-            self.moved(old >> bits, offset >> bits, len >> bits);
-            self.release(old >> bits, old_len >> bits);
+            let old = cluster::number(old, bits);
+            self.moved(old, cluster::number(offset, bits), len >> bits);
+            self.release(old, old_len >> bits);
             (self.outgrown, self.changed) = (false, 0..0);
         } else if !self.changed.is_empty() {
             let range = core::mem::replace(&mut self.changed, 0..0);

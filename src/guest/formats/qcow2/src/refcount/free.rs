@@ -3,10 +3,11 @@
 
 use alloc::vec::Vec;
 
-use instar_image::Result;
+use instar_image::{FileOffset, Result};
 
 use super::counts::{Counts, add_run, widen};
 use super::table::ENTRY;
+use crate::cluster;
 
 /// Bytes that file systems give back as one.
 const GIVEN_BACK: u64 = 4096;
@@ -55,7 +56,7 @@ impl Counts<'_> {
     /// Whether there are blocks for those clusters.
     fn has_block(&self, first: u64, count: u64) -> bool {
         let mut numbers = self.geometry().blocks_of(first..first + count);
-        numbers.all(|number| self.table.offset(number) != 0)
+        numbers.all(|number| self.table.offset(number) != FileOffset::ZERO)
     }
 
     /// Gives the table a place nearer to the file's beginning, as short as it can be; false: there is none. As if it had
@@ -63,9 +64,9 @@ impl Counts<'_> {
     pub fn sink_table(&mut self) -> Result<bool> {
         let used = self.table.entries.iter().rposition(|offset| *offset != 0).map_or(0, |last| last + 1);
         let (clusters, bits) = (self.table.clusters(used).max(1), self.geometry().cluster_bits);
-        let Some(first) = self.take_low(clusters, self.table.place.0 >> bits)? else { return Ok(false) };
+        let Some(first) = self.take_low(clusters, cluster::number(self.table.place.0, bits))? else { return Ok(false) };
         self.table.entries.resize(((clusters << bits) / ENTRY) as usize, 0);
-        (self.outgrown, self.new_place) = (true, Some(first << bits));
+        (self.outgrown, self.new_place) = (true, Some(cluster::offset(first, bits)));
         Ok(true)
     }
 
@@ -75,7 +76,7 @@ impl Counts<'_> {
         let mut any = false;
         for number in core::mem::take(&mut self.thinned) {
             let geometry = self.geometry();
-            let cluster = self.table.offset(number) >> geometry.cluster_bits;
+            let cluster = cluster::number(self.table.offset(number), geometry.cluster_bits);
             let Some(block) = self.block(number)? else { continue };
             let (by, index) = geometry.place(cluster);
             let own = (by == number).then_some(index);
@@ -84,7 +85,7 @@ impl Counts<'_> {
                 continue;
             }
             self.blocks.remove(number);
-            self.table.set(number, 0);
+            self.table.set(number, FileOffset::ZERO);
             let index = usize::try_from(number).unwrap_or(usize::MAX - 1);
             widen(&mut self.changed, index..index + 1);
             match own {

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use instar_image::{DeviceId, Machine, Read, Result};
+use instar_image::{DeviceId, FileOffset, Machine, Read, Result};
 use spin::Mutex;
 
 use super::sheet::Sheet;
@@ -58,7 +58,7 @@ impl<'a> Stored<'a> {
     /// Notes the counts of the window's clusters, with all workers.
     pub fn load(&self, sheet: &Sheet) -> Result<()> {
         let geometry = self.table.geometry;
-        let there: Vec<(u64, u64)> = geometry
+        let there: Vec<(u64, FileOffset)> = geometry
             .blocks_of(sheet.range.clone())
             .filter_map(|number| match self.table.block(number) {
                 Block::At(offset) => Some((number, offset)),
@@ -66,7 +66,7 @@ impl<'a> Stored<'a> {
             })
             .collect();
         let at_once = usize::try_from(PIECE >> geometry.cluster_bits).unwrap_or(1).max(1);
-        let jobs: Vec<&[(u64, u64)]> = there.chunks(at_once).collect();
+        let jobs: Vec<&[(u64, FileOffset)]> = there.chunks(at_once).collect();
         let next = AtomicUsize::new(0);
         let failed = Mutex::new(Ok(()));
         self.machine.broadcast(&|_| {
@@ -81,7 +81,7 @@ impl<'a> Stored<'a> {
         failed.into_inner()
     }
 
-    fn load_some(&self, job: &[(u64, u64)], sheet: &Sheet, bytes: &mut Vec<u8>) -> Result<()> {
+    fn load_some(&self, job: &[(u64, FileOffset)], sheet: &Sheet, bytes: &mut Vec<u8>) -> Result<()> {
         let geometry = self.table.geometry;
         let size = geometry.block_len();
         bytes.resize(job.len().saturating_mul(size), 0);

@@ -6,9 +6,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::sealed::Placed;
-use instar_image::{DeviceId, Error, Result};
+use instar_image::{DeviceId, Error, FileOffset, Result};
 
 use super::Geometry;
+use crate::cluster;
 use crate::layout::{FILE_OFFSET_MAX, REFCOUNT_TABLE_BYTES_MAX};
 
 /// Hands out clusters and counts them.
@@ -19,8 +20,8 @@ pub struct Refcounts {
     next: u64,
     /// Blocks that still change, by number.
     open: BTreeMap<u64, Vec<u8>>,
-    /// Byte offsets of the blocks written so far: the refcount table.
-    table: Vec<u64>,
+    /// Where the blocks written so far are: the refcount table.
+    table: Vec<FileOffset>,
 }
 
 impl Refcounts {
@@ -29,9 +30,9 @@ impl Refcounts {
         Self { device, geometry, next: 0, open: BTreeMap::new(), table: Vec::new() }
     }
 
-    /// First free byte.
-    pub const fn end(&self) -> u64 {
-        self.next << self.geometry.cluster_bits
+    /// Where all is free from on.
+    pub const fn end(&self) -> FileOffset {
+        cluster::offset(self.next, self.geometry.cluster_bits)
     }
 
     /// The largest count.
@@ -39,16 +40,16 @@ impl Refcounts {
         self.geometry.max()
     }
 
-    /// Hands out `count` adjacent clusters; returns the byte offset of the first.
-    pub fn allocate(&mut self, count: u64) -> Result<u64> {
+    /// Hands out `count` adjacent clusters; returns where the first is.
+    pub fn allocate(&mut self, count: u64) -> Result<FileOffset> {
         let first = self.next;
         let end = first.saturating_add(count);
-        if end > FILE_OFFSET_MAX >> self.geometry.cluster_bits {
+        if end > cluster::number(FILE_OFFSET_MAX, self.geometry.cluster_bits) {
             return Err(Error::limit("File too large"));
         }
         self.next = end;
         self.add_range(first, end);
-        Ok(first << self.geometry.cluster_bits)
+        Ok(cluster::offset(first, self.geometry.cluster_bits))
     }
 
     /// Counts every cluster of a range once, whole bytes of ones at a time where the width lets it.
@@ -72,9 +73,9 @@ impl Refcounts {
         self.geometry.set(bytes, index, count);
     }
 
-    /// Writes the blocks that count only clusters below byte `settled`.
-    pub fn flush(&mut self, settled: u64, steps: &mut Vec<Placed<'_>>) -> Result<()> {
-        let limit = (settled >> self.geometry.cluster_bits) / self.geometry.reach();
+    /// Writes the blocks that count only clusters before `settled`.
+    pub fn flush(&mut self, settled: FileOffset, steps: &mut Vec<Placed<'_>>) -> Result<()> {
+        let limit = cluster::number(settled, self.geometry.cluster_bits) / self.geometry.reach();
         while let Some(block) = self.open.keys().next().copied().filter(|block| *block < limit) {
             self.write(block, steps)?;
         }
@@ -91,8 +92,8 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Writes all blocks and the table; returns the table's byte offset and clusters.
-    pub fn finish(&mut self, steps: &mut Vec<Placed<'_>>) -> Result<(u64, u32)> {
+    /// Writes all blocks and the table; returns where the table is, and its clusters.
+    pub fn finish(&mut self, steps: &mut Vec<Placed<'_>>) -> Result<(FileOffset, u32)> {
         let size = 1u64 << self.geometry.cluster_bits;
         let mut blocks: u64;
         let mut table_clusters;
@@ -119,7 +120,7 @@ impl Refcounts {
             self.table.push(offset);
             steps.push(Placed::Owned { device: self.device, offset, data });
         }
-        let mut data: Vec<u8> = self.table.iter().flat_map(|offset| offset.to_be_bytes()).collect();
+        let mut data: Vec<u8> = self.table.iter().flat_map(|offset| offset.get().to_be_bytes()).collect();
         data.resize((table_clusters << self.geometry.cluster_bits) as usize, 0);
         steps.push(Placed::Owned { device: self.device, offset: table, data });
         Ok((table, table_clusters as u32))

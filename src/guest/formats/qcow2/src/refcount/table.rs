@@ -4,11 +4,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use instar_image::{DeviceId, Machine, Result, Step};
+use instar_image::{DeviceId, FileOffset, Machine, Result, Step};
 
 use super::Geometry;
 use crate::header::Header;
-use crate::layout::{FILE_OFFSET_MAX, REFCOUNT_BLOCK_MASK, field};
+use crate::layout::{FILE_OFFSET_MAX, block_of, field};
 
 /// Bytes of an entry.
 pub const ENTRY: u64 = 8;
@@ -18,10 +18,10 @@ pub const ENTRY: u64 = 8;
 pub enum Block {
     /// There is none: all counts are zero.
     Absent,
-    /// At that byte offset.
-    At(u64),
-    /// Where no block can be: that byte offset.
-    Unaligned(u64),
+    /// There.
+    At(FileOffset),
+    /// Where no block can be.
+    Unaligned(FileOffset),
     /// Where nothing can be read.
     Unreadable,
 }
@@ -31,8 +31,8 @@ pub enum Block {
 pub struct Table {
     /// What the blocks count.
     pub geometry: Geometry,
-    /// Where it is in the file, and its length, in bytes.
-    pub place: (u64, u64),
+    /// Where it is in the file, and its length in bytes.
+    pub place: (FileOffset, u64),
     /// Its entries: byte offsets of blocks, with their reserved bits.
     pub entries: Vec<u64>,
 }
@@ -49,17 +49,17 @@ impl Table {
         Ok(Self { geometry, place: (offset, len), entries })
     }
 
-    /// Byte offset of the block with that number as its entry has it; 0: there is none.
-    pub fn offset(&self, number: u64) -> u64 {
+    /// Where the block with that number is, as its entry has it; 0: there is none.
+    pub fn offset(&self, number: u64) -> FileOffset {
         let entry = usize::try_from(number).ok().and_then(|i| self.entries.get(i)).copied().unwrap_or(0);
-        entry & REFCOUNT_BLOCK_MASK
+        block_of(entry)
     }
 
     /// Where that block is, if it can be.
     pub fn block(&self, number: u64) -> Block {
         let cluster = 1 << self.geometry.cluster_bits;
         match self.offset(number) {
-            0 => Block::Absent,
+            FileOffset::ZERO => Block::Absent,
             offset if !offset.is_multiple_of(cluster) => Block::Unaligned(offset),
             offset if offset > FILE_OFFSET_MAX.saturating_sub(cluster) => Block::Unreadable,
             offset => Block::At(offset),
@@ -67,9 +67,9 @@ impl Table {
     }
 
     /// Sets the entry of a block, if the table reaches so far.
-    pub fn set(&mut self, number: u64, offset: u64) -> bool {
+    pub fn set(&mut self, number: u64, offset: FileOffset) -> bool {
         let entry = usize::try_from(number).ok().and_then(|i| self.entries.get_mut(i));
-        entry.map(|entry| *entry = offset).is_some()
+        entry.map(|entry| *entry = offset.get()).is_some()
     }
 
     /// Clusters of a table of so many entries.
@@ -92,9 +92,9 @@ impl Table {
     /// Has the header tell where the table is, and then that is stable.
     pub fn publish(&self, machine: &dyn Machine, device: DeviceId) -> Result<()> {
         let clusters = u32::try_from(self.place.1 >> self.geometry.cluster_bits).unwrap_or(u32::MAX);
-        let mut fields = self.place.0.to_be_bytes().to_vec();
+        let mut fields = self.place.0.get().to_be_bytes().to_vec();
         fields.extend_from_slice(&clusters.to_be_bytes());
-        let write = Step::Write { device, offset: field::REFCOUNT_OFFSET as u64, data: &fields };
+        let write = Step::Write { device, offset: FileOffset::new(field::REFCOUNT_OFFSET as u64), data: &fields };
         machine.submit(&[write, Step::Barrier { device }])
     }
 }

@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::{CheckContext, DeviceId, Machine, Repairs, Result, Step};
+use instar_image::{CheckContext, DeviceId, FileOffset, Machine, Repairs, Result, Step};
 
 use super::WAITING_MAX;
 use crate::Qcow2Image;
@@ -18,10 +18,10 @@ pub struct Changes<'m> {
     machine: &'m dyn Machine,
     device: DeviceId,
     what: Repairs,
-    /// Number, byte offset and bytes of the block that is being changed.
-    current: Option<(u64, u64, Vec<u8>)>,
+    /// Number, place and bytes of the block that is being changed.
+    current: Option<(u64, FileOffset, Vec<u8>)>,
     /// Blocks that are done.
-    waiting: Vec<(u64, Vec<u8>)>,
+    waiting: Vec<(FileOffset, Vec<u8>)>,
 }
 
 impl<'m> Changes<'m> {
@@ -93,7 +93,7 @@ pub fn mend(
             let later = window.start > 0;
             let sheet = Sheet::new(window, stored.table.geometry.max());
             stored.load(&sheet)?;
-            let walk = Walk { image, device: image.device, stored, file_len: extent.len, clusters: extent.clusters };
+            let walk = Walk { image, device: image.device, stored, file_end: extent.end, clusters: extent.clusters };
             let (_, reached) = walk.count_with(&sheet, machine, quiet(later))?;
             pass.compare.window(&sheet, stored, reached, Some(&mut changes), cx, report)?;
         }

@@ -20,10 +20,11 @@ use alloc::vec::Vec;
 
 use instar_image::check::Quiet;
 use instar_image::table::Span;
-use instar_image::{CheckContext, Error, Machine, OpenContext, Purpose, Result, Step};
+use instar_image::{CheckContext, Error, FileOffset, Machine, OpenContext, Purpose, Result, Step};
 
 use crate::Qcow2Image;
 use crate::check::{self, CLUSTERS_MAX};
+use crate::cluster;
 use crate::flags::Flags;
 use crate::header::Header;
 use crate::layout::{L1_BYTES_MAX, L1_ENTRY, L1_OFFSET_MASK, REFCOUNT_TABLE_BYTES_MAX, field, incompatible};
@@ -70,7 +71,7 @@ pub fn recover(machine: &dyn Machine, cx: &OpenContext<'_, '_>, lower: bool) -> 
         Error::corrupt(text).after(reason.message).with_hint("qemu-img check tells of all that is wrong")
     })?;
     let features = (header.incompatible & !incompatible::DIRTY).to_be_bytes();
-    let clean = Step::Write { device, offset: field::INCOMPATIBLE as u64, data: &features };
+    let clean = Step::Write { device, offset: FileOffset::new(field::INCOMPATIBLE as u64), data: &features };
     machine.submit(&[Step::Barrier { device }, clean, Step::Barrier { device }])
 }
 
@@ -79,19 +80,19 @@ fn is_sound(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<bool> {
     Ok(report.corruptions == 0 && report.check_errors == 0)
 }
 
-/// Makes refcounts say what refers to the clusters. Returns where the table is then: byte offset, and clusters.
+/// Makes refcounts say what refers to the clusters. Returns where the table is then, and its clusters.
 ///
 /// `checked`: whoever has looked for errors wants all refcounts, whatever is wrong besides, and sets the copied flags. Else the
 /// image is marked as dirty, and stays so; flags are set, and what counting alone does not mend is refused.
-fn rebuild(image: &Qcow2Image<'_>, machine: &dyn Machine, checked: bool) -> Result<(u64, u32)> {
+fn rebuild(image: &Qcow2Image<'_>, machine: &dyn Machine, checked: bool) -> Result<(FileOffset, u32)> {
     let mut stored = Stored::open(machine, image.device, &image.header)?;
     let before = stored.table.clone();
-    let file_len = machine.stat(image.device)?.len;
-    let clusters = file_len.div_ceil(image.header.cluster_size());
+    let file_end = machine.stat(image.device)?.end();
+    let clusters = file_end.get().div_ceil(image.header.cluster_size());
     if clusters > CLUSTERS_MAX {
         return Err(Error::limit("File too large"));
     }
-    let repair = Repair { image, machine, file_len, clusters, checked };
+    let repair = Repair { image, machine, file_end, clusters, checked };
     repair.check_work(repair.windows(clusters.saturating_add(1), &stored).count() as u64)?;
     let survey = repair.survey(&mut stored)?;
     let fresh = repair.lay_out(&survey, &mut stored)?;
@@ -112,8 +113,8 @@ struct Fresh {
 struct Repair<'r, 'a> {
     image: &'r Qcow2Image<'a>,
     machine: &'r dyn Machine,
-    /// Bytes of the file, before anything.
-    file_len: u64,
+    /// End of the file, before anything.
+    file_end: FileOffset,
     /// Clusters of it.
     clusters: u64,
     /// See [`rebuild`].
@@ -174,8 +175,9 @@ impl Repair<'_, '_> {
                 return Err(too_large());
             }
             let own = if count == 0 { 0..0 } else { stored.table.geometry.blocks_of(first..first + count) };
-            let more: Vec<u64> =
-                own.filter(|number| stored.table.offset(*number) == 0 && !missing.contains(number)).collect();
+            let more: Vec<u64> = own
+                .filter(|number| stored.table.offset(*number) == FileOffset::ZERO && !missing.contains(number))
+                .collect();
             if more.is_empty() && wanted == table_clusters {
                 break count;
             }
@@ -183,12 +185,13 @@ impl Repair<'_, '_> {
             table_clusters = wanted;
         };
         if table_clusters > 0 {
-            stored.table.place = ((first + missing.len() as u64) << bits, table_clusters << bits);
+            let place = cluster::offset(first + missing.len() as u64, bits);
+            stored.table.place = (place, table_clusters << bits);
             let entries = stored.table.place.1 / ENTRY;
             stored.table.entries.resize(usize::try_from(entries).map_err(|_| too_large())?, 0);
         }
         for (number, cluster) in missing.iter().zip(first..) {
-            if !stored.table.set(*number, cluster << bits) {
+            if !stored.table.set(*number, cluster::offset(cluster, bits)) {
                 return Err(too_large());
             }
         }
@@ -199,7 +202,8 @@ impl Repair<'_, '_> {
     fn write(&self, stored: &Stored<'_>, fresh: &Fresh) -> Result<()> {
         let header = &self.image.header;
         let end = fresh.first + fresh.count;
-        let after = Repair { file_len: self.file_len.max(end << header.cluster_bits), clusters: end, ..*self };
+        let file_end = self.file_end.max(cluster::offset(end, header.cluster_bits));
+        let after = Repair { file_end, clusters: end, ..*self };
         for range in after.windows(end, stored) {
             let sheet = Sheet::new(range, stored.table.geometry.max());
             after.count(&sheet, stored, |_| Ok(()))?;
@@ -217,8 +221,8 @@ impl Repair<'_, '_> {
     fn write_blocks(&self, sheet: &Sheet, stored: &Stored<'_>, fresh: &Fresh) -> Result<()> {
         let header = &self.image.header;
         let (machine, device, geometry) = (self.machine, self.image.device, stored.table.geometry);
-        let mut waiting: Vec<(u64, Vec<u8>)> = Vec::new();
-        let write = |waiting: &mut Vec<(u64, Vec<u8>)>| {
+        let mut waiting: Vec<(FileOffset, Vec<u8>)> = Vec::new();
+        let write = |waiting: &mut Vec<(FileOffset, Vec<u8>)>| {
             let steps: Vec<Step<'_>> =
                 waiting.iter().map(|(offset, data)| Step::Write { device, offset: *offset, data }).collect();
             machine.submit(&steps)?;
@@ -228,7 +232,7 @@ impl Repair<'_, '_> {
         let mut old = vec![0; 1 << header.cluster_bits];
         for number in geometry.blocks_of(sheet.range.clone()) {
             let offset = stored.table.offset(number);
-            if offset == 0 {
+            if offset == FileOffset::ZERO {
                 continue;
             }
             let mut block = vec![0; 1 << header.cluster_bits];
@@ -237,7 +241,7 @@ impl Repair<'_, '_> {
                     geometry.set(&mut block, index, count);
                 }
             }
-            let is_fresh = offset >> header.cluster_bits >= fresh.first;
+            let is_fresh = cluster::number(offset, header.cluster_bits) >= fresh.first;
             if !is_fresh {
                 machine.read(device, offset, &mut old)?;
             }

@@ -11,13 +11,14 @@
 use alloc::format;
 
 use instar_image::check::Quiet;
-use instar_image::{CheckContext, CheckReport, Error, Machine, Repaired, Repairs, Result, Step};
+use instar_image::{CheckContext, CheckReport, Error, FileOffset, Machine, Repaired, Repairs, Result, Step};
 
 use super::mend::Mend;
 use super::{counts, snapshots};
 use crate::Qcow2Image;
 use crate::check::{FileExtent, Pass, finish};
-use crate::layout::{REFCOUNT_BLOCK_MASK, field, incompatible};
+use crate::cluster;
+use crate::layout::{REFCOUNT_BLOCK_MASK, block_of, field, incompatible};
 use crate::refcount::stored::Stored;
 
 /// See [`instar_image::Image::repair`].
@@ -116,8 +117,9 @@ fn forget_outside(
 ) -> Result<u64> {
     let (bits, mut count) = (image.header.cluster_bits, 0u64);
     for (number, entry) in stored.table.entries.iter_mut().enumerate() {
-        let offset = *entry & REFCOUNT_BLOCK_MASK;
-        if offset == *entry && offset.is_multiple_of(1 << bits) && offset >> bits >= extent.clusters && offset != 0 {
+        let (offset, is_whole) = (block_of(*entry), *entry & !REFCOUNT_BLOCK_MASK == 0);
+        let is_outside = cluster::number(offset, bits) >= extent.clusters && offset != FileOffset::ZERO;
+        if is_whole && offset.is_multiple_of(1 << bits) && is_outside {
             cx.findings.line(&format!("Repairing refcount block {number} is outside image"))?;
             (*entry, count) = (0, count.saturating_add(1));
         }
@@ -133,6 +135,6 @@ fn clear_marks(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
         return Ok(());
     }
     let features = (header.incompatible & !marks).to_be_bytes();
-    let clean = Step::Write { device, offset: field::INCOMPATIBLE as u64, data: &features };
+    let clean = Step::Write { device, offset: FileOffset::new(field::INCOMPATIBLE as u64), data: &features };
     machine.submit(&[Step::Barrier { device }, clean, Step::Barrier { device }])
 }

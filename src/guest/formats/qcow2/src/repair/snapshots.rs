@@ -5,10 +5,11 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::sealed;
-use instar_image::{CheckContext, Machine, Repairs, Result, Step};
+use instar_image::{CheckContext, FileOffset, Machine, Repairs, Result, Step};
 
 use crate::Qcow2Image;
 use crate::check::snapshots::first_look;
+use crate::cluster;
 use crate::layout::{SNAPSHOT_EXTRA_MAX, SNAPSHOT_EXTRA_WHOLE, SNAPSHOT_HEADER, SNAPSHOTS_MAX, field};
 use crate::refcount::counts::Counts;
 use crate::snapshots::{Entry, Walk};
@@ -92,7 +93,10 @@ pub fn write(image: &mut Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
         Ok(())
     })?;
     let clusters = len.div_ceil(header.cluster_size());
-    let offset = if clusters > 0 { counts.allocate(clusters)? << bits } else { 0 };
+    let offset = match clusters {
+        0 => FileOffset::ZERO,
+        clusters => cluster::offset(counts.allocate(clusters)?, bits),
+    };
     let mut steps = Vec::new();
     counts.write(&mut steps)?;
     sealed::submit(machine, steps.drain(..), None)?;
@@ -112,13 +116,11 @@ pub fn write(image: &mut Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
     counts.publish()?;
     // Number and place lie together, in one sector.
     let mut fields = header.snapshot_count.to_be_bytes().to_vec();
-    fields.extend_from_slice(&offset.to_be_bytes());
-    let tell = Step::Write { device, offset: field::SNAPSHOT_COUNT as u64, data: &fields };
+    fields.extend_from_slice(&offset.get().to_be_bytes());
+    let tell = Step::Write { device, offset: FileOffset::new(field::SNAPSHOT_COUNT as u64), data: &fields };
     machine.submit(&[tell, Step::Barrier { device }])?;
     // What lay outside the file was not counted.
-    let old =
-        header.snapshot_offset >> bits..header.snapshot_offset.saturating_add(old_len).div_ceil(header.cluster_size());
-    for cluster in old {
+    for cluster in cluster::run(header.snapshot_offset, old_len, bits) {
         if counts.get(cluster)? > 0 {
             counts.release(cluster, 1);
         }

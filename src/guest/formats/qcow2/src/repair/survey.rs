@@ -6,12 +6,13 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use instar_image::check::First;
-use instar_image::{CheckContext, Error, Result};
+use instar_image::{CheckContext, Error, FileOffset, Result};
 
 use super::Repair;
 use crate::check::Walk;
 use crate::check::tables::{loud, quiet};
-use crate::layout::{REFCOUNT_BLOCK_MASK, REFCOUNT_TABLE_BYTES_MAX};
+use crate::cluster;
+use crate::layout::{REFCOUNT_TABLE_BYTES_MAX, block_of};
 use crate::refcount::sheet::{MANY, Sheet};
 use crate::refcount::stored::Stored;
 use crate::refcount::table::ENTRY;
@@ -35,10 +36,10 @@ impl Repair<'_, '_> {
             return Err(Error::limit("File too large"));
         }
         for (number, entry) in (0..).zip(&mut stored.table.entries) {
-            let offset = *entry & REFCOUNT_BLOCK_MASK;
-            let is_place =
-                offset.is_multiple_of(header.cluster_size()) && offset >> header.cluster_bits < self.clusters;
-            if *entry != offset || !is_place || number >= numbers {
+            let offset = block_of(*entry);
+            let is_place = offset.is_multiple_of(header.cluster_size())
+                && cluster::number(offset, header.cluster_bits) < self.clusters;
+            if *entry != offset.get() || !is_place || number >= numbers {
                 *entry = 0;
             }
         }
@@ -54,8 +55,8 @@ impl Repair<'_, '_> {
                 Ok(())
             })?;
             reached = reached.max(found);
-            let (start, end) = (stored.table.place.0, stored.table.place.0.saturating_add(stored.table.place.1));
-            let own = (start >> header.cluster_bits)..end.div_ceil(header.cluster_size());
+            let (place, len) = stored.table.place;
+            let own = cluster::run(place, len, header.cluster_bits);
             table_moves |= own.clone().any(|cluster| sheet.references(cluster).is_some_and(|count| count != 1));
             for number in stored.table.geometry.blocks_of(range) {
                 let clusters = stored.table.geometry.first(number)..stored.table.geometry.first(number + 1);
@@ -71,7 +72,7 @@ impl Repair<'_, '_> {
             }
         }
         let wanted = (0..).zip(needed).filter(|(_, needed)| *needed).map(|(number, _)| number);
-        let missing = wanted.filter(|number| stored.table.offset(*number) == 0).collect();
+        let missing = wanted.filter(|number| stored.table.offset(*number) == FileOffset::ZERO).collect();
         Ok(Survey { reached, missing, table_moves })
     }
 
@@ -84,7 +85,7 @@ impl Repair<'_, '_> {
         mut shared: impl FnMut(usize) -> Result<()>,
     ) -> Result<u64> {
         let (image, machine, bits) = (self.image, self.machine, self.image.header.cluster_bits);
-        let walk = Walk { image, device: image.device, stored, file_len: self.file_len, clusters: self.clusters };
+        let walk = Walk { image, device: image.device, stored, file_end: self.file_end, clusters: self.clusters };
         let count = walk.counting(sheet, machine);
         let mut out = quiet(false);
         walk.count_but_blocks(&count, &mut out)?;
@@ -95,10 +96,11 @@ impl Repair<'_, '_> {
             walk.count_but_blocks(&walk.counting(sheet, machine), &mut loud(&mut cx, false))?;
             return Err(Error::corrupt(first.0));
         }
-        for (number, offset) in stored.table.entries.iter().enumerate().filter(|(_, offset)| **offset != 0) {
-            match sheet.references(offset >> bits) {
+        for (number, entry) in stored.table.entries.iter().enumerate().filter(|(_, entry)| **entry != 0) {
+            let cluster = cluster::number(block_of(*entry), bits);
+            match sheet.references(cluster) {
                 Some(0) => {
-                    sheet.refer(offset >> bits);
+                    sheet.refer(cluster);
                 }
                 Some(_) => shared(number)?,
                 None => {}

@@ -6,13 +6,14 @@ use alloc::vec::Vec;
 
 use instar_image::sealed::Placed;
 use instar_image::write::{Compressor, Encrypter, Piece, Target, Writer};
-use instar_image::{Error, Result, Step};
+use instar_image::{Error, FileOffset, Result, Step};
 use spin::Mutex;
 
 use super::fresh::Layout;
 use super::header::{self, Tables};
 use super::spec::Codec;
 use super::{NewImage, l1_bytes, l1_entry};
+use crate::cluster;
 use crate::compressor::compressor;
 use crate::layout::{COMPRESSED_SECTOR, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS};
 use crate::refcount::stream::Refcounts;
@@ -25,16 +26,16 @@ pub struct Clusters<'a> {
 
 struct State {
     refcounts: Refcounts,
-    /// Byte offset of the L1 table, once it is placed.
-    l1_offset: Option<u64>,
-    /// Byte offset of the LUKS header behind it, where there is one.
-    luks_offset: u64,
+    /// Where the L1 table is, once it is placed.
+    l1_offset: Option<FileOffset>,
+    /// Where the LUKS header is behind it, where there is one.
+    luks_offset: FileOffset,
     l1: Vec<u64>,
     /// The L2 table that is being filled, and its number.
     l2: Vec<u8>,
     l2_index: Option<usize>,
     /// Where the next compressed cluster may begin in the middle of a cluster.
-    compressed_at: Option<u64>,
+    compressed_at: Option<FileOffset>,
 }
 
 impl<'a> Clusters<'a> {
@@ -45,7 +46,7 @@ impl<'a> Clusters<'a> {
         let state = State {
             refcounts,
             l1_offset: None,
-            luks_offset: 0,
+            luks_offset: FileOffset::ZERO,
             l1,
             l2: Vec::new(),
             l2_index: None,
@@ -55,7 +56,7 @@ impl<'a> Clusters<'a> {
     }
 
     /// Header and L1 table come first in the file.
-    fn begin(&self, state: &mut State) -> Result<u64> {
+    fn begin(&self, state: &mut State) -> Result<FileOffset> {
         if let Some(offset) = state.l1_offset {
             return Ok(offset);
         }
@@ -108,7 +109,7 @@ impl<'a> Clusters<'a> {
         at: u64,
         count: u64,
         steps: &mut Vec<Placed<'_>>,
-    ) -> Result<(instar_image::DeviceId, u64)> {
+    ) -> Result<(instar_image::DeviceId, FileOffset)> {
         let spec = &self.image.spec;
         let all = (1 << SUBCLUSTERS) - 1;
         let bitmap = if spec.extended_l2 { all } else { 0 };
@@ -118,12 +119,13 @@ impl<'a> Clusters<'a> {
             self.close_l2(state, steps)?;
         }
         let (device, offset) = match self.image.data {
-            Some(device) => (device, at),
+            // Each there where it is in the disk.
+            Some(device) => (device, FileOffset::new(at)),
             None => (self.image.device, state.refcounts.allocate(count)?),
         };
         for i in 0..count {
             let step = i << spec.cluster_bits;
-            self.map(state, at + step, (offset + step) | OFLAG_COPIED, bitmap, steps)?;
+            self.map(state, at + step, (offset + step).get() | OFLAG_COPIED, bitmap, steps)?;
         }
         Ok((device, offset))
     }
@@ -143,10 +145,11 @@ impl<'a> Clusters<'a> {
             _ => state.refcounts.allocate(1)?,
         };
         let last = offset + len.max(1) - 1;
-        for touched in offset >> bits..=last >> bits {
-            if touched << bits >= state.refcounts.end() {
+        let here = cluster::number(offset, bits);
+        for touched in here..=cluster::number(last, bits) {
+            if cluster::offset(touched, bits) >= state.refcounts.end() {
                 state.refcounts.allocate(1)?;
-            } else if !offset.is_multiple_of(cluster) && touched == offset >> bits {
+            } else if !offset.is_multiple_of(cluster) && touched == here {
                 let count = state.refcounts.get(touched);
                 state.refcounts.set(touched, count + 1);
             }
@@ -154,7 +157,7 @@ impl<'a> Clusters<'a> {
         let end = offset + len;
         state.compressed_at = (!end.is_multiple_of(cluster)).then_some(end);
         let sectors = last / COMPRESSED_SECTOR - offset / COMPRESSED_SECTOR;
-        let entry = OFLAG_COMPRESSED | sectors << (62 - (bits - 8)) | offset;
+        let entry = OFLAG_COMPRESSED | sectors << (62 - (bits - 8)) | offset.get();
         self.map(state, at, entry, 0, steps)?;
         steps.push(Placed::Step(Step::Write { device: self.image.device, offset, data: bytes }));
         Ok(())
@@ -162,11 +165,12 @@ impl<'a> Clusters<'a> {
 
     /// Whether `len` compressed bytes may begin at `offset`, in the middle of a cluster: its count has room, and if
     /// they reach into the next one, that is the next free one.
-    fn fits(&self, state: &State, offset: u64, len: u64) -> bool {
+    fn fits(&self, state: &State, offset: FileOffset, len: u64) -> bool {
         let bits = self.image.spec.cluster_bits;
-        let here = offset >> bits;
-        let stays = (offset + len - 1) >> bits == here;
-        state.refcounts.get(here) < state.refcounts.max() && (stays || state.refcounts.end() == (here + 1) << bits)
+        let here = cluster::number(offset, bits);
+        let stays = cluster::number(offset + len - 1, bits) == here;
+        state.refcounts.get(here) < state.refcounts.max()
+            && (stays || state.refcounts.end() == cluster::offset(here + 1, bits))
     }
 
     fn place_zero<'p>(&self, state: &mut State, at: u64, len: u64, steps: &mut Vec<Placed<'p>>) -> Result<()> {
@@ -256,7 +260,7 @@ impl Writer for Clusters<'_> {
         table.resize(table.len().next_multiple_of(1 << spec.cluster_bits), 0);
         steps.push(Placed::Owned { device, offset: l1, data: table });
         let (refcounts, refcount_clusters) = state.refcounts.finish(&mut steps)?;
-        machine.submit(&[Step::SetLength { device, len: state.refcounts.end() }])?;
+        machine.submit(&[Step::SetLength { device, len: state.refcounts.end().get() }])?;
         instar_image::sealed::submit(machine, steps, None)?;
         if let Some(sealed) = sealed {
             sealed.write(machine, device, state.luks_offset, spec)?;
@@ -267,7 +271,7 @@ impl Writer for Clusters<'_> {
         let head = header::encode(spec, Tables { l1, refcounts, refcount_clusters, luks: state.luks_offset })?;
         machine.submit(&[
             Step::Barrier { device },
-            Step::Write { device, offset: 0, data: &head },
+            Step::Write { device, offset: FileOffset::ZERO, data: &head },
             Step::Barrier { device },
         ])
     }

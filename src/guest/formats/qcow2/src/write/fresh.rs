@@ -5,11 +5,12 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::write::check_room;
-use instar_image::{Result, Step};
+use instar_image::{FileOffset, Result, Step};
 
 use super::header::{self, Tables};
 use super::spec::{Preallocation, Spec};
 use super::{NewImage, l1_bytes, l1_entry};
+use crate::cluster;
 use crate::layout::{OFLAG_COPIED, SUBCLUSTERS};
 use crate::refcount::allocator::{Allocator, Runs};
 
@@ -31,15 +32,15 @@ struct Piece {
 /// Where all is.
 pub struct Layout {
     allocator: Allocator,
-    /// Byte offset of the L1 table.
-    l1: u64,
+    /// Where the L1 table is.
+    l1: FileOffset,
     /// Clusters of the L2 tables; empty without preallocation.
     l2: Vec<u64>,
     pieces: Vec<Piece>,
-    /// Byte offset of the LUKS header.
-    luks: u64,
-    /// Length of the file in bytes.
-    len: u64,
+    /// Where the LUKS header is.
+    luks: FileOffset,
+    /// End of the file.
+    end: FileOffset,
 }
 
 impl Layout {
@@ -47,34 +48,34 @@ impl Layout {
     pub fn new(spec: &Spec) -> Result<Self> {
         let mut allocator = Allocator::new(spec.refcounts());
         let bits = spec.cluster_bits;
-        let mut l1 = 0;
-        let mut len = allocator.end() << bits;
+        let mut l1 = FileOffset::ZERO;
+        let mut file_end = cluster::offset(allocator.end(), bits);
         if spec.l1_entries > 0 {
             let first = allocator.allocate(l1_bytes(spec).div_ceil(spec.cluster()))?;
-            l1 = first << bits;
+            l1 = cluster::offset(first, bits);
             let end = l1 + l1_bytes(spec);
             // The last table's rest is not written.
-            len = if allocator.end() << bits == end.next_multiple_of(spec.cluster()) {
-                end
-            } else {
-                allocator.end() << bits
-            };
+            file_end = cluster::offset(allocator.end(), bits);
+            if file_end == end.next_multiple_of(spec.cluster()) {
+                file_end = end;
+            }
         }
-        let mut layout = Self { allocator, l1, l2: Vec::new(), pieces: Vec::new(), luks: 0, len };
+        let mut layout =
+            Self { allocator, l1, l2: Vec::new(), pieces: Vec::new(), luks: FileOffset::ZERO, end: file_end };
         match spec.preallocation {
             Preallocation::Off => {}
             Preallocation::Falloc | Preallocation::Full if spec.data_file.is_none() => {
                 layout.reserve_whole(spec)?;
-                layout.len = layout.allocator.end() << bits;
+                layout.end = cluster::offset(layout.allocator.end(), bits);
             }
             _ => {
                 layout.reserve_in_turn(spec)?;
-                layout.len = layout.len_with(spec);
+                layout.end = layout.end_with(spec);
             }
         }
         if spec.luks_len > 0 {
-            layout.luks = layout.allocator.allocate(spec.luks_clusters())? << bits;
-            layout.len = layout.len.max(layout.allocator.end() << bits);
+            layout.luks = cluster::offset(layout.allocator.allocate(spec.luks_clusters())?, bits);
+            layout.end = layout.end.max(cluster::offset(layout.allocator.end(), bits));
         }
         Ok(layout)
     }
@@ -128,11 +129,11 @@ impl Layout {
         Ok(())
     }
 
-    /// Length of a file whose last cluster may be one that is reserved and not written: whole subclusters of it.
-    fn len_with(&self, spec: &Spec) -> u64 {
-        let end = self.allocator.end() << spec.cluster_bits;
+    /// End of a file whose last cluster may be one that is reserved and not written: whole subclusters of it.
+    fn end_with(&self, spec: &Spec) -> FileOffset {
+        let end = cluster::offset(self.allocator.end(), spec.cluster_bits);
         let Some(last) = self.pieces.last().filter(|last| last.file + last.count == self.allocator.end()) else {
-            return if self.pieces.is_empty() { self.len } else { end };
+            return if self.pieces.is_empty() { self.end } else { end };
         };
         let unused = spec.rounded().abs_diff((last.disk + last.count) << spec.cluster_bits);
         if spec.data_file.is_some() { end } else { end - unused }
@@ -147,20 +148,20 @@ impl Layout {
         }
     }
 
-    /// The file's byte for byte `at` of the disk, and how many bytes follow it in the same piece.
-    pub fn find(&self, spec: &Spec, at: u64) -> Option<(u64, u64)> {
+    /// Where byte `at` of the disk is in the file, and how many bytes follow it in the same piece.
+    pub fn find(&self, spec: &Spec, at: u64) -> Option<(FileOffset, u64)> {
         let cluster = at >> spec.cluster_bits;
         let index = self.pieces.partition_point(|piece| piece.disk + piece.count <= cluster);
         let piece = self.pieces.get(index).filter(|piece| piece.disk <= cluster)?;
         let skip = at - (piece.disk << spec.cluster_bits);
-        Some(((piece.file << spec.cluster_bits) + skip, (piece.count << spec.cluster_bits) - skip))
+        Some((cluster::offset(piece.file, spec.cluster_bits) + skip, (piece.count << spec.cluster_bits) - skip))
     }
 
     /// Reserves the blocks, as far as it was asked for.
     pub fn reserve(&self, image: &NewImage<'_>) -> Result<()> {
         let NewImage { machine, device, data, ref spec, .. } = *image;
-        check_room(machine, device, self.len).map_err(|e| e.context("Could not resize image"))?;
-        machine.submit(&[Step::SetLength { device, len: self.len }])?;
+        check_room(machine, device, self.end.get()).map_err(|e| e.context("Could not resize image"))?;
+        machine.submit(&[Step::SetLength { device, len: self.end.get() }])?;
         let full = match spec.preallocation {
             Preallocation::Off | Preallocation::Metadata => None,
             Preallocation::Falloc => Some(false),
@@ -174,7 +175,7 @@ impl Layout {
             machine.submit(&[Step::SetLength { device, len: len.max(there) }])?;
         }
         let Some(full) = full.filter(|_| rounded > 0) else { return Ok(()) };
-        let offset = self.find(spec, 0).map_or(0, |(offset, _)| offset);
+        let offset = self.find(spec, 0).map_or(FileOffset::ZERO, |(offset, _)| offset);
         let device = data.unwrap_or(device);
         machine.submit(&[Step::Allocate { device, offset, len: rounded, full }])
     }
@@ -186,18 +187,19 @@ impl Layout {
         if let Some(sealed) = sealed {
             sealed.write(machine, device, self.luks, spec)?;
         }
-        let mut batch = Batch { image, at: 0, bytes: Vec::new() };
+        let mut batch = Batch { image, at: FileOffset::ZERO, bytes: Vec::new() };
         for (offset, bytes) in self.allocator.left() {
             batch.add(offset, bytes)?;
         }
         batch.flush()?;
         for (index, table) in (0u64..).zip(&self.l2) {
-            batch.add(table << spec.cluster_bits, &self.l2_bytes(spec, index, written))?;
+            batch.add(cluster::offset(*table, spec.cluster_bits), &self.l2_bytes(spec, index, written))?;
         }
         if self.l2.is_empty() {
             machine.submit(&[Step::Zero { device, offset: self.l1, len: l1_bytes(spec), unmap: true }])?;
         } else {
-            let entries = self.l2.iter().flat_map(|table| l1_entry(table << spec.cluster_bits).to_be_bytes());
+            let entry = |table: &u64| l1_entry(cluster::offset(*table, spec.cluster_bits)).to_be_bytes();
+            let entries = self.l2.iter().flat_map(entry);
             batch.add(self.l1, &entries.collect::<Vec<u8>>())?;
         }
         for (offset, bytes) in self.allocator.block_bytes() {
@@ -212,7 +214,7 @@ impl Layout {
         let head = header::encode(spec, Tables { l1: self.l1, refcounts, refcount_clusters, luks: self.luks })?;
         machine.submit(&[
             Step::Barrier { device },
-            Step::Write { device, offset: 0, data: &head },
+            Step::Write { device, offset: FileOffset::ZERO, data: &head },
             Step::Barrier { device },
         ])
     }
@@ -222,7 +224,7 @@ impl Layout {
         let mut bytes = vec![0; 1 << spec.cluster_bits];
         let begin = table * spec.l2_entries();
         let width = spec.l2_entry() as usize;
-        let mut piece = (0, 0);
+        let mut piece = (FileOffset::ZERO, 0);
         for (place, cluster) in bytes.chunks_exact_mut(width).zip(begin..) {
             if piece.1 == 0 {
                 match self.find(spec, cluster << spec.cluster_bits) {
@@ -232,8 +234,9 @@ impl Layout {
             }
             let has_data = written.is_none_or(|runs| runs.next(cluster).is_some_and(|(start, _)| start <= cluster));
             let bitmap = if has_data { ALL } else { 0 };
-            for (byte, value) in
-                place.iter_mut().zip((piece.0 | OFLAG_COPIED).to_be_bytes().into_iter().chain(bitmap.to_be_bytes()))
+            for (byte, value) in place
+                .iter_mut()
+                .zip((piece.0.get() | OFLAG_COPIED).to_be_bytes().into_iter().chain(bitmap.to_be_bytes()))
             {
                 *byte = value;
             }
@@ -246,12 +249,12 @@ impl Layout {
 /// Adjacent metadata, written together.
 struct Batch<'i, 'a> {
     image: &'i NewImage<'a>,
-    at: u64,
+    at: FileOffset,
     bytes: Vec<u8>,
 }
 
 impl Batch<'_, '_> {
-    fn add(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+    fn add(&mut self, offset: FileOffset, bytes: &[u8]) -> Result<()> {
         if offset != self.at + self.bytes.len() as u64 || self.bytes.len() >= WRITTEN_AT_ONCE {
             self.flush()?;
             self.at = offset;

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use instar_crypto::qcow::Method;
 use instar_image::machine::display_name;
-use instar_image::{Error, Result};
+use instar_image::{Error, FileOffset, Result};
 
 use super::spec::{Codec, Spec};
 use crate::layout::{
@@ -16,14 +16,14 @@ use crate::layout::{
 /// Where the tables are.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tables {
-    /// Byte offset of the L1 table.
-    pub l1: u64,
-    /// Byte offset of the refcount table.
-    pub refcounts: u64,
+    /// Where the L1 table is.
+    pub l1: FileOffset,
+    /// Where the refcount table is.
+    pub refcounts: FileOffset,
     /// Its clusters.
     pub refcount_clusters: u32,
-    /// Byte offset of the LUKS header.
-    pub luks: u64,
+    /// Where the LUKS header is.
+    pub luks: FileOffset,
 }
 
 /// Longest name of a backing file in bytes (spec, "Header", `backing_file_size`).
@@ -81,8 +81,8 @@ pub fn encode(spec: &Spec, tables: Tables) -> Result<Vec<u8>> {
     put(&mut bytes, field::CRYPT_METHOD, &method.to_be_bytes());
     put(&mut bytes, field::SIZE, &spec.size.to_be_bytes());
     put(&mut bytes, field::L1_SIZE, &u32::try_from(spec.l1_entries).unwrap_or(u32::MAX).to_be_bytes());
-    put(&mut bytes, field::L1_OFFSET, &tables.l1.to_be_bytes());
-    put(&mut bytes, field::REFCOUNT_OFFSET, &tables.refcounts.to_be_bytes());
+    put(&mut bytes, field::L1_OFFSET, &tables.l1.get().to_be_bytes());
+    put(&mut bytes, field::REFCOUNT_OFFSET, &tables.refcounts.get().to_be_bytes());
     put(&mut bytes, field::REFCOUNT_CLUSTERS, &tables.refcount_clusters.to_be_bytes());
     if spec.version > 2 {
         let features = flag(spec.data_file.is_some(), incompatible::DATA_FILE)
@@ -102,7 +102,7 @@ pub fn encode(spec: &Spec, tables: Tables) -> Result<Vec<u8>> {
         add_extension(&mut bytes, extension::DATA_FILE, name);
     }
     if spec.luks_len > 0 {
-        let pointer = [tables.luks.to_be_bytes(), spec.luks_len.to_be_bytes()];
+        let pointer = [tables.luks.get().to_be_bytes(), spec.luks_len.to_be_bytes()];
         add_extension(&mut bytes, extension::CRYPTO_HEADER, pointer.as_flattened());
     }
     let name = spec.backing.as_ref().map_or(&[][..], |(name, _)| name);

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use instar_image::sealed::Placed;
 use instar_image::write::{Encrypter, Piece, Target, Writer};
-use instar_image::{DeviceId, Error, Result};
+use instar_image::{DeviceId, Error, FileOffset, Result};
 
 use super::NewImage;
 use super::fresh::Layout;
@@ -14,15 +14,15 @@ use super::fresh::Layout;
 pub struct Linear<'a> {
     image: NewImage<'a>,
     layout: Layout,
-    /// Byte offset of the disk's first cluster.
-    base: u64,
+    /// Where the disk's first cluster is.
+    base: FileOffset,
 }
 
 impl<'a> Linear<'a> {
     /// Reserves the clusters.
     pub fn new(image: NewImage<'a>, layout: Layout) -> Result<Self> {
         layout.reserve(&image)?;
-        let base = layout.find(&image.spec, 0).map_or(0, |(offset, _)| offset);
+        let base = layout.find(&image.spec, 0).map_or(FileOffset::ZERO, |(offset, _)| offset);
         Ok(Self { image, layout, base })
     }
 }

@@ -20,7 +20,7 @@ use alloc::boxed::Box;
 use instar_crypto::qcow::Method;
 use instar_image::options::{OptionKind, OptionSpec};
 use instar_image::write::Encrypter;
-use instar_image::{CreateContext, Creator, DeviceId, Machine, Measure, Measured, Result, Writer};
+use instar_image::{CreateContext, Creator, DeviceId, FileOffset, Machine, Measure, Measured, Result, Writer};
 
 use crate::layout::{L1_ENTRY, OFLAG_COPIED};
 use sealed::Sealed;
@@ -138,9 +138,9 @@ impl NewImage<'_> {
     }
 }
 
-/// An L1 entry for a table at byte `offset`.
-const fn l1_entry(offset: u64) -> u64 {
-    offset | OFLAG_COPIED
+/// An L1 entry for a table at `offset`.
+const fn l1_entry(offset: FileOffset) -> u64 {
+    offset.get() | OFLAG_COPIED
 }
 
 /// Bytes of the L1 table in the file.

@@ -3,7 +3,7 @@
 use instar_crypto::luks::{Created, Request, password};
 use instar_crypto::qcow::{KEY_SECRET, Key, Method, PREFIX, aes};
 use instar_image::write::Encrypter;
-use instar_image::{CreateContext, DeviceId, Machine, Result, Step};
+use instar_image::{CreateContext, DeviceId, FileOffset, Machine, Result, Step};
 
 use super::spec::Spec;
 
@@ -36,14 +36,14 @@ impl Sealed {
         &self.key
     }
 
-    /// Writes the LUKS header to byte `offset`, where so many clusters of the file are its own.
-    pub fn write(&self, machine: &dyn Machine, device: DeviceId, offset: u64, spec: &Spec) -> Result<()> {
+    /// Writes the LUKS header to `offset`, where so many clusters of the file are its own.
+    pub fn write(&self, machine: &dyn Machine, device: DeviceId, offset: FileOffset, spec: &Spec) -> Result<()> {
         let Some(Created { header, material, material_at }) = &self.luks else { return Ok(()) };
         let len = spec.luks_clusters() << spec.cluster_bits;
         machine.submit(&[Step::Zero { device, offset, len, unmap: false }])?;
         machine.submit(&[
             Step::Write { device, offset, data: header },
-            Step::Write { device, offset: offset + material_at, data: material },
+            Step::Write { device, offset: offset + *material_at, data: material },
         ])
     }
 }

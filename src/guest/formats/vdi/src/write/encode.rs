@@ -1,7 +1,7 @@
 //! The header's bytes.
 
-use instar_image::DeviceId;
 use instar_image::Step;
+use instar_image::{DeviceId, FileOffset};
 
 use super::Spec;
 use crate::layout::{
@@ -29,7 +29,7 @@ pub fn header(spec: &Spec, allocated: u64) -> [u8; HEADER_LEN] {
         (field::HEADER_SIZE, LENGTH),
         (field::TYPE, kind),
         (field::MAP_OFFSET, HEADER_LEN as u32),
-        (field::DATA_OFFSET, spec.data() as u32),
+        (field::DATA_OFFSET, spec.data().get() as u32),
         (field::SECTOR_SIZE, SECTOR as u32),
         (field::BLOCK_SIZE, BLOCK as u32),
         (field::BLOCKS, spec.count() as u32),
@@ -45,5 +45,5 @@ pub fn header(spec: &Spec, allocated: u64) -> [u8; HEADER_LEN] {
 
 /// What makes the file an image, when all else is there.
 pub fn finish(device: DeviceId, header: &[u8]) -> [Step<'_>; 3] {
-    [Step::Barrier { device }, Step::Write { device, offset: 0, data: header }, Step::Barrier { device }]
+    [Step::Barrier { device }, Step::Write { device, offset: FileOffset::ZERO, data: header }, Step::Barrier { device }]
 }

@@ -13,7 +13,7 @@ pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec) -> Result<Box<dyn Writ
     let (machine, device) = (cx.machine, cx.device);
     let (base, count, blocks) = (spec.data(), spec.count(), spec.blocks(device));
     let finish = move |_| machine.submit(&encode::finish(device, &encode::header(&spec, count)));
-    let writer = FixedWriter::new(machine, device, base, base + count * BLOCK, finish)?;
+    let writer = FixedWriter::new(machine, device, base, (base + count * BLOCK).get(), finish)?;
     blocks.fill(machine, 0, |number| number as u32)?;
     Ok(Box::new(writer))
 }

@@ -12,7 +12,7 @@ use instar_image::blocks::Blocks;
 use instar_image::options::{OptionKind, OptionSpec, boolean, of_file};
 use instar_image::table::Span;
 use instar_image::windows::guid;
-use instar_image::{CreateContext, Creator, DeviceId, Error, Result, Writer};
+use instar_image::{CreateContext, Creator, DeviceId, Error, FileOffset, Result, Writer};
 
 use crate::layout::{BLOCK, ENTRY, HEADER_LEN, SECTOR, SIZE_MAX, is_absent};
 
@@ -63,7 +63,7 @@ impl Spec {
             device,
             size: self.size,
             block: BLOCK,
-            table: Span { offset: HEADER_LEN as u64, count: self.count() },
+            table: Span { offset: FileOffset::new(HEADER_LEN as u64), count: self.count() },
             base: self.data(),
             scale: BLOCK,
             absent: is_absent,
@@ -73,8 +73,8 @@ impl Spec {
     }
 
     /// Byte offset of the first block, behind the map.
-    const fn data(&self) -> u64 {
-        HEADER_LEN as u64 + (self.count() * ENTRY).next_multiple_of(SECTOR)
+    const fn data(&self) -> FileOffset {
+        FileOffset::new(HEADER_LEN as u64 + (self.count() * ENTRY).next_multiple_of(SECTOR))
     }
 }
 

@@ -4,7 +4,7 @@ use alloc::collections::{BTreeMap, btree_map};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::{DeviceId, Machine, Result, Step};
+use instar_image::{DeviceId, FileOffset, Machine, Result, Step};
 
 /// Bytes of a piece.
 const PIECE: u64 = 4096;
@@ -17,10 +17,10 @@ pub struct Bits<'a> {
     device: DeviceId,
     /// Bytes of a sector of the disk: what a bit is for.
     sector: u64,
-    /// Byte offset in the file to bytes.
-    pieces: BTreeMap<u64, Vec<u8>>,
+    /// Offset in the file to bytes.
+    pieces: BTreeMap<FileOffset, Vec<u8>>,
     /// A piece that was only looked at.
-    held: (Option<u64>, Vec<u8>),
+    held: (Option<FileOffset>, Vec<u8>),
 }
 
 impl<'a> Bits<'a> {
@@ -31,7 +31,7 @@ impl<'a> Bits<'a> {
 
     /// Sets or clears the bits of the bytes from `from` to `to` of a chunk whose bitmap is at `offset`. `fresh`: nothing is
     /// stored there.
-    pub fn set(&mut self, offset: u64, fresh: bool, (from, to): (u64, u64), own: bool) -> Result<()> {
+    pub fn set(&mut self, offset: FileOffset, fresh: bool, (from, to): (u64, u64), own: bool) -> Result<()> {
         let (mut bit, end) = (from / self.sector, to.div_ceil(self.sector));
         while bit < end {
             let at = offset + bit / 8 / PIECE * PIECE;
@@ -60,7 +60,7 @@ impl<'a> Bits<'a> {
 
     /// Whether the first of these bytes of a chunk is the child's own, and for how many of them that stays; at most as far as
     /// one piece goes. `fresh`: nothing is stored there.
-    pub fn run(&mut self, offset: u64, fresh: bool, (from, to): (u64, u64)) -> Result<(bool, u64)> {
+    pub fn run(&mut self, offset: FileOffset, fresh: bool, (from, to): (u64, u64)) -> Result<(bool, u64)> {
         let (first, end) = (from / self.sector, to.div_ceil(self.sector));
         let at = offset + first / 8 / PIECE * PIECE;
         let end = end.min((first / 8 / PIECE + 1) * PIECE * 8);
@@ -123,11 +123,11 @@ mod tests {
         let mut bits = Bits::new(&machine, device, SECTOR);
         let end = PIECE * 8 * SECTOR;
         // Across the pieces' border: the last four bits of one, the first four of the other.
-        bits.set(0, false, (end - 4 * SECTOR, end + 4 * SECTOR), true).expect("it is writable");
-        bits.set(0, false, (0, 2 * SECTOR), false).expect("it is writable");
+        bits.set(FileOffset::ZERO, false, (end - 4 * SECTOR, end + 4 * SECTOR), true).expect("it is writable");
+        bits.set(FileOffset::ZERO, false, (0, 2 * SECTOR), false).expect("it is writable");
         bits.write().expect("it is writable");
         let mut found = vec![0; stored.len()];
-        machine.read(device, 0, &mut found).expect("it is there");
+        machine.read(device, FileOffset::ZERO, &mut found).expect("it is there");
         let border = PIECE as usize;
         assert_eq!((found[0], found[1]), (0b1000_0000, 0b1000_0001));
         assert_eq!((found[border - 1], found[border], found[border + 1]), (0b1111_0001, 0b1000_1111, 0b1000_0001));
@@ -138,10 +138,10 @@ mod tests {
         let machine = instar_sim::Machine::new();
         let device = machine.add_writable(vec![0xff; PIECE as usize]);
         let mut bits = Bits::new(&machine, device, 4096);
-        bits.set(0, true, (4096, 3 * 4096), true).expect("it is writable");
+        bits.set(FileOffset::ZERO, true, (4096, 3 * 4096), true).expect("it is writable");
         bits.write().expect("it is writable");
         let mut found = [0; 2];
-        machine.read(device, 0, &mut found).expect("it is there");
+        machine.read(device, FileOffset::ZERO, &mut found).expect("it is there");
         assert_eq!(found, [0b110, 0]);
     }
 }

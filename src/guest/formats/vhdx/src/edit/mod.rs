@@ -13,7 +13,8 @@ use instar_image::sealed::Placed;
 use instar_image::table::{Span, TableCache};
 use instar_image::write::{Piece, Target, Writer};
 use instar_image::{
-    Backing, Changes, DeviceId, Editor, Error, Extent, Machine, NewBacking, Place, Rebasing, Result, Spot, Step,
+    Backing, Changes, DeviceId, Editor, Error, Extent, FileOffset, Machine, NewBacking, Place, Rebasing, Result, Spot,
+    Step,
 };
 use spin::Mutex;
 
@@ -55,14 +56,14 @@ struct State<'a> {
     /// Sector bitmaps.
     bits: Bits<'a>,
     /// Where the next block is to be.
-    end: u64,
+    end: FileOffset,
     /// The header, until it is renewed.
     old: Option<Header>,
 }
 
 impl State<'_> {
-    /// Byte offset of a new block of `len` bytes.
-    fn take(&mut self, len: u64) -> Result<u64> {
+    /// Where a new block of `len` bytes is.
+    fn take(&mut self, len: u64) -> Result<FileOffset> {
         let offset = self.end;
         self.end = offset.checked_add(len).ok_or_else(|| Error::limit("the file gets too large"))?;
         Ok(offset)
@@ -76,7 +77,7 @@ impl<'a> VhdxEditor<'a> {
         if changes.backing.is_some() && !image.geometry.differencing {
             return Err(refuse("it has no parent: convert -B makes an image that has one"));
         }
-        let end = machine.stat(device)?.len.checked_next_multiple_of(ALIGNMENT);
+        let end = machine.stat(device)?.end().checked_next_multiple_of(ALIGNMENT);
         let end = end.ok_or_else(|| Error::limit("the file gets too large"))?;
         let pieces = TableCache::new(machine.source(), device);
         let bits = Bits::new(machine, device, image.metadata.sector);
@@ -154,7 +155,7 @@ impl<'a> VhdxEditor<'a> {
             bitmap.offset()
         } else {
             let offset = state.take(BITMAP_BLOCK)?;
-            state.added.insert(index, offset | state::FULLY_PRESENT);
+            state.added.insert(index, Entry::at(offset, state::FULLY_PRESENT).0);
             offset
         };
         let fresh = state.added.contains_key(&index);
@@ -244,7 +245,7 @@ impl Writer for VhdxEditor<'_> {
             if present == state::PARTIALLY_PRESENT {
                 self.mark(state, number, part, true)?;
             }
-            state.added.insert(index, offset | present);
+            state.added.insert(index, Entry::at(offset, present).0);
             Ok(Some(offset))
         })
     }
@@ -262,7 +263,7 @@ impl Writer for VhdxEditor<'_> {
             // Nothing was appended.
             self.machine.submit(&[barrier])?;
         } else {
-            self.machine.submit(&[Step::SetLength { device, len: state.end }, barrier])?;
+            self.machine.submit(&[Step::SetLength { device, len: state.end.get() }, barrier])?;
         }
         state.bits.write()?;
         if !state.added.is_empty() {

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use instar_image::bits::runs_of;
 use instar_image::reader::Reader;
 use instar_image::table::{Span, TableCache};
-use instar_image::{Backing, Error, Result, Step};
+use instar_image::{Backing, Error, FileOffset, Result, Step};
 
 use super::{VhdxEditor, refuse};
 use crate::bat::Entry;
@@ -107,7 +107,7 @@ impl VhdxEditor<'_> {
         let geometry = self.geometry;
         let table = Span { offset: geometry.bat, count: geometry.entries() };
         let mut pieces = TableCache::<8>::new(self.machine.source(), self.device);
-        let mut bitmap = (u64::MAX, Vec::new());
+        let mut bitmap = (FileOffset::MAX, Vec::new());
         let mut waiting: Vec<(u64, u64)> = Vec::new();
         for number in 0..geometry.blocks {
             let index = geometry.payload(number);
@@ -125,7 +125,7 @@ impl VhdxEditor<'_> {
                 self.machine.read(self.device, bitmap.0, &mut bitmap.1)?;
             }
             self.clear_foreign(number, entry.offset(), &bitmap.1)?;
-            waiting.push((index, entry.offset() | state::FULLY_PRESENT));
+            waiting.push((index, Entry::at(entry.offset(), state::FULLY_PRESENT).0));
             if waiting.len() == AT_ONCE {
                 self.set_entries(&mut waiting)?;
             }
@@ -140,7 +140,7 @@ impl VhdxEditor<'_> {
     }
 
     /// Clears the sectors of the block at `offset` that are the parent's.
-    fn clear_foreign(&self, number: u64, offset: u64, bitmap: &[u8]) -> Result<()> {
+    fn clear_foreign(&self, number: u64, offset: FileOffset, bitmap: &[u8]) -> Result<()> {
         let sector = self.state.lock().bits.sector();
         let first = (number % self.geometry.ratio) * self.geometry.block / sector;
         let own = |bit: u64| bitmap.get((bit / 8) as usize).is_some_and(|byte| byte & (1 << (bit % 8)) != 0);

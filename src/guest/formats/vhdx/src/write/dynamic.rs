@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use instar_image::sealed::{self, Placed};
 use instar_image::write::{Piece, Target, Writer, check_room};
-use instar_image::{CreateContext, DeviceId, Error, Machine, Result, Step};
+use instar_image::{CreateContext, DeviceId, Error, FileOffset, Machine, Result, Step};
 use spin::Mutex;
 
 use super::encode;
@@ -31,8 +31,8 @@ struct Dynamic<'a> {
 
 struct State {
     table: Pages,
-    /// Byte behind the last block.
-    end: u64,
+    /// Behind the last block.
+    end: FileOffset,
     /// Of a child: the chunk whose sector bitmap is being filled, and the bitmap.
     bitmap: Option<(u64, Vec<u8>)>,
 }
@@ -40,11 +40,14 @@ struct State {
 /// Nothing is written yet.
 pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec, parent: Option<DeviceId>) -> Result<Box<dyn Writer + 'a>> {
     let (machine, device) = (cx.machine, cx.device);
-    check_room(machine, device, spec.data())?;
+    check_room(machine, device, spec.data().get())?;
     let stat = machine.stat(device)?;
     if !stat.fresh {
         // Blocks are not written whole.
-        machine.submit(&[Step::Zero { device, offset: 0, len: stat.len, unmap: true }, Step::Barrier { device }])?;
+        machine.submit(&[
+            Step::Zero { device, offset: FileOffset::ZERO, len: stat.len, unmap: true },
+            Step::Barrier { device },
+        ])?;
     }
     let linkage = parent.map(|parent| identity(machine, parent, cx.version)).transpose()?;
     let default = if spec.zero { state::ZERO } else { state::NOT_PRESENT };
@@ -54,16 +57,16 @@ pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec, parent: Option<DeviceI
 }
 
 impl Dynamic<'_> {
-    /// Byte offset of the block number `block`, which gets a place if it has none.
-    fn block(&self, state: &mut State, block: u64) -> Result<u64> {
+    /// Where block number `block` is, which gets a place if it has none.
+    fn block(&self, state: &mut State, block: u64) -> Result<FileOffset> {
         let index = self.geometry.payload(block);
         let entry = Entry(state.table.get(index));
-        if entry.offset() != 0 {
+        if entry.offset() != FileOffset::ZERO {
             return Ok(entry.offset());
         }
         let offset = state.end;
         let present = if self.linkage.is_some() { state::PARTIALLY_PRESENT } else { state::FULLY_PRESENT };
-        state.table.set(index, offset | present)?;
+        state.table.set(index, Entry::at(offset, present).0)?;
         state.end = offset.checked_add(self.geometry.block).ok_or_else(|| Error::limit("the file gets too large"))?;
         Ok(offset)
     }
@@ -98,7 +101,7 @@ impl Dynamic<'_> {
                 continue;
             }
             if bits.iter().all(|b| *b == 0xff) {
-                state.table.set(index, entry.offset() | state::FULLY_PRESENT)?;
+                state.table.set(index, Entry::at(entry.offset(), state::FULLY_PRESENT).0)?;
             } else {
                 partial = true;
             }
@@ -106,7 +109,7 @@ impl Dynamic<'_> {
         if partial {
             let offset = state.end;
             state.end = offset + BITMAP_BLOCK;
-            state.table.set(self.geometry.bitmap(first), offset | state::FULLY_PRESENT)?;
+            state.table.set(self.geometry.bitmap(first), Entry::at(offset, state::FULLY_PRESENT).0)?;
             steps.push(Placed::Owned { device: self.device, offset, data });
         }
         Ok(())
@@ -146,7 +149,7 @@ impl Writer for Dynamic<'_> {
         let mut steps = Vec::new();
         self.flush_bitmap(state, &mut steps)?;
         sealed::submit(machine, steps, None)?;
-        machine.submit(&[Step::SetLength { device, len: state.end }])?;
+        machine.submit(&[Step::SetLength { device, len: state.end.get() }])?;
         state.table.write(machine, device, &self.geometry, self.spec.bat_len())?;
         encode::write(machine, device, &self.spec, self.linkage.as_ref())
     }

@@ -6,7 +6,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::windows::{guid, to_utf16_le};
-use instar_image::{DeviceId, Machine, Result, Step};
+use instar_image::{DeviceId, FileOffset, Machine, Result, Step};
 
 use super::spec::{LOG, SECTOR, Spec};
 use crate::layout::{
@@ -37,7 +37,7 @@ fn header_of(spec: &Spec, sequence: u64, ids: &[[u8; 16]; 2]) -> Vec<u8> {
     put(&mut bytes, header::DATA_WRITE_GUID, &ids[1]);
     put(&mut bytes, header::VERSION, &1u16.to_le_bytes());
     put(&mut bytes, header::LOG_LENGTH, &(spec.log_len as u32).to_le_bytes());
-    put(&mut bytes, header::LOG_OFFSET, &LOG.to_le_bytes());
+    put(&mut bytes, header::LOG_OFFSET, &LOG.get().to_le_bytes());
     summed(bytes)
 }
 
@@ -50,7 +50,7 @@ fn region_table(spec: &Spec) -> Vec<u8> {
     for (number, (guid, at, len)) in regions.into_iter().enumerate() {
         let entry = 16 + number * 32;
         put(&mut bytes, entry, &guid);
-        put(&mut bytes, entry + 16, &at.to_le_bytes());
+        put(&mut bytes, entry + 16, &at.get().to_le_bytes());
         put(&mut bytes, entry + 24, &(len as u32).to_le_bytes());
         // Not marked as required, as QEMU has it: everybody knows these two.
     }
@@ -136,7 +136,7 @@ pub fn write(machine: &dyn Machine, device: DeviceId, spec: &Spec, linkage: Opti
         Step::Write { device, offset: HEADERS[0], data: &headers[0] },
         Step::Write { device, offset: HEADERS[1], data: &headers[1] },
         Step::Barrier { device },
-        Step::Write { device, offset: 0, data: &identifier },
+        Step::Write { device, offset: FileOffset::ZERO, data: &identifier },
         Step::Barrier { device },
     ])
 }

@@ -10,6 +10,7 @@ use instar_image::{CreateContext, DeviceId, Machine, Result, Step, Writer};
 
 use super::encode;
 use super::spec::Spec;
+use crate::bat::Entry;
 use crate::layout::state;
 
 /// Entries of the table that are written at once.
@@ -18,8 +19,8 @@ const ENTRIES_AT_ONCE: u64 = 1 << 16;
 /// Reserves the length.
 pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec) -> Result<Box<dyn Writer + 'a>> {
     let (machine, device) = (cx.machine, cx.device);
-    check_room(machine, device, spec.data() + spec.size)?;
-    let (base, len) = (spec.data(), spec.data() + spec.size);
+    let (base, len) = (spec.data(), (spec.data() + spec.size).get());
+    check_room(machine, device, len)?;
     let finish = move |zeroed| finish(machine, device, &spec, zeroed);
     Ok(Box::new(FixedWriter::new(machine, device, base, len, finish)?))
 }
@@ -28,8 +29,8 @@ pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec) -> Result<Box<dyn Writ
 fn finish(machine: &dyn Machine, device: DeviceId, spec: &Spec, zeroed: bool) -> Result<()> {
     let geometry = spec.geometry();
     // A disk without data has its room at the end of the file, and, as QEMU has it, blocks that are zeroes yet.
-    let end = spec.data() + spec.size;
-    let run = RunMap::new(machine.source(), device, end).run(spec.data())?;
+    let len = (spec.data() + spec.size).get();
+    let run = RunMap::new(machine.source(), device, len).run(spec.data())?;
     let blank = spec.zero && zeroed && !run.data && run.len >= spec.size;
     let places = spec.bat_len() / 8;
     let mut first = 0;
@@ -42,7 +43,7 @@ fn finish(machine: &dyn Machine, device: DeviceId, spec: &Spec, zeroed: bool) ->
             } else if blank {
                 state::ZERO
             } else {
-                (spec.data() + block * geometry.block) | state::FULLY_PRESENT
+                Entry::at(spec.data() + block * geometry.block, state::FULLY_PRESENT).0
             }
         };
         let bytes: Vec<u8> = (first..end).flat_map(|index| value(index).to_le_bytes()).collect();

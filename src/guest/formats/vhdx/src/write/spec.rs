@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 
 use instar_image::options::{boolean, of_file, size};
-use instar_image::{Backing, CreateContext, Error, Result, Version};
+use instar_image::{Backing, CreateContext, Error, FileOffset, Result, Version};
 
 use crate::bat::Geometry;
 use crate::layout::{ALIGNMENT, BLOCK_SIZES, CHUNK_SECTORS, SIZE_MAX};
@@ -13,8 +13,8 @@ use crate::layout::{ALIGNMENT, BLOCK_SIZES, CHUNK_SECTORS, SIZE_MAX};
 pub const SECTOR: u64 = 512;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
-/// Byte offset of the log.
-pub const LOG: u64 = ALIGNMENT;
+/// Where the log is.
+pub const LOG: FileOffset = FileOffset::new(ALIGNMENT);
 /// Bytes of the metadata region, and of the room that QEMU leaves behind it.
 const METADATA_LEN: u64 = ALIGNMENT;
 const ROOM: u64 = 4 * ALIGNMENT;
@@ -104,13 +104,13 @@ impl Spec {
         (self.geometry().entries_of_region() * 8).next_multiple_of(ALIGNMENT).max(ALIGNMENT)
     }
 
-    /// Where the metadata region is.
-    pub fn metadata(&self) -> (u64, u64) {
+    /// Where the metadata region is, and its length.
+    pub fn metadata(&self) -> (FileOffset, u64) {
         (self.geometry().bat + self.bat_len(), METADATA_LEN)
     }
 
     /// Where the first block may be.
-    pub fn data(&self) -> u64 {
+    pub fn data(&self) -> FileOffset {
         let (at, len) = self.metadata();
         at + len + ROOM
     }

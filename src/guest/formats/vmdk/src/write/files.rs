@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use instar_image::machine::display_name;
 use instar_image::sealed::Placed;
 use instar_image::write::{Piece, Target, Writer, set_first_length};
-use instar_image::{DeviceId, Error, Kind, Machine, Result, Step};
+use instar_image::{DeviceId, Error, FileOffset, Kind, Machine, Result, Step};
 
 use super::spec::{SPLIT, Spec};
 
@@ -60,7 +60,7 @@ impl<'a> FlatWriter<'a> {
 impl Writer for FlatWriter<'_> {
     fn target(&self) -> Target {
         let device = self.extents.first().copied().unwrap_or(self.device);
-        Target::Linear { device, base: 0, zeroed: true }
+        Target::Linear { device, base: FileOffset::ZERO, zeroed: true }
     }
 
     fn split(&self) -> Option<(u64, &[DeviceId])> {
@@ -76,6 +76,9 @@ impl Writer for FlatWriter<'_> {
             self.machine.submit(&[Step::Barrier { device: *device }])?;
         }
         let device = self.device;
-        self.machine.submit(&[Step::Write { device, offset: 0, data: &self.spec.text() }, Step::Barrier { device }])
+        self.machine.submit(&[
+            Step::Write { device, offset: FileOffset::ZERO, data: &self.spec.text() },
+            Step::Barrier { device },
+        ])
     }
 }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use instar_image::levels::{LevelWriter, Levels};
 use instar_image::table::Span;
-use instar_image::{DeviceId, Machine, Result, Step};
+use instar_image::{DeviceId, FileOffset, Machine, Result, Step};
 
 use super::spec::TEXT_SECTORS;
 use crate::layout::{
@@ -47,21 +47,21 @@ impl GrainExtent {
         (self.tables() * 4).next_multiple_of(SECTOR)
     }
 
-    /// Byte offset of the redundant directory (0) and of the other one (1); the tables follow each. There is room for a
+    /// Where the redundant directory (0) and the other one (1) are; the tables follow each. There is room for a
     /// descriptor before them, whether it is there or in a file of its own.
-    const fn directory(&self, nth: u64) -> u64 {
-        (1 + TEXT_SECTORS) * SECTOR + nth * (self.directory_len() + self.tables() * TABLE * 4)
+    const fn directory(&self, nth: u64) -> FileOffset {
+        FileOffset::new((1 + TEXT_SECTORS) * SECTOR + nth * (self.directory_len() + self.tables() * TABLE * 4))
     }
 
-    /// Byte offset of the first grain.
-    const fn data(&self) -> u64 {
+    /// Where the first grain is.
+    const fn data(&self) -> FileOffset {
         self.directory(2).next_multiple_of(GRAIN)
     }
 
     /// Writes all that is before the first grain, but for the header. `backed`: what it does not have shows a backing file.
     pub fn make<'a>(&self, machine: &'a dyn Machine, backed: bool) -> Result<Box<LevelWriter<'a, 4>>> {
         let device = self.device;
-        machine.submit(&[Step::Zero { device, offset: 0, len: self.data(), unmap: true }])?;
+        machine.submit(&[Step::Zero { device, offset: FileOffset::ZERO, len: self.data().get(), unmap: true }])?;
         for directory in [self.directory(0), self.directory(1)] {
             self.write_directory(machine, directory)?;
         }
@@ -81,7 +81,7 @@ impl GrainExtent {
     }
 
     /// The tables follow their directory.
-    fn write_directory(&self, machine: &dyn Machine, directory: u64) -> Result<()> {
+    fn write_directory(&self, machine: &dyn Machine, directory: FileOffset) -> Result<()> {
         let tables = directory + self.directory_len();
         let step = AT_ONCE / 4;
         let mut index = 0;

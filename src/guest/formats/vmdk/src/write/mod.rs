@@ -12,9 +12,9 @@ use alloc::vec::Vec;
 use instar_image::options::{OptionKind, OptionSpec, Options, of_file};
 use instar_image::sealed::Placed;
 use instar_image::write::{Compressor, Piece, Target, Writer};
-use instar_image::{CreateContext, Creator, DeviceId, Error, Machine, Result, Step};
+use instar_image::{CreateContext, Creator, DeviceId, Error, FileOffset, Machine, Result, Step};
 
-use crate::layout::SECTOR;
+use crate::layout::{SECTOR, sector_at};
 use crate::regions::{Place, Region, Regions};
 use compress::GrainCompressor;
 use grains::{GRAIN, GrainExtent};
@@ -155,18 +155,19 @@ impl Writer for VmdkWriter<'_> {
         }
         let text = self.spec.text();
         if self.spec.kind.files().is_none() {
-            machine.submit(&[Step::Write { device, offset: SECTOR, data: &text }])?;
+            machine.submit(&[Step::Write { device, offset: sector_at(1), data: &text }])?;
         }
         for extent in &self.extents {
             let (device, header) = (extent.device, extent.header());
             machine.submit(&[
                 Step::Barrier { device },
-                Step::Write { device, offset: 0, data: &header },
+                Step::Write { device, offset: FileOffset::ZERO, data: &header },
                 Step::Barrier { device },
             ])?;
         }
         if self.spec.kind.files().is_some() {
-            machine.submit(&[Step::Write { device, offset: 0, data: &text }, Step::Barrier { device }])?;
+            machine
+                .submit(&[Step::Write { device, offset: FileOffset::ZERO, data: &text }, Step::Barrier { device }])?;
         }
         Ok(())
     }

@@ -14,13 +14,14 @@ use instar_image::sealed::Placed;
 use instar_image::table::{Span, TableCache};
 use instar_image::write::{Piece, Target, Writer};
 use instar_image::{
-    Backing, Changes, DeviceId, Editor, Error, Extent, Machine, NewBacking, Place, Rebasing, Result, Spot, Step,
+    Backing, Changes, DeviceId, Editor, Error, Extent, FileOffset, Machine, NewBacking, Place, Rebasing, Result, Spot,
+    Step,
 };
 use spin::Mutex;
 
 use crate::VpcImage;
 use crate::header::{Dynamic, Footer, Kind};
-use crate::layout::{COOKIE, FOOTER, SECTOR, UNUSED, bitmap_len};
+use crate::layout::{COOKIE, FOOTER, SECTOR, UNUSED, bitmap_len, block_at};
 use crate::map::{Bitmaps, end_of_blocks, run_in};
 use crate::write::encode::{Identity, identity};
 
@@ -44,7 +45,7 @@ impl<'a> VpcEditor<'a> {
                 .with_hint("it has no parent: convert -B makes an image that has one"));
         }
         if footer.kind == Kind::Fixed && !footer.at_start {
-            return Ok(Self::Fixed(Fixed(FixedEditor { machine, device, base: 0 })));
+            return Ok(Self::Fixed(Fixed(FixedEditor { machine, device, base: FileOffset::ZERO })));
         }
         let (true, Some(header)) = (footer.at_start, &image.dynamic) else {
             return Err(Error::corrupt("the copy of the footer at the start is damaged"));
@@ -100,16 +101,16 @@ impl Writer for Fixed<'_> {
 }
 
 /// Where the footer at the end is, or is to be: whatever else is in the file lies before it.
-pub fn end_of_file(machine: &dyn Machine, device: DeviceId, header: &Dynamic) -> Result<u64> {
+pub fn end_of_file(machine: &dyn Machine, device: DeviceId, header: &Dynamic) -> Result<FileOffset> {
     let source = machine.source();
-    let len = source.stat(device)?.len.next_multiple_of(SECTOR);
+    let file_end = source.stat(device)?.end().next_multiple_of(SECTOR);
     let mut tail = [0; FOOTER];
-    source.read(device, len.saturating_sub(SECTOR), &mut tail)?;
+    source.read(device, file_end.saturating_sub(SECTOR), &mut tail)?;
     let blocks_end = end_of_blocks(source, device, header)?;
-    if blocks_end > len {
+    if blocks_end > file_end {
         return Err(Error::corrupt("blocks lie outside the file: the image was truncated"));
     }
-    Ok(if tail.starts_with(COOKIE) { len - SECTOR } else { len }.max(blocks_end))
+    Ok(if tail.starts_with(COOKIE) { file_end - SECTOR } else { file_end }.max(blocks_end))
 }
 
 /// A dynamic or differencing disk.
@@ -128,14 +129,14 @@ pub struct BlockEditor<'a> {
 
 struct State<'a> {
     pieces: TableCache<'a, 4>,
-    /// New blocks: number to byte offset.
-    added: BTreeMap<u64, u64>,
-    /// Bitmaps that have changed: byte offset to bytes.
-    bitmaps: BTreeMap<u64, Vec<u8>>,
+    /// New blocks: number to offset.
+    added: BTreeMap<u64, FileOffset>,
+    /// Bitmaps that have changed: offset to bytes.
+    bitmaps: BTreeMap<FileOffset, Vec<u8>>,
     /// Those that have not.
     stored: Bitmaps<'a>,
     /// Where the next block, or the footer, is to be.
-    end: u64,
+    end: FileOffset,
 }
 
 impl<'a> BlockEditor<'a> {
@@ -184,19 +185,19 @@ impl<'a> BlockEditor<'a> {
         Ok(Extent { at, len: len.min(left), place })
     }
 
-    /// Byte offset of the bitmap of a block that there is.
-    fn find(&self, state: &mut State<'a>, number: u64) -> Result<Option<u64>> {
+    /// Where the bitmap of a block is that there is.
+    fn find(&self, state: &mut State<'a>, number: u64) -> Result<Option<FileOffset>> {
         if let Some(offset) = state.added.get(&number) {
             return Ok(Some(*offset));
         }
         let entry = state.pieces.entry(self.table, number)?;
         let entry = entry.ok_or_else(|| Error::corrupt("a block behind the end of the table"))?;
         let entry = u32::from_be_bytes(entry);
-        Ok((entry != UNUSED).then(|| u64::from(entry) * SECTOR))
+        Ok((entry != UNUSED).then(|| block_at(entry)))
     }
 
     /// The bitmap at `offset`, to be changed. Those of dynamic disks say that every sector is there, as QEMU has it.
-    fn bitmap<'s>(&self, state: &'s mut State<'a>, offset: u64, is_new: bool) -> Result<&'s mut Vec<u8>> {
+    fn bitmap<'s>(&self, state: &'s mut State<'a>, offset: FileOffset, is_new: bool) -> Result<&'s mut Vec<u8>> {
         let len = usize::try_from(bitmap_len(self.block)).unwrap_or_default();
         Ok(match state.bitmaps.entry(offset) {
             btree_map::Entry::Occupied(held) => held.into_mut(),
@@ -211,7 +212,7 @@ impl<'a> BlockEditor<'a> {
     }
 
     /// Makes the sectors of the disk from byte `from` to byte `end`, all of one block, the child's own.
-    fn mark(&self, state: &mut State<'a>, offset: u64, from: u64, end: u64, is_new: bool) -> Result<()> {
+    fn mark(&self, state: &mut State<'a>, offset: FileOffset, from: u64, end: u64, is_new: bool) -> Result<()> {
         let differencing = self.differencing;
         let bits = self.bitmap(state, offset, is_new)?;
         if differencing {
@@ -294,12 +295,12 @@ impl Writer for BlockEditor<'_> {
         let mut steps = vec![barrier];
         steps.extend(state.bitmaps.iter().map(|(offset, data)| Step::Write { device, offset: *offset, data }));
         if !state.added.is_empty() {
-            steps.push(Step::SetLength { device, len: state.end + SECTOR });
+            steps.push(Step::SetLength { device, len: (state.end + SECTOR).get() });
             steps.push(Step::Write { device, offset: state.end, data: &self.footer.bytes });
         }
         steps.push(barrier);
         let entries: Vec<(u64, [u8; 4])> =
-            state.added.iter().map(|(n, offset)| (*n, ((offset / SECTOR) as u32).to_be_bytes())).collect();
+            state.added.iter().map(|(n, offset)| (*n, ((*offset / SECTOR) as u32).to_be_bytes())).collect();
         steps.extend(entries.iter().map(|(number, data)| Step::Write {
             device,
             offset: self.table.offset + number * 4,

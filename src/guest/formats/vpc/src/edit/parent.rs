@@ -7,10 +7,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use instar_image::bits::runs_of;
-use instar_image::{Backing, Error, Result, Step};
+use instar_image::{Backing, Error, FileOffset, Result, Step};
 
 use super::BlockEditor;
-use crate::layout::{DYNAMIC_HEADER, FOOTER, SECTOR, UNUSED, bitmap_len, checksum, footer, put};
+use crate::layout::{DYNAMIC_HEADER, FOOTER, SECTOR, UNUSED, bitmap_len, block_at, checksum, footer, put};
 use crate::write::encode::{Identity, Parent, dynamic_header, locator};
 use crate::write::spec::parent_of;
 
@@ -31,7 +31,7 @@ fn changed(of: &[u8; FOOTER], field: usize, value: &[u8]) -> [u8; FOOTER] {
 
 impl BlockEditor<'_> {
     /// Writes after everything before, and before everything after.
-    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+    fn write(&self, offset: FileOffset, data: &[u8]) -> Result<()> {
         let device = self.device;
         let barrier = Step::Barrier { device };
         self.machine.submit(&[barrier, Step::Write { device, offset, data }, barrier])
@@ -56,20 +56,23 @@ impl BlockEditor<'_> {
         let (text_at, header_at) = (state.end, state.end + padded.len() as u64);
         let tail_at = header_at + DYNAMIC_HEADER as u64;
         machine.submit(&[
-            Step::SetLength { device, len: tail_at + SECTOR },
+            Step::SetLength { device, len: (tail_at + SECTOR).get() },
             Step::Write { device, offset: text_at, data: &padded },
             Step::Write { device, offset: header_at, data: &header },
             Step::Write { device, offset: tail_at, data: &self.footer.bytes },
         ])?;
-        self.write(0, &changed(&self.footer.bytes, footer::DATA_OFFSET, &header_at.to_be_bytes()))?;
+        self.write(
+            FileOffset::ZERO,
+            &changed(&self.footer.bytes, footer::DATA_OFFSET, &header_at.get().to_be_bytes()),
+        )?;
         self.write(self.footer.data_offset, &header)?;
-        self.write(0, &self.footer.bytes)?;
+        self.write(FileOffset::ZERO, &self.footer.bytes)?;
         self.write(header_at, &self.footer.bytes)?;
         state.end = header_at;
         if machine.stat(device)?.block_device {
             return Ok(());
         }
-        machine.submit(&[Step::SetLength { device, len: header_at + SECTOR }, Step::Barrier { device }])
+        machine.submit(&[Step::SetLength { device, len: (header_at + SECTOR).get() }, Step::Barrier { device }])
     }
 
     /// The child stands on nothing from now on: what it left to its parent is zeroes.
@@ -78,10 +81,10 @@ impl BlockEditor<'_> {
         let (machine, device) = (self.machine, self.device);
         let all = vec![0xff; usize::try_from(bitmap_len(self.block)).unwrap_or_default()];
         let mut bits = all.clone();
-        let mut waiting: Vec<u64> = Vec::new();
+        let mut waiting: Vec<FileOffset> = Vec::new();
         for number in 0..self.table.count {
             let entry = state.pieces.entry(self.table, number)?.map_or(UNUSED, u32::from_be_bytes);
-            let offset = u64::from(entry) * SECTOR;
+            let offset = block_at(entry);
             if entry != UNUSED {
                 machine.read(device, offset, &mut bits)?;
                 if bits != all {
@@ -96,14 +99,14 @@ impl BlockEditor<'_> {
             }
         }
         let foot = changed(&self.footer.bytes, footer::TYPE, &DYNAMIC.to_be_bytes());
-        self.write(0, &foot)?;
+        self.write(FileOffset::ZERO, &foot)?;
         // Nobody looks for a parent in it any more.
         self.write(self.footer.data_offset, &self.header_of(None)?)?;
         self.write(state.end, &foot)
     }
 
     /// Clears the sectors that are the parent's of a block whose data are at `offset`.
-    fn clear_foreign(&self, offset: u64, bits: &[u8]) -> Result<()> {
+    fn clear_foreign(&self, offset: FileOffset, bits: &[u8]) -> Result<()> {
         let own = |n: u64| bits.get((n / 8) as usize).is_some_and(|byte| byte & (0x80 >> (n % 8)) != 0);
         runs_of(0..self.block / SECTOR, own, |first, count, own| {
             let (offset, len) = (offset + first * SECTOR, count * SECTOR);

@@ -6,19 +6,19 @@ use alloc::vec::Vec;
 
 use instar_image::sealed::{self, Placed};
 use instar_image::write::{Piece, Target, Writer};
-use instar_image::{CreateContext, DeviceId, Error, Machine, Result, Step};
+use instar_image::{CreateContext, DeviceId, Error, FileOffset, Machine, Result, Step};
 use spin::Mutex;
 
 use super::encode::{Identity, Parent, dynamic_header, footer_of, identity, locator};
 use super::spec::Spec;
-use crate::layout::{DYNAMIC_HEADER, FOOTER, SECTOR, UNUSED, bitmap_len};
+use crate::layout::{DYNAMIC_HEADER, FOOTER, SECTOR, UNUSED, bitmap_len, block_at};
 
 /// Bytes of a block, as every product makes them.
 const BLOCK: u64 = 2 << 20;
 /// Bytes in which zeroes are left out of a block.
 const UNIT: u64 = 4096;
-/// Byte offset of the block allocation table: behind the copy of the footer and the dynamic disk header.
-const TABLE: u64 = (FOOTER + DYNAMIC_HEADER) as u64;
+/// Where the block allocation table is: behind the copy of the footer and the dynamic disk header.
+const TABLE: FileOffset = FileOffset::new((FOOTER + DYNAMIC_HEADER) as u64);
 /// Entries of the table that are written at once.
 const ENTRIES_AT_ONCE: usize = 1 << 16;
 
@@ -28,17 +28,17 @@ struct Dynamic<'a> {
     spec: Spec,
     /// Identifier and time of the parent.
     parent: Option<Identity>,
-    /// Code, text and byte offset of each parent locator.
-    locators: Vec<([u8; 4], Vec<u8>, u64)>,
+    /// Code, text and offset of each parent locator.
+    locators: Vec<([u8; 4], Vec<u8>, FileOffset)>,
     state: Mutex<State>,
 }
 
 struct State {
     table: Vec<u32>,
-    /// Byte behind the last block.
-    end: u64,
-    /// The bitmap of a child's block that is being filled, and the block's byte offset.
-    bitmap: Option<(u64, Vec<u8>)>,
+    /// Behind the last block.
+    end: FileOffset,
+    /// The bitmap of a child's block that is being filled, and where the block is.
+    bitmap: Option<(FileOffset, Vec<u8>)>,
 }
 
 /// Nothing is written yet.
@@ -47,7 +47,10 @@ pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec, parent: Option<DeviceI
     let stat = machine.stat(device)?;
     if !stat.fresh {
         // Blocks are not written whole.
-        machine.submit(&[Step::Zero { device, offset: 0, len: stat.len, unmap: true }, Step::Barrier { device }])?;
+        machine.submit(&[
+            Step::Zero { device, offset: FileOffset::ZERO, len: stat.len, unmap: true },
+            Step::Barrier { device },
+        ])?;
     }
     let entries = spec.size.div_ceil(BLOCK);
     let mut end = TABLE + (entries * 4).next_multiple_of(SECTOR);
@@ -68,13 +71,13 @@ pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec, parent: Option<DeviceI
 }
 
 impl Dynamic<'_> {
-    /// Byte offset of the block number `block`, which gets a place if it has none.
-    fn block(&self, state: &mut State, block: u64, steps: &mut Vec<Placed<'_>>) -> Result<u64> {
+    /// Where block number `block` is, which gets a place if it has none.
+    fn block(&self, state: &mut State, block: u64, steps: &mut Vec<Placed<'_>>) -> Result<FileOffset> {
         let device = self.device;
         let entry = usize::try_from(block).ok().and_then(|i| state.table.get_mut(i));
         let entry = entry.ok_or_else(|| Error::corrupt("a block behind the end of the disk"))?;
         if *entry != UNUSED {
-            return Ok(u64::from(*entry) * SECTOR);
+            return Ok(block_at(*entry));
         }
         let offset = state.end;
         *entry = u32::try_from(offset / SECTOR).map_err(|_| Error::limit("the file gets too large"))?;
@@ -155,11 +158,11 @@ impl Writer for Dynamic<'_> {
         let header = dynamic_header(TABLE, entries, BLOCK as u32, parent.as_ref());
         let foot = footer_of(&self.spec);
         machine.submit(&[
-            Step::Write { device, offset: FOOTER as u64, data: &header },
+            Step::Write { device, offset: FileOffset::new(FOOTER as u64), data: &header },
             // Each of both footers makes an image of it.
             Step::Barrier { device },
             Step::Write { device, offset: state.end, data: &foot },
-            Step::Write { device, offset: 0, data: &foot },
+            Step::Write { device, offset: FileOffset::ZERO, data: &foot },
             Step::Barrier { device },
         ])
     }

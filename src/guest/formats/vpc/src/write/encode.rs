@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
 use instar_image::windows::to_utf16_le;
-use instar_image::{DeviceId, Error, Machine, Result};
+use instar_image::{DeviceId, Error, FileOffset, Machine, Result};
 
 use super::spec::Spec;
 use crate::layout::{
@@ -57,9 +57,9 @@ pub type Identity = ([u8; 16], [u8; 4]);
 
 /// What a child knows the disk on `device` by.
 pub fn identity(machine: &dyn Machine, device: DeviceId) -> Result<Identity> {
-    let len = machine.stat(device)?.len;
+    let end = machine.stat(device)?.end();
     let mut bytes = [0; FOOTER];
-    for offset in [0, len.saturating_sub(SECTOR)] {
+    for offset in [FileOffset::ZERO, end.saturating_sub(SECTOR)] {
         machine.read(device, offset, &mut bytes)?;
         if bytes.starts_with(COOKIE) {
             let r = Reader::new(&bytes);
@@ -74,16 +74,16 @@ pub struct Parent<'p> {
     pub name: &'p str,
     pub unique_id: [u8; 16],
     pub time: [u8; 4],
-    /// Code, text and byte offset of each.
-    pub locators: &'p [([u8; 4], Vec<u8>, u64)],
+    /// Code, text and offset of each.
+    pub locators: &'p [([u8; 4], Vec<u8>, FileOffset)],
 }
 
 /// The dynamic disk header of a disk with `entries` blocks of `block` bytes.
-pub fn dynamic_header(table: u64, entries: u32, block: u32, parent: Option<&Parent<'_>>) -> Vec<u8> {
+pub fn dynamic_header(table: FileOffset, entries: u32, block: u32, parent: Option<&Parent<'_>>) -> Vec<u8> {
     let mut bytes = vec![0; DYNAMIC_HEADER];
     put(&mut bytes, 0, DYNAMIC_COOKIE);
     put(&mut bytes, 8, &NOWHERE.to_be_bytes());
-    put(&mut bytes, dynamic::TABLE_OFFSET, &table.to_be_bytes());
+    put(&mut bytes, dynamic::TABLE_OFFSET, &table.get().to_be_bytes());
     put(&mut bytes, 24, &VERSION.to_be_bytes());
     put(&mut bytes, dynamic::MAX_ENTRIES, &entries.to_be_bytes());
     put(&mut bytes, dynamic::BLOCK_SIZE, &block.to_be_bytes());
@@ -99,7 +99,7 @@ pub fn dynamic_header(table: u64, entries: u32, block: u32, parent: Option<&Pare
             // In bytes, as Windows writes it, though the specification says sectors.
             put(&mut bytes, at + 4, &(SECTOR as u32 * (text.len() as u32).div_ceil(SECTOR as u32)).to_be_bytes());
             put(&mut bytes, at + 8, &(text.len() as u32).to_be_bytes());
-            put(&mut bytes, at + 16, &offset.to_be_bytes());
+            put(&mut bytes, at + 16, &offset.get().to_be_bytes());
         }
     }
     let sum = checksum(&bytes, dynamic::CHECKSUM);

@@ -5,7 +5,7 @@ use alloc::vec;
 
 use instar_image::fixed::FixedWriter;
 use instar_image::write::check_room;
-use instar_image::{CreateContext, Result, Step, Writer};
+use instar_image::{CreateContext, FileOffset, Result, Step, Writer};
 
 use super::encode::footer_of;
 use super::spec::Spec;
@@ -20,12 +20,16 @@ pub fn create<'a>(cx: &CreateContext<'a, '_>, spec: Spec) -> Result<Box<dyn Writ
     check_room(machine, device, spec.size + FOOTER as u64)?;
     let size = spec.size;
     let finish = move |_| {
-        let write = Step::Write { device, offset: spec.size, data: &footer_of(&spec) };
+        let write = Step::Write { device, offset: FileOffset::new(spec.size), data: &footer_of(&spec) };
         machine.submit(&[Step::Barrier { device }, write, Step::Barrier { device }])
     };
-    let writer = FixedWriter::new(machine, device, 0, size + FOOTER as u64, finish)?;
+    let writer = FixedWriter::new(machine, device, FileOffset::ZERO, size + FOOTER as u64, finish)?;
     if writer.is_zeroed() {
-        machine.submit(&[Step::Write { device, offset: 0, data: &vec![0; FIRST.min(size) as usize] }])?;
+        machine.submit(&[Step::Write {
+            device,
+            offset: FileOffset::ZERO,
+            data: &vec![0; FIRST.min(size) as usize],
+        }])?;
     }
     Ok(Box::new(writer))
 }

@@ -11,10 +11,11 @@ mod trees;
 use alloc::vec::Vec;
 
 use instar_image::table::{Span, TableCache};
-use instar_image::{ENOTSUP, Error, Kind, NewSnapshot, Result, SnapshotEditor, Step};
+use instar_image::{ENOTSUP, Error, FileOffset, Kind, NewSnapshot, Result, SnapshotEditor, Step};
 
 use super::tables::Tables;
 use super::{Qcow2Editor, State};
+use crate::cluster;
 use crate::header::Header;
 use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, field};
 use crate::refcount::shift::Shift;
@@ -117,7 +118,7 @@ impl<'a> Qcow2Editor<'a> {
             return Err(Error::new(Kind::Io(ENOTSUP), "Operation not supported")
                 .after("Can't resize a v2 image which has snapshots"));
         }
-        if l1.offset.saturating_add(l1.count.saturating_mul(L1_ENTRY)) > self.machine.stat(self.device)?.len {
+        if l1.offset.saturating_add(l1.count.saturating_mul(L1_ENTRY)) > self.machine.stat(self.device)?.end() {
             return Err(Error::corrupt("the image is corrupt: the file ends before the snapshot's L1 table"));
         }
         let state = &mut *self.state.lock();
@@ -134,14 +135,14 @@ impl<'a> Qcow2Editor<'a> {
     }
 
     /// Writes a copy of an L1 table with room for `entries`, where nobody looks yet; what is below it is shared now, so it has
-    /// no copied flags. Returns its byte offset.
-    fn copy_l1(&self, state: &mut State<'a>, l1: Span, entries: u64) -> Result<u64> {
+    /// no copied flags. Returns where it is.
+    fn copy_l1(&self, state: &mut State<'a>, l1: Span, entries: u64) -> Result<FileOffset> {
         let bits = self.header.cluster_bits;
         let clusters = entries.saturating_mul(L1_ENTRY).div_ceil(1 << bits);
         if clusters == 0 {
-            return Ok(0);
+            return Ok(FileOffset::ZERO);
         }
-        let (device, offset) = (self.device, state.counts.allocate(clusters)? << bits);
+        let (device, offset) = (self.device, cluster::offset(state.counts.allocate(clusters)?, bits));
         let used = l1.count.saturating_mul(L1_ENTRY);
         let behind =
             Step::Zero { device, offset: offset + used, len: (clusters << bits).saturating_sub(used), unmap: true };
@@ -157,7 +158,7 @@ impl<'a> Qcow2Editor<'a> {
 
     /// Has the header tell of another disk, and then that is stable.
     fn publish_disk(&self, state: &mut State<'a>, new: Header) -> Result<()> {
-        let (device, offset) = (self.device, field::SIZE as u64);
+        let (device, offset) = (self.device, FileOffset::new(field::SIZE as u64));
         // From the size to the L1 table's offset: they lie together, in one sector. What is between them stays.
         let mut fields = [0; field::L1_OFFSET + 8 - field::SIZE];
         self.machine.read(device, offset, &mut fields)?;
@@ -168,13 +169,14 @@ impl<'a> Qcow2Editor<'a> {
         };
         put(field::SIZE, &new.size.to_be_bytes());
         put(field::L1_SIZE, &new.l1_size.to_be_bytes());
-        put(field::L1_OFFSET, &new.l1_offset.to_be_bytes());
+        put(field::L1_OFFSET, &new.l1_offset.get().to_be_bytes());
         self.machine.submit(&[Step::Write { device, offset, data: &fields }])?;
         self.barrier()?;
         let bits = self.header.cluster_bits;
         state.tables = Tables::open(self.machine, device, &new)?;
         let (_, clusters) = state.tables.place();
-        state.counts.moved(self.header.l1_offset >> bits, new.l1_offset >> bits, clusters);
+        let old = cluster::number(self.header.l1_offset, bits);
+        state.counts.moved(old, cluster::number(new.l1_offset, bits), clusters);
         Ok(())
     }
 }

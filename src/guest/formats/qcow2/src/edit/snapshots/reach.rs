@@ -8,9 +8,10 @@ use instar_image::reader::{Reader, is_zero};
 use instar_image::table::Span;
 
 use crate::below::Below;
+use crate::cluster;
 use crate::edit::Qcow2Editor;
 use crate::entry::compressed_range;
-use crate::layout::{L2_OFFSET_MASK, OFLAG_COMPRESSED};
+use crate::layout::{OFLAG_COMPRESSED, host_of};
 
 /// Most parts that are told apart.
 const PARTS_MAX: u64 = 1 << 16;
@@ -57,16 +58,16 @@ impl Qcow2Editor<'_> {
         let g = &self.geometry;
         let below = Below { machine: self.machine, device: self.device, cluster_bits: g.cluster_bits, l1 };
         below.each(&|_| true, &|number, table, bytes| {
-            reach.add(number, (table >> g.cluster_bits) / window);
+            reach.add(number, cluster::number(table, g.cluster_bits) / window);
             for group in bytes.chunks(ENTRIES << g.entry_bits).filter(|group| !is_zero(group)) {
                 for at in (0..group.len()).step_by(1 << g.entry_bits) {
                     let entry = Reader::new(group).be64(at)?;
                     let (offset, len) = match entry & OFLAG_COMPRESSED {
-                        0 => (entry & L2_OFFSET_MASK, 1),
+                        0 => (host_of(entry), 1),
                         _ => compressed_range(g, entry),
                     };
                     for byte in [offset, offset.saturating_add(len.saturating_sub(1))] {
-                        reach.add(number, (byte >> g.cluster_bits) / window);
+                        reach.add(number, cluster::number(byte, g.cluster_bits) / window);
                     }
                 }
             }

@@ -5,9 +5,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use instar_image::{Error, Kind, NewSnapshot, Result, Step, Zeroes};
+use instar_image::{Error, FileOffset, Kind, NewSnapshot, Result, Step, Zeroes};
 
 use super::EFBIG;
+use crate::cluster;
 use crate::edit::{Qcow2Editor, State};
 use crate::layout::{SNAPSHOT_TABLE_BYTES_MAX, SNAPSHOTS_MAX, field};
 use crate::snapshots::{Entry, Walk};
@@ -67,15 +68,16 @@ impl<'a> Qcow2Editor<'a> {
         len.div_ceil(self.header.cluster_size())
     }
 
-    /// Writes a table of those parts of the old one and, behind them, `more`, where nobody looks yet; returns its byte offset.
-    fn write_table(&self, state: &mut State<'a>, parts: [Range<u64>; 2], more: &[u8]) -> Result<u64> {
+    /// Writes a table of those parts of the old one and, behind them, `more`, where nobody looks yet; returns where it is.
+    fn write_table(&self, state: &mut State<'a>, parts: [Range<u64>; 2], more: &[u8]) -> Result<FileOffset> {
         let kept: u64 = parts.iter().map(|part| part.end - part.start).sum();
         let begin = kept.next_multiple_of(ALIGNED);
         let len = if more.is_empty() { kept } else { begin + more.len() as u64 };
         if len > SNAPSHOT_TABLE_BYTES_MAX {
             return Err(too_large());
         }
-        let offset = state.counts.allocate(self.clusters_of(len))? << self.header.cluster_bits;
+        let first = state.counts.allocate(self.clusters_of(len))?;
+        let offset = cluster::offset(first, self.header.cluster_bits);
         let (device, mut to_offset) = (self.device, offset);
         let mut steps = Vec::new();
         for part in parts.iter().filter(|part| !part.is_empty()) {
@@ -93,19 +95,19 @@ impl<'a> Qcow2Editor<'a> {
         Ok(offset)
     }
 
-    /// Writes the table with one more entry. Its L1 table is at that byte offset.
+    /// Writes the table with one more entry. Its L1 table is at that offset.
     pub(super) fn with_entry(
         &self,
         state: &mut State<'a>,
         found: &Found,
         new: &NewSnapshot<'_>,
-        l1_offset: u64,
-    ) -> Result<u64> {
+        l1_offset: FileOffset,
+    ) -> Result<FileOffset> {
         let id = format!("{}", found.next_id);
         let lengths = (u16::try_from(id.len()), u16::try_from(new.name.len()));
         let (Ok(id_len), Ok(name_len)) = lengths else { return Err(too_large()) };
         let mut entry = Vec::new();
-        entry.extend_from_slice(&l1_offset.to_be_bytes());
+        entry.extend_from_slice(&l1_offset.get().to_be_bytes());
         entry.extend_from_slice(&self.header.l1_size.to_be_bytes());
         entry.extend_from_slice(&id_len.to_be_bytes());
         entry.extend_from_slice(&name_len.to_be_bytes());
@@ -125,9 +127,9 @@ impl<'a> Qcow2Editor<'a> {
     }
 
     /// Writes the table without that entry; 0: there is none.
-    pub(super) fn without_entry(&self, state: &mut State<'a>, found: &Found, entry: &Entry) -> Result<u64> {
+    pub(super) fn without_entry(&self, state: &mut State<'a>, found: &Found, entry: &Entry) -> Result<FileOffset> {
         if self.header.snapshot_count <= 1 {
-            return Ok(0);
+            return Ok(FileOffset::ZERO);
         }
         let behind = entry.place.end.next_multiple_of(ALIGNED).min(found.len);
         self.write_table(state, [0..entry.place.start, behind..found.len], &[])
@@ -139,11 +141,11 @@ impl<'a> Qcow2Editor<'a> {
     }
 
     /// Has the header tell of another table, and then that is stable.
-    pub(super) fn publish_table(&self, count: u32, offset: u64) -> Result<()> {
+    pub(super) fn publish_table(&self, count: u32, offset: FileOffset) -> Result<()> {
         // Number and place lie together, in one sector.
         let mut fields = count.to_be_bytes().to_vec();
-        fields.extend_from_slice(&offset.to_be_bytes());
-        let at = field::SNAPSHOT_COUNT as u64;
+        fields.extend_from_slice(&offset.get().to_be_bytes());
+        let at = FileOffset::new(field::SNAPSHOT_COUNT as u64);
         self.machine.submit(&[Step::Write { device: self.device, offset: at, data: &fields }])?;
         self.barrier()
     }
@@ -152,7 +154,8 @@ impl<'a> Qcow2Editor<'a> {
     pub(super) fn release_table(&self, state: &mut State<'a>, found: &Found) -> Result<()> {
         let clusters = self.clusters_of(found.len);
         if clusters > 0 {
-            state.counts.release(self.header.snapshot_offset >> self.header.cluster_bits, clusters);
+            let first = cluster::number(self.header.snapshot_offset, self.header.cluster_bits);
+            state.counts.release(first, clusters);
         }
         self.settle_old(state)
     }

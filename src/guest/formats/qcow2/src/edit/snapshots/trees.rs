@@ -81,11 +81,11 @@ impl<'a> Qcow2Editor<'a> {
 
     /// How often the tree refers to the window's clusters. `wanted`: entries of the L1 table below which any of them may be.
     fn count(&self, tree: Tree, range: Range<u64>, wanted: &dyn Fn(u64) -> bool, max: u64) -> Result<Sheet> {
-        let file_len = self.machine.stat(self.device)?.len;
+        let file_end = self.machine.stat(self.device)?.end();
         let sheet = Sheet::new(range, max);
         let (machine, device, geometry) = (self.machine, self.device, self.geometry);
-        let clusters = AtomicU64::new(file_len.div_ceil(self.header.cluster_size()));
-        let count = Count { machine, device, geometry, file_len, clusters, sheet: &sheet };
+        let clusters = AtomicU64::new(file_end.get().div_ceil(self.header.cluster_size()));
+        let count = Count { machine, device, geometry, file_end, clusters, sheet: &sheet };
         let (mut out, Span { offset, count: entries }) = (quiet(false), tree.l1);
         if tree.whole {
             count.refer(offset, entries.saturating_mul(L1_ENTRY), &mut out)?;

@@ -8,13 +8,13 @@ use instar_image::{DeviceId, FileOffset, Machine, Result, Step};
 
 use crate::below::Below;
 use crate::check::tables::is_plain;
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::entry::Geometry;
 use crate::layout::{L1_ENTRY, OFLAG_COMPRESSED, OFLAG_COPIED, host_of, table_of};
 use crate::window::numbers;
 
 /// Whether a cluster has one reference; `None`: it is not known.
-pub type IsSingle<'s> = &'s (dyn Fn(u64) -> Option<bool> + Sync);
+pub type IsSingle<'s> = &'s (dyn Fn(ClusterNumber) -> Option<bool> + Sync);
 
 /// Sets the flags below one L1 table.
 pub struct Flags<'f> {
@@ -53,7 +53,7 @@ impl Flags<'_> {
         let table = table_of(entry);
         let known = match table {
             FileOffset::ZERO => None,
-            table => (self.is_single)(cluster::number(table, self.geometry.cluster_bits)),
+            table => (self.is_single)(ClusterNumber::of(table, self.geometry.cluster_bits)),
         };
         known.map_or(entry, |single| flagged(entry, single))
     }
@@ -74,7 +74,7 @@ impl Flags<'_> {
                 continue;
             }
             // A data file is one image's alone.
-            let number = cluster::number(host_of(entry), g.cluster_bits);
+            let number = ClusterNumber::of(host_of(entry), g.cluster_bits);
             let single = if g.external { Some(true) } else { (self.is_single)(number) };
             let right = single.map_or(entry, |single| flagged(entry, single));
             if right != entry

@@ -14,7 +14,7 @@ use instar_image::{DeviceId, Error, FileOffset, Machine, Result, Step};
 
 use crate::Qcow2Image;
 use crate::check::CLUSTERS_MAX;
-use crate::cluster;
+use crate::cluster::{self, ClusterNumber};
 use crate::layout::{REFCOUNT_TABLE_BYTES_MAX, field};
 use crate::refcount::Geometry;
 use crate::refcount::counts::add_run;
@@ -30,23 +30,24 @@ pub fn change(image: &mut Qcow2Image<'_>, machine: &dyn Machine, order: u32) -> 
     let (device, header) = (image.device, &image.header);
     let stored = Stored::open(machine, device, header)?;
     let stat = machine.stat(device)?;
-    let clusters = stat.len.div_ceil(header.cluster_size());
+    let behind = ClusterNumber::behind(stat.end(), header.cluster_bits);
     let counted = stored.table.entries.iter().rposition(|entry| *entry != 0).map_or(0, |last| last as u64 + 1);
     let counted = stored.table.geometry.first(counted);
-    if clusters > CLUSTERS_MAX {
+    if behind.get() > CLUSTERS_MAX {
         return Err(Error::limit("File too large"));
     }
     let blocks = (0..stored.table.entries.len() as u64).map(|number| stored.table.offset(number));
     let blocks = blocks.filter(|offset| *offset != FileOffset::ZERO);
     let (place, len) = stored.table.place;
-    let mut old: Vec<u64> = blocks.map(|offset| cluster::number(offset, header.cluster_bits)).collect();
-    old.extend(cluster::run(place, len, header.cluster_bits).filter(|cluster| *cluster != 0));
+    let mut old: Vec<ClusterNumber> = blocks.map(|offset| ClusterNumber::of(offset, header.cluster_bits)).collect();
+    let of_table = cluster::each(cluster::run(place, len, header.cluster_bits));
+    old.extend(of_table.filter(|cluster| *cluster != ClusterNumber::FIRST));
     old.sort_unstable();
     let new = Geometry { cluster_bits: header.cluster_bits, order };
     // The file may be shorter than what is counted: what lies behind it is free all the same.
-    let width = Width { machine, stored, new, old, clusters: clusters.max(counted).min(CLUSTERS_MAX) };
+    let width = Width { machine, stored, new, old, end: behind.max(counted).min(ClusterNumber::new(CLUSTERS_MAX)) };
     let (used, end) = width.look()?;
-    let first = if stat.block_device { end } else { clusters.max(end) };
+    let first = if stat.block_device { end } else { behind.max(end) };
     let table = width.lay_out(first, used)?;
     width.write(device, &table, first)?;
     table.write(machine, device, 0..table.entries.len())?;
@@ -83,20 +84,20 @@ struct Width<'m> {
     stored: Stored<'m>,
     new: Geometry,
     /// The clusters of the old table and blocks, in order.
-    old: Vec<u64>,
-    /// Clusters that are looked at.
-    clusters: u64,
+    old: Vec<ClusterNumber>,
+    /// The cluster behind those that are looked at.
+    end: ClusterNumber,
 }
 
 impl Width<'_> {
     /// Windows of whole blocks, old and new.
-    fn windows(&self) -> impl Iterator<Item = Range<u64>> + use<> {
+    fn windows(&self) -> impl Iterator<Item = Range<ClusterNumber>> + use<> {
         let (old, new) = (self.stored.table.geometry, self.new);
-        windows(if old.reach() > new.reach() { old } else { new }, self.clusters)
+        windows(if old.reach() > new.reach() { old } else { new }, self.end)
     }
 
     /// Calls `act` with each window's clusters that are counted, and how often they will be, in order.
-    fn each(&self, act: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<()> {
+    fn each(&self, act: &mut dyn FnMut(ClusterNumber, u64) -> Result<()>) -> Result<()> {
         for range in self.windows() {
             let geometry = self.stored.table.geometry;
             if geometry.blocks_of(range.clone()).all(|number| self.stored.table.offset(number) == FileOffset::ZERO) {
@@ -122,18 +123,18 @@ impl Width<'_> {
     }
 
     /// The new blocks that are needed, and the end of all that is counted; refuses counts that do not fit.
-    fn look(&self) -> Result<(BTreeSet<u64>, u64)> {
+    fn look(&self) -> Result<(BTreeSet<u64>, ClusterNumber)> {
         let bad = (0..self.stored.table.entries.len() as u64)
             .find(|number| matches!(self.stored.table.block(*number), Block::Unaligned(_) | Block::Unreadable));
         if bad.is_some() {
             return Err(Error::corrupt("the image is corrupt: a refcount block cannot be where it is")
                 .with_hint("qemu-img check -r all may repair it"));
         }
-        let (mut used, mut latest, mut end) = (BTreeSet::new(), None, 0);
+        let (mut used, mut latest, mut end) = (BTreeSet::new(), None, ClusterNumber::FIRST);
         let (max, bits) = (self.new.max(), 1u64 << self.new.order);
         self.each(&mut |cluster, count| {
             if count > max {
-                let offset = cluster::offset(cluster, self.new.cluster_bits);
+                let offset = cluster.offset(self.new.cluster_bits);
                 return Err(Error::usage(format!(
                     "Cannot decrease refcount entry width to {bits} bits: Cluster at offset {offset:#x} has a refcount of {count}"
                 )));
@@ -150,7 +151,7 @@ impl Width<'_> {
     }
 
     /// The new table, from cluster `first` on, and behind it the blocks.
-    fn lay_out(&self, first: u64, mut used: BTreeSet<u64>) -> Result<Table> {
+    fn lay_out(&self, first: ClusterNumber, mut used: BTreeSet<u64>) -> Result<Table> {
         let bits = self.new.cluster_bits;
         let mut table_clusters = 1;
         // Table and blocks are counted, too: until nothing is added.
@@ -169,19 +170,16 @@ impl Width<'_> {
             table_clusters = wanted;
         }
         let len = table_clusters << bits;
-        let mut table = Table {
-            geometry: self.new,
-            place: (cluster::offset(first, bits), len),
-            entries: vec![0; (len / ENTRY) as usize],
-        };
-        for (number, cluster) in used.iter().zip(first + table_clusters..) {
-            table.set(*number, cluster::offset(cluster, bits));
+        let mut table =
+            Table { geometry: self.new, place: (first.offset(bits), len), entries: vec![0; (len / ENTRY) as usize] };
+        for (number, index) in used.iter().zip(0..) {
+            table.set(*number, (first + table_clusters + index).offset(bits));
         }
         Ok(table)
     }
 
     /// Writes the blocks of a table. Table and blocks begin at cluster `first`.
-    fn write(&self, device: DeviceId, table: &Table, first: u64) -> Result<()> {
+    fn write(&self, device: DeviceId, table: &Table, first: ClusterNumber) -> Result<()> {
         let bits = self.new.cluster_bits;
         let blocks = table.entries.iter().filter(|entry| **entry != 0).count() as u64;
         let own = first..first + (table.place.1 >> bits) + blocks;
@@ -193,7 +191,7 @@ impl Width<'_> {
     /// Tells the host of what the old counts took.
     fn give_back(&self, device: DeviceId) -> Result<()> {
         let bits = self.new.cluster_bits;
-        let mut runs: Vec<(u64, u64)> = Vec::new();
+        let mut runs: Vec<(ClusterNumber, u64)> = Vec::new();
         let mut old = self.old.clone();
         old.dedup();
         for cluster in old {
@@ -202,11 +200,8 @@ impl Width<'_> {
                 add_run(&mut runs, cluster, 1);
             }
         }
-        let steps = runs.iter().map(|(first, count)| Step::Discard {
-            device,
-            offset: cluster::offset(*first, bits),
-            len: count << bits,
-        });
+        let steps =
+            runs.iter().map(|(first, count)| Step::Discard { device, offset: first.offset(bits), len: count << bits });
         let steps: Vec<Step<'_>> = steps.chain([Step::Barrier { device }]).collect();
         self.machine.submit(&steps)
     }
@@ -218,7 +213,7 @@ struct Blocks<'b> {
     device: DeviceId,
     table: &'b Table,
     /// The clusters of the table and the blocks.
-    own: Range<u64>,
+    own: Range<ClusterNumber>,
     /// The block that is being filled.
     current: Option<(u64, Vec<u8>)>,
     /// Blocks of lower numbers were filled.
@@ -229,7 +224,7 @@ struct Blocks<'b> {
 
 impl Blocks<'_> {
     /// Counts go up.
-    fn set(&mut self, cluster: u64, count: u64) -> Result<()> {
+    fn set(&mut self, cluster: ClusterNumber, count: u64) -> Result<()> {
         let (number, index) = self.table.geometry.place(cluster);
         self.turn_to(number)?;
         if let Some((_, bytes)) = &mut self.current {
@@ -253,7 +248,7 @@ impl Blocks<'_> {
         let geometry = self.table.geometry;
         let mut bytes = vec![0; geometry.block_len()];
         let (start, end) = (geometry.first(number), geometry.first(number + 1));
-        for cluster in self.own.start.max(start)..self.own.end.min(end) {
+        for cluster in cluster::each(self.own.start.max(start)..self.own.end.min(end)) {
             geometry.set(&mut bytes, geometry.place(cluster).1, 1);
         }
         self.current = Some((number, bytes));

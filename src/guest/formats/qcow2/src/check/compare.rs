@@ -9,7 +9,7 @@ use instar_image::{CheckContext, CheckReport, FileOffset, Result};
 
 use super::tables::is_plain;
 use crate::Qcow2Image;
-use crate::cluster;
+use crate::cluster::{self, ClusterNumber};
 use crate::layout::{L1_ENTRY, OFLAG_COMPRESSED, OFLAG_COPIED, host_of, table_of};
 use crate::map::Hex;
 use crate::refcount::counts::widen;
@@ -30,7 +30,7 @@ const fn tell(report: &mut CheckReport, count: u64, fixed: bool) {
 #[derive(Default)]
 pub struct Compare {
     /// The last cluster that is counted or referred to.
-    pub highest: u64,
+    pub highest: ClusterNumber,
     /// There are clusters in use that nothing counts.
     pub uncounted: bool,
     /// There were blocks of refcounts that cannot be read.
@@ -59,7 +59,7 @@ impl Compare {
         &mut self,
         sheet: &Sheet,
         stored: &Stored<'_>,
-        reached: u64,
+        reached: ClusterNumber,
         mut changes: Option<&mut Changes<'_>>,
         cx: &mut CheckContext<'_>,
         report: &mut CheckReport,
@@ -78,10 +78,10 @@ impl Compare {
                 }
                 bad => {
                     self.bad_block(number, bad, cx)?;
-                    for cluster in first..next {
+                    for cluster in cluster::each(first..next) {
                         cx.findings.line(&format!("Can't get refcount for cluster {cluster}: Input/output error"))?;
                     }
-                    report.check_errors = report.check_errors.saturating_add(next.saturating_sub(first));
+                    report.check_errors = report.check_errors.saturating_add(next.saturating_since(first));
                 }
             }
             first = next;
@@ -91,7 +91,7 @@ impl Compare {
 
     fn cluster(
         &mut self,
-        cluster: u64,
+        cluster: ClusterNumber,
         sheet: &Sheet,
         stored: &Stored<'_>,
         changes: Option<&mut Changes<'_>>,
@@ -144,7 +144,7 @@ impl Compare {
                 if table == FileOffset::ZERO {
                     continue;
                 }
-                let Some(count) = self.count(cluster::number(table, header.cluster_bits), stored, cx)? else {
+                let Some(count) = self.count(ClusterNumber::of(table, header.cluster_bits), stored, cx)? else {
                     continue;
                 };
                 if (count == 1) != (entry & OFLAG_COPIED != 0) {
@@ -190,7 +190,7 @@ impl Compare {
             let count = if g.external {
                 1
             } else {
-                let cluster = cluster::number(host_of(entry), g.cluster_bits);
+                let cluster = ClusterNumber::of(host_of(entry), g.cluster_bits);
                 let Some(count) = self.count(cluster, stored, cx)? else { continue };
                 count
             };
@@ -207,7 +207,7 @@ impl Compare {
         Ok((wrong, changed))
     }
 
-    fn count(&mut self, cluster: u64, stored: &Stored<'_>, cx: &mut CheckContext<'_>) -> Result<Option<u64>> {
+    fn count(&mut self, cluster: ClusterNumber, stored: &Stored<'_>, cx: &mut CheckContext<'_>) -> Result<Option<u64>> {
         match stored.get(cluster)? {
             Ok(count) => Ok(Some(count)),
             Err(bad) => {

@@ -9,14 +9,14 @@ pub mod snapshots;
 pub mod tables;
 
 use alloc::format;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
 use instar_image::walk::walk;
 use instar_image::{CheckContext, CheckReport, DeviceId, Error, Extent, FileOffset, Machine, Place, Result};
 
 use crate::Qcow2Image;
 use crate::bitmaps::{self, Bitmap};
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::layout::{FILE_OFFSET_MAX, incompatible};
 use crate::refcount::sheet::{Sheet, WINDOW};
 use crate::refcount::stored::Stored;
@@ -51,7 +51,7 @@ pub fn finish(
     if image.geometry.external && report.corruptions == 0 {
         unreadable(image, cx, &mut report)?;
     }
-    report.image_end_offset = Some(compare.highest.saturating_add(1) << image.header.cluster_bits);
+    report.image_end_offset = Some(compare.highest.saturating_add(1).offset(image.header.cluster_bits).get());
     Ok(report)
 }
 
@@ -59,22 +59,22 @@ pub fn finish(
 pub struct FileExtent {
     /// Its end.
     pub end: FileOffset,
-    /// In clusters.
-    pub clusters: u64,
+    /// The first cluster behind it.
+    pub behind: ClusterNumber,
 }
 
 impl FileExtent {
     /// Refuses what has more clusters than the stock tool counts.
     pub fn of(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<Self> {
         let end = machine.stat(image.device)?.end();
-        let clusters = end.get().div_ceil(image.header.cluster_size());
-        if clusters > CLUSTERS_MAX { Err(Error::limit("File too large")) } else { Ok(Self { end, clusters }) }
+        let behind = ClusterNumber::behind(end, image.header.cluster_bits);
+        if behind.get() > CLUSTERS_MAX { Err(Error::limit("File too large")) } else { Ok(Self { end, behind }) }
     }
 
     /// The windows of its clusters. A reference may reach into the cluster behind the last one.
-    pub fn windows(&self) -> impl Iterator<Item = core::ops::Range<u64>> + use<> {
-        let reach = self.clusters.saturating_add(1);
-        let starts = (0..reach.div_ceil(WINDOW)).map(|number| number.saturating_mul(WINDOW));
+    pub fn windows(&self) -> impl Iterator<Item = core::ops::Range<ClusterNumber>> + use<> {
+        let reach = self.behind.saturating_add(1);
+        let starts = (0..reach.get().div_ceil(WINDOW)).map(|number| ClusterNumber::new(number.saturating_mul(WINDOW)));
         starts.map(move |start| start..reach.min(start.saturating_add(WINDOW)))
     }
 }
@@ -92,7 +92,7 @@ pub struct Pass {
     /// What comparing has come to.
     pub compare: Compare,
     /// What was counted, and up to which cluster, where one window holds everything.
-    pub counted: Option<(Sheet, u64)>,
+    pub counted: Option<(Sheet, ClusterNumber)>,
 }
 
 impl Pass {
@@ -111,10 +111,10 @@ impl Pass {
         let (mut compare, mut of_tables, mut rebuild, mut suspicious) = (Compare::default(), 0u64, false, false);
         let (is_only, mut counted) = (extent.windows().count() == 1, None);
         for window in extent.windows() {
-            let later = window.start > 0;
+            let later = window.start > ClusterNumber::FIRST;
             let sheet = Sheet::new(window, stored.table.geometry.max());
             stored.load(&sheet)?;
-            let walk = Walk { image, device: image.device, stored, file_end: extent.end, clusters: extent.clusters };
+            let walk = Walk { image, device: image.device, stored, file_end: extent.end, behind: extent.behind };
             let (mut tally, mut reached) = walk.count_with(&sheet, cx.machine, quiet(later))?;
             if tally.corruptions > 0 {
                 sheet.clear();
@@ -164,26 +164,26 @@ pub struct Walk<'w, 'a> {
     pub stored: &'w Stored<'w>,
     /// End of the file, or of what is going to be in it.
     pub file_end: FileOffset,
-    /// Clusters before it.
-    pub clusters: u64,
+    /// The first cluster behind it.
+    pub behind: ClusterNumber,
 }
 
 impl Walk<'_, '_> {
-    /// Returns what was found, and the number of clusters that references reach.
-    pub fn count_with(&self, sheet: &Sheet, machine: &dyn Machine, mut out: Out<'_>) -> Result<(Tally, u64)> {
+    /// Returns what was found, and the cluster behind all that references reach.
+    pub fn count_with(&self, sheet: &Sheet, machine: &dyn Machine, mut out: Out<'_>) -> Result<(Tally, ClusterNumber)> {
         let count = self.counting(sheet, machine);
         let out = &mut out;
         self.count_but_blocks(&count, out)?;
         self.blocks(&count, out)?;
-        Ok((out.tally, count.clusters.load(Ordering::Relaxed)))
+        Ok((out.tally, count.behind()))
     }
 
     /// Where references are counted.
     pub fn counting<'c>(&self, sheet: &'c Sheet, machine: &'c dyn Machine) -> Count<'c> {
         let mut geometry = self.image.geometry;
         geometry.data = self.device;
-        let clusters = AtomicU64::new(self.clusters);
-        Count { machine, device: self.device, geometry, file_end: self.file_end, clusters, sheet }
+        let behind = AtomicU64::new(self.behind.get());
+        Count { machine, device: self.device, geometry, file_end: self.file_end, behind, sheet }
     }
 
     /// Counts all references but those to the refcount blocks.
@@ -232,7 +232,7 @@ impl Walk<'_, '_> {
         let bits = self.image.header.cluster_bits;
         for (number, entry) in self.stored.table.entries.iter().copied().enumerate() {
             let offset = crate::layout::block_of(entry);
-            let cluster = cluster::number(offset, bits);
+            let cluster = ClusterNumber::of(offset, bits);
             if entry & RESERVED != 0 {
                 out.tally.rebuild = true;
                 out.corruption(&|| format!("ERROR refcount table entry {number} has reserved bits set"))?;
@@ -241,7 +241,7 @@ impl Walk<'_, '_> {
                 out.corruption(&|| {
                     format!("ERROR refcount block {number} is not cluster aligned; refcount table entry corrupted")
                 })?;
-            } else if cluster >= count.clusters.load(Ordering::Relaxed) {
+            } else if cluster >= count.behind() {
                 out.corruption(&|| format!("ERROR refcount block {number} is outside image"))?;
             } else if offset != FileOffset::ZERO {
                 count.refer(offset, 1 << bits, out)?;

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use instar_image::{CheckContext, DeviceId, Error, FileOffset, Findings, Machine, Read, Result};
 use spin::Mutex;
 
-use crate::cluster;
+use crate::cluster::{self, ClusterNumber};
 use crate::entry::{Geometry, compressed_range};
 use crate::layout::{
     FILE_OFFSET_MAX, L1_ENTRY, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, host_of, table_of,
@@ -115,8 +115,9 @@ pub struct Count<'c> {
     pub geometry: Geometry,
     /// End of the file.
     pub file_end: FileOffset,
-    /// Clusters that the file has, or is about to have: a reference may lie in one that was not wholly written.
-    pub clusters: AtomicU64,
+    /// The number of the cluster behind those that the file has, or is about to have: a reference may lie in one that was not
+    /// wholly written.
+    pub behind: AtomicU64,
     /// Where they are counted.
     pub sheet: &'c Sheet,
 }
@@ -135,6 +136,11 @@ struct Slot {
 }
 
 impl Count<'_> {
+    /// The cluster behind those that the file has, or is about to have.
+    pub fn behind(&self) -> ClusterNumber {
+        ClusterNumber::new(self.behind.load(Ordering::Relaxed))
+    }
+
     /// Counts a reference to each cluster that the range touches.
     pub fn refer(&self, offset: FileOffset, len: u64, out: &mut Out<'_>) -> Result<()> {
         let g = &self.geometry;
@@ -155,16 +161,16 @@ impl Count<'_> {
             });
         }
         let clusters = cluster::run(offset, len, g.cluster_bits);
-        if clusters.end > self.clusters.load(Ordering::Relaxed) {
-            self.clusters.fetch_max(clusters.end, Ordering::Relaxed);
+        if clusters.end > self.behind() {
+            self.behind.fetch_max(clusters.end.get(), Ordering::Relaxed);
         }
-        for cluster in clusters {
+        for cluster in cluster::each(clusters) {
             if !self.sheet.refer(cluster) {
                 out.of_window(&|| {
                     format!(
                         "ERROR: overflow cluster offset={:#x}\nUse qemu-img amend to increase the refcount entry \
                          width or qemu-img convert to create a clean copy if the image cannot be opened for writing",
-                        cluster::offset(cluster, g.cluster_bits)
+                        cluster.offset(g.cluster_bits)
                     )
                 })?;
             }
@@ -285,7 +291,7 @@ impl Count<'_> {
     }
 
     fn copied_flag(&self, offset: FileOffset, entry: u64, out: &mut Out<'_>) {
-        let single = self.sheet.is_single(cluster::number(offset, self.geometry.cluster_bits));
+        let single = self.sheet.is_single(ClusterNumber::of(offset, self.geometry.cluster_bits));
         if single.is_some_and(|single| single != (entry & OFLAG_COPIED != 0)) {
             out.tally.copied = out.tally.copied.saturating_add(1);
         }

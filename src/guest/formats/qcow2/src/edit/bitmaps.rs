@@ -17,7 +17,7 @@ use crate::bitmaps::{
     BITMAP_MAX, Bitmap, COUNT_MAX, DIRECTORY_MAX, Directory, FLAG_AUTO, GRANULARITY_BITS, NAME_MAX, NAMES_MAX,
     TABLE_MAX, cluster, encode_entry, entry_len,
 };
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::layout::AUTOCLEAR_KNOWN;
 use crate::window::numbers;
 
@@ -119,10 +119,10 @@ impl BitmapEditor for Qcow2Editor<'_> {
         numbers(self.machine.source(), self.device, offset, entries, &mut |_, table| {
             let places =
                 table.iter().filter_map(|entry| cluster(*entry, size).filter(|place| *place != FileOffset::ZERO));
-            places.for_each(|place| counts.release(cluster::number(place, bits), 1));
+            places.for_each(|place| counts.release(ClusterNumber::of(place, bits), 1));
             Ok(())
         })?;
-        counts.release(cluster::number(offset, bits), (entries * 8).div_ceil(size));
+        counts.release(ClusterNumber::of(offset, bits), (entries * 8).div_ceil(size));
         (work.changed, work.broken) = (true, false);
         Ok(())
     }
@@ -177,7 +177,7 @@ impl BitmapEditor for Qcow2Editor<'_> {
             let mut bytes: Vec<u8> = work.list.iter().flat_map(encode_entry).collect();
             let (len, count) = (bytes.len() as u64, u32::try_from(work.list.len()).unwrap_or(u32::MAX));
             let first = state.counts.allocate(clusters(len))?;
-            let offset = cluster::offset(first, self.header.cluster_bits);
+            let offset = first.offset(self.header.cluster_bits);
             directory = Some(Directory::new(offset, len, count)?);
             bytes.resize((clusters(len) << self.header.cluster_bits) as usize, 0);
             self.machine.submit(&[Step::Write { device: self.device, offset, data: &bytes }])?;
@@ -190,7 +190,7 @@ impl BitmapEditor for Qcow2Editor<'_> {
         self.settle_new(state)?;
         head::carry_out(self.machine, self.device, &head)?;
         if let Some(old) = core::mem::replace(&mut work.directory, directory) {
-            let first = cluster::number(old.offset, self.header.cluster_bits);
+            let first = ClusterNumber::of(old.offset, self.header.cluster_bits);
             state.counts.release(first, clusters(old.size));
         }
         work.changed = false;
@@ -219,7 +219,7 @@ impl Qcow2Editor<'_> {
             let (offset, entries) = core::mem::replace(&mut bitmap.table, table);
             if offset != FileOffset::ZERO {
                 let clusters = (entries * 8).div_ceil(self.header.cluster_size());
-                state.counts.release(cluster::number(offset, self.header.cluster_bits), clusters);
+                state.counts.release(ClusterNumber::of(offset, self.header.cluster_bits), clusters);
             }
         }
         if state.counts.waiting() > WAITING_MAX {

@@ -9,7 +9,7 @@ use instar_image::{Error, FileOffset, Result, Step};
 
 use super::Qcow2Editor;
 use crate::bitmaps::{ALL_ONES, AT_ONCE, cluster, fill};
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::refcount::counts::Counts;
 
 /// See the module.
@@ -56,7 +56,7 @@ impl Bits {
         for index in 0..self.table.len() {
             let place = self.place(editor, index)?;
             if place != FileOffset::ZERO {
-                counts.release(cluster::number(place, editor.header.cluster_bits), 1);
+                counts.release(ClusterNumber::of(place, editor.header.cluster_bits), 1);
             }
             self.put_entry(index, 0);
         }
@@ -118,13 +118,13 @@ impl Bits {
         let same = [(0, 0), (0xff, ALL_ONES)].into_iter().find(|(byte, _)| self.bytes.iter().all(|b| b == byte));
         let own = old != FileOffset::ZERO && old.get() != stored;
         if old != FileOffset::ZERO && (same.is_some() || !own) {
-            counts.release(cluster::number(old, bits), 1);
+            counts.release(ClusterNumber::of(old, bits), 1);
         }
         if let Some((_, entry)) = same {
             self.put_entry(index, entry);
             return Ok(());
         }
-        let place = if own { old } else { cluster::offset(counts.allocate(1)?, bits) };
+        let place = if own { old } else { counts.allocate(1)?.offset(bits) };
         let len = self.behind.len() as u64;
         if self.behind_at + len != place || len + self.bytes.len() as u64 > AT_ONCE {
             self.write(editor)?;
@@ -151,7 +151,7 @@ impl Bits {
         self.write(editor)?;
         let bytes: Vec<u8> = self.table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
         let clusters = (bytes.len() as u64).div_ceil(editor.header.cluster_size());
-        let offset = cluster::offset(counts.allocate(clusters)?, editor.header.cluster_bits);
+        let offset = counts.allocate(clusters)?.offset(editor.header.cluster_bits);
         editor.machine.submit(&[Step::Write { device: editor.device, offset, data: &bytes }])?;
         Ok((offset, self.table.len() as u64))
     }

@@ -7,7 +7,7 @@ use instar_image::reader::Reader;
 use instar_image::{FileOffset, Result};
 
 use super::{Qcow2Editor, State};
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::layout::{OFLAG_COMPRESSED, host_of};
 
 impl<'a> Qcow2Editor<'a> {
@@ -36,7 +36,7 @@ impl<'a> Qcow2Editor<'a> {
         for at in (0..bytes.len()).step_by(1 << g.entry_bits) {
             self.give_up_entry(state, entries.be64(at)?);
         }
-        state.counts.release(cluster::number(offset, g.cluster_bits), 1);
+        state.counts.release(ClusterNumber::of(offset, g.cluster_bits), 1);
         Ok(())
     }
 
@@ -51,7 +51,7 @@ impl<'a> Qcow2Editor<'a> {
         } else if !g.external {
             let offset = host_of(entry);
             let is_place = offset != FileOffset::ZERO && offset.is_multiple_of(g.cluster_size());
-            let number = cluster::number(offset, g.cluster_bits);
+            let number = ClusterNumber::of(offset, g.cluster_bits);
             if is_place && !self.metadata.holds(state, number) {
                 state.counts.release(number, 1);
             }

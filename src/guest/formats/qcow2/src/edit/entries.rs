@@ -9,13 +9,13 @@ use instar_image::{Error, FileOffset, Result, Step};
 
 use super::metadata::in_the_way;
 use super::{Qcow2Editor, State};
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::layout::{
     COMPRESSED_SECTOR, L2_OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS, host_of,
 };
 
 /// Clusters handed out for the piece at hand, adjacent: first, count.
-type Pool = (u64, u64);
+type Pool = (ClusterNumber, u64);
 
 /// A cluster of the disk: its table, where its entry is in it, and the entry.
 #[derive(Clone, Copy)]
@@ -68,7 +68,7 @@ impl<'a> Qcow2Editor<'a> {
         }
         let len = len.min(size.saturating_sub(at));
         let cluster = self.geometry.cluster_size();
-        let mut pool = (0, 0);
+        let mut pool = Pool::default();
         // What is being gathered: byte of the disk, place, length.
         let mut run: Option<(u64, FileOffset, u64)> = None;
         let mut done = 0;
@@ -168,7 +168,7 @@ impl<'a> Qcow2Editor<'a> {
         }
         let old = if compressed { 0 } else { slot.bitmap };
         let bitmap = old & !(wanted << SUBCLUSTERS) | wanted;
-        if slot.is_own() && self.metadata.holds(state, cluster::number(slot.host(), g.cluster_bits)) {
+        if slot.is_own() && self.metadata.holds(state, ClusterNumber::of(slot.host(), g.cluster_bits)) {
             return Err(in_the_way());
         }
         let (host, fresh) = if slot.is_own() { (slot.host(), false) } else { (self.take(state, left, pool)?, true) };
@@ -192,7 +192,7 @@ impl<'a> Qcow2Editor<'a> {
         if pool.1 == 0 {
             *pool = state.counts.allocate_some(left)?;
         }
-        let host = cluster::offset(pool.0, self.geometry.cluster_bits);
+        let host = pool.0.offset(self.geometry.cluster_bits);
         *pool = (pool.0 + 1, pool.1 - 1);
         Ok(host)
     }
@@ -225,7 +225,7 @@ impl<'a> Qcow2Editor<'a> {
         }
         if g.external || (self.header.version < 3 && !self.unbacked) {
             // Version 2 has no zero clusters, and a data file may have to be good as a raw image.
-            let mut pool = (0, 0);
+            let mut pool = Pool::default();
             let offset = self.place_for(state, at, len, 1, &mut pool, steps)?;
             steps.extend(self.zeroes(at, offset, len));
             return Ok(());
@@ -281,23 +281,23 @@ impl<'a> Qcow2Editor<'a> {
     fn room_for(&self, state: &mut State<'a>, len: u64) -> Result<FileOffset> {
         let bits = self.geometry.cluster_bits;
         let Some(offset) = state.compressed_at.filter(|_| state.counts.max() > 1) else {
-            return Ok(cluster::offset(state.counts.allocate(1)?, bits));
+            return Ok(state.counts.allocate(1)?.offset(bits));
         };
-        let (here, last) = (cluster::number(offset, bits), cluster::number(offset + len - 1, bits));
+        let (here, last) = (ClusterNumber::of(offset, bits), ClusterNumber::of(offset + len - 1, bits));
         if last > here {
             let (next, _) = state.counts.allocate_some(1)?;
             // It reaches into the next cluster only if that is the next one.
             if next != last {
-                return Ok(cluster::offset(next, bits));
+                return Ok(next.offset(bits));
             }
             if !state.counts.add_reference(here)? {
-                return Ok(cluster::offset(next, bits));
+                return Ok(next.offset(bits));
             }
             return Ok(offset);
         }
         if state.counts.add_reference(here)? {
             return Ok(offset);
         }
-        Ok(cluster::offset(state.counts.allocate(1)?, bits))
+        Ok(state.counts.allocate(1)?.offset(bits))
     }
 }

@@ -9,7 +9,7 @@ use instar_image::{FileOffset, Result};
 
 use super::metadata::in_the_way;
 use super::{Qcow2Editor, State, WAITING_MAX};
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::layout::{OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, host_of};
 
 impl<'a> Qcow2Editor<'a> {
@@ -53,7 +53,7 @@ impl<'a> Qcow2Editor<'a> {
             return Ok(0);
         }
         let held = host != FileOffset::ZERO && host.is_multiple_of(size);
-        let number = cluster::number(host, g.cluster_bits);
+        let number = ClusterNumber::of(host, g.cluster_bits);
         if held && self.metadata.holds(state, number) {
             return Err(in_the_way());
         }
@@ -64,7 +64,7 @@ impl<'a> Qcow2Editor<'a> {
                 if held {
                     state.counts.release(number, 1);
                 }
-                cluster::offset(state.counts.allocate(1)?, g.cluster_bits)
+                state.counts.allocate(1)?.offset(g.cluster_bits)
             }
         };
         self.submit_placed(self.zeroes(at, place, size).into_iter().collect::<Vec<_>>())?;

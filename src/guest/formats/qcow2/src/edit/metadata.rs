@@ -12,7 +12,7 @@ use instar_image::{Error, FileOffset};
 use super::State;
 use super::tables::Tables;
 use crate::Qcow2Image;
-use crate::cluster;
+use crate::cluster::{self, ClusterNumber};
 use crate::layout::{COMPRESSED_SECTOR, L1_ENTRY};
 use crate::refcount::counts::Counts;
 
@@ -22,9 +22,9 @@ const LISTED_MAX: usize = 1 << 21;
 /// The clusters of an image's tables, as it begins to be changed.
 pub struct Metadata {
     /// What stays where it is: header, snapshots and their L1 tables, keys.
-    fixed: Vec<Range<u64>>,
+    fixed: Vec<Range<ClusterNumber>>,
     /// Numbers of clusters that held L2 tables and refcount blocks, in ascending order.
-    tables: Vec<u64>,
+    tables: Vec<ClusterNumber>,
 }
 
 impl Metadata {
@@ -33,7 +33,7 @@ impl Metadata {
         let bits = image.header.cluster_bits;
         let clusters = |offset: FileOffset, len: u64| cluster::run(offset, len, bits);
         let mut fixed = Vec::new();
-        fixed.push(0..1);
+        fixed.push(ClusterNumber::FIRST..ClusterNumber::new(1));
         if let Some(last) = image.snapshots.last() {
             fixed.push(clusters(image.header.snapshot_offset, last.place.end));
         }
@@ -42,22 +42,22 @@ impl Metadata {
         let mut listed = Vec::new();
         if tables.len().saturating_add(counts.block_places().count()) <= LISTED_MAX {
             let places = tables.places().chain(counts.block_places()).filter(|offset| *offset != FileOffset::ZERO);
-            listed.extend(places.map(|offset| cluster::number(offset, bits)));
+            listed.extend(places.map(|offset| ClusterNumber::of(offset, bits)));
             listed.sort_unstable();
         }
         Self { fixed, tables: listed }
     }
 
     /// Whether the cluster of that number is one of the image's tables, or a part of it is.
-    pub fn holds(&self, state: &State<'_>, cluster: u64) -> bool {
-        let within = |(first, count): (u64, u64)| cluster >= first && cluster - first < count;
+    pub fn holds(&self, state: &State<'_>, cluster: ClusterNumber) -> bool {
+        let within = |(first, count): (ClusterNumber, u64)| cluster >= first && cluster - first < count;
         self.fixed.iter().any(|range| range.contains(&cluster))
             || within(state.tables.place())
             || within(state.counts.place())
             || (self.tables.binary_search(&cluster).is_ok() && {
                 let mut now = state.tables.places().chain(state.counts.block_places());
                 let bits = state.counts.cluster_bits();
-                now.any(|offset| offset != FileOffset::ZERO && cluster::number(offset, bits) == cluster)
+                now.any(|offset| offset != FileOffset::ZERO && ClusterNumber::of(offset, bits) == cluster)
             })
     }
 
@@ -66,7 +66,8 @@ impl Metadata {
         let bits = state.counts.cluster_bits();
         // At most two clusters, and a sector more.
         let last = offset.saturating_add(len.max(1) - 1).min(offset.saturating_add((2 << bits) + COMPRESSED_SECTOR));
-        (cluster::number(offset, bits)..=cluster::number(last, bits)).any(|cluster| self.holds(state, cluster))
+        let clusters = ClusterNumber::of(offset, bits)..ClusterNumber::of(last, bits).saturating_add(1);
+        cluster::each(clusters).any(|cluster| self.holds(state, cluster))
     }
 }
 

@@ -39,7 +39,7 @@ use instar_image::{
 use spin::Mutex;
 
 use crate::Qcow2Image;
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::compressor::compressor;
 use crate::entry::{Entries, Geometry};
 use crate::header::{Compression, Header};
@@ -312,7 +312,7 @@ impl Editor for Qcow2Editor<'_> {
         if !g.external && !slot.is_own() {
             return Ok(None);
         }
-        if !g.external && self.metadata.holds(state, cluster::number(slot.host(), g.cluster_bits)) {
+        if !g.external && self.metadata.holds(state, ClusterNumber::of(slot.host(), g.cluster_bits)) {
             return Err(in_the_way());
         }
         self.clear_stale()?;

@@ -15,7 +15,7 @@ use instar_image::{Changes, Error, FileOffset, NewSize, Preallocation, Resizing,
 use super::{Qcow2Editor, State};
 use crate::Qcow2Image;
 use crate::bitmaps;
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::layout::{AUTOCLEAR_DATA_FILE_RAW, L1_BYTES_MAX, L1_ENTRY, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS, field};
 
 /// The disk is counted in sectors of so many bytes.
@@ -72,7 +72,7 @@ impl<'a> Qcow2Editor<'a> {
             put(&mut head, at(field::L1_OFFSET), &offset.get().to_be_bytes());
             state.counts.release(first, count);
             let clusters = (entries * L1_ENTRY).div_ceil(self.header.cluster_size());
-            state.counts.moved(first, cluster::number(offset, self.header.cluster_bits), clusters);
+            state.counts.moved(first, ClusterNumber::of(offset, self.header.cluster_bits), clusters);
         }
         put(&mut head, 0, &size.to_be_bytes());
         let covered = to.backing_len.unwrap_or(0).min(size);
@@ -135,10 +135,14 @@ impl<'a> Qcow2Editor<'a> {
         while cluster < end {
             let index = g.index_in_table(cluster);
             let most = ((1u64 << g.table_bits()) - index).min(end - cluster);
-            let (host, count) = if g.external { (cluster, most) } else { state.counts.allocate_some(most)? };
+            let (host, count) = match g.external {
+                // Each there where it is in the disk.
+                true => (ClusterNumber::new(cluster), most),
+                false => state.counts.allocate_some(most)?,
+            };
             let mut bytes = Vec::with_capacity((count * width) as usize);
             for i in 0..count {
-                let place = cluster::offset(host + i, g.cluster_bits);
+                let place = (host + i).offset(g.cluster_bits);
                 bytes.extend_from_slice(&(place.get() | OFLAG_COPIED | flag).to_be_bytes());
                 if width == 16 {
                     bytes.extend_from_slice(&u64::to_be_bytes(bitmap));
@@ -146,7 +150,7 @@ impl<'a> Qcow2Editor<'a> {
             }
             let table = usize::try_from(cluster >> g.table_bits()).unwrap_or(usize::MAX);
             state.tables.change(table, (index * width) as usize, &bytes, &mut state.counts)?;
-            let (device, offset, len) = (g.data, cluster::offset(host, g.cluster_bits), count << g.cluster_bits);
+            let (device, offset, len) = (g.data, host.offset(g.cluster_bits), count << g.cluster_bits);
             // What was there before must not show.
             let zero = Step::Zero { device, offset, len, unmap: true };
             let allocate = Step::Allocate { device, offset, len, full: mode == Preallocation::Full };

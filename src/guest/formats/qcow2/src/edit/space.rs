@@ -6,7 +6,6 @@ use alloc::vec::Vec;
 use instar_image::{FileOffset, Result, Step};
 
 use super::{Qcow2Editor, State};
-use crate::cluster;
 use crate::layout::field;
 
 impl Qcow2Editor<'_> {
@@ -20,7 +19,7 @@ impl Qcow2Editor<'_> {
         }
         let steps: Vec<Step<'_>> = runs
             .iter()
-            .map(|(first, count)| Step::Discard { device, offset: cluster::offset(*first, bits), len: count << bits })
+            .map(|(first, count)| Step::Discard { device, offset: first.offset(bits), len: count << bits })
             .collect();
         self.machine.submit(&steps)?;
         self.barrier()
@@ -40,8 +39,8 @@ impl Qcow2Editor<'_> {
         if stat.block_device {
             return Ok(());
         }
-        let end = state.counts.end(stat.len)?;
-        self.machine.submit(&[Step::SetLength { device: self.device, len: end }])?;
+        let end = state.counts.end(stat.end())?;
+        self.machine.submit(&[Step::SetLength { device: self.device, len: end.get() }])?;
         self.barrier()
     }
     fn drop_empty_blocks(&self, state: &mut State<'_>) -> Result<()> {
@@ -64,7 +63,7 @@ impl Qcow2Editor<'_> {
             return Ok(counts_move);
         }
         let Some(first) = state.counts.take_low(clusters, old)? else { return Ok(counts_move) };
-        let offset = cluster::offset(first, self.header.cluster_bits);
+        let offset = first.offset(self.header.cluster_bits);
         state.tables.move_to(offset);
         self.settle_new(state)?;
         let at = FileOffset::new(field::L1_OFFSET as u64);

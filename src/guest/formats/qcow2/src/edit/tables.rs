@@ -12,7 +12,7 @@ use instar_image::sealed::Placed;
 use instar_image::{DeviceId, Error, FileOffset, Machine, Result};
 
 use crate::cache::{Cached, WriteCache};
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::header::Header;
 use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, OFLAG_COPIED, table_of};
 use crate::map::{Hex, corrupt};
@@ -145,11 +145,11 @@ impl<'a> Tables<'a> {
         place.copy_from_slice(bytes);
         widen(&mut table.changed, at..at + bytes.len());
         if table.place.is_none() {
-            table.place = Some(cluster::offset(counts.allocate(1)?, cluster_bits));
+            table.place = Some(counts.allocate(1)?.offset(cluster_bits));
             table.fresh = true;
             table.changed = whole;
             if old != FileOffset::ZERO {
-                counts.release(cluster::number(old, cluster_bits), 1);
+                counts.release(ClusterNumber::of(old, cluster_bits), 1);
             }
         }
         Ok(())
@@ -159,7 +159,7 @@ impl<'a> Tables<'a> {
     pub fn drop_empty(&mut self, counts: &mut Counts<'_>) -> Result<()> {
         let mut dropped = Vec::new();
         for (index, table) in self.tables.changed().filter(|(_, table)| is_zero(&table.bytes)) {
-            match table.place.map(|place| cluster::number(place, self.cluster_bits)) {
+            match table.place.map(|place| ClusterNumber::of(place, self.cluster_bits)) {
                 Some(cluster) if table.fresh => counts.take_back(cluster, 1)?,
                 Some(cluster) => counts.release(cluster, 1),
                 None => {}
@@ -204,10 +204,10 @@ impl<'a> Tables<'a> {
 
     /// Gives the L1 table room for `entries` in a new place, which nothing refers to yet; returns where that is, and
     /// what the old place was: first cluster, clusters.
-    pub fn grow(&mut self, entries: usize, counts: &mut Counts<'_>) -> Result<(FileOffset, (u64, u64))> {
+    pub fn grow(&mut self, entries: usize, counts: &mut Counts<'_>) -> Result<(FileOffset, (ClusterNumber, u64))> {
         let clusters = |entries: usize| (entries as u64 * L1_ENTRY).div_ceil(1 << self.cluster_bits);
-        let old = (cluster::number(self.l1_offset, self.cluster_bits), clusters(self.l1.len()));
-        self.l1_offset = cluster::offset(counts.allocate(clusters(entries))?, self.cluster_bits);
+        let old = (ClusterNumber::of(self.l1_offset, self.cluster_bits), clusters(self.l1.len()));
+        self.l1_offset = counts.allocate(clusters(entries))?.offset(self.cluster_bits);
         self.l1.resize(entries, 0);
         self.l1_changed = 0..entries;
         Ok((self.l1_offset, old))
@@ -219,9 +219,9 @@ impl<'a> Tables<'a> {
     }
 
     /// Where the L1 table is: first cluster, clusters.
-    pub fn place(&self) -> (u64, u64) {
+    pub fn place(&self) -> (ClusterNumber, u64) {
         let clusters = (self.l1.len() as u64 * L1_ENTRY).div_ceil(1 << self.cluster_bits);
-        (cluster::number(self.l1_offset, self.cluster_bits), clusters)
+        (ClusterNumber::of(self.l1_offset, self.cluster_bits), clusters)
     }
 
     /// Puts the L1 table to another place, which nothing refers to yet.

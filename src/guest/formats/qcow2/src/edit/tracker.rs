@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use instar_image::{DeviceId, Error, FileOffset, Machine, Result, Step};
 
 use crate::bitmaps::{self, ALL_ONES, Bitmap, FLAG_AUTO, FLAG_IN_USE};
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::header::Header;
 use crate::refcount::counts::Counts;
 
@@ -127,7 +127,7 @@ impl<'a> Tracker<'a> {
                 }
                 bitmaps::fill(&mut bytes, at % bits..at % bits + (stop - at), set);
                 let place = match offset {
-                    FileOffset::ZERO => cluster::offset(counts.allocate(1)?, self.cluster_bits),
+                    FileOffset::ZERO => counts.allocate(1)?.offset(self.cluster_bits),
                     offset => offset,
                 };
                 self.write(place, &bytes)?;
@@ -150,7 +150,7 @@ impl<'a> Tracker<'a> {
             for entry in tracked.table.iter().skip(entries) {
                 let offset = bitmaps::cluster(*entry, 1 << self.cluster_bits).unwrap_or_default();
                 if offset != FileOffset::ZERO {
-                    counts.release(cluster::number(offset, self.cluster_bits), 1);
+                    counts.release(ClusterNumber::of(offset, self.cluster_bits), 1);
                 }
             }
             tracked.changed |= entries != tracked.table.len();
@@ -174,8 +174,8 @@ impl<'a> Tracker<'a> {
             let clusters = |entries: u64| (entries * 8).div_ceil(1 << self.cluster_bits);
             // A new place always: until the directory says so, the old table is the one that counts its clusters.
             let new = counts.allocate(clusters(tracked.table.len() as u64))?;
-            let new = cluster::offset(new, self.cluster_bits);
-            counts.release(cluster::number(offset, self.cluster_bits), clusters(entries));
+            let new = new.offset(self.cluster_bits);
+            counts.release(ClusterNumber::of(offset, self.cluster_bits), clusters(entries));
             let data: Vec<u8> = tracked.table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
             self.write(new, &data)?;
             tracked.bitmap.table = (new, tracked.table.len() as u64);

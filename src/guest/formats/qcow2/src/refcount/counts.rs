@@ -15,7 +15,7 @@ use instar_image::{DeviceId, Error, FileOffset, Machine, Result};
 use super::Geometry;
 use super::table::{ENTRY, Table};
 use crate::cache::{Cached, WriteCache};
-use crate::cluster;
+use crate::cluster::{self, ClusterNumber};
 use crate::header::Header;
 use crate::layout::{FILE_OFFSET_MAX, L1_ENTRY, REFCOUNT_BLOCK_MASK, REFCOUNT_TABLE_BYTES_MAX, block_of};
 
@@ -26,7 +26,7 @@ pub fn widen(range: &mut Range<usize>, by: Range<usize>) {
 }
 
 /// Adds clusters to runs of such: to the last one if they follow it.
-pub fn add_run(runs: &mut Vec<(u64, u64)>, first: u64, count: u64) {
+pub fn add_run(runs: &mut Vec<(ClusterNumber, u64)>, first: ClusterNumber, count: u64) {
     match runs.last_mut() {
         Some((start, len)) if *start + *len == first => *len += count,
         _ => runs.push((first, count)),
@@ -53,7 +53,7 @@ impl Cached for Block {
     }
 }
 
-/// See the module. Clusters are numbered from the beginning of the file.
+/// See the module.
 pub struct Counts<'a> {
     machine: &'a dyn Machine,
     device: DeviceId,
@@ -66,15 +66,15 @@ pub struct Counts<'a> {
     pub(super) changed: Range<usize>,
     pub(super) blocks: WriteCache<Block>,
     /// No cluster below is free.
-    next: u64,
+    next: ClusterNumber,
     /// Runs of clusters to be given up: first, count.
-    released: Vec<(u64, u64)>,
+    released: Vec<(ClusterNumber, u64)>,
     /// Runs of clusters that lost their last reference: first, count.
-    pub(super) freed: Vec<(u64, u64)>,
+    pub(super) freed: Vec<(ClusterNumber, u64)>,
     /// Blocks that count fewer clusters than before.
     pub(super) thinned: BTreeSet<u64>,
     /// Clusters that can never be free, whatever the counts say.
-    pub(super) taken: Vec<Range<u64>>,
+    pub(super) taken: Vec<Range<ClusterNumber>>,
 }
 
 impl<'a> Counts<'a> {
@@ -91,7 +91,11 @@ impl<'a> Counts<'a> {
         }
         let l1_bytes = u64::from(header.l1_size) * L1_ENTRY;
         let run = |offset: FileOffset, len: u64| cluster::run(offset, len, header.cluster_bits);
-        let taken = vec![0..1, run(table.place.0, table.place.1), run(header.l1_offset, l1_bytes)];
+        let taken = vec![
+            ClusterNumber::FIRST..ClusterNumber::new(1),
+            run(table.place.0, table.place.1),
+            run(header.l1_offset, l1_bytes),
+        ];
         Ok(Self {
             machine,
             device,
@@ -100,7 +104,7 @@ impl<'a> Counts<'a> {
             new_place: None,
             changed: 0..0,
             blocks: WriteCache::new(header.cluster_bits),
-            next: 0,
+            next: ClusterNumber::FIRST,
             released: Vec::new(),
             freed: Vec::new(),
             thinned: BTreeSet::new(),
@@ -128,9 +132,9 @@ impl<'a> Counts<'a> {
     }
 
     /// Where the table is: first cluster, clusters.
-    pub fn place(&self) -> (u64, u64) {
+    pub fn place(&self) -> (ClusterNumber, u64) {
         let (offset, len) = self.table.place;
-        (cluster::number(offset, self.cluster_bits()), len.div_ceil(1 << self.cluster_bits()))
+        (ClusterNumber::of(offset, self.cluster_bits()), len.div_ceil(1 << self.cluster_bits()))
     }
 
     /// Bytes that wait in memory.
@@ -154,24 +158,24 @@ impl<'a> Counts<'a> {
     }
 
     /// The count of a cluster.
-    pub fn get(&mut self, cluster: u64) -> Result<u64> {
+    pub fn get(&mut self, cluster: ClusterNumber) -> Result<u64> {
         let geometry = self.geometry();
         let (number, index) = geometry.place(cluster);
         Ok(self.block(number)?.map_or(0, |block| geometry.get(&block.bytes, index)))
     }
 
-    fn set(&mut self, cluster: u64, count: u64) -> Result<()> {
+    fn set(&mut self, cluster: ClusterNumber, count: u64) -> Result<()> {
         self.set_run(cluster, 1, count)
     }
 
-    pub(super) fn set_run(&mut self, first: u64, count: u64, to: u64) -> Result<()> {
+    pub(super) fn set_run(&mut self, first: ClusterNumber, count: u64, to: u64) -> Result<()> {
         let geometry = self.geometry();
         let mut at = first;
         while at < first + count {
             let (number, index) = geometry.place(at);
             let block = self.block(number)?.ok_or_else(|| Error::corrupt("a cluster that nothing counts"))?;
             let end = geometry.first(number + 1).min(first + count);
-            for (index, _) in (index..).zip(at..end) {
+            for (index, _) in (index..).zip(cluster::each(at..end)) {
                 geometry.set(&mut block.bytes, index, to);
             }
             block.changed = true;
@@ -181,7 +185,7 @@ impl<'a> Counts<'a> {
     }
 
     /// One more reference to a cluster that has some; false if its count has no room.
-    pub fn add_reference(&mut self, cluster: u64) -> Result<bool> {
+    pub fn add_reference(&mut self, cluster: ClusterNumber) -> Result<bool> {
         let count = self.get(cluster)?;
         if count >= self.max() {
             return Ok(false);
@@ -191,7 +195,7 @@ impl<'a> Counts<'a> {
     }
 
     /// Hands out at most `most` adjacent clusters: the first that are free. Returns the number of the first and how many.
-    pub fn allocate_some(&mut self, most: u64) -> Result<(u64, u64)> {
+    pub fn allocate_some(&mut self, most: u64) -> Result<(ClusterNumber, u64)> {
         let (first, count) = self.free_run(self.next, most, false)?;
         self.set_run(first, count, 1)?;
         self.next = first + count;
@@ -199,7 +203,7 @@ impl<'a> Counts<'a> {
     }
 
     /// Hands out exactly `count` adjacent clusters.
-    pub fn allocate(&mut self, count: u64) -> Result<u64> {
+    pub fn allocate(&mut self, count: u64) -> Result<ClusterNumber> {
         let from = self.next;
         let (first, _) = self.free_run(from, count, true)?;
         self.set_run(first, count, 1)?;
@@ -210,22 +214,22 @@ impl<'a> Counts<'a> {
     }
 
     /// Takes back clusters that were handed out and that nothing was written to.
-    pub fn take_back(&mut self, first: u64, count: u64) -> Result<()> {
+    pub fn take_back(&mut self, first: ClusterNumber, count: u64) -> Result<()> {
         self.set_run(first, count, 0)?;
         self.next = self.next.min(first);
         Ok(())
     }
 
     /// The first run of free clusters from `from` on: `all` of the number wanted, or as many as there are.
-    fn free_run(&mut self, from: u64, wanted: u64, all: bool) -> Result<(u64, u64)> {
+    fn free_run(&mut self, from: ClusterNumber, wanted: u64, all: bool) -> Result<(ClusterNumber, u64)> {
         let (mut first, mut count) = (from, 0);
         while count < wanted.max(1) {
             let cluster = first + count;
-            if cluster >= cluster::number(FILE_OFFSET_MAX, self.geometry().cluster_bits) {
+            if cluster >= ClusterNumber::of(FILE_OFFSET_MAX, self.geometry().cluster_bits) {
                 return Err(Error::limit("File too large"));
             }
             let geometry = self.geometry();
-            let ((number, _), reach) = (geometry.place(cluster), geometry.reach());
+            let ((number, index), reach) = (geometry.place(cluster), geometry.reach());
             let Some(block) = self.block(number)? else {
                 if count > 0 && !all {
                     break;
@@ -236,13 +240,13 @@ impl<'a> Counts<'a> {
             };
             // Within one block: past what is taken, then over what is free.
             let used = |i: &u64| geometry.get(&block.bytes, *i as usize) != 0;
-            let start = cluster % reach;
+            let start = index as u64;
             if count == 0 {
                 let Some(free) = (start..reach).find(|i| !used(i)) else {
-                    first = (number + 1) * reach;
+                    first = geometry.first(number + 1);
                     continue;
                 };
-                (first, count) = (number * reach + free, 1);
+                (first, count) = (geometry.first(number) + free, 1);
                 continue;
             }
             let end = (start..reach.min(start + wanted - count)).find(used);
@@ -265,7 +269,7 @@ impl<'a> Counts<'a> {
     }
 
     /// Makes block `number`, in `cluster`, the first of those that it counts.
-    fn add_block(&mut self, number: u64, cluster: u64) -> Result<()> {
+    fn add_block(&mut self, number: u64, cluster: ClusterNumber) -> Result<()> {
         let (entries, geometry) = (self.table.entries.len(), self.geometry());
         let index = usize::try_from(number).unwrap_or(usize::MAX);
         if index >= entries {
@@ -280,27 +284,27 @@ impl<'a> Counts<'a> {
         let mut bytes = vec![0; geometry.block_len()];
         geometry.set(&mut bytes, geometry.place(cluster).1, 1);
         self.blocks.insert(number, Block { bytes, changed: true });
-        self.table.set(number, cluster::offset(cluster, geometry.cluster_bits));
+        self.table.set(number, cluster.offset(geometry.cluster_bits));
         widen(&mut self.changed, index..index + 1);
         Ok(())
     }
 
     /// What began in cluster `old` and could never be free is in other clusters now.
-    pub fn moved(&mut self, old: u64, first: u64, count: u64) {
+    pub fn moved(&mut self, old: ClusterNumber, first: ClusterNumber, count: u64) {
         self.taken.retain(|range| range.start != old);
         self.taken.push(first..first + count);
     }
 
     /// Gives clusters up, later.
-    pub fn release(&mut self, first: u64, count: u64) {
+    pub fn release(&mut self, first: ClusterNumber, count: u64) {
         add_run(&mut self.released, first, count);
     }
 
     /// Gives up what `len` compressed bytes at `offset` refer to.
     pub fn release_bytes(&mut self, offset: FileOffset, len: u64) {
         let bits = self.geometry().cluster_bits;
-        let last = cluster::number(offset.saturating_add(len.max(1) - 1), bits);
-        let first = cluster::number(offset, bits);
+        let last = ClusterNumber::of(offset.saturating_add(len.max(1) - 1), bits);
+        let first = ClusterNumber::of(offset, bits);
         self.release(first, last - first + 1);
     }
 
@@ -327,13 +331,13 @@ impl<'a> Counts<'a> {
 
     /// Takes a reference from the clusters from `at` on, at most to `end` and to the end of a block; returns where it
     /// stopped.
-    fn decrement(&mut self, at: u64, end: u64) -> Result<u64> {
+    fn decrement(&mut self, at: ClusterNumber, end: ClusterNumber) -> Result<ClusterNumber> {
         let geometry = self.geometry();
         let (number, index) = geometry.place(at);
         let end = geometry.first(number + 1).min(end);
-        let mut free: Vec<(u64, u64)> = Vec::new();
+        let mut free: Vec<(ClusterNumber, u64)> = Vec::new();
         let mut block = self.block(number)?;
-        for (cluster, index) in (at..end).zip(index..) {
+        for (cluster, index) in cluster::each(at..end).zip(index..) {
             let count = block.as_ref().map_or(0, |block| geometry.get(&block.bytes, index));
             let Some(block) = block.as_deref_mut().filter(|_| count != 0) else {
                 let text = alloc::format!("the image is corrupt: cluster {cluster} has no reference left");
@@ -353,7 +357,7 @@ impl<'a> Counts<'a> {
     }
 
     /// Nothing counts these clusters any more.
-    pub(super) fn free(&mut self, first: u64, count: u64) {
+    pub(super) fn free(&mut self, first: ClusterNumber, count: u64) {
         self.next = self.next.min(first);
         add_run(&mut self.freed, first, count);
     }
@@ -368,7 +372,7 @@ impl<'a> Counts<'a> {
             if self.table.entries.len() as u64 > len {
                 return Err(Error::limit("File too large"));
             }
-            self.new_place = Some(cluster::offset(first, bits));
+            self.new_place = Some(first.offset(bits));
         }
         for (number, block) in self.blocks.changed() {
             let offset = self.table.offset(number);
@@ -394,8 +398,8 @@ impl<'a> Counts<'a> {
             let len = self.table.entries.len() as u64 * ENTRY;
             let (old, old_len) = core::mem::replace(&mut self.table.place, (offset, len));
             self.table.publish(machine, device)?;
-            let old = cluster::number(old, bits);
-            self.moved(old, cluster::number(offset, bits), len >> bits);
+            let old = ClusterNumber::of(old, bits);
+            self.moved(old, ClusterNumber::of(offset, bits), len >> bits);
             self.release(old, old_len >> bits);
             (self.outgrown, self.changed) = (false, 0..0);
         } else if !self.changed.is_empty() {

@@ -7,7 +7,7 @@ use instar_image::{FileOffset, Result};
 
 use super::counts::{Counts, add_run, widen};
 use super::table::ENTRY;
-use crate::cluster;
+use crate::cluster::{self, ClusterNumber};
 
 /// Bytes that file systems give back as one.
 const GIVEN_BACK: u64 = 4096;
@@ -17,16 +17,16 @@ const LOOKED_AT: u64 = 1 << 16;
 impl Counts<'_> {
     /// The runs of clusters that lost their last reference since, and that were not handed out again; with free ones beside
     /// them, up to what a file system gives back as one.
-    pub fn take_freed(&mut self) -> Result<Vec<(u64, u64)>> {
+    pub fn take_freed(&mut self) -> Result<Vec<(ClusterNumber, u64)>> {
         let mut freed = core::mem::take(&mut self.freed);
         freed.sort_unstable();
         let unit = (GIVEN_BACK >> self.geometry().cluster_bits).max(1);
-        let mut runs: Vec<(u64, u64)> = Vec::new();
-        let mut at = 0;
+        let mut runs: Vec<(ClusterNumber, u64)> = Vec::new();
+        let mut at = ClusterNumber::FIRST;
         for (first, count) in freed {
-            let start = (first / unit * unit).max(at);
-            let end = first.saturating_add(count).next_multiple_of(unit);
-            for cluster in start..end {
+            let start = ClusterNumber::new(first.get() / unit * unit).max(at);
+            let end = ClusterNumber::new(first.saturating_add(count).get().next_multiple_of(unit));
+            for cluster in cluster::each(start..end) {
                 if self.get(cluster)? == 0 {
                     add_run(&mut runs, cluster, 1);
                 }
@@ -37,9 +37,10 @@ impl Counts<'_> {
     }
 
     /// Takes `count` adjacent clusters that are free and lie before cluster `below`, if they are soon found.
-    pub fn take_low(&mut self, count: u64, below: u64) -> Result<Option<u64>> {
-        let (mut first, mut end) = (0, 0);
-        while end - first < count && end < below.min(LOOKED_AT) {
+    pub fn take_low(&mut self, count: u64, below: ClusterNumber) -> Result<Option<ClusterNumber>> {
+        let below = below.min(ClusterNumber::new(LOOKED_AT));
+        let (mut first, mut end) = (ClusterNumber::FIRST, ClusterNumber::FIRST);
+        while end - first < count && end < below {
             let is_free = self.get(end)? == 0 && !self.taken.iter().any(|range| range.contains(&end));
             end += 1;
             if !is_free {
@@ -54,7 +55,7 @@ impl Counts<'_> {
     }
 
     /// Whether there are blocks for those clusters.
-    fn has_block(&self, first: u64, count: u64) -> bool {
+    fn has_block(&self, first: ClusterNumber, count: u64) -> bool {
         let mut numbers = self.geometry().blocks_of(first..first + count);
         numbers.all(|number| self.table.offset(number) != FileOffset::ZERO)
     }
@@ -64,9 +65,11 @@ impl Counts<'_> {
     pub fn sink_table(&mut self) -> Result<bool> {
         let used = self.table.entries.iter().rposition(|offset| *offset != 0).map_or(0, |last| last + 1);
         let (clusters, bits) = (self.table.clusters(used).max(1), self.geometry().cluster_bits);
-        let Some(first) = self.take_low(clusters, cluster::number(self.table.place.0, bits))? else { return Ok(false) };
+        let Some(first) = self.take_low(clusters, ClusterNumber::of(self.table.place.0, bits))? else {
+            return Ok(false);
+        };
         self.table.entries.resize(((clusters << bits) / ENTRY) as usize, 0);
-        (self.outgrown, self.new_place) = (true, Some(cluster::offset(first, bits)));
+        (self.outgrown, self.new_place) = (true, Some(first.offset(bits)));
         Ok(true)
     }
 
@@ -76,7 +79,7 @@ impl Counts<'_> {
         let mut any = false;
         for number in core::mem::take(&mut self.thinned) {
             let geometry = self.geometry();
-            let cluster = cluster::number(self.table.offset(number), geometry.cluster_bits);
+            let cluster = ClusterNumber::of(self.table.offset(number), geometry.cluster_bits);
             let Some(block) = self.block(number)? else { continue };
             let (by, index) = geometry.place(cluster);
             let own = (by == number).then_some(index);
@@ -97,24 +100,24 @@ impl Counts<'_> {
         Ok(any)
     }
 
-    /// The byte at which a file of `len` bytes may end: behind the last cluster that is in use.
-    pub fn end(&mut self, len: u64) -> Result<u64> {
+    /// Where the file, which ends at `file_end`, may end: behind the last cluster that is in use.
+    pub fn end(&mut self, file_end: FileOffset) -> Result<FileOffset> {
         let geometry = self.geometry();
         // What the table does not reach counts nothing: a sparse file may be enormous.
         let used = self.table.entries.iter().rposition(|offset| *offset != 0).map_or(0, |last| last as u64 + 1);
-        let mut end = len.div_ceil(1 << geometry.cluster_bits).min(geometry.first(used));
-        while end > 0 {
+        let mut end = ClusterNumber::behind(file_end, geometry.cluster_bits).min(geometry.first(used));
+        while end > ClusterNumber::FIRST {
             let (number, _) = geometry.place(end - 1);
             let start = geometry.first(number);
             let Some(block) = self.block(number)? else {
                 end = start;
                 continue;
             };
-            match (start..end).rev().find(|c| geometry.get(&block.bytes, (c - start) as usize) != 0) {
-                Some(last) => return Ok(len.min((last + 1) << geometry.cluster_bits)),
+            match cluster::each(start..end).rev().find(|c| geometry.get(&block.bytes, (*c - start) as usize) != 0) {
+                Some(last) => return Ok(file_end.min((last + 1).offset(geometry.cluster_bits))),
                 None => end = start,
             }
         }
-        Ok(len)
+        Ok(file_end)
     }
 }

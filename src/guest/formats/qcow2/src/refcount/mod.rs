@@ -15,6 +15,8 @@ pub mod stored;
 pub mod stream;
 pub mod table;
 
+use crate::cluster::ClusterNumber;
+
 /// Which block counts a cluster, and where in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Geometry {
@@ -46,19 +48,20 @@ impl Geometry {
     }
 
     /// The number of the block that counts the cluster, and which of its counts that is.
-    pub const fn place(self, cluster: u64) -> (u64, usize) {
+    pub const fn place(self, cluster: ClusterNumber) -> (u64, usize) {
+        let cluster = cluster.get();
         // The index is below the reach, which is 16 Mi at most.
         (cluster >> self.block_bits(), (cluster & (self.reach() - 1)) as usize)
     }
 
     /// The first cluster that a block counts.
-    pub const fn first(self, number: u64) -> u64 {
-        number.saturating_mul(self.reach())
+    pub const fn first(self, number: u64) -> ClusterNumber {
+        ClusterNumber::new(number.saturating_mul(self.reach()))
     }
 
     /// The numbers of the blocks that count those clusters.
-    pub const fn blocks_of(self, clusters: core::ops::Range<u64>) -> core::ops::Range<u64> {
-        clusters.start >> self.block_bits()..clusters.end.div_ceil(self.reach())
+    pub const fn blocks_of(self, clusters: core::ops::Range<ClusterNumber>) -> core::ops::Range<u64> {
+        clusters.start.get() >> self.block_bits()..clusters.end.get().div_ceil(self.reach())
     }
 
     /// A count in the bytes of a block.

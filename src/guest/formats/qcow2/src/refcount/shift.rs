@@ -4,6 +4,7 @@ use instar_image::{Error, Result};
 
 use super::counts::Counts;
 use super::sheet::Sheet;
+use crate::cluster::{self, ClusterNumber};
 
 /// Bytes of blocks that are changed at once, and how many blocks that is at most: what waits is looked through for each.
 const AT_ONCE: (u64, u64) = (4 << 20, 1024);
@@ -33,7 +34,7 @@ impl Shift {
 
 impl Counts<'_> {
     /// Shifts the counts of the sheet's clusters from `from` on, as many as may wait at once; returns where it stopped.
-    pub fn shift(&mut self, sheet: &Sheet, shift: Shift, from: u64) -> Result<u64> {
+    pub fn shift(&mut self, sheet: &Sheet, shift: Shift, from: ClusterNumber) -> Result<ClusterNumber> {
         let (geometry, max) = (self.geometry(), self.max());
         let most = (AT_ONCE.0 >> geometry.cluster_bits).clamp(1, AT_ONCE.1);
         let mut changed = 0;
@@ -41,7 +42,7 @@ impl Counts<'_> {
         while at < sheet.range.end && changed < most {
             let (number, index) = geometry.place(at);
             let end = geometry.first(number + 1).min(sheet.range.end);
-            let referred = |cluster: &u64| sheet.references(*cluster).unwrap_or(0);
+            let referred = |cluster: &ClusterNumber| sheet.references(*cluster).unwrap_or(0);
             let Some(first) = sheet.noted(at..end).find(|cluster| referred(cluster) > 0) else {
                 at = end;
                 continue;
@@ -49,7 +50,7 @@ impl Counts<'_> {
             let skipped = (first - at) as usize;
             let mut freed = None;
             let block = self.block(number)?.ok_or_else(|| impossible(first))?;
-            for (cluster, index) in (first..end).zip(index.saturating_add(skipped)..) {
+            for (cluster, index) in cluster::each(first..end).zip(index.saturating_add(skipped)..) {
                 let references = referred(&cluster);
                 if references == 0 {
                     continue;
@@ -72,7 +73,7 @@ impl Counts<'_> {
     }
 }
 
-fn impossible(cluster: u64) -> Error {
+fn impossible(cluster: ClusterNumber) -> Error {
     Error::corrupt(alloc::format!("the image is corrupt: the refcount of cluster {cluster} is wrong"))
         .with_hint("qemu-img check -r all may repair it")
 }

@@ -8,6 +8,7 @@ use spin::Mutex;
 
 use super::sheet::Sheet;
 use super::table::{Block, Table};
+use crate::cluster::ClusterNumber;
 use crate::header::Header;
 
 /// Bytes of blocks that a worker reads at once.
@@ -31,7 +32,7 @@ impl<'a> Stored<'a> {
     }
 
     /// The count of one cluster; or where its block cannot be.
-    pub fn get(&self, cluster: u64) -> Result<core::result::Result<u64, Block>> {
+    pub fn get(&self, cluster: ClusterNumber) -> Result<core::result::Result<u64, Block>> {
         let geometry = self.table.geometry;
         let (number, index) = geometry.place(cluster);
         let offset = match self.table.block(number) {
@@ -93,8 +94,8 @@ impl<'a> Stored<'a> {
             let first = geometry.first(*number);
             if geometry.order == 4 {
                 // The usual width.
-                for (cluster, count) in (first..).zip(block.as_chunks::<2>().0).filter(|(_, c)| **c != [0, 0]) {
-                    sheet.store(cluster, u64::from(u16::from_be_bytes(*count)));
+                for (index, count) in (0..).zip(block.as_chunks::<2>().0).filter(|(_, c)| **c != [0, 0]) {
+                    sheet.store(first.saturating_add(index), u64::from(u16::from_be_bytes(*count)));
                 }
                 continue;
             }

@@ -9,7 +9,7 @@ use instar_image::sealed::Placed;
 use instar_image::{DeviceId, Error, FileOffset, Result};
 
 use super::Geometry;
-use crate::cluster;
+use crate::cluster::{self, ClusterNumber};
 use crate::layout::{FILE_OFFSET_MAX, REFCOUNT_TABLE_BYTES_MAX};
 
 /// Hands out clusters and counts them.
@@ -17,7 +17,7 @@ pub struct Refcounts {
     device: DeviceId,
     geometry: Geometry,
     /// First cluster that is free; all after it are.
-    next: u64,
+    next: ClusterNumber,
     /// Blocks that still change, by number.
     open: BTreeMap<u64, Vec<u8>>,
     /// Where the blocks written so far are: the refcount table.
@@ -27,12 +27,12 @@ pub struct Refcounts {
 impl Refcounts {
     /// Nothing is handed out yet.
     pub const fn new(device: DeviceId, geometry: Geometry) -> Self {
-        Self { device, geometry, next: 0, open: BTreeMap::new(), table: Vec::new() }
+        Self { device, geometry, next: ClusterNumber::FIRST, open: BTreeMap::new(), table: Vec::new() }
     }
 
     /// Where all is free from on.
     pub const fn end(&self) -> FileOffset {
-        cluster::offset(self.next, self.geometry.cluster_bits)
+        self.next.offset(self.geometry.cluster_bits)
     }
 
     /// The largest count.
@@ -44,29 +44,29 @@ impl Refcounts {
     pub fn allocate(&mut self, count: u64) -> Result<FileOffset> {
         let first = self.next;
         let end = first.saturating_add(count);
-        if end > cluster::number(FILE_OFFSET_MAX, self.geometry.cluster_bits) {
+        if end > ClusterNumber::of(FILE_OFFSET_MAX, self.geometry.cluster_bits) {
             return Err(Error::limit("File too large"));
         }
         self.next = end;
         self.add_range(first, end);
-        Ok(cluster::offset(first, self.geometry.cluster_bits))
+        Ok(first.offset(self.geometry.cluster_bits))
     }
 
     /// Counts every cluster of a range once, whole bytes of ones at a time where the width lets it.
-    fn add_range(&mut self, first: u64, end: u64) {
-        for cluster in first..end {
+    fn add_range(&mut self, first: ClusterNumber, end: ClusterNumber) {
+        for cluster in cluster::each(first..end) {
             self.set(cluster, 1);
         }
     }
 
     /// The count of a cluster whose block is still open.
-    pub fn get(&self, cluster: u64) -> u64 {
+    pub fn get(&self, cluster: ClusterNumber) -> u64 {
         let (block, index) = self.geometry.place(cluster);
         self.open.get(&block).map_or(0, |bytes| self.geometry.get(bytes, index))
     }
 
     /// Sets the count of a cluster whose block is still open.
-    pub fn set(&mut self, cluster: u64, count: u64) {
+    pub fn set(&mut self, cluster: ClusterNumber, count: u64) {
         let (block, index) = self.geometry.place(cluster);
         let size = 1usize << self.geometry.cluster_bits;
         let bytes = self.open.entry(block).or_insert_with(|| vec![0; size]);
@@ -75,7 +75,7 @@ impl Refcounts {
 
     /// Writes the blocks that count only clusters before `settled`.
     pub fn flush(&mut self, settled: FileOffset, steps: &mut Vec<Placed<'_>>) -> Result<()> {
-        let limit = cluster::number(settled, self.geometry.cluster_bits) / self.geometry.reach();
+        let limit = self.geometry.place(ClusterNumber::of(settled, self.geometry.cluster_bits)).0;
         while let Some(block) = self.open.keys().next().copied().filter(|block| *block < limit) {
             self.write(block, steps)?;
         }
@@ -98,7 +98,7 @@ impl Refcounts {
         let mut blocks: u64;
         let mut table_clusters;
         // The table and the blocks count themselves: look for the numbers that fit.
-        let used = self.next;
+        let used = self.next.get();
         let (mut total, done) = (used, self.table.len() as u64);
         loop {
             blocks = total.div_ceil(self.geometry.reach()).max(1);

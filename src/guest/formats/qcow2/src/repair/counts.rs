@@ -9,6 +9,7 @@ use super::WAITING_MAX;
 use crate::Qcow2Image;
 use crate::check::tables::quiet;
 use crate::check::{FileExtent, Pass, Walk};
+use crate::cluster::ClusterNumber;
 use crate::refcount::sheet::Sheet;
 use crate::refcount::stored::Stored;
 use crate::refcount::table::{Block, Table};
@@ -31,7 +32,7 @@ impl<'m> Changes<'m> {
     }
 
     /// Sets the count of a cluster, if that is to be repaired.
-    pub fn set(&mut self, table: &Table, cluster: u64, count: u64, references: u64) -> Result<bool> {
+    pub fn set(&mut self, table: &Table, cluster: ClusterNumber, count: u64, references: u64) -> Result<bool> {
         if count < references && self.what == Repairs::Leaks {
             return Ok(false);
         }
@@ -90,10 +91,10 @@ pub fn mend(
         pass.compare.window(&sheet, stored, reached, Some(&mut changes), cx, report)?;
     } else {
         for window in extent.windows() {
-            let later = window.start > 0;
+            let later = window.start > ClusterNumber::FIRST;
             let sheet = Sheet::new(window, stored.table.geometry.max());
             stored.load(&sheet)?;
-            let walk = Walk { image, device: image.device, stored, file_end: extent.end, clusters: extent.clusters };
+            let walk = Walk { image, device: image.device, stored, file_end: extent.end, behind: extent.behind };
             let (_, reached) = walk.count_with(&sheet, machine, quiet(later))?;
             pass.compare.window(&sheet, stored, reached, Some(&mut changes), cx, report)?;
         }

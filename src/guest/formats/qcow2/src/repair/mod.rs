@@ -17,6 +17,7 @@ pub use run::run;
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use instar_image::check::Quiet;
 use instar_image::table::Span;
@@ -24,7 +25,7 @@ use instar_image::{CheckContext, Error, FileOffset, Machine, OpenContext, Purpos
 
 use crate::Qcow2Image;
 use crate::check::{self, CLUSTERS_MAX};
-use crate::cluster;
+use crate::cluster::{self, ClusterNumber};
 use crate::flags::Flags;
 use crate::header::Header;
 use crate::layout::{L1_BYTES_MAX, L1_ENTRY, L1_OFFSET_MASK, REFCOUNT_TABLE_BYTES_MAX, field, incompatible};
@@ -88,12 +89,12 @@ fn rebuild(image: &Qcow2Image<'_>, machine: &dyn Machine, checked: bool) -> Resu
     let mut stored = Stored::open(machine, image.device, &image.header)?;
     let before = stored.table.clone();
     let file_end = machine.stat(image.device)?.end();
-    let clusters = file_end.get().div_ceil(image.header.cluster_size());
-    if clusters > CLUSTERS_MAX {
+    let behind = ClusterNumber::behind(file_end, image.header.cluster_bits);
+    if behind.get() > CLUSTERS_MAX {
         return Err(Error::limit("File too large"));
     }
-    let repair = Repair { image, machine, file_end, clusters, checked };
-    repair.check_work(repair.windows(clusters.saturating_add(1), &stored).count() as u64)?;
+    let repair = Repair { image, machine, file_end, behind, checked };
+    repair.check_work(repair.windows(behind.saturating_add(1), &stored).count() as u64)?;
     let survey = repair.survey(&mut stored)?;
     let fresh = repair.lay_out(&survey, &mut stored)?;
     repair.write(&stored, &fresh)?;
@@ -105,7 +106,7 @@ fn rebuild(image: &Qcow2Image<'_>, machine: &dyn Machine, checked: bool) -> Resu
 /// Clusters that were given to refcounts.
 struct Fresh {
     /// The first one.
-    first: u64,
+    first: ClusterNumber,
     /// How many.
     count: u64,
 }
@@ -115,16 +116,16 @@ struct Repair<'r, 'a> {
     machine: &'r dyn Machine,
     /// End of the file, before anything.
     file_end: FileOffset,
-    /// Clusters of it.
-    clusters: u64,
+    /// The first cluster behind it.
+    behind: ClusterNumber,
     /// See [`rebuild`].
     checked: bool,
 }
 
 impl Repair<'_, '_> {
-    /// The windows of `clusters` clusters, each of whole blocks.
-    fn windows(&self, clusters: u64, stored: &Stored<'_>) -> impl Iterator<Item = core::ops::Range<u64>> + use<> {
-        windows(stored.table.geometry, clusters)
+    /// The windows of all clusters before `end`, each of whole blocks.
+    fn windows(&self, end: ClusterNumber, stored: &Stored<'_>) -> impl Iterator<Item = Range<ClusterNumber>> + use<> {
+        windows(stored.table.geometry, end)
     }
 
     /// Refuses tables that would take for ever.
@@ -185,13 +186,13 @@ impl Repair<'_, '_> {
             table_clusters = wanted;
         };
         if table_clusters > 0 {
-            let place = cluster::offset(first + missing.len() as u64, bits);
+            let place = (first + missing.len() as u64).offset(bits);
             stored.table.place = (place, table_clusters << bits);
             let entries = stored.table.place.1 / ENTRY;
             stored.table.entries.resize(usize::try_from(entries).map_err(|_| too_large())?, 0);
         }
-        for (number, cluster) in missing.iter().zip(first..) {
-            if !stored.table.set(*number, cluster::offset(cluster, bits)) {
+        for (number, index) in missing.iter().zip(0..) {
+            if !stored.table.set(*number, (first + index).offset(bits)) {
                 return Err(too_large());
             }
         }
@@ -202,8 +203,8 @@ impl Repair<'_, '_> {
     fn write(&self, stored: &Stored<'_>, fresh: &Fresh) -> Result<()> {
         let header = &self.image.header;
         let end = fresh.first + fresh.count;
-        let file_end = self.file_end.max(cluster::offset(end, header.cluster_bits));
-        let after = Repair { file_end, clusters: end, ..*self };
+        let file_end = self.file_end.max(end.offset(header.cluster_bits));
+        let after = Repair { file_end, behind: end, ..*self };
         for range in after.windows(end, stored) {
             let sheet = Sheet::new(range, stored.table.geometry.max());
             after.count(&sheet, stored, |_| Ok(()))?;
@@ -236,12 +237,13 @@ impl Repair<'_, '_> {
                 continue;
             }
             let mut block = vec![0; 1 << header.cluster_bits];
-            for (index, cluster) in (geometry.first(number)..geometry.first(number + 1)).enumerate() {
+            let clusters = geometry.first(number)..geometry.first(number + 1);
+            for (index, cluster) in cluster::each(clusters).enumerate() {
                 if let Some(count) = sheet.references(cluster).filter(|count| *count > 0) {
                     geometry.set(&mut block, index, count);
                 }
             }
-            let is_fresh = cluster::number(offset, header.cluster_bits) >= fresh.first;
+            let is_fresh = ClusterNumber::of(offset, header.cluster_bits) >= fresh.first;
             if !is_fresh {
                 machine.read(device, offset, &mut old)?;
             }

@@ -17,7 +17,7 @@ use super::mend::Mend;
 use super::{counts, snapshots};
 use crate::Qcow2Image;
 use crate::check::{FileExtent, Pass, finish};
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::layout::{REFCOUNT_BLOCK_MASK, block_of, field, incompatible};
 use crate::refcount::stored::Stored;
 
@@ -118,7 +118,7 @@ fn forget_outside(
     let (bits, mut count) = (image.header.cluster_bits, 0u64);
     for (number, entry) in stored.table.entries.iter_mut().enumerate() {
         let (offset, is_whole) = (block_of(*entry), *entry & !REFCOUNT_BLOCK_MASK == 0);
-        let is_outside = cluster::number(offset, bits) >= extent.clusters && offset != FileOffset::ZERO;
+        let is_outside = ClusterNumber::of(offset, bits) >= extent.behind && offset != FileOffset::ZERO;
         if is_whole && offset.is_multiple_of(1 << bits) && is_outside {
             cx.findings.line(&format!("Repairing refcount block {number} is outside image"))?;
             (*entry, count) = (0, count.saturating_add(1));

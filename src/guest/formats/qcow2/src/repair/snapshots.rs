@@ -95,7 +95,7 @@ pub fn write(image: &mut Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
     let clusters = len.div_ceil(header.cluster_size());
     let offset = match clusters {
         0 => FileOffset::ZERO,
-        clusters => cluster::offset(counts.allocate(clusters)?, bits),
+        clusters => counts.allocate(clusters)?.offset(bits),
     };
     let mut steps = Vec::new();
     counts.write(&mut steps)?;
@@ -120,7 +120,7 @@ pub fn write(image: &mut Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
     let tell = Step::Write { device, offset: FileOffset::new(field::SNAPSHOT_COUNT as u64), data: &fields };
     machine.submit(&[tell, Step::Barrier { device }])?;
     // What lay outside the file was not counted.
-    for cluster in cluster::run(header.snapshot_offset, old_len, bits) {
+    for cluster in cluster::each(cluster::run(header.snapshot_offset, old_len, bits)) {
         if counts.get(cluster)? > 0 {
             counts.release(cluster, 1);
         }

@@ -3,7 +3,6 @@
 use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
 use instar_image::check::First;
 use instar_image::{CheckContext, Error, FileOffset, Result};
@@ -11,7 +10,7 @@ use instar_image::{CheckContext, Error, FileOffset, Result};
 use super::Repair;
 use crate::check::Walk;
 use crate::check::tables::{loud, quiet};
-use crate::cluster;
+use crate::cluster::{self, ClusterNumber};
 use crate::layout::{REFCOUNT_TABLE_BYTES_MAX, block_of};
 use crate::refcount::sheet::{MANY, Sheet};
 use crate::refcount::stored::Stored;
@@ -20,7 +19,7 @@ use crate::refcount::table::ENTRY;
 /// What was found.
 pub struct Survey {
     /// The first cluster behind the file, and behind all that is referred to.
-    pub reached: u64,
+    pub reached: ClusterNumber,
     /// Numbers of blocks that are needed and not there.
     pub missing: BTreeSet<u64>,
     /// Something else lies where the table is.
@@ -30,20 +29,20 @@ pub struct Survey {
 impl Repair<'_, '_> {
     /// Counts everything once. Blocks that are of no use are gone from the table then.
     pub fn survey(&self, stored: &mut Stored<'_>) -> Result<Survey> {
-        let (header, behind) = (&self.image.header, self.clusters.saturating_add(1));
-        let numbers = stored.table.geometry.blocks_of(0..behind).end;
+        let (header, behind) = (&self.image.header, self.behind.saturating_add(1));
+        let numbers = stored.table.geometry.blocks_of(ClusterNumber::FIRST..behind).end;
         if numbers > REFCOUNT_TABLE_BYTES_MAX / ENTRY {
             return Err(Error::limit("File too large"));
         }
         for (number, entry) in (0..).zip(&mut stored.table.entries) {
             let offset = block_of(*entry);
             let is_place = offset.is_multiple_of(header.cluster_size())
-                && cluster::number(offset, header.cluster_bits) < self.clusters;
+                && ClusterNumber::of(offset, header.cluster_bits) < self.behind;
             if *entry != offset.get() || !is_place || number >= numbers {
                 *entry = 0;
             }
         }
-        let (mut reached, mut table_moves) = (self.clusters, false);
+        let (mut reached, mut table_moves) = (self.behind, false);
         let mut shared: Vec<usize> = Vec::new();
         let mut needed = vec![false; usize::try_from(numbers).unwrap_or_default()];
         for range in self.windows(behind, stored) {
@@ -57,7 +56,7 @@ impl Repair<'_, '_> {
             reached = reached.max(found);
             let (place, len) = stored.table.place;
             let own = cluster::run(place, len, header.cluster_bits);
-            table_moves |= own.clone().any(|cluster| sheet.references(cluster).is_some_and(|count| count != 1));
+            table_moves |= cluster::each(own).any(|cluster| sheet.references(cluster).is_some_and(|count| count != 1));
             for number in stored.table.geometry.blocks_of(range) {
                 let clusters = stored.table.geometry.first(number)..stored.table.geometry.first(number + 1);
                 let used = || sheet.noted(clusters.clone()).any(|c| sheet.references(c).is_some_and(|count| count > 0));
@@ -83,9 +82,9 @@ impl Repair<'_, '_> {
         sheet: &Sheet,
         stored: &Stored<'_>,
         mut shared: impl FnMut(usize) -> Result<()>,
-    ) -> Result<u64> {
+    ) -> Result<ClusterNumber> {
         let (image, machine, bits) = (self.image, self.machine, self.image.header.cluster_bits);
-        let walk = Walk { image, device: image.device, stored, file_end: self.file_end, clusters: self.clusters };
+        let walk = Walk { image, device: image.device, stored, file_end: self.file_end, behind: self.behind };
         let count = walk.counting(sheet, machine);
         let mut out = quiet(false);
         walk.count_but_blocks(&count, &mut out)?;
@@ -97,7 +96,7 @@ impl Repair<'_, '_> {
             return Err(Error::corrupt(first.0));
         }
         for (number, entry) in stored.table.entries.iter().enumerate().filter(|(_, entry)| **entry != 0) {
-            let cluster = cluster::number(block_of(*entry), bits);
+            let cluster = ClusterNumber::of(block_of(*entry), bits);
             match sheet.references(cluster) {
                 Some(0) => {
                     sheet.refer(cluster);
@@ -106,6 +105,6 @@ impl Repair<'_, '_> {
                 None => {}
             }
         }
-        Ok(count.clusters.load(Ordering::Relaxed))
+        Ok(count.behind())
     }
 }

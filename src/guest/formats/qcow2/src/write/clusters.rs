@@ -13,7 +13,7 @@ use super::fresh::Layout;
 use super::header::{self, Tables};
 use super::spec::Codec;
 use super::{NewImage, l1_bytes, l1_entry};
-use crate::cluster;
+use crate::cluster::{self, ClusterNumber};
 use crate::compressor::compressor;
 use crate::layout::{COMPRESSED_SECTOR, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS};
 use crate::refcount::stream::Refcounts;
@@ -145,9 +145,9 @@ impl<'a> Clusters<'a> {
             _ => state.refcounts.allocate(1)?,
         };
         let last = offset + len.max(1) - 1;
-        let here = cluster::number(offset, bits);
-        for touched in here..=cluster::number(last, bits) {
-            if cluster::offset(touched, bits) >= state.refcounts.end() {
+        let here = ClusterNumber::of(offset, bits);
+        for touched in cluster::each(here..ClusterNumber::of(last, bits) + 1) {
+            if touched.offset(bits) >= state.refcounts.end() {
                 state.refcounts.allocate(1)?;
             } else if !offset.is_multiple_of(cluster) && touched == here {
                 let count = state.refcounts.get(touched);
@@ -167,10 +167,9 @@ impl<'a> Clusters<'a> {
     /// they reach into the next one, that is the next free one.
     fn fits(&self, state: &State, offset: FileOffset, len: u64) -> bool {
         let bits = self.image.spec.cluster_bits;
-        let here = cluster::number(offset, bits);
-        let stays = cluster::number(offset + len - 1, bits) == here;
-        state.refcounts.get(here) < state.refcounts.max()
-            && (stays || state.refcounts.end() == cluster::offset(here + 1, bits))
+        let here = ClusterNumber::of(offset, bits);
+        let stays = ClusterNumber::of(offset + len - 1, bits) == here;
+        state.refcounts.get(here) < state.refcounts.max() && (stays || state.refcounts.end() == (here + 1).offset(bits))
     }
 
     fn place_zero<'p>(&self, state: &mut State, at: u64, len: u64, steps: &mut Vec<Placed<'p>>) -> Result<()> {

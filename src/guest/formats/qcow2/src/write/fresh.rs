@@ -10,7 +10,7 @@ use instar_image::{FileOffset, Result, Step};
 use super::header::{self, Tables};
 use super::spec::{Preallocation, Spec};
 use super::{NewImage, l1_bytes, l1_entry};
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::layout::{OFLAG_COPIED, SUBCLUSTERS};
 use crate::refcount::allocator::{Allocator, Runs};
 
@@ -25,7 +25,7 @@ const WRITTEN_AT_ONCE: usize = 1 << 20;
 #[derive(Clone, Copy, Debug)]
 struct Piece {
     disk: u64,
-    file: u64,
+    file: ClusterNumber,
     count: u64,
 }
 
@@ -35,7 +35,7 @@ pub struct Layout {
     /// Where the L1 table is.
     l1: FileOffset,
     /// Clusters of the L2 tables; empty without preallocation.
-    l2: Vec<u64>,
+    l2: Vec<ClusterNumber>,
     pieces: Vec<Piece>,
     /// Where the LUKS header is.
     luks: FileOffset,
@@ -49,13 +49,13 @@ impl Layout {
         let mut allocator = Allocator::new(spec.refcounts());
         let bits = spec.cluster_bits;
         let mut l1 = FileOffset::ZERO;
-        let mut file_end = cluster::offset(allocator.end(), bits);
+        let mut file_end = allocator.end().offset(bits);
         if spec.l1_entries > 0 {
             let first = allocator.allocate(l1_bytes(spec).div_ceil(spec.cluster()))?;
-            l1 = cluster::offset(first, bits);
+            l1 = first.offset(bits);
             let end = l1 + l1_bytes(spec);
             // The last table's rest is not written.
-            file_end = cluster::offset(allocator.end(), bits);
+            file_end = allocator.end().offset(bits);
             if file_end == end.next_multiple_of(spec.cluster()) {
                 file_end = end;
             }
@@ -66,7 +66,7 @@ impl Layout {
             Preallocation::Off => {}
             Preallocation::Falloc | Preallocation::Full if spec.data_file.is_none() => {
                 layout.reserve_whole(spec)?;
-                layout.end = cluster::offset(layout.allocator.end(), bits);
+                layout.end = layout.allocator.end().offset(bits);
             }
             _ => {
                 layout.reserve_in_turn(spec)?;
@@ -74,8 +74,8 @@ impl Layout {
             }
         }
         if spec.luks_len > 0 {
-            layout.luks = cluster::offset(layout.allocator.allocate(spec.luks_clusters())?, bits);
-            layout.end = layout.end.max(cluster::offset(layout.allocator.end(), bits));
+            layout.luks = layout.allocator.allocate(spec.luks_clusters())?.offset(bits);
+            layout.end = layout.end.max(layout.allocator.end().offset(bits));
         }
         Ok(layout)
     }
@@ -113,7 +113,8 @@ impl Layout {
                 }
                 let count = left.min(slice - at % slice);
                 let (file, count) = match behind {
-                    _ if spec.data_file.is_some() => (at, count),
+                    // Each there where it is in the disk.
+                    _ if spec.data_file.is_some() => (ClusterNumber::new(at), count),
                     None => (self.allocator.allocate(count)?, count),
                     Some(file) => (file, self.allocator.allocate_at(file, count)?),
                 };
@@ -131,7 +132,7 @@ impl Layout {
 
     /// End of a file whose last cluster may be one that is reserved and not written: whole subclusters of it.
     fn end_with(&self, spec: &Spec) -> FileOffset {
-        let end = cluster::offset(self.allocator.end(), spec.cluster_bits);
+        let end = self.allocator.end().offset(spec.cluster_bits);
         let Some(last) = self.pieces.last().filter(|last| last.file + last.count == self.allocator.end()) else {
             return if self.pieces.is_empty() { self.end } else { end };
         };
@@ -154,7 +155,7 @@ impl Layout {
         let index = self.pieces.partition_point(|piece| piece.disk + piece.count <= cluster);
         let piece = self.pieces.get(index).filter(|piece| piece.disk <= cluster)?;
         let skip = at - (piece.disk << spec.cluster_bits);
-        Some((cluster::offset(piece.file, spec.cluster_bits) + skip, (piece.count << spec.cluster_bits) - skip))
+        Some((piece.file.offset(spec.cluster_bits) + skip, (piece.count << spec.cluster_bits) - skip))
     }
 
     /// Reserves the blocks, as far as it was asked for.
@@ -182,7 +183,7 @@ impl Layout {
 
     /// Writes the tables, and the header last. `written`: clusters of the disk with data, where subclusters tell them from
     /// those that are reserved only; `None`: all of them.
-    pub fn finish(&self, image: &NewImage<'_>, written: Option<&Runs>) -> Result<()> {
+    pub fn finish(&self, image: &NewImage<'_>, written: Option<&Runs<u64>>) -> Result<()> {
         let NewImage { machine, device, data, ref spec, ref sealed } = *image;
         if let Some(sealed) = sealed {
             sealed.write(machine, device, self.luks, spec)?;
@@ -193,12 +194,12 @@ impl Layout {
         }
         batch.flush()?;
         for (index, table) in (0u64..).zip(&self.l2) {
-            batch.add(cluster::offset(*table, spec.cluster_bits), &self.l2_bytes(spec, index, written))?;
+            batch.add(table.offset(spec.cluster_bits), &self.l2_bytes(spec, index, written))?;
         }
         if self.l2.is_empty() {
             machine.submit(&[Step::Zero { device, offset: self.l1, len: l1_bytes(spec), unmap: true }])?;
         } else {
-            let entry = |table: &u64| l1_entry(cluster::offset(*table, spec.cluster_bits)).to_be_bytes();
+            let entry = |table: &ClusterNumber| l1_entry(table.offset(spec.cluster_bits)).to_be_bytes();
             let entries = self.l2.iter().flat_map(entry);
             batch.add(self.l1, &entries.collect::<Vec<u8>>())?;
         }
@@ -219,7 +220,7 @@ impl Layout {
         ])
     }
 
-    fn l2_bytes(&self, spec: &Spec, table: u64, written: Option<&Runs>) -> Vec<u8> {
+    fn l2_bytes(&self, spec: &Spec, table: u64, written: Option<&Runs<u64>>) -> Vec<u8> {
         const ALL: u64 = (1 << SUBCLUSTERS) - 1;
         let mut bytes = vec![0; 1 << spec.cluster_bits];
         let begin = table * spec.l2_entries();

@@ -17,7 +17,7 @@ pub struct Reserved<'a> {
     image: NewImage<'a>,
     layout: Layout,
     /// Clusters of the disk that were placed.
-    written: Mutex<Runs>,
+    written: Mutex<Runs<u64>>,
 }
 
 impl<'a> Reserved<'a> {

@@ -15,7 +15,7 @@ use instar_image::{ENOTSUP, Error, FileOffset, Kind, NewSnapshot, Result, Snapsh
 
 use super::tables::Tables;
 use super::{Qcow2Editor, State};
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::header::Header;
 use crate::layout::{L1_ENTRY, L1_OFFSET_MASK, field};
 use crate::refcount::shift::Shift;
@@ -142,7 +142,7 @@ impl<'a> Qcow2Editor<'a> {
         if clusters == 0 {
             return Ok(FileOffset::ZERO);
         }
-        let (device, offset) = (self.device, cluster::offset(state.counts.allocate(clusters)?, bits));
+        let (device, offset) = (self.device, state.counts.allocate(clusters)?.offset(bits));
         let used = l1.count.saturating_mul(L1_ENTRY);
         let behind =
             Step::Zero { device, offset: offset + used, len: (clusters << bits).saturating_sub(used), unmap: true };
@@ -175,8 +175,8 @@ impl<'a> Qcow2Editor<'a> {
         let bits = self.header.cluster_bits;
         state.tables = Tables::open(self.machine, device, &new)?;
         let (_, clusters) = state.tables.place();
-        let old = cluster::number(self.header.l1_offset, bits);
-        state.counts.moved(old, cluster::number(new.l1_offset, bits), clusters);
+        let old = ClusterNumber::of(self.header.l1_offset, bits);
+        state.counts.moved(old, ClusterNumber::of(new.l1_offset, bits), clusters);
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use instar_image::reader::{Reader, is_zero};
 use instar_image::table::Span;
 
 use crate::below::Below;
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::edit::Qcow2Editor;
 use crate::entry::compressed_range;
 use crate::layout::{OFLAG_COMPRESSED, host_of};
@@ -58,7 +58,7 @@ impl Qcow2Editor<'_> {
         let g = &self.geometry;
         let below = Below { machine: self.machine, device: self.device, cluster_bits: g.cluster_bits, l1 };
         below.each(&|_| true, &|number, table, bytes| {
-            reach.add(number, cluster::number(table, g.cluster_bits) / window);
+            reach.add(number, ClusterNumber::of(table, g.cluster_bits).get() / window);
             for group in bytes.chunks(ENTRIES << g.entry_bits).filter(|group| !is_zero(group)) {
                 for at in (0..group.len()).step_by(1 << g.entry_bits) {
                     let entry = Reader::new(group).be64(at)?;
@@ -67,7 +67,7 @@ impl Qcow2Editor<'_> {
                         _ => compressed_range(g, entry),
                     };
                     for byte in [offset, offset.saturating_add(len.saturating_sub(1))] {
-                        reach.add(number, cluster::number(byte, g.cluster_bits) / window);
+                        reach.add(number, ClusterNumber::of(byte, g.cluster_bits).get() / window);
                     }
                 }
             }

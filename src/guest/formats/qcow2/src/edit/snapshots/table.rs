@@ -8,7 +8,7 @@ use core::ops::Range;
 use instar_image::{Error, FileOffset, Kind, NewSnapshot, Result, Step, Zeroes};
 
 use super::EFBIG;
-use crate::cluster;
+use crate::cluster::ClusterNumber;
 use crate::edit::{Qcow2Editor, State};
 use crate::layout::{SNAPSHOT_TABLE_BYTES_MAX, SNAPSHOTS_MAX, field};
 use crate::snapshots::{Entry, Walk};
@@ -77,7 +77,7 @@ impl<'a> Qcow2Editor<'a> {
             return Err(too_large());
         }
         let first = state.counts.allocate(self.clusters_of(len))?;
-        let offset = cluster::offset(first, self.header.cluster_bits);
+        let offset = first.offset(self.header.cluster_bits);
         let (device, mut to_offset) = (self.device, offset);
         let mut steps = Vec::new();
         for part in parts.iter().filter(|part| !part.is_empty()) {
@@ -154,7 +154,7 @@ impl<'a> Qcow2Editor<'a> {
     pub(super) fn release_table(&self, state: &mut State<'a>, found: &Found) -> Result<()> {
         let clusters = self.clusters_of(found.len);
         if clusters > 0 {
-            let first = cluster::number(self.header.snapshot_offset, self.header.cluster_bits);
+            let first = ClusterNumber::of(self.header.snapshot_offset, self.header.cluster_bits);
             state.counts.release(first, clusters);
         }
         self.settle_old(state)

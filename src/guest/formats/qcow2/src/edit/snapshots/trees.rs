@@ -15,6 +15,7 @@ use super::reach::Reach;
 use super::{EFBIG, EINVAL};
 use crate::check::CLUSTERS_MAX;
 use crate::check::tables::{Count, quiet};
+use crate::cluster::ClusterNumber;
 use crate::edit::{Qcow2Editor, State};
 use crate::flags::Flags;
 use crate::layout::{L1_ENTRY, OFLAG_COPIED};
@@ -43,7 +44,7 @@ pub struct Tree {
 pub struct Weighed {
     tree: Tree,
     shift: Shift,
-    windows: Vec<Range<u64>>,
+    windows: Vec<Range<ClusterNumber>>,
     reach: Reach,
     /// The only window, if it is small.
     kept: Option<Sheet>,
@@ -66,12 +67,12 @@ impl<'a> Qcow2Editor<'a> {
     }
 
     /// The windows of the file's clusters, and which of them what is below an L1 table lies in.
-    fn windows(&self, l1: Span, geometry: Geometry) -> Result<(Vec<Range<u64>>, Reach)> {
-        let clusters = self.machine.stat(self.device)?.len.div_ceil(self.header.cluster_size());
-        if clusters > CLUSTERS_MAX {
+    fn windows(&self, l1: Span, geometry: Geometry) -> Result<(Vec<Range<ClusterNumber>>, Reach)> {
+        let behind = ClusterNumber::behind(self.machine.stat(self.device)?.end(), self.header.cluster_bits);
+        if behind.get() > CLUSTERS_MAX {
             return Err(Error::new(Kind::Io(EFBIG), "File too large"));
         }
-        let windows: Vec<Range<u64>> = windows(geometry, clusters).collect();
+        let windows: Vec<Range<ClusterNumber>> = windows(geometry, behind).collect();
         let reach = match &windows[..] {
             [first, _, ..] => self.reach_of(l1, first.end - first.start)?,
             _ => Reach::everywhere(),
@@ -80,12 +81,12 @@ impl<'a> Qcow2Editor<'a> {
     }
 
     /// How often the tree refers to the window's clusters. `wanted`: entries of the L1 table below which any of them may be.
-    fn count(&self, tree: Tree, range: Range<u64>, wanted: &dyn Fn(u64) -> bool, max: u64) -> Result<Sheet> {
+    fn count(&self, tree: Tree, range: Range<ClusterNumber>, wanted: &dyn Fn(u64) -> bool, max: u64) -> Result<Sheet> {
         let file_end = self.machine.stat(self.device)?.end();
         let sheet = Sheet::new(range, max);
         let (machine, device, geometry) = (self.machine, self.device, self.geometry);
-        let clusters = AtomicU64::new(file_end.get().div_ceil(self.header.cluster_size()));
-        let count = Count { machine, device, geometry, file_end, clusters, sheet: &sheet };
+        let behind = AtomicU64::new(ClusterNumber::behind(file_end, self.header.cluster_bits).get());
+        let count = Count { machine, device, geometry, file_end, behind, sheet: &sheet };
         let (mut out, Span { offset, count: entries }) = (quiet(false), tree.l1);
         if tree.whole {
             count.refer(offset, entries.saturating_mul(L1_ENTRY), &mut out)?;
@@ -102,7 +103,7 @@ impl<'a> Qcow2Editor<'a> {
     fn compare(&self, sheet: &Sheet, stored: &Stored<'_>, shift: Shift) -> Result<()> {
         let max = stored.table.geometry.max();
         let (next, failed) = (AtomicU64::new(0), Mutex::new(Ok(())));
-        let one = |cluster: u64| -> Result<()> {
+        let one = |cluster: ClusterNumber| -> Result<()> {
             let (count, references) = match sheet.both(cluster) {
                 (_, 0) => return Ok(()),
                 (count, references) if count != MANY && references != MANY => (u64::from(count), u64::from(references)),

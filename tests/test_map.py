@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 
 from tests.base import InstarTestBase
 
@@ -157,6 +158,17 @@ class TestMap(InstarTestBase):
                     self.alike(output, "--start-offset=48k", "--max-length=2M", name, status=None)
         seen = {key for name in names for entry in self.entries(name) for key, value in entry.items() if value is True}
         self.assertEqual(seen, {"present", "zero", "data", "compressed"})
+
+    def test_holes_of_a_data_file(self):
+        """Of an image that looks preallocated, and whose clusters are in another file: the holes are that one's."""
+        options = "cluster_size=2M,data_file=bytes,data_file_raw=on"
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, "dense", "64M")
+        self.write("dense", "write -q -P 1 20M 2M", "write -q -P 1 40M 1M")
+        subprocess.run(["cp", "--sparse=always", "dense", "sparse"], cwd=self.tmp, check=True)
+        for output in OUTPUTS:
+            self.alike(output, "sparse")
+        shown = [entry["start"] >> 20 for entry in self.entries("sparse") if not entry["zero"]]
+        self.assertEqual(shown, [0, 20, 40])
 
     def test_raw_with_holes(self):
         """By SEEK_DATA and SEEK_HOLE: at the beginning, at the end, none, nothing else, and of odd lengths."""

@@ -1,13 +1,14 @@
 //! How the images of a chain tell of what they store, for the commands that show it.
 
 use alloc::vec::Vec;
+use core::iter;
 
 pub use instar_abi::ops::map::{COMPRESSED, DATA, HAS_OFFSET, PRESENT, ZERO};
 use instar_image::chain::Chain;
 use instar_image::quirk::{has, hides_places};
 use instar_image::runs::RunMap;
 use instar_image::walk::Stretch;
-use instar_image::{Extent, FileOffset, Machine, Place, Quirk, Result, Run};
+use instar_image::{DeviceId, Extent, FileOffset, Machine, Place, Quirk, Result, Run};
 
 /// A range of the disk that is stored in one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,8 +32,8 @@ impl Stretch for Entry {
 pub struct Stored<'a> {
     machine: &'a dyn Machine,
     chain: &'a Chain<'a>,
-    /// Of each layer, the runs of its file where holes of that show.
-    holes: Vec<Option<RunMap<'a>>>,
+    /// Of each layer whose holes show, the runs of the files that its data may lie in.
+    holes: Vec<Vec<(DeviceId, RunMap<'a>)>>,
 }
 
 impl<'a> Stored<'a> {
@@ -40,9 +41,15 @@ impl<'a> Stored<'a> {
     pub fn of(machine: &'a dyn Machine, chain: &'a Chain<'a>) -> Result<Self> {
         let mut holes = Vec::new();
         for layer in &chain.layers {
-            let shows = layer.image.is_preallocated()?;
-            let len = machine.stat(layer.device)?.len;
-            holes.push(shows.then(|| RunMap::new(machine.source(), layer.device, len)));
+            let mut runs = Vec::new();
+            if layer.image.is_preallocated()? {
+                let others = layer.image.data_files().into_iter().map(|(device, _)| device);
+                for device in iter::once(layer.device).chain(others) {
+                    let len = machine.stat(device)?.len;
+                    runs.push((device, RunMap::new(machine.source(), device, len)));
+                }
+            }
+            holes.push(runs);
         }
         Ok(Self { machine, chain, holes })
     }
@@ -52,9 +59,10 @@ impl<'a> Stored<'a> {
         self.chain.layers.get(depth).is_some_and(|layer| has(layer.format, quirk))
     }
 
-    /// The run at `offset` in the file of layer `depth`, where holes show.
-    fn hole(&self, depth: usize, offset: FileOffset) -> Result<Option<Run>> {
-        self.holes.get(depth).and_then(Option::as_ref).map(|runs| runs.run(offset)).transpose()
+    /// The run at `offset` in a file of layer `depth`, where holes show.
+    fn hole(&self, depth: usize, device: DeviceId, offset: FileOffset) -> Result<Option<Run>> {
+        let runs = self.holes.get(depth).and_then(|files| files.iter().find(|(file, _)| *file == device));
+        runs.map(|(_, runs)| runs.run(offset)).transpose()
     }
 
     /// The extent as the image that it lies in has it, if it does not lie in a file; and whether that one has a backing
@@ -92,7 +100,7 @@ impl<'a> Stored<'a> {
             _ if self.chain.layers.get(depth).is_some_and(hides_places) => entry.bits = PRESENT | DATA,
             Place::Data { device, offset } => {
                 (entry.bits, entry.offset, entry.device) = (PRESENT | DATA | HAS_OFFSET, offset, device.0);
-                if let Some(run) = self.hole(depth, offset)? {
+                if let Some(run) = self.hole(depth, device, offset)? {
                     entry.len = entry.len.min(run.len);
                     entry.bits |= if run.data { 0 } else { ZERO };
                 }

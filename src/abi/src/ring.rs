@@ -184,6 +184,8 @@ pub const STAT_WRITABLE: u64 = 2;
 pub const STAT_FRESH: u64 = 4;
 /// [`Op::Stat`]: another program has it open to write: it is read as it is, which not every image bears.
 pub const STAT_CONTENDED: u64 = 8;
+/// [`Op::Stat`]: it does not answer as memory does: several requests should be under way.
+pub const STAT_SLOW: u64 = 16;
 /// [`Op::Stat`]: a device index of 24 bits begins here.
 pub const STAT_SAME_FILE_SHIFT: u32 = 8;
 /// [`Op::Stat`]: a number of sectors of 512 bytes, in 24 bits, begins here.

@@ -366,6 +366,7 @@ impl Source for Machine {
                 writable: d.writable,
                 fresh: d.fresh,
                 contended: false,
+                slow: false,
                 same_file: device,
                 extent_size_hint: 0,
                 alignment: 1,

@@ -30,6 +30,8 @@ pub struct Stat {
     pub fresh: bool,
     /// Another program has it open to write.
     pub contended: bool,
+    /// It does not answer as memory does: several requests should be under way.
+    pub slow: bool,
     /// The first device that is the same file: itself, unless the file was opened by two names.
     pub same_file: DeviceId,
     /// The file system is asked to allocate so many bytes of the file at once; 0: nothing is asked.

@@ -134,7 +134,7 @@ fn copy_down(machine: &dyn Machine, chain: &Chain<'_>, depth: usize) -> Result<(
     let settings = Settings { sparse: SPARSE, zeroed: false, salvage: false, compress: false, as_is: true };
     let progress = Progress::new(machine, size);
     let selection = Selection::Layers(depth);
-    let planner = Planner::new(machine.source(), disks, writer.target(), settings, selection, (size, rest));
+    let planner = Planner::new(machine, disks, writer.target(), settings, selection, (size, rest));
     copy::run(machine, writer, &planner, settings, &progress)?;
     writer.finish()?;
     progress.end_counted();

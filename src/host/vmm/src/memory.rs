@@ -166,6 +166,11 @@ pub struct HeapSlice<'a> {
     memory: PhantomData<&'a Shared>,
 }
 
+// SAFETY: as for the memory that it is part of.
+unsafe impl Send for HeapSlice<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for HeapSlice<'_> {}
+
 fn times(done: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(done).map_err(|_| io::Error::last_os_error())
 }
@@ -182,6 +187,13 @@ impl HeapSlice<'_> {
     pub fn skip(&self, from: usize) -> Self {
         let from = from.min(self.len);
         Self { at: self.at.wrapping_add(from), len: self.len - from, memory: PhantomData }
+    }
+
+    /// The part of at most `len` bytes from `from` on.
+    #[must_use]
+    pub fn part(&self, from: usize, len: usize) -> Self {
+        let rest = self.skip(from);
+        Self { len: len.min(rest.len), ..rest }
     }
 
     /// Reads from a file, once: see pread(2).

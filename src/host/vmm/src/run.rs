@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread::Scope;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use instar_abi::ABI_VERSION;
@@ -17,7 +18,7 @@ use crate::elf::Program;
 use crate::job::ASKED;
 use crate::layout::{Layout, PAGE};
 use crate::memory::{Backing, Shared};
-use crate::server::{Served, Server};
+use crate::server::{Depth, Served, Server};
 use crate::{Failure, Isolation, Job, LastWords, Limits, Outcome};
 
 /// How often the limits are looked at.
@@ -198,6 +199,7 @@ fn no_thread(error: &io::Error) -> End {
 struct Session<'a> {
     server: &'a Server<'a>,
     memory: &'a Shared,
+    depth: Depth<'a>,
     limits: &'a Limits,
     last_words: Option<&'a LastWords>,
     ended: AtomicBool,
@@ -207,7 +209,7 @@ struct Session<'a> {
 
 impl Attend for Session<'_> {
     fn rang(&self, worker: u32) -> bool {
-        match self.server.serve(worker, self.memory) {
+        match self.server.serve(worker, self.memory, &self.depth) {
             Served::Continue => true,
             Served::Aborted => false,
             served => {
@@ -228,7 +230,7 @@ type ThreadId = AtomicI32;
 impl<'a> Session<'a> {
     fn new(server: &'a Server<'a>, memory: &'a Shared, limits: &'a Limits, last_words: Option<&'a LastWords>) -> Self {
         let (ended, end, started) = (AtomicBool::new(false), Mutex::new(None), Instant::now());
-        Self { server, memory, limits, last_words, ended, end, started }
+        Self { server, memory, depth: Depth::default(), limits, last_words, ended, end, started }
     }
 
     fn finish(&self, end: End) {
@@ -265,9 +267,12 @@ impl<'a> Session<'a> {
         let mut work = bodies.into_iter().zip(&threads);
         let main = work.next();
         std::thread::scope(|scope| {
-            let watched = thread().spawn_scoped(scope, || self.watch(&threads, children));
+            let watched = thread().spawn_scoped(scope, || self.watch(scope, &threads, children));
             let watchdog = match watched {
-                Ok(watchdog) => watchdog.thread().clone(),
+                Ok(watchdog) => {
+                    self.depth.started_by(watchdog.thread().clone());
+                    watchdog.thread().clone()
+                }
                 // Nobody would look at the limits: nothing has run yet, and nothing will.
                 Err(error) => return self.finish(no_thread(&error)),
             };
@@ -305,20 +310,39 @@ impl<'a> Session<'a> {
         end.unwrap_or(End::Served(Served::Aborted))
     }
 
+    /// Begins the threads that are wanted for what is slow. Where there can be none the workers do it all.
+    fn assisted<'s>(&'s self, scope: &'s Scope<'s, '_>, begun: &mut usize) {
+        while let Some(thread) = self.depth.threads.get(*begun).filter(|_| *begun < self.depth.wanted()) {
+            *begun += 1;
+            let body = move || {
+                crate::lockdown::drop_rest();
+                // SAFETY: takes nothing, gives a number.
+                thread.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+                let _leaving = Leaving { session: self, thread, watchdog: std::thread::current() };
+                self.server.assist(&self.depth);
+            };
+            if self::thread().spawn_scoped(scope, body).is_err() {
+                return;
+            }
+        }
+    }
+
     /// Looks at the limits until every worker is back; once the end is there, reminds those that are not.
-    fn watch(&self, threads: &[ThreadId], children: &[libc::pid_t]) {
+    fn watch<'s>(&'s self, scope: &'s Scope<'s, '_>, threads: &[ThreadId], children: &[libc::pid_t]) {
         crate::lockdown::drop_rest();
-        let mut since = None;
+        let (mut since, mut assistants) = (None, 0);
         loop {
             let ended = self.ended.load(Ordering::Relaxed);
             if threads.iter().all(|t| t.load(Ordering::SeqCst) == -1) {
-                return;
+                return self.depth.close();
             }
+            self.assisted(scope, &mut assistants);
             if ended {
                 if since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                     self.leave(children);
                 }
-                for thread in threads.iter().map(|t| t.load(Ordering::SeqCst)).filter(|t| *t > 0) {
+                let all = threads.iter().chain(&self.depth.threads);
+                for thread in all.map(|t| t.load(Ordering::SeqCst)).filter(|t| *t > 0) {
                     // SAFETY: a signal with a handler that does nothing, to a thread of this process.
                     unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGNAL) };
                 }
@@ -379,13 +403,13 @@ fn cpu_time(pid: libc::pid_t) -> Duration {
 }
 
 /// A worker's thread on its way out, even by a panic: nobody waits for it any more, and a panic ends the others.
-struct Leaving<'a> {
-    session: &'a Session<'a>,
+struct Leaving<'a, 's> {
+    session: &'a Session<'s>,
     thread: &'a ThreadId,
     watchdog: std::thread::Thread,
 }
 
-impl Drop for Leaving<'_> {
+impl Drop for Leaving<'_, '_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.session.finish(End::Fault("the host's server failed".to_string()));

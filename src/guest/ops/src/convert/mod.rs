@@ -80,7 +80,7 @@ pub fn run(machine: &dyn Machine, params: &Convert, program: &str, version: Vers
     let (target, settings) = (writer.target(), Settings { compress, ..params.settings });
     let selection = if backed { Selection::Own } else { Selection::All };
     let disks = Disks { sources: &chains, target: output.chain() };
-    let planner = Planner::new(machine.source(), disks, target, settings, selection, (size, rest)).skipping(skip);
+    let planner = Planner::new(machine, disks, target, settings, selection, (size, rest)).skipping(skip);
     let planner = planner.encrypting(writer.encrypter().is_some());
     let unit = match target {
         Target::Allocated { unit, .. } if compress => Some(unit),

@@ -8,7 +8,7 @@ use instar_image::damage::SECTOR;
 use instar_image::error::Stage;
 use instar_image::walk::{Stretch, walk};
 use instar_image::write::Target;
-use instar_image::{Error, Extent, Kind, Place, Result, Scope, Source};
+use instar_image::{Error, Extent, Kind, Machine, Place, Result, Scope};
 use spin::Mutex;
 
 use super::files::Files;
@@ -17,6 +17,8 @@ use super::{Disks, Selection, Settings};
 
 /// Bytes of a job whose data passes through the guest.
 const JOB_BYTES: u64 = 2 << 20;
+/// The same of all workers together where a source is waited for: what is read at once is under way at once.
+const SLOW_JOB_BYTES: u64 = 16 << 20;
 /// Most bytes of a job that the host copies by itself.
 const COPY_JOB_BYTES: u64 = 16 << 20;
 /// A disk is at least so many jobs, if it is not very small: progress is told after each.
@@ -69,6 +71,16 @@ struct Position {
     reported: u64,
 }
 
+/// Whether anything that is read is waited for.
+fn is_slow(machine: &dyn Machine, disks: Disks<'_>) -> bool {
+    let layers = disks.sources.iter().flat_map(|chain| &chain.layers);
+    let devices = layers.flat_map(|layer| {
+        let others = layer.image.data_files().into_iter().map(|(device, _)| device);
+        core::iter::once(layer.device).chain(others)
+    });
+    devices.into_iter().any(|device| machine.stat(device).is_ok_and(|stat| stat.slow))
+}
+
 /// Hands out jobs. The first error anywhere ends it.
 pub struct Planner<'a> {
     disks: Disks<'a>,
@@ -98,7 +110,7 @@ pub struct Planner<'a> {
 impl<'a> Planner<'a> {
     /// At the beginning. The sources have `size` bytes; `rest` more are the target's own.
     pub fn new(
-        source: &'a dyn Source,
+        machine: &'a dyn Machine,
         disks: Disks<'a>,
         target: Target,
         settings: Settings,
@@ -112,7 +124,11 @@ impl<'a> Planner<'a> {
                 let part = (size + rest) / PARTS_MIN / JOB_BYTES * JOB_BYTES;
                 (1, zeroed || settings.zeroed, part.clamp(JOB_BYTES, COPY_JOB_BYTES))
             }
-            Target::Allocated { unit, zeroed, .. } => (unit, zeroed || settings.zeroed, JOB_BYTES),
+            Target::Allocated { unit, zeroed, .. } => {
+                let part = (size + rest) / PARTS_MIN / JOB_BYTES * JOB_BYTES;
+                let most = if is_slow(machine, disks) { SLOW_JOB_BYTES / machine.workers() as u64 } else { 0 };
+                (unit, zeroed || settings.zeroed, part.min(most).max(JOB_BYTES))
+            }
         };
         let starts = disks
             .sources
@@ -135,7 +151,7 @@ impl<'a> Planner<'a> {
             skip_holes: zeroed && settings.sparse != 0,
             losses: settings.salvage.then(Losses::default),
             selection,
-            files: Files::new(source),
+            files: Files::new(machine.source()),
             position: Mutex::new(Position { next: 0, ticket: 0, reported: 0 }),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),

@@ -162,7 +162,7 @@ fn copy_what_differs(
     let counter = count::Counter::new(editor.target());
     let writer: &dyn Writer = if params.dry_run { &counter } else { editor };
     let selection = Selection::Differing(new);
-    let planner = Planner::new(machine.source(), Disks::of(chain), writer.target(), settings, selection, (size, 0));
+    let planner = Planner::new(machine, Disks::of(chain), writer.target(), settings, selection, (size, 0));
     copy::run(machine, writer, &planner, settings, &progress)?;
     if params.dry_run {
         tell(machine, counter.results())?;

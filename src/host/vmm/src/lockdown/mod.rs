@@ -7,6 +7,7 @@
 
 pub mod capabilities;
 mod syscalls;
+mod tree;
 
 use std::os::fd::OwnedFd;
 

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, sock_filter,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
+
+use super::tree::{self, Verdict};
 
 /// What a call's argument must be for the call to pass.
 enum When {
@@ -40,6 +41,7 @@ const TABLE: &[(i64, When, &str)] = &[
     (libc::SYS_write, When::Always, "standard output; the doorbell of a child; the committer's pipe"),
     (libc::SYS_writev, When::Always, "standard output"),
     (libc::SYS_pread64, When::Always, "the server reads"),
+    (libc::SYS_preadv2, When::Always, "the server asks what is in memory"),
     (libc::SYS_pwrite64, When::Always, "the server writes"),
     (libc::SYS_lseek, When::Always, "data and holes; a block device's length"),
     (libc::SYS_copy_file_range, When::Always, "the server copies"),
@@ -61,7 +63,7 @@ const TABLE: &[(i64, When, &str)] = &[
     (libc::SYS_madvise, When::Always, "the allocator"),
     (libc::SYS_brk, When::Always, "the allocator"),
     (libc::SYS_futex, When::Always, "locks between threads"),
-    (libc::SYS_clone, When::Masked(0, THREAD, THREAD), "threads, never processes"),
+    (libc::SYS_clone, When::Masked(0, THREAD, THREAD), "threads for what is slow, never processes"),
     (libc::SYS_set_robust_list, When::Always, "a thread begins"),
     (libc::SYS_rseq, When::Always, "a thread begins"),
     (libc::SYS_sigaltstack, When::Always, "a thread begins and ends"),
@@ -221,27 +223,24 @@ pub fn install(opening: bool, receives: bool, children: &[libc::pid_t]) -> Resul
     if receives {
         table.insert(libc::SYS_recvmsg, Vec::new());
     }
-    let mut filter = without_clone3().to_vec();
-    filter.extend(program(table, denied(), SeccompAction::Allow).map_err(in_words)?);
-    seccompiler::apply_filter(&filter).map_err(in_words)
+    // The C library falls back from clone3, whose flags no filter can see, to clone where it does not exist.
+    seccompiler::apply_filter(&whole(table, &[(libc::SYS_clone3, Verdict::Fails(libc::ENOSYS))])?).map_err(in_words)
 }
 
-/// What stands before a filter: the C library falls back from clone3, whose flags no filter can see, to clone where it
-/// does not exist. The library's filters have one error for all calls, and a filter of its own would take each call's
-/// time.
-fn without_clone3() -> [sock_filter; 3] {
-    let statement = |code: u32, jf, k| sock_filter { code: code as u16, jt: 0, jf, k };
-    [
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
-        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_clone3 as u32),
-        statement(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned()),
-    ]
+/// The filter of a table: by their number, but for the calls that have conditions. `besides`: what fails in its own way.
+fn whole(table: Table, besides: &[(i64, Verdict)]) -> Result<BpfProgram, String> {
+    let (always, asked): (Table, Table) = table.into_iter().partition(|(_, rules)| rules.is_empty());
+    let allowed = always.into_keys().map(|call| (call, Verdict::Allowed));
+    let verdicts = allowed.chain(asked.keys().map(|call| (*call, Verdict::Asked))).chain(besides.iter().copied());
+    let before = tree::before(&verdicts.collect(), Verdict::Fails(libc::EPERM));
+    let mut filter = before.ok_or_else(|| in_words("too long"))?;
+    filter.extend(program(asked, denied(), SeccompAction::Allow).map_err(in_words)?);
+    Ok(filter)
 }
 
 /// The filter of the process that publishes.
 pub fn install_for_publisher() -> Result<(), String> {
-    let table = calls(PUBLISHER, &[]).map_err(in_words)?;
-    let filter = program(table, denied(), SeccompAction::Allow).map_err(in_words)?;
+    let filter = whole(calls(PUBLISHER, &[]).map_err(in_words)?, &[])?;
     seccompiler::apply_filter(&filter).map_err(in_words)
 }
 

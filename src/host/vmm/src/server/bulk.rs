@@ -18,7 +18,7 @@ const COMPARED: usize = 128 * 1024;
 /// `copy_file_range` at once: a run of this length can be interrupted soon enough.
 const RANGE_MAX: u64 = 64 << 20;
 
-/// A worker's own buffer, made when it is first used.
+/// A thread's own buffer, made when it is first used, and as long as it has to be.
 #[derive(Debug, Default)]
 pub struct Buffer {
     bytes: Vec<u8>,
@@ -26,13 +26,13 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Two chunks, aligned for `O_DIRECT`.
-    fn pair(&mut self) -> (&mut [u8], &mut [u8]) {
-        if self.bytes.is_empty() {
-            self.bytes = vec![0; 2 * CHUNK + direct::ALIGNMENT];
+    /// So many bytes, aligned for `O_DIRECT`.
+    fn take(&mut self, len: usize) -> &mut [u8] {
+        if self.bytes.len() < len + direct::ALIGNMENT {
+            self.bytes = vec![0; len + direct::ALIGNMENT];
             self.start = self.bytes.as_ptr().align_offset(direct::ALIGNMENT);
         }
-        self.bytes[self.start..self.start + 2 * CHUNK].split_at_mut(CHUNK)
+        &mut self.bytes[self.start..self.start + len]
     }
 }
 
@@ -131,7 +131,7 @@ pub fn copy(
     let source_len = from.0.len.load(Ordering::Acquire);
     let mut written = 0;
     let mut done = 0;
-    if clone_range(from, to, len, source_len) {
+    if share(from, to, len) {
         return Ok(len);
     }
     while done < len {
@@ -156,9 +156,8 @@ pub fn copy(
             (done, written) = (done + moved, written + moved);
             continue;
         }
-        let chunk = buffer.pair().0;
         let chunk_len = (piece.min(CHUNK as u64)) as usize;
-        let chunk = &mut chunk[..chunk_len];
+        let chunk = buffer.take(chunk_len);
         fill(from.0, chunk, at).map_err(broken(false))?;
         written += write_sparse(to, done, chunk, zeroes, over).map_err(broken(true))?;
         done += chunk_len as u64;
@@ -208,8 +207,9 @@ fn write_sparse(to: (&Slot, u64), done: u64, chunk: &[u8], zeroes: Zeroes, over:
 }
 
 /// Shares the blocks where the file system can and the range is aligned.
-fn clone_range(from: (&Slot, u64), to: (&Slot, u64), len: u64, source_len: u64) -> bool {
+pub fn share(from: (&Slot, u64), to: (&Slot, u64), len: u64) -> bool {
     const BLOCK: u64 = 4096;
+    let source_len = from.0.len.load(Ordering::Acquire);
     let fits = from.1.is_multiple_of(BLOCK)
         && to.1.is_multiple_of(BLOCK)
         && len.is_multiple_of(BLOCK)
@@ -283,7 +283,7 @@ pub fn compare(
     len: u64,
     over: &AtomicBool,
 ) -> io::Result<u64> {
-    let (one, other) = buffer.pair();
+    let (one, other) = buffer.take(2 * COMPARED).split_at_mut(COMPARED);
     let rest = |(slot, offset): (&Slot, u64)| slot.len.load(Ordering::Acquire).saturating_sub(offset);
     // Past the end of both there are only zeroes.
     let both = rest(left).max(rest(right)).min(len);

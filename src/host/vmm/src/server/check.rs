@@ -53,6 +53,24 @@ impl Checked<'_> {
         Some((slot, offset.saturating_add(self.len)))
     }
 
+    /// The part of the request from `from` on.
+    pub fn part(&self, from: u64, len: u64) -> Self {
+        Self {
+            slot: self.slot.clone(),
+            slot2: self.slot2.clone(),
+            offset: self.offset + from,
+            offset2: self.offset2 + from,
+            len,
+            buf: self.buf.part(from as usize, len as usize),
+            ..*self
+        }
+    }
+
+    /// Whether it is bulk data that takes the time.
+    pub fn moves(&self) -> bool {
+        matches!(self.op, Op::Read | Op::Write | Op::Copy | Op::Compare)
+    }
+
     /// Whether the guest learns from it what is on its devices.
     pub fn gives(&self) -> bool {
         matches!(self.op, Op::Read | Op::Copy | Op::Extents | Op::Compare)

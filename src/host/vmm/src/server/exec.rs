@@ -4,13 +4,13 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::bulk::Zeroes;
+use super::bulk::{Buffer, Zeroes};
 use crate::policy::{Asked, Opened};
 use crate::{Device, target};
 use instar_abi::ring::{
     Beside, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Role,
     STAT_ALIGNMENT_SHIFT, STAT_BLOCK_DEVICE, STAT_CONTENDED, STAT_FRESH, STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT,
-    STAT_WRITABLE, Status,
+    STAT_SLOW, STAT_WRITABLE, Status,
 };
 use rustix::fs::{FallocateFlags, SeekFrom};
 use zerocopy::IntoBytes;
@@ -36,8 +36,9 @@ fn value(value: u64) -> Reply {
 pub(super) type Outcome = Result<Reply, Reply>;
 
 impl Server<'_> {
-    pub(super) fn execute(&self, worker: u32, request: &Checked<'_>) -> Outcome {
-        let Some(slot) = request.slot.as_deref() else { return self.without_device(worker, request) };
+    /// What comes before a request to a device is carried out, whoever does that: may it be, and what is to be known or kept
+    /// first?
+    pub(super) fn admit(&self, request: &Checked<'_>) -> Result<(), Reply> {
         if let Some((grows, end)) = request.grows_to()
             && !self.table.grant(grows, end)
         {
@@ -45,11 +46,17 @@ impl Server<'_> {
             return Err(refused(Status::GrowthLimit));
         }
         if request.gives() {
-            [Some(slot), request.slot2.as_deref()].into_iter().flatten().for_each(|slot| self.policy.gives(slot));
+            [request.slot.as_deref(), request.slot2.as_deref()]
+                .into_iter()
+                .flatten()
+                .for_each(|slot| self.policy.gives(slot));
         }
-        if let Some(changed) = changed(request) {
-            changed.begin().map_err(|e| failed(&e))?;
-        }
+        changed(request).map_or(Ok(()), |changed| changed.begin().map_err(|e| failed(&e)))
+    }
+
+    /// Carries out a request to a device, or a piece of one, that was admitted.
+    pub(super) fn carry_out(&self, buffer: &mut Buffer, request: &Checked<'_>) -> Outcome {
+        let slot = request.slot.as_deref().ok_or_else(|| refused(Status::BadDevice))?;
         match request.op {
             Op::Read => read(slot, request),
             Op::Write => write(slot, request),
@@ -63,9 +70,11 @@ impl Server<'_> {
                     (true, true) => Zeroes::Unmapped(unit),
                 };
                 let (from, to) = ((slot, request.offset), (to, request.offset2));
-                super::bulk::copy(&mut self.buffer(worker), from, to, request.len, zeroes, &self.aborted)
-                    .map(value)
-                    .map_err(|b| Reply { value: b.done, value2: u64::from(b.in_target), ..failed(&b.error) })
+                super::bulk::copy(buffer, from, to, request.len, zeroes, &self.aborted).map(value).map_err(|b| Reply {
+                    value: b.done,
+                    value2: u64::from(b.in_target),
+                    ..failed(&b.error)
+                })
             }
             Op::WriteZeroes => {
                 let (unmap, allocate) = (request.flags & FLAG_UNMAP != 0, request.flags & FLAG_ALLOCATE != 0);
@@ -84,7 +93,7 @@ impl Server<'_> {
             Op::Compare => {
                 let other = request.slot2.as_deref().ok_or_else(|| refused(Status::BadDevice))?;
                 let both = ((slot, request.offset), (other, request.offset2));
-                super::bulk::compare(&mut self.buffer(worker), both.0, both.1, request.len, &self.aborted)
+                super::bulk::compare(buffer, both.0, both.1, request.len, &self.aborted)
                     .map(value)
                     .map_err(|e| failed(&e))
             }
@@ -95,7 +104,7 @@ impl Server<'_> {
         }
     }
 
-    fn without_device(&self, worker: u32, request: &Checked<'_>) -> Outcome {
+    pub(super) fn simple(&self, worker: u32, request: &Checked<'_>) -> Outcome {
         match request.op {
             Op::Progress => {
                 self.observer.progress(request.offset, request.len);
@@ -121,10 +130,6 @@ impl Server<'_> {
             std::thread::sleep(slice);
             left -= slice;
         }
-    }
-
-    fn buffer(&self, worker: u32) -> std::sync::MutexGuard<'_, super::bulk::Buffer> {
-        self.buffers[worker as usize].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn open_named(&self, request: &Checked<'_>) -> Outcome {
@@ -201,7 +206,8 @@ fn stat(slot: &Slot, same_file: u32) -> Reply {
     let bits = bit(slot.block, STAT_BLOCK_DEVICE)
         | bit(slot.growth_limit().is_some(), STAT_WRITABLE)
         | bit(slot.device.fresh, STAT_FRESH)
-        | bit(slot.device.contended, STAT_CONTENDED);
+        | bit(slot.device.contended, STAT_CONTENDED)
+        | bit(slot.is_slow(), STAT_SLOW);
     Reply {
         value: slot.len.load(Ordering::Relaxed),
         value2: allocated,

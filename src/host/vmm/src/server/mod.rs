@@ -1,13 +1,18 @@
 //! The server: the only code that meets what a guest sends.
 //!
 //! A worker's thread calls [`Server::serve`] at each doorbell. Each request is copied out of shared memory once,
-//! checked whole (`check`), and only then carried out (`exec`), on the same thread.
+//! checked whole (`check`), and only then carried out (`exec`): on the same thread where its devices answer as memory does
+//! (`pace`), else in pieces by several threads (`depth`, `pieces`).
 
 mod bulk;
 mod check;
+mod depth;
 mod direct;
 mod exec;
+mod pace;
+mod pieces;
 mod table;
+pub use depth::Depth;
 pub use table::{Holder, Slot};
 mod wait;
 
@@ -20,6 +25,8 @@ use instar_abi::ring::{BATCH_MAX, LOG_LINES, Op, Reply, Status};
 use crate::limits::{MESSAGES, RESULTS};
 use crate::memory::Shared;
 use crate::{Device, Limits, Observer, Policy};
+use check::Checked;
+use depth::Batch;
 use table::Table;
 use wait::Semaphore;
 
@@ -120,7 +127,7 @@ impl<'a> Server<'a> {
     }
 
     /// Serves worker `worker`'s batch.
-    pub fn serve(&self, worker: u32, memory: &Shared) -> Served {
+    pub fn serve<'m>(&self, worker: u32, memory: &'m Shared, depth: &Depth<'m>) -> Served {
         if self.aborted.load(Ordering::Relaxed) {
             return Served::Aborted;
         }
@@ -132,26 +139,106 @@ impl<'a> Server<'a> {
         if let Some(max) = self.limits.requests.filter(|max| before + count as u64 > *max) {
             return Served::Limit { name: "number of requests", flag: "--max-requests", value: max.to_string() };
         }
-        for slot in 0..count {
+        // Requests of one batch may be carried out in any order.
+        let mut slow = Vec::new();
+        for number in 0..count {
             // Each may take as long as a slow disk takes for all of the guest's memory.
             if self.aborted.load(Ordering::Relaxed) {
                 return Served::Aborted;
             }
-            match self.one(worker, memory, slot) {
-                Ok(reply) => memory.set_reply(worker, slot, reply),
-                Err(end) => return end,
-            }
+            let request = memory.request(worker, number);
+            let reply = match check::check(&request, &self.table, memory) {
+                Err(status) => exec::refused(status),
+                Ok(request) if request.slot.is_some() => match self.at_once(worker, &request) {
+                    Some(reply) => reply,
+                    None => {
+                        slow.push((number, request));
+                        continue;
+                    }
+                },
+                // It may end the run, or wait for another worker.
+                Ok(request) => {
+                    self.deeply(worker, memory, depth, &mut slow);
+                    match self.without_device(worker, &request) {
+                        Ok(reply) => reply,
+                        Err(end) => return end,
+                    }
+                }
+            };
+            memory.set_reply(worker, number, reply);
         }
+        self.deeply(worker, memory, depth, &mut slow);
         if self.aborted.load(Ordering::Relaxed) { Served::Aborted } else { Served::Continue }
     }
 
-    fn one(&self, worker: u32, memory: &Shared, slot: usize) -> Result<Reply, Served> {
-        let request = memory.request(worker, slot);
-        let refused = |status: Status| Reply { status: status as u32, ..Reply::default() };
-        let checked = match check::check(&request, &self.table, memory) {
-            Ok(checked) => checked,
-            Err(status) => return Ok(refused(status)),
-        };
+    fn buffer(&self, worker: u32) -> std::sync::MutexGuard<'_, bulk::Buffer> {
+        self.buffers[worker as usize].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The answer to a request to a device; `None`: it is worth being carried out in pieces.
+    fn at_once(&self, worker: u32, request: &Checked<'_>) -> Option<Reply> {
+        if let Err(no) = self.admit(request) {
+            return Some(no);
+        }
+        if !pieces::is_slow(request) {
+            return Some(self.timed(&mut self.buffer(worker), request).unwrap_or_else(|no| no));
+        }
+        // Blocks are shared all at once.
+        let (Op::Copy, Some(from), Some(to)) = (request.op, &request.slot, &request.slot2) else { return None };
+        let shared = bulk::share((from, request.offset), (to, request.offset2), request.len);
+        shared.then(|| Reply { value: request.len, ..Reply::default() })
+    }
+
+    /// Carries out what was put off, with all the threads there are.
+    fn deeply<'m>(&self, worker: u32, memory: &Shared, depth: &Depth<'m>, slow: &mut Vec<(usize, Checked<'m>)>) {
+        if slow.is_empty() {
+            return;
+        }
+        let mut all = Vec::new();
+        let counts: Vec<_> =
+            slow.drain(..).map(|(number, request)| (number, pieces::cut(&request, &mut all))).collect();
+        let batch = Batch::new(all);
+        depth.hand_in(&batch);
+        self.take_part(&batch, &mut self.buffer(worker));
+        let mut outcomes = batch.outcomes();
+        depth.take_back(&batch);
+        let (mut pieces, mut outcomes) = (batch.pieces.as_slice(), outcomes.as_mut_slice());
+        for (number, count) in counts {
+            let (these, those) = (pieces.split_at(count), std::mem::take(&mut outcomes).split_at_mut(count));
+            if let Some(reply) = pieces::join(these.0, those.0) {
+                memory.set_reply(worker, number, reply);
+            }
+            (pieces, outcomes) = (these.1, those.1);
+        }
+    }
+
+    fn take_part(&self, batch: &Batch<'_>, buffer: &mut bulk::Buffer) {
+        while let Some(claim) = batch.claim(&self.aborted) {
+            let outcome = self.timed(buffer, claim.piece());
+            claim.done(outcome);
+        }
+    }
+
+    /// Carries out a request, and remembers how its devices answer.
+    fn timed(&self, buffer: &mut bulk::Buffer, request: &Checked<'_>) -> exec::Outcome {
+        let begun = Instant::now();
+        let outcome = self.carry_out(buffer, request);
+        if request.moves() {
+            let took = begun.elapsed();
+            [&request.slot, &request.slot2].into_iter().flatten().for_each(|slot| slot.pace.took(request.len, took));
+        }
+        outcome
+    }
+
+    /// What a thread does that is there for what is slow: it takes part in what workers hand in, until there will be no more.
+    pub fn assist(&self, depth: &Depth<'_>) {
+        let mut buffer = bulk::Buffer::default();
+        while let Some(batch) = depth.next() {
+            self.take_part(&batch, &mut buffer);
+        }
+    }
+
+    fn without_device(&self, worker: u32, checked: &Checked<'_>) -> Result<Reply, Served> {
         match checked.op {
             Op::Finish => Err(Served::Finished(checked.arg as u8)),
             Op::Panic if checked.arg == 1 => {
@@ -169,15 +256,15 @@ impl<'a> Server<'a> {
                     sleeper.wake();
                     Reply::default()
                 }
-                None => refused(Status::BadRequest),
+                None => exec::refused(Status::BadRequest),
             }),
-            Op::Emit => self.emit(&checked),
-            Op::Log => self.log(&checked),
-            _ => Ok(self.execute(worker, &checked).unwrap_or_else(|no| no)),
+            Op::Emit => self.emit(checked),
+            Op::Log => self.log(checked),
+            _ => Ok(self.simple(worker, checked).unwrap_or_else(|no| no)),
         }
     }
 
-    fn emit(&self, checked: &check::Checked<'_>) -> Result<Reply, Served> {
+    fn emit(&self, checked: &Checked<'_>) -> Result<Reply, Served> {
         let mut results = self.results.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if results.len() as u64 + checked.buf.len() as u64 > self.limits.result_bytes {
             let value = format!("{} bytes", self.limits.result_bytes);
@@ -188,7 +275,7 @@ impl<'a> Server<'a> {
     }
 
     /// Shows lines or records; what is over a limit is not shown, or is the last that is.
-    fn log(&self, checked: &check::Checked<'_>) -> Result<Reply, Served> {
+    fn log(&self, checked: &Checked<'_>) -> Result<Reply, Served> {
         let (shown, max, (name, flag)) = match checked.arg {
             LOG_LINES => (&self.messages, self.limits.message_bytes, MESSAGES),
             _ => (&self.shown, self.limits.shown_bytes, RESULTS),

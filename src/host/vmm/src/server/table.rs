@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use instar_abi::ring::Role;
 use rustix::fs::SeekFrom;
+use rustix::io::ReadWriteFlags;
 
+use super::pace::Pace;
 use crate::Device;
 use crate::policy::{BLOCK, Parts};
 
@@ -39,6 +41,10 @@ pub struct Slot {
     pub extent_size_hint: u32,
     /// Sharing blocks with another file was refused once: it is not tried again.
     pub no_clone: AtomicBool,
+    /// How it answers.
+    pub pace: Pace,
+    /// It cannot be asked what of it is in memory: it is not asked again.
+    pub no_wait: AtomicBool,
     /// Further files that may still be opened for writing for its image.
     pub left: Mutex<Parts>,
     /// So far the device may be written.
@@ -79,6 +85,8 @@ impl Slot {
             remote,
             extent_size_hint,
             no_clone,
+            pace: Pace::new(remote),
+            no_wait: AtomicBool::new(false),
             left,
             granted,
             resizing,
@@ -134,6 +142,26 @@ impl Slot {
     /// How many of `bytes`, to be written at `offset`, are kept for the end.
     pub fn keep(&self, offset: u64, bytes: &[u8]) -> usize {
         self.device.old.as_ref().map_or(0, |old| old.keep(offset, bytes))
+    }
+
+    /// Whether requests to it are waited for, so that several should be under way.
+    pub fn is_slow(&self) -> bool {
+        self.device.direct || self.pace.is_slow()
+    }
+
+    /// Whether what is at `offset` would have to be waited for, as far as the file system tells.
+    pub fn is_away(&self, offset: u64) -> bool {
+        if self.no_wait.load(Ordering::Relaxed) || self.is_hidden() {
+            return false;
+        }
+        let mut byte = [0];
+        let asked = [io::IoSliceMut::new(&mut byte)];
+        match rustix::io::preadv2(&self.device.file, &mut { asked }, offset, ReadWriteFlags::NOWAIT) {
+            Err(rustix::io::Errno::AGAIN) => self.pace.waited(),
+            Err(_) => self.no_wait.store(true, Ordering::Relaxed),
+            Ok(_) => return false,
+        }
+        self.pace.is_slow()
     }
 
     /// Puts what is kept over what was read at `offset`.

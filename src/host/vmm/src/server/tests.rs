@@ -22,6 +22,7 @@ use crate::target::{Cache, Old, Target, Written};
 
 mod copies;
 mod limits;
+mod slow;
 
 /// How long the second device may become.
 const GROWTH: u64 = 8 << 20;
@@ -91,20 +92,26 @@ impl Bench {
         self.memory.layout().heap
     }
 
-    /// Puts a batch into worker 0's ring and rings.
-    fn batch(&self, requests: &[Request]) -> (Served, Vec<Reply>) {
+    /// Puts a batch into worker 0's ring.
+    fn put(&self, requests: &[Request]) {
         let ring = self.memory.layout().rings;
         self.memory.fill(ring, &(requests.len() as u32).to_le_bytes());
         for (i, request) in requests.iter().enumerate() {
             self.memory.fill(ring + 64 + i as u64 * 64, request.as_bytes());
         }
-        let served = self.server.serve(0, &self.memory);
-        let at = self.memory.at(ring + 64 + BATCH_MAX as u64 * 64);
-        let replies = (0..requests.len())
-            // SAFETY: the replies lie in the ring, which is mapped; nobody else writes to it.
-            .map(|i| unsafe { at.cast::<Reply>().add(i).read() })
-            .collect();
-        (served, replies)
+    }
+
+    fn replies(&self, count: usize) -> Vec<Reply> {
+        let at = self.memory.at(self.memory.layout().rings + 64 + BATCH_MAX as u64 * 64);
+        // SAFETY: the replies lie in the ring, which is mapped; nobody else writes to it.
+        (0..count).map(|i| unsafe { at.cast::<Reply>().add(i).read() }).collect()
+    }
+
+    /// Puts a batch into worker 0's ring and rings.
+    fn batch(&self, requests: &[Request]) -> (Served, Vec<Reply>) {
+        self.put(requests);
+        let served = self.server.serve(0, &self.memory, &Depth::default());
+        (served, self.replies(requests.len()))
     }
 
     pub(super) fn call(&self, request: Request) -> Reply {

@@ -16,7 +16,7 @@ fn results_are_bounded_and_the_end_is_the_end() {
     assert_eq!(bench.batch(&[panic]).0, Served::Panicked("rrr".into()));
     assert!(matches!(bench.batch(&[]).0, Served::Broke(_)));
     bench.memory.fill(bench.memory.layout().rings, &100_000u32.to_le_bytes());
-    assert!(matches!(bench.server.serve(0, &bench.memory), Served::Broke(_)));
+    assert!(matches!(bench.server.serve(0, &bench.memory, &Depth::default()), Served::Broke(_)));
     bench.server.abort();
     assert_eq!(bench.batch(&[emit]).0, Served::Aborted);
 }

@@ -1,0 +1,96 @@
+//! Devices that are waited for: their requests go in pieces, to several threads.
+
+use super::*;
+
+/// The devices are taken for slow ones, and `helpers` threads help; the replies to one batch.
+fn deep(bench: &Bench, helpers: usize, requests: &[Request]) -> Vec<Reply> {
+    for device in 0..2 {
+        bench.server.table.get(device).expect("it is there").pace.waited();
+    }
+    let depth = Depth::default();
+    std::thread::scope(|scope| {
+        for _ in 0..helpers {
+            scope.spawn(|| bench.server.assist(&depth));
+        }
+        bench.put(requests);
+        let served = bench.server.serve(0, &bench.memory, &depth);
+        depth.close();
+        assert_eq!(served, Served::Continue);
+    });
+    bench.replies(requests.len())
+}
+
+/// Bytes that nowhere repeat within a few pieces, with zeroes in between.
+fn content(len: usize) -> Vec<u8> {
+    let byte = |at: usize| if at / 65536 % 5 == 3 { 0 } else { (at * 7 + at / 4093) as u8 | 1 };
+    (0..len).map(byte).collect()
+}
+
+#[test]
+fn pieces_come_to_the_same_as_the_whole() {
+    let source = content(5 * MIB as usize + 777);
+    let len = source.len() as u64;
+    for helpers in [0, 1, 5] {
+        let bench = Bench::new(&format!("deep-{helpers}"), &[(0, &source)], len);
+        let sparse = |r: &mut Request| (r.flags, r.arg) = (FLAG_SKIP_ZERO, 65536);
+        let read = Request { offset: 1000, len: 6 * MIB, buf: bench.heap(), ..request(Op::Read) };
+        let replies = deep(&bench, helpers, &[copying(0, 7 * MIB).tap(sparse), read]);
+        assert_eq!((replies[0].status, replies[1].status), (0, 0));
+        assert_eq!(replies[1].value, len - 1000);
+        assert!(bench.heap_bytes(len - 1000) == source[1000..]);
+        assert!(bench.heap_bytes(6 * MIB)[source.len() - 1000..].iter().all(|byte| *byte == 0));
+        let written: u64 = source.chunks(65536).filter(|unit| unit.iter().any(|b| *b != 0)).map(|_| 65536).sum();
+        assert!(written.abs_diff(replies[0].value) < 65536, "{} of {written}", replies[0].value);
+        assert!(bench.target()[..source.len()] == source);
+        let write = Request { dev: 1, offset: 3, len: 3 * MIB, buf: bench.heap(), ..request(Op::Write) };
+        assert_eq!(deep(&bench, helpers, &[write])[0].status, 0);
+        assert!(bench.target()[3..3 + 3 * MIB as usize] == source[1000..1000 + 3 * MIB as usize]);
+    }
+}
+
+#[test]
+fn a_comparison_ends_at_the_first_difference() {
+    let mut source = content(4 * MIB as usize);
+    let bench = Bench::new("deep-compare", &[(0, &source)], 4 * MIB);
+    deep(&bench, 3, &[copying(0, 4 * MIB)]);
+    let compare = Request { len: 6 * MIB, dev2: 1, ..request(Op::Compare) };
+    assert_eq!(deep(&bench, 3, &[compare])[0].value, 6 * MIB);
+    for at in [3 * MIB as usize + 5, 600_000, 524_288, 524_287, 0] {
+        source[at] ^= 0x40;
+        std::fs::write(bench.folder.join("source"), &source).expect("room on the disk");
+        assert_eq!(deep(&bench, 3, &[compare])[0].value, at as u64);
+    }
+}
+
+#[test]
+fn a_copy_says_how_far_it_came() {
+    let bench = Bench::new("deep-broken", &[(0, &content(4 * MIB as usize))], 4 * MIB);
+    // Nothing can be written to it any more.
+    let closed = File::open(bench.folder.join("target")).expect("it is there");
+    let device = Device { fresh: false, ..Device::new(closed, PathBuf::from("/closed"), WRITE) };
+    let index = bench.server.table.push(device, 0, None).expect("there is room");
+    let reply = deep(&bench, 3, &[copying(0, 4 * MIB).tap(|r| r.dev2 = index)])[0];
+    assert_eq!(Status::from_wire(reply.status), Some(Status::Io));
+    assert_eq!((reply.errno, reply.value, reply.value2), (libc::EBADF as u32, 0, 1));
+}
+
+const WRITE: Mode = Mode::Write { growth_limit_bytes: GROWTH };
+
+#[test]
+fn what_overlaps_is_copied_in_order() {
+    let source = content(2 * MIB as usize);
+    let bench = Bench::new("deep-overlap", &[(0, &source)], 2 * MIB);
+    deep(&bench, 3, &[copying(0, 2 * MIB)]);
+    let down = Request { dev: 1, dev2: 1, offset: MIB / 2, len: 3 * MIB / 2, ..request(Op::Copy) };
+    assert_eq!(deep(&bench, 3, &[down])[0].status, 0);
+    assert!(bench.target()[..3 * MIB as usize / 2] == source[MIB as usize / 2..]);
+}
+
+#[test]
+fn what_is_not_begun_when_the_run_is_over_is_left() {
+    let bench = Bench::new("deep-over", &[(0, &content(MIB as usize))], MIB);
+    bench.server.abort();
+    bench.put(&[copying(0, MIB)]);
+    assert_eq!(bench.server.serve(0, &bench.memory, &Depth::default()), Served::Aborted);
+    assert!(bench.target().is_empty());
+}

@@ -198,8 +198,10 @@ impl<'a> Server<'a> {
         let counts: Vec<_> =
             slow.drain(..).map(|(number, request)| (number, pieces::cut(&request, &mut all))).collect();
         let batch = Batch::new(all);
+        let buffer = &mut self.buffer(worker);
+        while !batch.pieces.iter().all(pieces::answers) && self.take_one(&batch, buffer) {}
         depth.hand_in(&batch);
-        self.take_part(&batch, &mut self.buffer(worker));
+        self.take_part(&batch, buffer);
         let mut outcomes = batch.outcomes();
         depth.take_back(&batch);
         let (mut pieces, mut outcomes) = (batch.pieces.as_slice(), outcomes.as_mut_slice());
@@ -213,10 +215,15 @@ impl<'a> Server<'a> {
     }
 
     fn take_part(&self, batch: &Batch<'_>, buffer: &mut bulk::Buffer) {
-        while let Some(claim) = batch.claim(&self.aborted) {
-            let outcome = self.timed(buffer, claim.piece());
-            claim.done(outcome);
-        }
+        while self.take_one(batch, buffer) {}
+    }
+
+    /// Carries out a piece, if there is one.
+    fn take_one(&self, batch: &Batch<'_>, buffer: &mut bulk::Buffer) -> bool {
+        let Some(claim) = batch.claim(&self.aborted) else { return false };
+        let outcome = self.timed(buffer, claim.piece());
+        claim.done(outcome);
+        true
     }
 
     /// Carries out a request, and remembers how its devices answer.

@@ -1,6 +1,6 @@
 //! How a device answers: at once, as memory does, or so slowly that several requests should be under way.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// So many bytes have to come fast before a device that was slow is believed to be fast.
@@ -13,6 +13,8 @@ const DOUBT_AT_FIRST: u64 = 8 << 20;
 pub struct Pace {
     /// Bytes that still have to come fast; 0: it is fast.
     doubt: AtomicU64,
+    /// Something came from it, or went to it.
+    answered: AtomicBool,
 }
 
 /// A time for each request, and one for each byte, in nanoseconds.
@@ -32,12 +34,19 @@ impl Budget {
 impl Pace {
     /// Of a device that nothing was read from yet.
     pub const fn new(remote: bool) -> Self {
-        Self { doubt: AtomicU64::new(if remote { DOUBT_AT_FIRST } else { 0 }) }
+        let doubt = AtomicU64::new(if remote { DOUBT_AT_FIRST } else { 0 });
+        Self { doubt, answered: AtomicBool::new(false) }
     }
 
     /// Whether several requests should be under way.
     pub fn is_slow(&self) -> bool {
         self.doubt.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether it answers at all: one that never does should hold one request of each worker, not all that could be under
+    /// way. The kernel gives some threads back only when they have their answer.
+    pub fn answers(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Something did not come out of memory.
@@ -47,6 +56,7 @@ impl Pace {
 
     /// A request for `len` bytes took so long.
     pub fn took(&self, len: u64, time: Duration) {
+        self.answered.store(true, Ordering::Relaxed);
         if time > SLOW.of(len) {
             self.waited();
         } else if time <= FAST.of(len) {

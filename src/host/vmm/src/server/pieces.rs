@@ -32,6 +32,11 @@ pub fn is_slow(request: &Checked<'_>) -> bool {
             })
 }
 
+/// Whether its devices have answered before.
+pub fn answers(request: &Checked<'_>) -> bool {
+    [&request.slot, &request.slot2].into_iter().flatten().all(|slot| slot.pace.answers())
+}
+
 /// Where the pieces of a request end, in bytes from its beginning; the last is its own end.
 fn ends(request: &Checked<'_>) -> Vec<u64> {
     // Of a copy, pieces end where units of the target do, so that whole ones stay holes.

@@ -220,7 +220,9 @@ fn stat(slot: &Slot, same_file: u32) -> Reply {
 }
 
 fn read(slot: &Slot, request: &Checked<'_>) -> Outcome {
-    let mut done = 0;
+    /// What is longer will be asked for again in parts, by whoever can do with some of it.
+    const FEW: u64 = 65536;
+    let (mut done, mut again) = (0, request.len <= FEW && !slot.device.direct);
     while done < request.buf.len() && !slot.is_hidden() {
         let rest = request.buf.skip(done);
         let got = if slot.device.direct {
@@ -232,6 +234,10 @@ fn read(slot: &Slot, request: &Checked<'_>) -> Outcome {
             Ok(0) => break,
             Ok(n) => done += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if again && error.raw_os_error() == Some(libc::EIO) => {
+                again = false;
+                slot.read_alone(request.offset);
+            }
             Err(error) => return Err(failed(&error)),
         }
     }

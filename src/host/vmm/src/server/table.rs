@@ -1,12 +1,13 @@
 //! The devices by index.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use instar_abi::ring::Role;
-use rustix::fs::SeekFrom;
+use rustix::fs::{Advice, SeekFrom};
 use rustix::io::ReadWriteFlags;
 
 use super::pace::Pace;
@@ -162,6 +163,16 @@ impl Slot {
             Ok(_) => return false,
         }
         self.pace.is_slow()
+    }
+
+    /// A few bytes at `offset` could not be read: a neighbour that the kernel reads together with them may be what is broken.
+    /// Forgets what it read there; from now on it reads no more than it is asked for.
+    pub fn read_alone(&self, offset: u64) {
+        const AROUND: u64 = 4 << 20;
+        let start = offset / AROUND * AROUND;
+        // Only advice: where it is not taken, it stays as it is.
+        let _ = rustix::fs::fadvise(&self.device.file, 0, None, Advice::Random);
+        let _ = rustix::fs::fadvise(&self.device.file, start, NonZeroU64::new(2 * AROUND), Advice::DontNeed);
     }
 
     /// Puts what is kept over what was read at `offset`.

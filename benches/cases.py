@@ -20,6 +20,13 @@ class Case:
     statuses: tuple = field(default=(0,))
     # At most so many pairs, for what takes minutes.
     rounds: int = 99
+    # Where the images lie: one of stores.py.
+    store: str = "memory"
+
+    @property
+    def title(self):
+        """Its name in the tables."""
+        return self.name if self.store == "memory" else f"{self.name} ({self.store})"
 
 
 def convert(name, source, goal, *options, **fields):
@@ -83,6 +90,39 @@ def kept():
     yield Case("check -r, lost refcounts", ["check", "-q", "-r", "all", "WORK"], 0.5, [], "uncounted.qcow2", rounds=3)
 
 
+def late(store):
+    """From and to storage that answers late; `memory` has the other side of a conversion."""
+    for name, source, options in (
+        ("qcow2 -> raw", "plain.qcow2", ["-O", "raw"]),
+        ("raw -> qcow2", "plain.raw", [*RAW, "-O", "qcow2"]),
+        ("qcow2 zlib -> raw", "zlib.qcow2", ["-O", "raw"]),
+    ):
+        yield Case(f"{name}, into memory", ["convert", *options, source, "MEMORY"], 0.5, [source], rounds=3, store=store)
+        yield convert(name, source, 0.8, *options, rounds=3, store=store)
+    both = ["plain.raw", "plain.qcow2"]
+    yield Case("compare raw, qcow2", ["compare", *both], 0.5, both, rounds=3, store=store)
+    for command in ("info", "check"):
+        yield Case(command, [command, "plain.qcow2"], 0.5, ["plain.qcow2"], rounds=3, store=store)
+    uncached = ["-t", "none", "-T", "none"]
+    yield convert("qcow2 -> raw, uncached", "plain.qcow2", 0.8, *uncached, "-O", "raw", rounds=3, store=store)
+    yield convert("raw -> qcow2, uncached", "plain.raw", 0.8, *uncached, *RAW, "-O", "qcow2", rounds=3, store=store)
+
+
+def direct():
+    """Past the page cache on both sides."""
+    options = ["-t", "none", "-T", "none"]
+    yield convert("qcow2 -> raw", "plain.qcow2", 0.8, *options, "-O", "raw", store="direct")
+    yield convert("raw -> qcow2", "plain.raw", 0.8, *options, *RAW, "-O", "qcow2", store="direct")
+
+
+def shared(store):
+    """On file systems that share blocks."""
+    yield convert("qcow2 -> raw", "plain.qcow2", 0.1, "-O", "raw", store=store)
+    yield convert("raw -> qcow2", "plain.raw", 0.35, *RAW, "-O", "qcow2", store=store)
+    yield convert("raw -> raw", "plain.raw", 0.1, *RAW, "-O", "raw", store=store)
+    yield convert("qcow2 -> qcow2", "plain.qcow2", 0.1, "-O", "qcow2", store=store)
+
+
 REBASED = ["base.qcow2", "next.qcow2", "share.qcow2", "over.qcow2"]
 
 CASES = [
@@ -130,4 +170,9 @@ CASES = [
     *other_formats(),
     *written(),
     *encrypted(),
+    *late("3 ms"),
+    *late("20 ms"),
+    *direct(),
+    *shared("xfs"),
+    *shared("btrfs"),
 ]

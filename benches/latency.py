@@ -151,12 +151,13 @@ def text(body):
 def main():
     folder, mount, milliseconds = sys.argv[1:]
     late = Late(folder, mount, float(milliseconds) / 1000)
+    end = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, end)
     threads = [threading.Thread(target=late.serve, daemon=True) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
     print("ready", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    signal.sigwait(end)
     late.close()
 
 

@@ -99,8 +99,10 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     let message_bytes = server.message_bytes();
     let asked = server.take_asked();
     let growth_refused = server.growth_refused();
+    let finished = server.finish();
     let (devices, results) = server.into_parts();
     match end {
+        End::Served(Served::Finished(0)) if finished.is_err() => Err(host("a file could not be cut to its length")),
         End::Served(Served::Finished(status)) => Ok(Outcome {
             status,
             results,

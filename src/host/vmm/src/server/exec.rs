@@ -85,8 +85,12 @@ impl Server<'_> {
                 punch(slot, request.offset, request.len).ok();
                 Ok(Reply::default())
             }
-            Op::Flush if slot.device.ignore_flush => Ok(Reply::default()),
-            Op::Flush => rustix::fs::fdatasync(&slot.device.file).map(|()| value(0)).map_err(|e| failed(&e.into())),
+            Op::Flush => slot.finish().map_err(|e| failed(&e)).and_then(|()| {
+                if slot.device.ignore_flush {
+                    return Ok(Reply::default());
+                }
+                rustix::fs::fdatasync(&slot.device.file).map(|()| value(0)).map_err(|e| failed(&e.into()))
+            }),
             Op::SetLength => slot.set_length(request.len).map(|()| value(0)).map_err(|e| failed(&e)),
             Op::Allocate => allocate(slot, request, &self.aborted).map(value).map_err(|e| failed(&e)),
             Op::Extents => extents(slot, request, &self.aborted),

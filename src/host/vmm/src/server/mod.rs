@@ -323,6 +323,14 @@ impl<'a> Server<'a> {
         self.asked.take()
     }
 
+    /// Nothing more will be written.
+    ///
+    /// # Errors
+    /// A file could not be given its length.
+    pub fn finish(&self) -> std::io::Result<()> {
+        self.table.finish()
+    }
+
     /// The devices, with those that images named, and the results.
     #[must_use]
     pub fn into_parts(self) -> (Vec<Device>, Vec<u8>) {

@@ -21,6 +21,9 @@ pub const DEVICES_MAX: usize = 1 << 14;
 /// time and was measured to be half as fast as reading and writing.
 const REMOTE: [i64; 5] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x6573_5546];
 
+/// So much longer than it is known to be a new file is made at most, in bytes.
+const AHEAD: u64 = 64 << 20;
+
 /// One device and what the server keeps of it.
 #[derive(Debug)]
 pub struct Slot {
@@ -50,8 +53,9 @@ pub struct Slot {
     pub left: Mutex<Parts>,
     /// So far the device may be written.
     granted: AtomicU64,
-    /// Held while the length is changed, so that no two changes undo each other.
-    resizing: Mutex<()>,
+    /// Held while the length is changed, so that no two changes undo each other: how long the file is, where it was made longer
+    /// than it is known to be; else 0.
+    resizing: Mutex<u64>,
     /// Held while a block that is not written whole is read, changed and written back (`O_DIRECT`).
     pub edges: Mutex<()>,
 }
@@ -186,17 +190,34 @@ impl Slot {
     /// and cuts it there.
     pub fn reserve(&self, end: u64) {
         if end > self.len.load(Ordering::Acquire) {
-            let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut longer = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
             self.len.fetch_max(end, Ordering::AcqRel);
+            // Past the page cache a file system takes writes side by side only below the end of the file. A file that was there
+            // before is never longer than it is to be: the run may be cut off.
+            if self.device.direct && self.device.fresh && !self.block && end > *longer {
+                let ahead = end.next_multiple_of(AHEAD);
+                *longer = rustix::fs::ftruncate(&self.device.file, ahead).map_or(0, |()| ahead);
+            }
         }
+    }
+
+    /// Nothing more will be written: the file gets its length.
+    pub fn finish(&self) -> io::Result<()> {
+        let mut longer = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut *longer) > self.len.load(Ordering::Acquire) {
+            rustix::fs::ftruncate(&self.device.file, self.len.load(Ordering::Acquire))?;
+        }
+        Ok(())
     }
 
     /// Makes the file at least `end` long; returns how long it was.
     pub fn extend(&self, end: u64) -> io::Result<u64> {
-        let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let longer = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.len.load(Ordering::Acquire);
         if end > old && !self.block {
-            rustix::fs::ftruncate(&self.device.file, end)?;
+            if end > *longer {
+                rustix::fs::ftruncate(&self.device.file, end)?;
+            }
             self.len.store(end, Ordering::Release);
         }
         Ok(old)
@@ -204,21 +225,22 @@ impl Slot {
 
     /// Sets the length; a block device's is what it is, and a longer one cannot be had.
     pub fn set_length(&self, len: u64) -> io::Result<()> {
-        let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut longer = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.block {
             let fits = len <= self.len.load(Ordering::Acquire);
             return if fits { Ok(()) } else { Err(rustix::io::Errno::NOSPC.into()) };
         }
         rustix::fs::ftruncate(&self.device.file, len)?;
+        *longer = 0;
         self.len.store(len, Ordering::Release);
         Ok(())
     }
 
     /// Cuts off what was written past the known length only because whole blocks had to be.
     pub fn cut_padding(&self, written_to: u64) -> io::Result<()> {
-        let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let longer = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let len = self.len.load(Ordering::Acquire);
-        if written_to > len && !self.block {
+        if written_to > len.max(*longer) && !self.block {
             rustix::fs::ftruncate(&self.device.file, len)?;
         }
         Ok(())
@@ -316,6 +338,11 @@ impl Table {
         }
         slots.push(Arc::new(Slot { role, ..Slot::new(device, Some(parent)) }));
         u32::try_from(slots.len() - 1).ok()
+    }
+
+    /// Every file gets its length.
+    pub fn finish(&self) -> io::Result<()> {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).iter().try_for_each(|slot| slot.finish())
     }
 
     /// Back to plain devices.

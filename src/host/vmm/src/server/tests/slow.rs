@@ -77,6 +77,35 @@ fn a_copy_says_how_far_it_came() {
 const WRITE: Mode = Mode::Write { growth_limit_bytes: GROWTH };
 
 #[test]
+fn a_new_file_past_the_page_cache_is_longer_only_while_it_is_written() {
+    let source = content(3 * MIB as usize + 512);
+    let bench = Bench::new("deep-ahead", &[(0, &source)], source.len() as u64);
+    let path = bench.folder.join("direct");
+    let open = File::options().read(true).write(true).create_new(true).custom_flags(libc::O_DIRECT).open(&path);
+    // Not every file system has it.
+    let Ok(file) = open else { return };
+    let device = Device { fresh: true, direct: true, ..Device::new(file, path.clone(), WRITE) };
+    let to = bench.server.table.push(device, 0, None).expect("there is room");
+    let len = || std::fs::metadata(&path).expect("it is there").len();
+    let copy = copying(0, source.len() as u64).tap(|r| r.dev2 = to);
+    assert_eq!(deep(&bench, 3, &[copy])[0].status, 0);
+    assert_eq!(len(), 64 * MIB);
+    let read = Request { dev: to, offset: 3 * MIB, len: MIB, buf: bench.heap(), ..request(Op::Read) };
+    bench.ok(read);
+    assert!(bench.heap_bytes(512) == source[3 * MIB as usize..]);
+    assert!(bench.heap_bytes(MIB)[512..].iter().all(|byte| *byte == 0));
+    bench.ok(Request { dev: to, ..request(Op::Flush) });
+    assert_eq!(len(), source.len() as u64);
+    let zeroes = Request { dev: to, offset: 4 * MIB, len: 4096, ..request(Op::WriteZeroes) };
+    bench.ok(zeroes);
+    assert_eq!(len(), 4 * MIB + 4096);
+    bench.ok(copying(0, 4096).tap(|r| (r.dev2, r.offset2) = (to, 5 * MIB)));
+    bench.ok(Request { offset: 6 * MIB, ..zeroes });
+    bench.server.finish().expect("it can be cut");
+    assert_eq!(len(), 6 * MIB + 4096);
+}
+
+#[test]
 fn what_overlaps_is_copied_in_order() {
     let source = content(2 * MIB as usize);
     let bench = Bench::new("deep-overlap", &[(0, &source)], 2 * MIB);

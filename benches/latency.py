@@ -38,7 +38,8 @@ class Late:
 
     def __init__(self, folder, mount, seconds):
         self.folder, self.mount, self.seconds = folder, mount, seconds
-        self.names = {ROOT: ""}
+        # By the number of the file below; what has been seen stays open.
+        self.seen = {ROOT: os.open(folder, os.O_PATH)}
         self.lock = threading.Lock()
         self.device = os.open("/dev/fuse", os.O_RDWR)
         options = f"fd={self.device},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
@@ -87,10 +88,10 @@ class Late:
         if code == SETATTR:
             valid, _, _, size = struct.unpack_from("=IIQQ", body)
             if valid & SIZE:
-                os.truncate(self.path(self.names[node]), size)
+                os.truncate(self.of(node), size)
             return struct.pack("=QII", 0, 0, 0) + self.attributes(node)
         if code == OPEN:
-            return self.opened(os.open(self.path(self.names[node]), os.O_RDWR), body)
+            return self.opened(os.open(self.of(node), os.O_RDWR), body)
         if code == CREATE:
             mode, name = struct.unpack_from("=II", body)[1], text(body[16:])
             file = os.open(self.path(name), os.O_RDWR | os.O_CREAT | os.O_EXCL, mode & 0o7777)
@@ -102,12 +103,10 @@ class Late:
             os.unlink(self.path(text(body)))
             return b""
         if code in (RENAME, RENAME2):
+            if code == RENAME2 and struct.unpack_from("=QI", body)[1]:
+                raise OSError(errno.EINVAL, "")
             old, new = bytes(body[8 if code == RENAME else 16 :]).split(b"\0")[:2]
             os.rename(self.path(os.fsdecode(old)), self.path(os.fsdecode(new)))
-            with self.lock:
-                for number, name in self.names.items():
-                    if name == os.fsdecode(old):
-                        self.names[number] = os.fsdecode(new)
             return b""
         if code == LSEEK:
             file, offset, whence = struct.unpack_from("=QQI", body)
@@ -123,21 +122,25 @@ class Late:
     def path(self, name):
         return os.path.join(self.folder, name)
 
+    def of(self, node):
+        """A name of a file that has been seen, whatever it is called by now."""
+        return f"/proc/self/fd/{self.seen[node]}"
+
     def opened(self, file, body):
         direct = struct.unpack_from("=I", body)[0] & os.O_DIRECT
         return struct.pack("=QII", file, DIRECT | PARALLEL_DIRECT_WRITES if direct else 0, 0)
 
     def entry(self, name):
-        """A file of the folder; what has been seen keeps its number."""
-        os.lstat(self.path(name))
+        """A file of the folder."""
+        node = os.lstat(self.path(name)).st_ino
         with self.lock:
-            node = next((node for node, known in self.names.items() if known == name), len(self.names) + 1)
-            self.names[node] = name
+            if node not in self.seen:
+                self.seen[node] = os.open(self.path(name), os.O_PATH)
         return struct.pack("=QQQQII", node, 0, 0, 0, 0, 0) + self.attributes(node)
 
     def attributes(self, node):
         """struct fuse_attr"""
-        found = os.lstat(self.path(self.names[node]))
+        found = os.stat(self.seen[node])
         mode = found.st_mode if stat.S_ISDIR(found.st_mode) else stat.S_IFREG | 0o644
         numbers = (node, found.st_size, found.st_blocks, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
         return struct.pack("=6Q10I", *numbers)

@@ -186,6 +186,8 @@ pub const STAT_FRESH: u64 = 4;
 pub const STAT_CONTENDED: u64 = 8;
 /// [`Op::Stat`]: it does not answer as memory does: several requests should be under way.
 pub const STAT_SLOW: u64 = 16;
+/// [`Op::Stat`]: its file system shares blocks between files, as far as is known: what is copied from it may cost nothing.
+pub const STAT_SHARES: u64 = 32;
 /// [`Op::Stat`]: a device index of 24 bits begins here.
 pub const STAT_SAME_FILE_SHIFT: u32 = 8;
 /// [`Op::Stat`]: a number of sectors of 512 bytes, in 24 bits, begins here.

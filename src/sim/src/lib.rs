@@ -367,6 +367,7 @@ impl Source for Machine {
                 fresh: d.fresh,
                 contended: false,
                 slow: false,
+                shares: false,
                 same_file: device,
                 extent_size_hint: 0,
                 alignment: 1,

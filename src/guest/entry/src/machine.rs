@@ -12,7 +12,7 @@ use instar_abi::record;
 use instar_abi::ring::{
     BATCH_MAX, Beside, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES,
     LOG_RECORDS, Op, Reply, Request, Role, STAT_ALIGNMENT_SHIFT, STAT_BLOCK_DEVICE, STAT_CONTENDED, STAT_FRESH,
-    STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT, STAT_SLOW, STAT_WRITABLE,
+    STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT, STAT_SHARES, STAT_SLOW, STAT_WRITABLE,
 };
 use instar_image::keys::Keys;
 use instar_image::machine::{self, Parallel};
@@ -233,6 +233,7 @@ impl Source for RingMachine {
             fresh: reply.value3 & STAT_FRESH != 0,
             contended: reply.value3 & STAT_CONTENDED != 0,
             slow: reply.value3 & STAT_SLOW != 0,
+            shares: reply.value3 & STAT_SHARES != 0,
             same_file: DeviceId((reply.value3 as u32) >> STAT_SAME_FILE_SHIFT),
             extent_size_hint: (reply.value3 >> STAT_HINT_SHIFT & 0xff_ffff) * 512,
             alignment: 1u32.checked_shl((reply.value3 >> STAT_ALIGNMENT_SHIFT) as u32).unwrap_or(1),

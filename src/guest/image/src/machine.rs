@@ -32,6 +32,8 @@ pub struct Stat {
     pub contended: bool,
     /// It does not answer as memory does: several requests should be under way.
     pub slow: bool,
+    /// Its file system shares blocks between files, as far as is known: what is copied from it may cost nothing.
+    pub shares: bool,
     /// The first device that is the same file: itself, unless the file was opened by two names.
     pub same_file: DeviceId,
     /// The file system is asked to allocate so many bytes of the file at once; 0: nothing is asked.

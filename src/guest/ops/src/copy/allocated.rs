@@ -20,6 +20,9 @@ use super::plan::{Job, Part, Planner};
 use super::progress::Progress;
 use super::{Disks, Selection, Settings};
 
+/// Blocks of this length, on multiples of it, are what file systems share.
+const BLOCK: u64 = 4096;
+
 /// What a job shares with the others.
 struct Shared<'a> {
     machine: &'a dyn Machine,
@@ -36,6 +39,8 @@ struct Shared<'a> {
     sparse: bool,
     /// Plain bytes are not looked at.
     as_is: bool,
+    /// What is plain and whole blocks may be shared with its source.
+    shares: bool,
     /// What reads the same through this chain needs no place.
     against: Option<&'a Chain<'a>>,
     /// Jobs that have their places and are being written.
@@ -66,6 +71,10 @@ pub fn run(
         sparse: settings.sparse != 0,
         // What the host copies is not encrypted on the way.
         as_is: settings.as_is && writer.encrypter().is_none(),
+        shares: !settings.compress
+            && writer.encrypter().is_none()
+            && planner.losses().is_none()
+            && unit.is_multiple_of(BLOCK),
         against: match planner.selection() {
             Selection::Differing(chain) => Some(chain),
             Selection::All | Selection::Own | Selection::Layers(_) => None,
@@ -217,6 +226,7 @@ impl Worker<'_> {
             self.fates.append(&mut self.shared.fates(task.job, bytes));
         }
         self.leave_what_is_the_same(tasks, len)?;
+        self.share_what_can_be(tasks, &parts)?;
         let fates = &self.fates;
         let Some(compressor) = self.compressor.as_mut() else { return Ok(()) };
         self.compressed.resize_with(self.compressed.len().max(fates.len()), Vec::new);
@@ -224,6 +234,33 @@ impl Worker<'_> {
             let smaller = *fate == Fate::Data && compressor.compress(bytes, out)?;
             if !smaller {
                 out.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Units that were only looked at are not written, where the host can make the target share their blocks.
+    fn share_what_can_be(&mut self, tasks: &[Task<'_>], parts: &[Vec<Part>]) -> Result<()> {
+        if !self.shared.shares {
+            return Ok(());
+        }
+        // Asked each time: the first attempt may show that it cannot be.
+        let mut known: Option<(DeviceId, bool)> = None;
+        for (task, parts) in tasks.iter().zip(parts) {
+            let places = self.shared.fates_as_is(task.job, parts);
+            let fates = self.fates.get_mut(task.units()).unwrap_or_default();
+            // The last unit may be longer than the disk: zeroes follow in it.
+            let whole = task.job.len as usize / self.shared.unit;
+            for (fate, place) in fates.iter_mut().zip(places).take(whole) {
+                let Fate::Copy(device, offset) = place else { continue };
+                let shares = match known {
+                    Some((same, shares)) if same == device => shares,
+                    _ => self.shared.machine.stat(device)?.shares,
+                };
+                known = Some((device, shares));
+                if *fate == Fate::Data && shares && offset.is_multiple_of(BLOCK) {
+                    *fate = place;
+                }
             }
         }
         Ok(())

@@ -116,6 +116,7 @@ impl Source for Nested<'_> {
             writable: false,
             fresh: false,
             same_file: self.id,
+            shares: false,
             ..file
         })
     }

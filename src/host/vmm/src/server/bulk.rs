@@ -226,8 +226,10 @@ pub fn share(from: (&Slot, u64), to: (&Slot, u64), len: u64) -> bool {
     };
     let done = clone_file_range(&to.0.device.file, &range);
     if !done {
-        // One refusal stands for all: file systems that cannot do it never can.
-        to.0.no_clone.store(true, Ordering::Relaxed);
+        // One refusal stands for all: file systems that cannot do it never can. What is read now is not taken for shared.
+        for slot in [to.0, from.0] {
+            slot.no_clone.store(true, Ordering::Relaxed);
+        }
     }
     done
 }

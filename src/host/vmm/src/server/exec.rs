@@ -10,7 +10,7 @@ use crate::{Device, target};
 use instar_abi::ring::{
     Beside, ExtentEntry, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, Op, Reply, Role,
     STAT_ALIGNMENT_SHIFT, STAT_BLOCK_DEVICE, STAT_CONTENDED, STAT_FRESH, STAT_HINT_SHIFT, STAT_SAME_FILE_SHIFT,
-    STAT_SLOW, STAT_WRITABLE, Status,
+    STAT_SHARES, STAT_SLOW, STAT_WRITABLE, Status,
 };
 use rustix::fs::{FallocateFlags, SeekFrom};
 use zerocopy::IntoBytes;
@@ -211,7 +211,8 @@ fn stat(slot: &Slot, same_file: u32) -> Reply {
         | bit(slot.growth_limit().is_some(), STAT_WRITABLE)
         | bit(slot.device.fresh, STAT_FRESH)
         | bit(slot.device.contended, STAT_CONTENDED)
-        | bit(slot.is_slow(), STAT_SLOW);
+        | bit(slot.is_slow(), STAT_SLOW)
+        | bit(slot.may_share(), STAT_SHARES);
     Reply {
         value: slot.len.load(Ordering::Relaxed),
         value2: allocated,

@@ -24,6 +24,9 @@ const REMOTE: [i64; 5] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x6573_
 /// So much longer than it is known to be a new file is made at most, in bytes.
 const AHEAD: u64 = 64 << 20;
 
+/// Magic numbers of XFS, btrfs, bcachefs: their files can share blocks.
+const SHARING: [i64; 3] = [0x5846_5342, 0x9123_683e, 0xca45_1a4e];
+
 /// One device and what the server keeps of it.
 #[derive(Debug)]
 pub struct Slot {
@@ -43,6 +46,8 @@ pub struct Slot {
     pub remote: bool,
     /// The file system is asked to allocate so many bytes of the file at once; 0: nothing is asked.
     pub extent_size_hint: u32,
+    /// The file lies where files can share blocks.
+    shares: bool,
     /// Sharing blocks with another file was refused once: it is not tried again.
     pub no_clone: AtomicBool,
     /// How it answers.
@@ -75,7 +80,9 @@ impl Slot {
             meta.as_ref().map_or(0, std::fs::Metadata::len)
         };
         let identity = meta.as_ref().map_or((0, 0), |m| if block { (BLOCK, m.rdev()) } else { (m.dev(), m.ino()) });
-        let remote = rustix::fs::fstatfs(&device.file).is_ok_and(|fs| REMOTE.contains(&fs.f_type));
+        let kind = rustix::fs::fstatfs(&device.file).map_or(0, |fs| fs.f_type);
+        let remote = REMOTE.contains(&kind);
+        let shares = !block && SHARING.contains(&kind);
         let (no_clone, resizing, edges) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
         let (left, granted) = (Mutex::new(device.parts), AtomicU64::new(len));
         let extent_size_hint = if block { 0 } else { crate::target::extent_size_hint(&device.file) };
@@ -89,6 +96,7 @@ impl Slot {
             role: None,
             remote,
             extent_size_hint,
+            shares,
             no_clone,
             pace: Pace::new(remote),
             no_wait: AtomicBool::new(false),
@@ -147,6 +155,11 @@ impl Slot {
     /// How many of `bytes`, to be written at `offset`, are kept for the end.
     pub fn keep(&self, offset: u64, bytes: &[u8]) -> usize {
         self.device.old.as_ref().map_or(0, |old| old.keep(offset, bytes))
+    }
+
+    /// Whether blocks of it can be shared with another file, as far as is known.
+    pub fn may_share(&self) -> bool {
+        self.shares && !self.no_clone.load(Ordering::Relaxed)
     }
 
     /// Whether requests to it are waited for, so that several should be under way.

@@ -4,7 +4,8 @@
 use alloc::boxed::Box;
 use alloc::format;
 
-use instar_image::options::{Options, boolean};
+use instar_image::options::Options;
+use instar_image::values::boolean;
 use instar_image::write::Encrypter;
 use instar_image::{Compressed, Decoder, Error, FileOffset, OpenContext, Result, Source};
 use zeroize::Zeroizing;

@@ -4,7 +4,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use crate::options::{boolean, number, size};
+use crate::values::{boolean, number, size};
 use crate::{Error, Result};
 
 const SWITCHES: [&str; 18] = [

@@ -4,7 +4,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_abi::ops::amend::{Amend, AmendResults};
-use instar_image::options::{Options, size};
+use instar_image::options::Options;
+use instar_image::values::size;
 use instar_image::{Amendment, Error, Format, Machine, Purpose, Result, Version};
 
 use crate::guessed::tell_guessed;

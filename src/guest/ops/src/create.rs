@@ -8,8 +8,9 @@ use alloc::vec::Vec;
 
 use instar_abi::ops::create::{Create, CreateResults, Formatting};
 use instar_image::machine::display_name;
-use instar_image::options::{OptionKind, OptionSpec, Options, number, size};
+use instar_image::options::{OptionKind, OptionSpec, Options};
 use instar_image::quirk::has;
+use instar_image::values::{number, size};
 use instar_image::{
     Ability, Backing, CreateContext, Creator, DeviceId, Error, Format, Kind, Machine, Purpose, Quirk, Result, Version,
     allowed,

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use instar_abi::ops::{BelowParams, GivenParams, ImageParams, Pair};
 use instar_image::chain::{Chain, Layer};
 use instar_image::damage::{Damage, SECTOR};
-use instar_image::format::SnapshotSelector;
+use instar_image::image::SnapshotSelector;
 use instar_image::limits::{CHAIN_DEPTH_MAX, PROBE_HEAD};
 use instar_image::machine::{EAGAIN, Opener, Stat, display_name, has_a_writer, in_use};
 use instar_image::names::{combine, without_file, without_protocol};

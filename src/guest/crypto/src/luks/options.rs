@@ -2,7 +2,8 @@
 
 use alloc::{format, vec};
 
-use instar_image::options::{Options, number};
+use instar_image::options::Options;
+use instar_image::values::number;
 use instar_image::{Error, Result, Source, Version};
 
 use super::password;

@@ -10,7 +10,8 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::options::{OptionKind, OptionSpec, Options, number};
+use instar_image::options::{OptionKind, OptionSpec, Options};
+use instar_image::values::number;
 use instar_image::{DeviceId, Error, FileOffset, Machine, Result, Source, Step};
 
 use super::create::{rounds, rounds_per_second, seal};

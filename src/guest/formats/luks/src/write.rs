@@ -6,10 +6,11 @@ use alloc::vec::Vec;
 
 use instar_crypto::Crypter;
 use instar_crypto::luks::{Created, Request};
+use instar_image::create::check_room;
 use instar_image::edit::own_linear;
 use instar_image::options::{OptionKind, OptionSpec, Options, of_file};
 use instar_image::sealed::Placed;
-use instar_image::write::{Encrypter, Piece, Target, Writer, check_room};
+use instar_image::write::{Encrypter, Piece, Target, Writer};
 use instar_image::{
     CreateContext, Creator, DeviceId, Editor, Error, FileOffset, Kind, Machine, Measure, Measured, NewSize,
     Preallocation, Purpose, Resizing, Result, Spot, Step,

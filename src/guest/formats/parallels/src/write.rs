@@ -4,9 +4,10 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use instar_image::blocks::{BlockWriter, Blocks};
-use instar_image::options::{OptionKind, OptionSpec, of_file, size};
+use instar_image::options::{OptionKind, OptionSpec, of_file};
 use instar_image::sealed::Placed;
 use instar_image::table::Span;
+use instar_image::values::size;
 use instar_image::write::{Piece, Target, Writer};
 use instar_image::{CreateContext, Creator, Error, FileOffset, Machine, Result, Step};
 

@@ -38,7 +38,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use instar_image::format::SnapshotSelector;
+use instar_image::image::SnapshotSelector;
 use instar_image::machine::not_opened;
 use instar_image::names::combine;
 use instar_image::options::OptionSpec;
@@ -258,7 +258,7 @@ fn data_device(cx: &OpenContext<'_, '_>, header: &Header, extensions: &Extension
 /// Of what size the parts of tables are that QEMU keeps: here none are kept so, but nonsense is nonsense.
 fn check_entry_size(cx: &OpenContext<'_, '_>, header: &Header) -> Result<()> {
     let Some(text) = said(cx, "l2-cache-entry-size") else { return Ok(()) };
-    let (size, most) = (instar_image::options::size("l2-cache-entry-size", text)?, header.cluster_size());
+    let (size, most) = (instar_image::values::size("l2-cache-entry-size", text)?, header.cluster_size());
     if size.is_power_of_two() && (512..=most).contains(&size) {
         return Ok(());
     }

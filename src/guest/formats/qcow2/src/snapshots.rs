@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use instar_image::format::SnapshotSelector;
+use instar_image::image::SnapshotSelector;
 use instar_image::reader::Reader;
 use instar_image::table::Span;
 use instar_image::{Error, FileOffset, Kind, Result, Snapshot};

@@ -6,7 +6,7 @@ use fixture::{CLUSTER, COMPRESSED, COPIED, DATA, Fixture, L1, L2};
 use instar_codec::{Deflater, ZstdEncoder};
 use instar_format_qcow2::Qcow2;
 use instar_format_qcow2::layout::{extension, field, incompatible};
-use instar_image::format::SnapshotSelector;
+use instar_image::image::SnapshotSelector;
 use instar_image::{Extent, FileOffset, Format, Image, OpenContext, Place, Purpose, Source, Version};
 use instar_sim::{Disk, Machine};
 

@@ -5,9 +5,10 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use instar_image::levels::{LevelWriter, Levels};
-use instar_image::options::{OptionKind, OptionSpec, Options, of_file, size};
+use instar_image::options::{OptionKind, OptionSpec, Options, of_file};
 use instar_image::sealed::Placed;
 use instar_image::table::Span;
+use instar_image::values::size;
 use instar_image::write::{Piece, Target, Writer};
 use instar_image::{Backing, CreateContext, Creator, Error, FileOffset, Machine, Result, Step};
 

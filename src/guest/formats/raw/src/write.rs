@@ -4,9 +4,10 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 
+use instar_image::create::{check_room, not_resized, set_first_length};
 use instar_image::options::{OptionKind, OptionSpec};
 use instar_image::sealed::Placed;
-use instar_image::write::{Piece, Target, Writer, check_room, not_resized, set_first_length};
+use instar_image::write::{Piece, Target, Writer};
 use instar_image::{
     CreateContext, Creator, DeviceId, Error, FileOffset, Machine, Measure, Measured, NewSize, Preallocation, Resizing,
     Result, Step,

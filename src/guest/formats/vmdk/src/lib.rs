@@ -20,6 +20,7 @@ mod layout;
 mod probe;
 mod regions;
 mod resize;
+mod tables;
 mod text;
 mod write;
 
@@ -41,8 +42,9 @@ use spin::Mutex;
 use crate::decompress::GrainDecoder;
 use crate::descriptor::{Descriptor, ExtentKind};
 use crate::edit::VmdkEditor;
-use crate::extent::{Content, Part, Tables};
+use crate::extent::{Content, Part};
 use crate::layout::{MAGIC_SPARSE, SECTOR};
+use crate::tables::Tables;
 use crate::text::Text;
 
 /// The format.

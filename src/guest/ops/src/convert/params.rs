@@ -4,7 +4,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use instar_abi::ops::convert::{Convert, TargetParams};
-use instar_image::format::SnapshotSelector;
+use instar_image::image::SnapshotSelector;
 use instar_image::options::{Options, split};
 use instar_image::{Backing, DeviceId};
 

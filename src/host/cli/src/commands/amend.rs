@@ -8,8 +8,9 @@ use super::option_list::{self, asks_for_help, show_amendable};
 use super::options::{FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Program, Silent, workers};
+use crate::program::{Exit, Program};
 use crate::progress::Progress;
+use crate::running::{Defaults, Silent, workers};
 
 /// The command.
 pub const COMMAND: Command = Command {

@@ -14,8 +14,9 @@ use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Program, workers};
+use crate::program::{Exit, Program};
 use crate::progress::show_lines;
+use crate::running::{Defaults, workers};
 use crate::streams;
 
 /// The command.

@@ -12,7 +12,8 @@ use super::options::{FORMAT, IMAGE_OPTS, OBJECT};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Program, Silent};
+use crate::program::{Exit, Program};
+use crate::running::{Defaults, Silent};
 
 /// The command.
 pub const COMMAND: Command = Command {

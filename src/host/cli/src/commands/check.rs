@@ -8,8 +8,9 @@ use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Program, workers};
+use crate::program::{Exit, Program};
 use crate::progress::show_lines;
+use crate::running::{Defaults, workers};
 
 /// Bytes of a file that one worker checks.
 const SHORT: u64 = 16 << 20;

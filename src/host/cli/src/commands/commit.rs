@@ -8,8 +8,9 @@ use super::Command;
 use super::options::{FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Program, workers};
+use crate::program::{Exit, Program};
 use crate::progress::Progress;
+use crate::running::{Defaults, workers};
 use crate::sizes;
 
 /// The command.

@@ -8,8 +8,9 @@ use super::options::{OBJECT, PROGRESS, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Program, workers};
+use crate::program::{Exit, Program};
 use crate::progress::Progress;
+use crate::running::{Defaults, workers};
 
 /// The command.
 pub const COMMAND: Command = Command {

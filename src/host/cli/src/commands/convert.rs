@@ -13,11 +13,13 @@ use super::Command;
 use super::option_list::{self, asks_for_help, file_option, keeps_data_file};
 use super::options::{NEW_STYLE, OBJECT, PROGRESS, QUIET};
 use crate::call::Call;
+use crate::files::allocated;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::image_params::number;
-use crate::program::{Defaults, Exit, Program, allocated, plain, workers};
+use crate::program::{Exit, Program, plain};
 use crate::progress::Progress;
+use crate::running::{Defaults, workers};
 
 /// The command.
 pub const COMMAND: Command = Command {

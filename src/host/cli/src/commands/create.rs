@@ -16,8 +16,9 @@ use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::image_params::number;
-use crate::program::{Defaults, Exit, Program, Silent, plain};
+use crate::program::{Exit, Program, plain};
 use crate::refusal;
+use crate::running::{Defaults, Silent};
 use crate::sizes;
 
 /// The command.

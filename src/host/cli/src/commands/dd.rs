@@ -8,10 +8,12 @@ use instar_vmm::target::Cache;
 use super::Command;
 use super::options::OBJECT;
 use crate::call::Call;
+use crate::files::allocated;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Program, allocated, plain, workers};
+use crate::program::{Exit, Program, plain};
 use crate::progress::Progress;
+use crate::running::{Defaults, workers};
 
 /// The command.
 pub const COMMAND: Command = Command {

@@ -10,7 +10,8 @@ use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::image_params::image_params;
-use crate::program::{Defaults, Exit, Program, Silent};
+use crate::program::{Exit, Program};
+use crate::running::{Defaults, Silent};
 
 /// The command.
 pub const COMMAND: Command = Command {

@@ -12,8 +12,9 @@ use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Program};
+use crate::program::{Exit, Program};
 use crate::progress::show_lines;
+use crate::running::Defaults;
 use crate::streams;
 
 /// The command.

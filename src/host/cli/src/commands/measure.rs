@@ -11,7 +11,8 @@ use super::options::{NEW_STYLE, OBJECT, OUTPUT};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
-use crate::program::{Defaults, Exit, Program, Silent};
+use crate::program::{Exit, Program};
+use crate::running::{Defaults, Silent};
 
 /// The command.
 pub const COMMAND: Command = Command {

@@ -11,7 +11,8 @@ use instar_vmm::target::Hints;
 
 use crate::call::Call;
 use crate::getopt::Parsed;
-use crate::program::{Defaults, Exit, Program, Silent};
+use crate::program::{Exit, Program};
+use crate::running::{Defaults, Silent};
 use crate::sizes;
 
 /// All words of one list; `,,` in them is one comma.

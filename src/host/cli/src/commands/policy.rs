@@ -16,8 +16,9 @@ use crate::call::Call;
 use crate::config::settings::{ALLOW, NONE};
 use crate::config::{Config, Said};
 use crate::getopt::Parsed;
-use crate::program::{Defaults, Exit, Program, Silent};
+use crate::program::{Exit, Program};
 use crate::refusal::{directories, none_from, not_opened, quoted};
+use crate::running::{Defaults, Silent};
 
 /// The command.
 pub const COMMAND: Command = Command {

@@ -6,7 +6,8 @@ use super::Command;
 use super::options::{FORMAT, IMAGE_OPTS, OBJECT, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Program, Silent};
+use crate::program::{Exit, Program};
+use crate::running::{Defaults, Silent};
 use crate::sizes;
 
 /// The command.

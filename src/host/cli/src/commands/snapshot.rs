@@ -11,7 +11,8 @@ use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
-use crate::program::{Defaults, Exit, Program, Silent, workers};
+use crate::program::{Exit, Program};
+use crate::running::{Defaults, Silent, workers};
 
 /// The command.
 pub const COMMAND: Command = Command {

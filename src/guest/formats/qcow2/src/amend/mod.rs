@@ -10,7 +10,8 @@ use alloc::format;
 
 use instar_crypto::luks::slots::{self, SlotChange};
 use instar_crypto::qcow::{KEY_SECRET, PREFIX};
-use instar_image::options::{self, OptionKind, OptionSpec, Options};
+use instar_image::options::{OptionKind, OptionSpec, Options};
+use instar_image::values;
 use instar_image::{
     Amendment, Backing, Error, FileOffset, Machine, NewSize, Preallocation, Resizing, Result, Step, Version,
 };
@@ -86,7 +87,7 @@ struct Wanted<'o> {
 impl<'o> Wanted<'o> {
     /// Reads what the user said, and refuses what makes no sense.
     fn read(image: &Qcow2Image<'_>, said: &'o Options) -> Result<Self> {
-        let boolean = |name: &str| said.get(name).map(|text| options::boolean(name, text)).transpose();
+        let boolean = |name: &str| said.get(name).map(|text| values::boolean(name, text)).transpose();
         if slots::any_inside(said) {
             check_encryption(image)?;
         }
@@ -104,7 +105,7 @@ impl<'o> Wanted<'o> {
             return Err(Error::usage("data-file-raw cannot be set on existing images"));
         }
         let order = said.get("refcount_bits").map(|text| -> Result<u32> {
-            let bits = options::number("refcount_bits", text)?;
+            let bits = values::number("refcount_bits", text)?;
             let fits = bits.is_power_of_two() && bits.trailing_zeros() <= REFCOUNT_ORDER_MAX;
             let wrong = || Error::usage("Refcount width must be a power of two and may not exceed 64 bits");
             fits.then(|| bits.trailing_zeros()).ok_or_else(wrong)
@@ -113,7 +114,7 @@ impl<'o> Wanted<'o> {
             version,
             order: order.transpose()?,
             // (None is said by zero, as the stock tool has it.)
-            size: said.get("size").map(|text| options::size("size", text)).transpose()?.filter(|size| *size != 0),
+            size: said.get("size").map(|text| values::size("size", text)).transpose()?.filter(|size| *size != 0),
             backing: (said.get("backing_file"), said.get("backing_fmt")),
             data_file,
             data_file_raw,

@@ -4,7 +4,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use instar_image::write::check_room;
+use instar_image::create::check_room;
 use instar_image::{FileOffset, Result, Step};
 
 use super::header::{self, Tables};

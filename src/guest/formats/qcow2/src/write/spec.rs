@@ -74,7 +74,7 @@ pub struct Spec {
 const SECTOR: u64 = 512;
 
 fn boolean(options: &Options, name: &str) -> Result<bool> {
-    options.get(name).map_or(Ok(false), |text| instar_image::options::boolean(name, text))
+    options.get(name).map_or(Ok(false), |text| instar_image::values::boolean(name, text))
 }
 
 impl Spec {
@@ -248,7 +248,7 @@ fn check(rules: &[(bool, &str)]) -> Result<()> {
 fn cluster_bits(options: &Options) -> Result<u32> {
     const DEFAULT: u64 = 65536;
     let bytes = match options.get("cluster_size") {
-        Some(text) => instar_image::options::size("cluster_size", text)?,
+        Some(text) => instar_image::values::size("cluster_size", text)?,
         None => DEFAULT,
     };
     if bytes.is_power_of_two() && CLUSTER_BITS.contains(&bytes.trailing_zeros()) {
@@ -260,7 +260,7 @@ fn cluster_bits(options: &Options) -> Result<u32> {
 
 fn refcount_order(options: &Options) -> Result<u32> {
     let Some(text) = options.get("refcount_bits") else { return Ok(4) };
-    let bits = instar_image::options::number("refcount_bits", text)?;
+    let bits = instar_image::values::number("refcount_bits", text)?;
     if bits.is_power_of_two() && bits.trailing_zeros() <= REFCOUNT_ORDER_MAX {
         Ok(bits.trailing_zeros())
     } else {

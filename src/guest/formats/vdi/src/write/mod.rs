@@ -9,8 +9,9 @@ use alloc::boxed::Box;
 use alloc::format;
 
 use instar_image::blocks::Blocks;
-use instar_image::options::{OptionKind, OptionSpec, boolean, of_file};
+use instar_image::options::{OptionKind, OptionSpec, of_file};
 use instar_image::table::Span;
+use instar_image::values::boolean;
 use instar_image::windows::guid;
 use instar_image::{CreateContext, Creator, DeviceId, Error, FileOffset, Result, Writer};
 

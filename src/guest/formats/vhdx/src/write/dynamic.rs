@@ -4,8 +4,9 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use instar_image::create::check_room;
 use instar_image::sealed::{self, Placed};
-use instar_image::write::{Piece, Target, Writer, check_room};
+use instar_image::write::{Piece, Target, Writer};
 use instar_image::{CreateContext, DeviceId, Error, FileOffset, Machine, Result, Step};
 use spin::Mutex;
 

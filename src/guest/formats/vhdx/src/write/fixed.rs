@@ -3,9 +3,9 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use instar_image::create::check_room;
 use instar_image::fixed::FixedWriter;
 use instar_image::runs::RunMap;
-use instar_image::write::check_room;
 use instar_image::{CreateContext, DeviceId, Machine, Result, Step, Writer};
 
 use super::encode;

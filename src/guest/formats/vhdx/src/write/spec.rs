@@ -3,7 +3,8 @@
 use alloc::format;
 use alloc::string::String;
 
-use instar_image::options::{boolean, of_file, size};
+use instar_image::options::of_file;
+use instar_image::values::{boolean, size};
 use instar_image::{Backing, CreateContext, Error, FileOffset, Result, Version};
 
 use crate::bat::Geometry;

@@ -3,9 +3,10 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use instar_image::create::set_first_length;
 use instar_image::machine::display_name;
 use instar_image::sealed::Placed;
-use instar_image::write::{Piece, Target, Writer, set_first_length};
+use instar_image::write::{Piece, Target, Writer};
 use instar_image::{DeviceId, Error, FileOffset, Kind, Machine, Result, Step};
 
 use super::spec::{SPLIT, Spec};

@@ -5,7 +5,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use instar_image::machine::folder_len;
-use instar_image::options::{boolean, of_file};
+use instar_image::options::of_file;
+use instar_image::values::boolean;
 use instar_image::{Beside, CreateContext, Error, Result, Role};
 
 use super::grains::{GRAIN, TABLE};

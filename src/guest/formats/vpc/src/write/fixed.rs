@@ -3,8 +3,8 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
+use instar_image::create::check_room;
 use instar_image::fixed::FixedWriter;
-use instar_image::write::check_room;
 use instar_image::{CreateContext, FileOffset, Result, Step, Writer};
 
 use super::encode::footer_of;

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use instar_image::options::boolean;
+use instar_image::values::boolean;
 use instar_image::{Backing, CreateContext, Error, Result, Version};
 
 use super::geometry::{self, Geometry, LARGEST};

@@ -131,7 +131,7 @@ fn copy_down(machine: &dyn Machine, chain: &Chain<'_>, depth: usize) -> Result<(
         Target::Linear { .. } | Target::LinearEncrypted { .. } => 0,
     };
     let disks = Disks { target: Some(chain), ..Disks::of(chain) };
-    let settings = Settings { sparse: SPARSE, zeroed: false, salvage: false, compress: false, as_is: true };
+    let settings = Settings { sparse: SPARSE, as_is: true, ..Settings::IN_PLACE };
     let progress = Progress::new(machine, size);
     let selection = Selection::Layers(depth);
     let planner = Planner::new(machine, disks, writer.target(), settings, selection, (size, rest));

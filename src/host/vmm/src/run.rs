@@ -51,7 +51,7 @@ impl Sandbox {
 pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     crate::limits::allow_many_files();
     let host = |what: &str| Failure::Host(what.to_string());
-    // Threads here allocate next to nothing: a heap for each would take longer to make than a short command takes.
+    // The threads of a short command allocate next to nothing: a heap for each would take longer to make than it takes.
     // SAFETY: two numbers; what is refused changes nothing.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     prepare_signals(job.observer.can_be_asked());
@@ -316,11 +316,13 @@ impl<'a> Session<'a> {
     fn assisted<'s>(&'s self, scope: &'s Scope<'s, '_>, begun: &mut usize) {
         while let Some(thread) = self.depth.threads.get(*begun).filter(|_| *begun < self.depth.wanted()) {
             *begun += 1;
+            // This thread is the watchdog.
+            let watchdog = std::thread::current();
             let body = move || {
                 crate::lockdown::drop_rest();
                 // SAFETY: takes nothing, gives a number.
                 thread.store(unsafe { libc::gettid() }, Ordering::SeqCst);
-                let _leaving = Leaving { session: self, thread, watchdog: std::thread::current() };
+                let _leaving = Leaving { session: self, thread, watchdog };
                 self.server.assist(&self.depth);
             };
             if self::thread().spawn_scoped(scope, body).is_err() {
@@ -332,11 +334,12 @@ impl<'a> Session<'a> {
     /// Looks at the limits until every worker is back; once the end is there, reminds those that are not.
     fn watch<'s>(&'s self, scope: &'s Scope<'s, '_>, threads: &[ThreadId], children: &[libc::pid_t]) {
         crate::lockdown::drop_rest();
+        let _closing = Closing(&self.depth);
         let (mut since, mut assistants) = (None, 0);
         loop {
             let ended = self.ended.load(Ordering::Relaxed);
             if threads.iter().all(|t| t.load(Ordering::SeqCst) == -1) {
-                return self.depth.close();
+                return;
             }
             self.assisted(scope, &mut assistants);
             if ended {
@@ -404,7 +407,16 @@ fn cpu_time(pid: libc::pid_t) -> Duration {
     if ok { Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32) } else { Duration::ZERO }
 }
 
-/// A worker's thread on its way out, even by a panic: nobody waits for it any more, and a panic ends the others.
+/// When nobody watches any more, the threads for what is slow end, even after a panic.
+struct Closing<'a, 's>(&'a Depth<'s>);
+
+impl Drop for Closing<'_, '_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// A thread of the server on its way out, even by a panic: nobody waits for it any more, and a panic ends the others.
 struct Leaving<'a, 's> {
     session: &'a Session<'s>,
     thread: &'a ThreadId,

@@ -77,7 +77,7 @@ pub fn run(machine: &dyn Machine, params: &Convert, program: &str, version: Vers
     };
     machine.seal()?;
     let compress = params.settings.compress || writer.always_compresses();
-    let (target, settings) = (writer.target(), Settings { compress, ..params.settings });
+    let (target, settings) = (writer.target(), Settings { compress, reserved: params.reserves(), ..params.settings });
     let selection = if backed { Selection::Own } else { Selection::All };
     let disks = Disks { sources: &chains, target: output.chain() };
     let planner = Planner::new(machine, disks, target, settings, selection, (size, rest)).skipping(skip);

@@ -67,6 +67,7 @@ impl Params {
                 salvage: sent.salvage,
                 compress: sent.compress,
                 as_is: false,
+                ..Settings::IN_PLACE
             },
             program: program.to_string(),
             quiet: sent.quiet,
@@ -77,6 +78,12 @@ impl Params {
     /// `-B` says that the target stands on what the sources stand on.
     pub const fn shares_backing(&self) -> bool {
         self.backing.is_some()
+    }
+
+    /// Whether the target's blocks are reserved before anything is written to them.
+    pub fn reserves(&self) -> bool {
+        let said = self.options.iter().flat_map(|text| split(text));
+        said.into_iter().any(|(name, value)| name == "preallocation" && matches!(value.as_str(), "falloc" | "full"))
     }
 
     /// The backing file that the target is to name.

@@ -72,6 +72,7 @@ pub fn run(
         // What the host copies is not encrypted on the way.
         as_is: settings.as_is && writer.encrypter().is_none(),
         shares: !settings.compress
+            && !settings.reserved
             && writer.encrypter().is_none()
             && planner.losses().is_none()
             && unit.is_multiple_of(BLOCK),
@@ -205,6 +206,8 @@ impl Worker<'_> {
     fn prepare(&mut self, tasks: &[Task<'_>], len: usize) -> Result<()> {
         let (unit, planner) = (self.shared.unit, self.shared.planner);
         if self.buf.len() < len {
+            // Not both at once.
+            self.buf = Vec::new();
             self.buf = vec![0; len];
         }
         for (task, area) in tasks.iter().zip(split(&mut self.buf, tasks, unit)) {
@@ -244,8 +247,8 @@ impl Worker<'_> {
         if !self.shared.shares {
             return Ok(());
         }
-        // Asked each time: the first attempt may show that it cannot be.
-        let mut known: Option<(DeviceId, bool)> = None;
+        // Asked each time: an attempt may have shown that it cannot be.
+        let mut known: Vec<(DeviceId, bool)> = Vec::new();
         for (task, parts) in tasks.iter().zip(parts) {
             let places = self.shared.fates_as_is(task.job, parts);
             let fates = self.fates.get_mut(task.units()).unwrap_or_default();
@@ -253,12 +256,18 @@ impl Worker<'_> {
             let whole = task.job.len as usize / self.shared.unit;
             for (fate, place) in fates.iter_mut().zip(places).take(whole) {
                 let Fate::Copy(device, offset) = place else { continue };
-                let shares = match known {
-                    Some((same, shares)) if same == device => shares,
-                    _ => self.shared.machine.stat(device)?.shares,
+                if *fate != Fate::Data || !offset.is_multiple_of(BLOCK) {
+                    continue;
+                }
+                let shares = match known.iter().find(|(same, _)| *same == device) {
+                    Some((_, shares)) => *shares,
+                    None => {
+                        let shares = self.shared.machine.stat(device)?.shares;
+                        known.push((device, shares));
+                        shares
+                    }
                 };
-                known = Some((device, shares));
-                if *fate == Fate::Data && shares && offset.is_multiple_of(BLOCK) {
+                if shares {
                     *fate = place;
                 }
             }

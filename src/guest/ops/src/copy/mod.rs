@@ -33,6 +33,14 @@ pub struct Settings {
     pub compress: bool,
     /// Plain bytes are copied by the host as they are, unread: zeroes are where the sources' tables say so.
     pub as_is: bool,
+    /// The user had blocks reserved: they are written to, not given up for those of the source.
+    pub reserved: bool,
+}
+
+impl Settings {
+    /// What is there is changed, and nothing is known of it.
+    pub const IN_PLACE: Self =
+        Self { sparse: 0, zeroed: false, salvage: false, compress: false, as_is: false, reserved: false };
 }
 
 /// What is moved.

@@ -17,8 +17,8 @@ use super::{Disks, Selection, Settings};
 
 /// Bytes of a job whose data passes through the guest.
 const JOB_BYTES: u64 = 2 << 20;
-/// The same of all workers together where a source is waited for: what is read at once is under way at once.
-const SLOW_JOB_BYTES: u64 = 16 << 20;
+/// The same of all workers' tasks together where a source is waited for: what is read at once is under way at once.
+const SLOW_BYTES: u64 = 16 << 20;
 /// Most bytes of a job that the host copies by itself.
 const COPY_JOB_BYTES: u64 = 16 << 20;
 /// A disk is at least so many jobs, if it is not very small: progress is told after each.
@@ -94,7 +94,10 @@ pub struct Planner<'a> {
     /// Layers of the target's chain that lie above what it shows already.
     above: usize,
     unit: u64,
+    /// Bytes after which jobs begin anew: where they end depends on nothing else.
     job_bytes: u64,
+    /// How many times as much is handed out together.
+    groups: u64,
     /// Holes need no work: the target reads as zeroes.
     skip_holes: bool,
     /// What cannot be read, if the rest is to be saved.
@@ -124,11 +127,16 @@ impl<'a> Planner<'a> {
                 let part = (size + rest) / PARTS_MIN / JOB_BYTES * JOB_BYTES;
                 (1, zeroed || settings.zeroed, part.clamp(JOB_BYTES, COPY_JOB_BYTES))
             }
-            Target::Allocated { unit, zeroed, .. } => {
-                let part = (size + rest) / PARTS_MIN / JOB_BYTES * JOB_BYTES;
-                let most = if is_slow(machine, disks) { SLOW_JOB_BYTES / machine.workers() as u64 } else { 0 };
-                (unit, zeroed || settings.zeroed, part.min(most).max(JOB_BYTES))
+            Target::Allocated { unit, zeroed, .. } => (unit, zeroed || settings.zeroed, JOB_BYTES),
+        };
+        let groups = match target {
+            Target::Allocated { .. } if is_slow(machine, disks) => {
+                // What is held of each job: its bytes, and those that they are compared with or compressed into.
+                let held = if settings.compress || matches!(selection, Selection::Differing(_)) { 2 } else { 1 };
+                let part = (size + rest) / PARTS_MIN / JOB_BYTES;
+                part.min(SLOW_BYTES / JOB_BYTES / held / machine.workers() as u64).max(1)
             }
+            _ => 1,
         };
         let starts = disks
             .sources
@@ -148,6 +156,7 @@ impl<'a> Planner<'a> {
             above: if let Selection::Layers(count) = selection { count } else { 0 },
             unit,
             job_bytes,
+            groups,
             skip_holes: zeroed && settings.sparse != 0,
             losses: settings.salvage.then(Losses::default),
             selection,
@@ -167,7 +176,7 @@ impl<'a> Planner<'a> {
     /// Hands out jobs of whole sectors, small enough to be held in memory, for a target that encrypts all of them.
     #[must_use]
     pub fn encrypting(self, is: bool) -> Self {
-        if is { Self { unit: self.unit.max(SECTOR), job_bytes: JOB_BYTES, ..self } } else { self }
+        if is { Self { unit: self.unit.max(SECTOR), job_bytes: JOB_BYTES, groups: 1, ..self } } else { self }
     }
 
     /// Remembers the error that is the first on the disk, and ends the handing out.
@@ -230,9 +239,17 @@ impl<'a> Planner<'a> {
     /// The next jobs, as many as are worth a crossing to the host; none when there are no more, or after an error.
     pub fn next(&self) -> Vec<Job> {
         let mut position = self.position.lock();
+        let mut jobs = Vec::new();
+        for _ in 0..self.groups {
+            self.group(&mut position, &mut jobs);
+        }
+        if self.has_failed() { Vec::new() } else { jobs }
+    }
+
+    fn group(&self, position: &mut Position, all: &mut Vec<Job>) {
         let (mut jobs, mut bytes, mut parts) = (Vec::new(), 0, 0);
         while bytes < self.job_bytes && parts < EXTENTS_MAX && jobs.len() < JOBS_MAX && !self.has_failed() {
-            match self.plan(&mut position, self.job_bytes - bytes) {
+            match self.plan(position, self.job_bytes - bytes) {
                 Ok(Some(job)) => {
                     bytes += job.len;
                     parts += job.parts.len();
@@ -243,7 +260,7 @@ impl<'a> Planner<'a> {
                 Err(error) => self.fail(position.next, error),
             }
         }
-        if self.has_failed() { Vec::new() } else { jobs }
+        all.append(&mut jobs);
     }
 
     /// The part at byte `at` of the target.

@@ -156,7 +156,7 @@ fn copy_what_differs(
     editor: &dyn Editor,
 ) -> Result<()> {
     let size = chain.virtual_size();
-    let settings = Settings { sparse: SPARSE, zeroed: false, salvage: false, compress: params.compress, as_is: false };
+    let settings = Settings { sparse: SPARSE, compress: params.compress, ..Settings::IN_PLACE };
     let steps = params.steps.then(|| Steps::of_rebase(chain));
     let progress = Progress::in_steps(machine, size, steps);
     let counter = count::Counter::new(editor.target());

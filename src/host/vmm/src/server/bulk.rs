@@ -214,6 +214,10 @@ pub fn share(from: (&Slot, u64), to: (&Slot, u64), len: u64) -> bool {
         && to.1.is_multiple_of(BLOCK)
         && len.is_multiple_of(BLOCK)
         && from.1 + len <= source_len;
+    if !to.1.is_multiple_of(BLOCK) {
+        // In such a target nothing lies on whole blocks: what is read for it is better written than copied.
+        from.0.no_clone.store(true, Ordering::Relaxed);
+    }
     if len == 0 || from.0.block || to.0.block || !fits || to.0.no_clone.load(Ordering::Relaxed) {
         return false;
     }
@@ -226,7 +230,7 @@ pub fn share(from: (&Slot, u64), to: (&Slot, u64), len: u64) -> bool {
     };
     let done = clone_file_range(&to.0.device.file, &range);
     if !done {
-        // One refusal stands for all: file systems that cannot do it never can. What is read now is not taken for shared.
+        // One refusal stands for all: file systems that cannot do it never can. The guest is told so of the source, too.
         for slot in [to.0, from.0] {
             slot.no_clone.store(true, Ordering::Relaxed);
         }

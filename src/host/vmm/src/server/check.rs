@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use instar_abi::ring::{
-    Beside, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES, LOG_RECORDS, Op, Request,
-    Role, Status,
+    Beside, FLAG_ALLOCATE, FLAG_FULL, FLAG_SKIP_ZERO, FLAG_UNMAP, FLAG_WRITE, LOG_LINES, LOG_RECORDS, Op, Reply,
+    Request, Role, Status,
 };
 
 use super::table::{Slot, Table};
@@ -53,7 +53,12 @@ impl Checked<'_> {
         Some((slot, offset.saturating_add(self.len)))
     }
 
-    /// The part of the request from `from` on.
+    /// Whether, that having come of it, what follows in the same request does not matter.
+    pub fn ends_with(&self, outcome: &Result<Reply, Reply>) -> bool {
+        outcome.is_err() || self.op == Op::Compare && outcome.is_ok_and(|reply| reply.value < self.len)
+    }
+
+    /// The `len` bytes of the request from `from` on.
     pub fn part(&self, from: u64, len: u64) -> Self {
         Self {
             slot: self.slot.clone(),

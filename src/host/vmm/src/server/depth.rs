@@ -1,8 +1,8 @@
 //! Many requests under way: what a slow device makes one wait for is carried out by several threads side by side.
 //!
 //! A worker hands in a batch of pieces, takes part in it, and goes on when all of it is done: so it gets done where no
-//! thread can be had, too. The threads begin with the first batch that is handed in. Each has one piece at a time, which is
-//! what bounds the bytes under way.
+//! thread can be had, too. The threads begin with the first batch of more than one piece. Each has one piece at a time, which
+//! is what bounds the bytes under way.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -62,16 +62,19 @@ impl<'m> Depth<'m> {
         self.wanted.load(Ordering::Acquire)
     }
 
-    /// Makes a batch known to all threads.
+    /// Makes a batch known to as many threads as there are pieces, but for one, which is left for whoever hands it in.
     pub fn hand_in(&self, batch: &Arc<Batch<'m>>) {
-        let helpers = batch.pieces.len().saturating_sub(1).min(THREADS_MAX);
+        let helpers = batch.waiting().saturating_sub(1).min(THREADS_MAX);
+        if helpers == 0 {
+            return;
+        }
         held(&self.batches).waiting.push_back(Arc::clone(batch));
         if self.wanted.fetch_max(helpers, Ordering::AcqRel) < helpers
             && let Some(starter) = self.starter.get()
         {
             starter.unpark();
         }
-        self.handed_in.notify_all();
+        (0..helpers).for_each(|_| self.handed_in.notify_one());
     }
 
     /// Forgets a batch in which nothing is to be done any more.
@@ -108,6 +111,8 @@ impl<'m> Depth<'m> {
 pub struct Batch<'m> {
     /// What is to be done.
     pub pieces: Vec<Checked<'m>>,
+    /// Of each piece, the number of the first that belongs to the next request.
+    ends: Vec<usize>,
     state: Mutex<State>,
     idle: Condvar,
 }
@@ -116,33 +121,69 @@ pub struct Batch<'m> {
 struct State {
     next: usize,
     running: usize,
-    outcomes: Vec<Option<Outcome>>,
+    stages: Vec<Stage>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    Running,
+    Done(Outcome),
+    /// One before it says all of the request.
+    Left,
+}
+
+impl State {
+    /// The next piece that waits.
+    fn waiting(&mut self) -> Option<usize> {
+        while self.stages.get(self.next).is_some_and(|stage| *stage != Stage::Waiting) {
+            self.next += 1;
+        }
+        Some(self.next).filter(|next| *next < self.stages.len())
+    }
 }
 
 impl<'m> Batch<'m> {
-    /// A batch of which nothing is done.
-    pub fn new(pieces: Vec<Checked<'m>>) -> Arc<Self> {
-        let outcomes = pieces.iter().map(|_| None).collect();
-        let state = Mutex::new(State { next: 0, running: 0, outcomes });
-        Arc::new(Self { pieces, state, idle: Condvar::new() })
+    /// A batch of which nothing is done. `counts`: how many pieces each request has.
+    pub fn new(pieces: Vec<Checked<'m>>, counts: impl Iterator<Item = usize>) -> Arc<Self> {
+        let mut ends: Vec<usize> = Vec::with_capacity(pieces.len());
+        for count in counts {
+            ends.resize(ends.len() + count, ends.len() + count);
+        }
+        let state = Mutex::new(State { next: 0, running: 0, stages: vec![Stage::Waiting; pieces.len()] });
+        Arc::new(Self { pieces, ends, state, idle: Condvar::new() })
+    }
+
+    /// How many pieces wait.
+    fn waiting(&self) -> usize {
+        held(&self.state).stages.iter().filter(|stage| **stage == Stage::Waiting).count()
     }
 
     fn is_handed_out(&self) -> bool {
-        held(&self.state).next >= self.pieces.len()
+        held(&self.state).waiting().is_none()
     }
 
     /// The next piece; none, too, if the run is over.
     pub fn claim(&self, over: &AtomicBool) -> Option<Claim<'_, 'm>> {
         let mut state = held(&self.state);
-        let number = state.next;
-        if number >= self.pieces.len() {
-            return None;
-        }
+        let number = state.waiting()?;
+        self.begin(state, number, over)
+    }
+
+    /// That piece, if nobody has it.
+    pub fn claim_one(&self, number: usize, over: &AtomicBool) -> Option<Claim<'_, 'm>> {
+        let state = held(&self.state);
+        if state.stages.get(number) == Some(&Stage::Waiting) { self.begin(state, number, over) } else { None }
+    }
+
+    fn begin(&self, mut state: MutexGuard<'_, State>, number: usize, over: &AtomicBool) -> Option<Claim<'_, 'm>> {
         if over.load(Ordering::Relaxed) {
-            state.next = self.pieces.len();
+            // What is left is nobody's any more.
+            state.stages.iter_mut().filter(|stage| **stage == Stage::Waiting).for_each(|stage| *stage = Stage::Left);
             return None;
         }
-        (state.next, state.running) = (number + 1, state.running + 1);
+        state.stages[number] = Stage::Running;
+        state.running += 1;
         Some(Claim { batch: self, number, outcome: None })
     }
 
@@ -152,7 +193,8 @@ impl<'m> Batch<'m> {
         while state.running > 0 {
             state = self.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        std::mem::take(&mut state.outcomes)
+        let outcome = |stage: &Stage| if let Stage::Done(outcome) = stage { Some(*outcome) } else { None };
+        state.stages.iter().map(outcome).collect()
     }
 }
 
@@ -179,8 +221,14 @@ impl Drop for Claim<'_, '_> {
     fn drop(&mut self) {
         // Whoever panicked has said nothing: the others are not to wait for ever.
         let lost = || Err(failed(&std::io::Error::from_raw_os_error(libc::EIO)));
+        let outcome = self.outcome.take().unwrap_or_else(lost);
         let mut state = held(&self.batch.state);
-        state.outcomes[self.number] = Some(self.outcome.take().unwrap_or_else(lost));
+        state.stages[self.number] = Stage::Done(outcome);
+        if self.piece().ends_with(&outcome) {
+            // Pieces are begun in their order: those before it are under way, or done.
+            let behind = self.number + 1..self.batch.ends[self.number];
+            state.stages[behind].iter_mut().filter(|stage| **stage == Stage::Waiting).for_each(|s| *s = Stage::Left);
+        }
         state.running -= 1;
         if state.running == 0 {
             self.batch.idle.notify_all();

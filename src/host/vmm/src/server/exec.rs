@@ -225,7 +225,7 @@ fn stat(slot: &Slot, same_file: u32) -> Reply {
 }
 
 fn read(slot: &Slot, request: &Checked<'_>) -> Outcome {
-    /// What is longer will be asked for again in parts, by whoever can do with some of it.
+    /// Whoever can do with less asks for it again in parts, down to these.
     const FEW: u64 = 65536;
     let (mut done, mut again) = (0, request.len <= FEW && !slot.device.direct);
     while done < request.buf.len() && !slot.is_hidden() {
@@ -248,7 +248,10 @@ fn read(slot: &Slot, request: &Checked<'_>) -> Outcome {
     }
     request.buf.skip(done).fill_zero();
     slot.show_kept(request.offset, done, |kept| request.buf.copy_from(kept));
-    Ok(value(done as u64))
+    // The file may be longer than the device.
+    let there = slot.len.load(Ordering::Acquire).saturating_sub(request.offset);
+    let is_longer = slot.device.direct && slot.device.fresh;
+    Ok(value(if is_longer { there.min(done as u64) } else { done as u64 }))
 }
 
 fn write(slot: &Slot, request: &Checked<'_>) -> Outcome {

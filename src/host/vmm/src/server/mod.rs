@@ -26,7 +26,7 @@ use crate::limits::{MESSAGES, RESULTS};
 use crate::memory::Shared;
 use crate::{Device, Limits, Observer, Policy};
 use check::Checked;
-use depth::Batch;
+use depth::{Batch, Claim};
 use table::Table;
 use wait::Semaphore;
 
@@ -140,7 +140,7 @@ impl<'a> Server<'a> {
             return Served::Limit { name: "number of requests", flag: "--max-requests", value: max.to_string() };
         }
         // Requests of one batch may be carried out in any order.
-        let mut slow = Vec::new();
+        let (mut slow, mut bytes) = (Vec::new(), 0);
         for number in 0..count {
             // Each may take as long as a slow disk takes for all of the guest's memory.
             if self.aborted.load(Ordering::Relaxed) {
@@ -152,7 +152,12 @@ impl<'a> Server<'a> {
                 Ok(request) if request.slot.is_some() => match self.at_once(worker, &request) {
                     Some(reply) => reply,
                     None => {
+                        bytes += request.len;
                         slow.push((number, request));
+                        if bytes >= pieces::DUE {
+                            bytes = 0;
+                            self.deeply(worker, memory, depth, &mut slow);
+                        }
                         continue;
                     }
                 },
@@ -197,9 +202,15 @@ impl<'a> Server<'a> {
         let mut all = Vec::new();
         let counts: Vec<_> =
             slow.drain(..).map(|(number, request)| (number, pieces::cut(&request, &mut all))).collect();
-        let batch = Batch::new(all);
+        let batch = Batch::new(all, counts.iter().map(|(_, count)| *count));
         let buffer = &mut self.buffer(worker);
-        while !batch.pieces.iter().all(pieces::answers) && self.take_one(&batch, buffer) {}
+        let mut first = 0;
+        for (_, count) in &counts {
+            if !pieces::answers(&batch.pieces[first]) {
+                self.take(batch.claim_one(first, &self.aborted), buffer);
+            }
+            first += count;
+        }
         depth.hand_in(&batch);
         self.take_part(&batch, buffer);
         let mut outcomes = batch.outcomes();
@@ -215,12 +226,12 @@ impl<'a> Server<'a> {
     }
 
     fn take_part(&self, batch: &Batch<'_>, buffer: &mut bulk::Buffer) {
-        while self.take_one(batch, buffer) {}
+        while self.take(batch.claim(&self.aborted), buffer) {}
     }
 
     /// Carries out a piece, if there is one.
-    fn take_one(&self, batch: &Batch<'_>, buffer: &mut bulk::Buffer) -> bool {
-        let Some(claim) = batch.claim(&self.aborted) else { return false };
+    fn take(&self, claim: Option<Claim<'_, '_>>, buffer: &mut bulk::Buffer) -> bool {
+        let Some(claim) = claim else { return false };
         let outcome = self.timed(buffer, claim.piece());
         claim.done(outcome);
         true

@@ -12,11 +12,16 @@ const READ: u64 = 128 * 1024;
 const WRITTEN: u64 = 1024 * 1024;
 /// Bytes that are copied at once where writing is not what takes the time. Each thread has so much of its own.
 const COPIED: u64 = 512 * 1024;
+/// The same where the file server may do it.
+const COPIED_AFAR: u64 = 16 << 20;
 /// Bytes that are compared at once: both sides are read one after the other.
 const COMPARED: u64 = 512 * 1024;
 
-/// What is longer goes on as one: no command asks for so much, and who does shall not have a table of it made.
+/// What is longer goes on as one: no command asks for so much. Together with [`DUE`] it bounds the pieces that there are.
 const CUT_MAX: u64 = 32 << 20;
+
+/// So many bytes are carried out before more is put off.
+pub const DUE: u64 = 128 << 20;
 
 /// Whether a request will have to wait for a device.
 pub fn is_slow(request: &Checked<'_>) -> bool {
@@ -44,6 +49,8 @@ fn ends(request: &Checked<'_>) -> Vec<u64> {
         Op::Read => (READ, request.offset),
         Op::Write => (WRITTEN, request.offset),
         Op::Compare => (COMPARED, request.offset),
+        // Other machines copy by themselves.
+        Op::Copy if both_remote(request) => (COPIED_AFAR, request.offset2),
         Op::Copy if !overlaps(request) => {
             let is_late = request.slot2.as_deref().is_some_and(Slot::is_slow);
             let size = if is_late { WRITTEN } else { COPIED };
@@ -59,6 +66,13 @@ fn ends(request: &Checked<'_>) -> Vec<u64> {
     }
     ends.push(request.len);
     ends
+}
+
+/// Whether a copy can be left to a file server.
+fn both_remote(request: &Checked<'_>) -> bool {
+    let slots = [request.slot.as_deref(), request.slot2.as_deref()];
+    let alike = |slot: &Slot| slot.remote && !slot.device.direct;
+    request.flags == 0 && slots.into_iter().flatten().all(alike) && !overlaps(request)
 }
 
 /// Whether a copy changes what it has still to read: then its order is what it means.
@@ -86,8 +100,8 @@ pub fn join(pieces: &[Checked<'_>], outcomes: &mut [Option<Outcome>]) -> Option<
         match outcome.take()? {
             Ok(reply) => {
                 joined = Reply { value: joined.value + reply.value, ..reply };
-                // What follows does not count: the ranges differ here.
-                if piece.op == Op::Compare && reply.value < piece.len {
+                // The ranges differ here.
+                if piece.ends_with(&Ok(reply)) {
                     break;
                 }
             }

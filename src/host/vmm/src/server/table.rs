@@ -207,7 +207,8 @@ impl Slot {
             self.len.fetch_max(end, Ordering::AcqRel);
             // Past the page cache a file system takes writes side by side only below the end of the file. A file that was there
             // before is never longer than it is to be: the run may be cut off.
-            if self.device.direct && self.device.fresh && !self.block && end > *longer {
+            let new = self.device.fresh && self.device.old.is_none();
+            if self.device.direct && new && !self.block && end > *longer {
                 let ahead = end.next_multiple_of(AHEAD);
                 *longer = rustix::fs::ftruncate(&self.device.file, ahead).map_or(0, |()| ahead);
             }
@@ -217,9 +218,11 @@ impl Slot {
     /// Nothing more will be written: the file gets its length.
     pub fn finish(&self) -> io::Result<()> {
         let mut longer = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::take(&mut *longer) > self.len.load(Ordering::Acquire) {
-            rustix::fs::ftruncate(&self.device.file, self.len.load(Ordering::Acquire))?;
+        let len = self.len.load(Ordering::Acquire);
+        if *longer > len {
+            rustix::fs::ftruncate(&self.device.file, len)?;
         }
+        *longer = 0;
         Ok(())
     }
 
@@ -355,7 +358,8 @@ impl Table {
 
     /// Every file gets its length.
     pub fn finish(&self) -> io::Result<()> {
-        self.slots.read().unwrap_or_else(PoisonError::into_inner).iter().try_for_each(|slot| slot.finish())
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().map(|slot| slot.finish()).fold(Ok(()), Result::and)
     }
 
     /// Back to plain devices.

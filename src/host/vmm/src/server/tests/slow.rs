@@ -74,6 +74,44 @@ fn a_copy_says_how_far_it_came() {
     assert_eq!((reply.errno, reply.value, reply.value2), (libc::EBADF as u32, 0, 1));
 }
 
+#[test]
+fn nothing_is_begun_behind_a_piece_that_failed() {
+    let bench = Bench::new("deep-failed", &[(0, &content(4 * MIB as usize))], 4 * MIB);
+    let parts = |requests: &[Request]| {
+        let mut all = Vec::new();
+        let checked =
+            requests.iter().map(|r| check::check(r, &bench.server.table, &bench.memory).expect("it is right"));
+        let counts: Vec<usize> = checked.map(|request| pieces::cut(&request, &mut all)).collect();
+        (Batch::new(all, counts.iter().copied()), counts)
+    };
+    let (batch, counts) = parts(&[copying(0, 2 * MIB), copying(2 * MIB, MIB)]);
+    assert_eq!(counts, [4, 2]);
+    let begun = || batch.claim(&bench.server.aborted);
+    // Somebody is still at work on what comes before.
+    let (first, second) = (begun().expect("four wait"), begun().expect("three wait"));
+    second.done(Err(Reply { value: 7, value2: 1, ..exec::failed(&std::io::Error::from_raw_os_error(libc::EIO)) }));
+    begun().expect("the other request waits").done(Ok(Reply::default()));
+    begun().expect("its second piece waits").done(Ok(Reply::default()));
+    assert!(begun().is_none());
+    first.done(Ok(Reply { value: 9, ..Reply::default() }));
+    let mut outcomes = batch.outcomes();
+    let reply = pieces::join(&batch.pieces[..4], &mut outcomes[..4]).expect("it is said");
+    assert_eq!((reply.errno, reply.value, reply.value2), (libc::EIO as u32, 512 * 1024 + 7, 1));
+    assert!(pieces::join(&batch.pieces[4..], &mut outcomes[4..]).is_some());
+    let compare = Request { len: 4 * MIB, dev2: 1, ..request(Op::Compare) };
+    let (batch, _) = parts(&[compare]);
+    let third = batch.claim_one(2, &bench.server.aborted).expect("nobody has it");
+    third.done(Ok(Reply { value: 5, ..Reply::default() }));
+    let left = std::iter::from_fn(|| batch.claim(&bench.server.aborted).map(|c| c.done(Ok(whole(512 * 1024)))));
+    assert_eq!(left.count(), 2);
+    assert_eq!(pieces::join(&batch.pieces, &mut batch.outcomes()).map(|r| r.value), Some(MIB + 5));
+    assert!(batch.claim_one(7, &bench.server.aborted).is_none());
+}
+
+fn whole(value: u64) -> Reply {
+    Reply { value, ..Reply::default() }
+}
+
 const WRITE: Mode = Mode::Write { growth_limit_bytes: GROWTH };
 
 #[test]
@@ -91,7 +129,7 @@ fn a_new_file_past_the_page_cache_is_longer_only_while_it_is_written() {
     assert_eq!(deep(&bench, 3, &[copy])[0].status, 0);
     assert_eq!(len(), 64 * MIB);
     let read = Request { dev: to, offset: 3 * MIB, len: MIB, buf: bench.heap(), ..request(Op::Read) };
-    bench.ok(read);
+    assert_eq!(bench.ok(read).value, 512);
     assert!(bench.heap_bytes(512) == source[3 * MIB as usize..]);
     assert!(bench.heap_bytes(MIB)[512..].iter().all(|byte| *byte == 0));
     bench.ok(Request { dev: to, ..request(Op::Flush) });

@@ -41,7 +41,6 @@ const TABLE: &[(i64, When, &str)] = &[
     (libc::SYS_write, When::Always, "standard output; the doorbell of a child; the committer's pipe"),
     (libc::SYS_writev, When::Always, "standard output"),
     (libc::SYS_pread64, When::Always, "the server reads"),
-    (libc::SYS_preadv2, When::Always, "the server asks what is in memory"),
     (libc::SYS_fadvise64, When::Always, "the server reads around what is broken"),
     (libc::SYS_pwrite64, When::Always, "the server writes"),
     (libc::SYS_lseek, When::Always, "data and holes; a block device's length"),

@@ -26,15 +26,7 @@ pub const DUE: u64 = 128 << 20;
 /// Whether a request will have to wait for a device.
 pub fn is_slow(request: &Checked<'_>) -> bool {
     let slots = [request.slot.as_deref(), request.slot2.as_deref()];
-    let away = |slot: Option<&Slot>, offset: u64| slot.is_some_and(|slot| slot.is_away(offset));
-    request.moves()
-        && request.len <= CUT_MAX
-        && (slots.into_iter().flatten().any(Slot::is_slow)
-            || match request.op {
-                Op::Read | Op::Copy => away(slots[0], request.offset),
-                Op::Compare => away(slots[0], request.offset) || away(slots[1], request.offset2),
-                _ => false,
-            })
+    request.moves() && request.len <= CUT_MAX && slots.into_iter().flatten().any(Slot::is_slow)
 }
 
 /// Whether its devices have answered before.

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use instar_abi::ring::Role;
 use rustix::fs::{Advice, SeekFrom};
-use rustix::io::ReadWriteFlags;
 
 use super::pace::Pace;
 use crate::Device;
@@ -52,8 +51,6 @@ pub struct Slot {
     pub no_clone: AtomicBool,
     /// How it answers.
     pub pace: Pace,
-    /// It cannot be asked what of it is in memory: it is not asked again.
-    pub no_wait: AtomicBool,
     /// Further files that may still be opened for writing for its image.
     pub left: Mutex<Parts>,
     /// So far the device may be written.
@@ -99,7 +96,6 @@ impl Slot {
             shares,
             no_clone,
             pace: Pace::new(remote),
-            no_wait: AtomicBool::new(false),
             left,
             granted,
             resizing,
@@ -165,21 +161,6 @@ impl Slot {
     /// Whether requests to it are waited for, so that several should be under way.
     pub fn is_slow(&self) -> bool {
         self.device.direct || self.pace.is_slow()
-    }
-
-    /// Whether what is at `offset` would have to be waited for, as far as the file system tells.
-    pub fn is_away(&self, offset: u64) -> bool {
-        if self.no_wait.load(Ordering::Relaxed) || self.is_hidden() {
-            return false;
-        }
-        let mut byte = [0];
-        let asked = [io::IoSliceMut::new(&mut byte)];
-        match rustix::io::preadv2(&self.device.file, &mut { asked }, offset, ReadWriteFlags::NOWAIT) {
-            Err(rustix::io::Errno::AGAIN) => self.pace.waited(),
-            Err(_) => self.no_wait.store(true, Ordering::Relaxed),
-            Ok(_) => return false,
-        }
-        self.pace.is_slow()
     }
 
     /// A few bytes at `offset` could not be read: a neighbour that the kernel reads together with them may be what is broken.

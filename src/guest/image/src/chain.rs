@@ -24,6 +24,12 @@ pub struct Layer<'a> {
 }
 
 impl Layer<'_> {
+    /// The devices that its bytes may lie on: its own first.
+    pub fn devices(&self) -> impl Iterator<Item = DeviceId> + use<> {
+        let others = self.image.data_files().into_iter().map(|(device, _)| device);
+        core::iter::once(self.device).chain(others)
+    }
+
     /// See [`Image::extent`]; never empty. A failure too is about no more than was asked for.
     pub fn extent(&self, at: u64, max: u64) -> Result<Extent> {
         let extent = self.image.extent(at, max).map_err(|e| e.losing_at_most(max))?;

@@ -7,7 +7,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use instar_image::chain::Chain;
+use instar_image::chain::{Chain, Layer};
 use instar_image::sealed::{self, Placed};
 use instar_image::write::{Piece, Target};
 use instar_image::{Editor, Error, Image, Machine, Result, Spot, Step};
@@ -203,10 +203,7 @@ impl<'c> WriteDisk<'c> {
         let placing = self.placing.lock();
         let settled = self.settle();
         drop(placing);
-        let devices = self.chain.layers.iter().take(1).flat_map(|top| {
-            let others = top.image.data_files().into_iter().map(|(device, _)| device);
-            core::iter::once(top.device).chain(others)
-        });
+        let devices = self.chain.layers.iter().take(1).flat_map(Layer::devices);
         let barriers: Vec<Step<'_>> = devices.map(|device| Step::Barrier { device }).collect();
         settled.and_then(|()| self.or_broken(self.machine.submit(&barriers)))
     }

@@ -1,7 +1,6 @@
 //! How the images of a chain tell of what they store, for the commands that show it.
 
 use alloc::vec::Vec;
-use core::iter;
 
 pub use instar_abi::ops::map::{COMPRESSED, DATA, HAS_OFFSET, PRESENT, ZERO};
 use instar_image::chain::Chain;
@@ -43,8 +42,7 @@ impl<'a> Stored<'a> {
         for layer in &chain.layers {
             let mut runs = Vec::new();
             if layer.image.is_preallocated()? {
-                let others = layer.image.data_files().into_iter().map(|(device, _)| device);
-                for device in iter::once(layer.device).chain(others) {
+                for device in layer.devices() {
                     let len = machine.stat(device)?.len;
                     runs.push((device, RunMap::new(machine.source(), device, len)));
                 }

@@ -75,6 +75,7 @@ pub fn run(
             && !settings.reserved
             && writer.encrypter().is_none()
             && planner.losses().is_none()
+            && planner.disks().devices().any(|device| machine.stat(device).is_ok_and(|stat| stat.shares))
             && unit.is_multiple_of(BLOCK),
         against: match planner.selection() {
             Selection::Differing(chain) => Some(chain),

@@ -13,9 +13,9 @@ pub mod plan;
 pub mod progress;
 pub mod steps;
 
-use instar_image::chain::Chain;
+use instar_image::chain::{Chain, Layer};
 use instar_image::write::{Target, Writer};
-use instar_image::{Machine, Result};
+use instar_image::{DeviceId, Machine, Result};
 
 use plan::Planner;
 use progress::Progress;
@@ -69,6 +69,11 @@ impl<'a> Disks<'a> {
     /// One source.
     pub const fn of(source: &'a Chain<'a>) -> Self {
         Self { sources: core::slice::from_ref(source), target: None }
+    }
+
+    /// All that the sources' bytes may lie on.
+    pub fn devices(self) -> impl Iterator<Item = DeviceId> + use<'a> {
+        self.sources.iter().flat_map(|chain| &chain.layers).flat_map(Layer::devices)
     }
 
     /// A source by its number; the target has the number behind the last one.

@@ -73,12 +73,7 @@ struct Position {
 
 /// Whether anything that is read is waited for.
 fn is_slow(machine: &dyn Machine, disks: Disks<'_>) -> bool {
-    let layers = disks.sources.iter().flat_map(|chain| &chain.layers);
-    let devices = layers.flat_map(|layer| {
-        let others = layer.image.data_files().into_iter().map(|(device, _)| device);
-        core::iter::once(layer.device).chain(others)
-    });
-    devices.into_iter().any(|device| machine.stat(device).is_ok_and(|stat| stat.slow))
+    disks.devices().any(|device| machine.stat(device).is_ok_and(|stat| stat.slow))
 }
 
 /// Hands out jobs. The first error anywhere ends it.

@@ -71,6 +71,11 @@ impl Checked<'_> {
         }
     }
 
+    /// Its devices.
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
+        [self.slot.as_deref(), self.slot2.as_deref()].into_iter().flatten()
+    }
+
     /// Whether it is bulk data that takes the time.
     pub fn moves(&self) -> bool {
         matches!(self.op, Op::Read | Op::Write | Op::Copy | Op::Compare)

@@ -46,10 +46,7 @@ impl Server<'_> {
             return Err(refused(Status::GrowthLimit));
         }
         if request.gives() {
-            [request.slot.as_deref(), request.slot2.as_deref()]
-                .into_iter()
-                .flatten()
-                .for_each(|slot| self.policy.gives(slot));
+            request.slots().for_each(|slot| self.policy.gives(slot));
         }
         changed(request).map_or(Ok(()), |changed| changed.begin().map_err(|e| failed(&e)))
     }

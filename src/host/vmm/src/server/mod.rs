@@ -243,7 +243,7 @@ impl<'a> Server<'a> {
         let outcome = self.carry_out(buffer, request);
         if request.moves() {
             let took = begun.elapsed();
-            [&request.slot, &request.slot2].into_iter().flatten().for_each(|slot| slot.pace.took(request.len, took));
+            request.slots().for_each(|slot| slot.pace.took(request.len, took));
         }
         outcome
     }

@@ -25,13 +25,12 @@ pub const DUE: u64 = 128 << 20;
 
 /// Whether a request will have to wait for a device.
 pub fn is_slow(request: &Checked<'_>) -> bool {
-    let slots = [request.slot.as_deref(), request.slot2.as_deref()];
-    request.moves() && request.len <= CUT_MAX && slots.into_iter().flatten().any(Slot::is_slow)
+    request.moves() && request.len <= CUT_MAX && request.slots().any(Slot::is_slow)
 }
 
 /// Whether its devices have answered before.
 pub fn answers(request: &Checked<'_>) -> bool {
-    [&request.slot, &request.slot2].into_iter().flatten().all(|slot| slot.pace.answers())
+    request.slots().all(|slot| slot.pace.answers())
 }
 
 /// Where the pieces of a request end, in bytes from its beginning; the last is its own end.
@@ -41,9 +40,9 @@ fn ends(request: &Checked<'_>) -> Vec<u64> {
         Op::Read => (READ, request.offset),
         Op::Write => (WRITTEN, request.offset),
         Op::Compare => (COMPARED, request.offset),
-        // Other machines copy by themselves.
+        Op::Copy if overlaps(request) => return vec![request.len],
         Op::Copy if both_remote(request) => (COPIED_AFAR, request.offset2),
-        Op::Copy if !overlaps(request) => {
+        Op::Copy => {
             let is_late = request.slot2.as_deref().is_some_and(Slot::is_slow);
             let size = if is_late { WRITTEN } else { COPIED };
             (size.max(request.arg.into()), request.offset2)
@@ -62,9 +61,7 @@ fn ends(request: &Checked<'_>) -> Vec<u64> {
 
 /// Whether a copy can be left to a file server.
 fn both_remote(request: &Checked<'_>) -> bool {
-    let slots = [request.slot.as_deref(), request.slot2.as_deref()];
-    let alike = |slot: &Slot| slot.remote && !slot.device.direct;
-    request.flags == 0 && slots.into_iter().flatten().all(alike) && !overlaps(request)
+    request.flags == 0 && request.slots().all(|slot| slot.remote && !slot.device.direct)
 }
 
 /// Whether a copy changes what it has still to read: then its order is what it means.

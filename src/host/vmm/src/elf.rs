@@ -24,6 +24,8 @@ pub struct Program<'a> {
     pub entry: u64,
     /// R-X
     pub text: Segment,
+    /// How much of its beginning nearly every command runs through, in bytes.
+    pub often_len: u64,
     /// R--
     pub rodata: Segment,
     /// RW-
@@ -45,7 +47,7 @@ impl<'a> Program<'a> {
             return None;
         }
         let (table, count) = (number::<8>(file, 32)? as usize, number::<2>(file, 56)? as usize);
-        let mut by_rights = [None; 3];
+        let (mut by_rights, mut often): ([Option<Segment>; 3], _) = ([None; 3], None);
         for header in (0..count).map(|i| table + 56 * i) {
             if number::<4>(file, header)? != PT_LOAD {
                 continue;
@@ -67,18 +69,34 @@ impl<'a> Program<'a> {
                 && segment.file_len <= segment.len
                 && segment.addr.checked_add(segment.len)? < RW_BASE
                 && segment.offset.checked_add(segment.file_len)? <= file.len() as u64;
-            if !fits || by_rights[slot].replace(segment).is_some() {
+            let before = by_rights[slot].replace(segment);
+            if !fits || before.is_some() && (slot != 0 || std::mem::replace(&mut often, before).is_some()) {
                 return None;
             }
         }
-        let [Some(text), Some(rodata), Some(data)] = by_rights else { return None };
-        Some(Self { file, entry: number::<8>(file, 24)?, text, rodata, data })
+        let [Some(mut text), Some(rodata), Some(data)] = by_rights else { return None };
+        let often_len = often.map_or(0, |often| text.addr.saturating_sub(often.addr));
+        if let Some(often) = often {
+            // One after the other, in memory as in the file: together they are the text.
+            if often.len > often_len || often.offset.checked_add(often_len)? != text.offset {
+                return None;
+            }
+            let lens = (often_len + text.file_len, often_len + text.len);
+            text = Segment { offset: often.offset, file_len: lens.0, addr: often.addr, len: lens.1 };
+        }
+        Some(Self { file, entry: number::<8>(file, 24)?, text, often_len, rodata, data })
     }
 
     /// The text segment's bytes.
     #[must_use]
     pub fn text_bytes(&self) -> &'a [u8] {
         &self.file[self.text.offset as usize..][..self.text.file_len as usize]
+    }
+
+    /// The part of the text that nearly every command runs through, in whole pages.
+    #[must_use]
+    pub fn often_bytes(&self) -> &'a [u8] {
+        &self.text_bytes()[..self.often_len as usize]
     }
 
     /// The data segment's initial bytes.

@@ -90,6 +90,22 @@ impl Shared {
         self.base.wrapping_add((va - RW_BASE) as usize)
     }
 
+    /// Has the pages made that every command will touch, at once and not one by one: a kernel that keeps page tables of
+    /// its own for a virtual machine then fills in the neighbours of a page with it.
+    pub(crate) fn prepare(&self) {
+        const STACK: u64 = 16 << 10;
+        const HEAP: u64 = 128 << 10;
+        let layout = &self.layout;
+        let (_, top) = layout.stack(0);
+        for (from, to) in
+            [(layout.boot, layout.stacks), (top - STACK, top), (layout.heap, layout.heap + HEAP.min(layout.heap_len))]
+        {
+            // SAFETY: the range lies in the mapping, in whole pages. Only advice: what an older kernel refuses is made
+            // when it is touched.
+            unsafe { libc::madvise(self.at(from).cast(), (to - from) as usize, libc::MADV_POPULATE_WRITE) };
+        }
+    }
+
     /// Fills memory before the guest runs.
     pub(crate) fn fill(&self, va: u64, bytes: &[u8]) {
         assert!(va >= RW_BASE && va - RW_BASE + bytes.len() as u64 <= self.layout.len, "the layout has room for it");

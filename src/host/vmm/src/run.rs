@@ -59,7 +59,8 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     let program = Program::parse(file).ok_or_else(|| host("the guest program is damaged"))?;
     let workers = job.workers.clamp(1, MAX_WORKERS);
     let data_len = program.data.len.next_multiple_of(PAGE);
-    let layout = Layout::new(workers, job.params.len() as u64, data_len, job.limits.guest_memory_bytes)
+    let (params_len, often_len) = (job.params.len() as u64, program.often_len);
+    let layout = Layout::new(workers, params_len, data_len, often_len, job.limits.guest_memory_bytes)
         .ok_or_else(|| limit("guest memory", "--max-guest-memory", job.limits.guest_memory_bytes, "bytes"))?;
 
     let lock_down = job.lock_down || cfg!(not(debug_assertions));
@@ -138,7 +139,9 @@ fn limit(name: &'static str, flag: &'static str, value: u64, unit: &str) -> Fail
 fn build_kvm(program: &Program<'_>, layout: &Layout, job: &Job<'_>) -> Result<(Machine, Shared), String> {
     let kvm = kvm::open().map_err(|e| e.0)?;
     let memory = Shared::new(layout.clone(), Backing::Anonymous).map_err(|e| format!("no memory: {e}"))?;
+    memory.prepare();
     fill(&memory, program, job, DOORBELL_PORT_IO).map_err(|e| format!("no random bytes: {e}"))?;
+    memory.fill(layout.often, program.often_bytes());
     let machine = Machine::new(&kvm, program, &memory).map_err(|e| e.0)?;
     Ok((machine, memory))
 }

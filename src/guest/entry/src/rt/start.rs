@@ -9,11 +9,13 @@ use crate::RingMachine;
 
 // The host has set the stack and put the boot page's address in rdi and the worker's index in rsi.
 core::arch::global_asm!(
+    ".section .text._start, \"ax\", @progbits",
     ".globl _start",
     "_start:",
     "xor ebp, ebp",
     "call {enter}",
     "ud2",
+    ".text",
     enter = sym enter,
 );
 

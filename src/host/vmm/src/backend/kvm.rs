@@ -132,7 +132,10 @@ fn map_all(program: &Program<'_>, memory: &Shared) -> io::Result<PageTables> {
     let layout = memory.layout();
     let mut tables = PageTables::new(layout.len)?;
     let gpa = |va: u64| GPA_MEMORY + (va - RW_BASE);
-    tables.map(program.text.addr, GPA_PROGRAM + program.text.offset, program.text.len, Access::Execute);
+    let (text, often_len) = (program.text, program.often_len);
+    tables.map(text.addr, gpa(layout.often), often_len, Access::Execute);
+    let rest = (text.addr + often_len, GPA_PROGRAM + text.offset + often_len);
+    tables.map(rest.0, rest.1, text.len - often_len, Access::Execute);
     tables.map(program.rodata.addr, GPA_PROGRAM + program.rodata.offset, program.rodata.len, Access::Read);
     tables.map(program.data.addr, gpa(layout.data), program.data.len, Access::Write);
     tables.map(layout.boot, gpa(layout.boot), PAGE, Access::Read);

@@ -82,7 +82,7 @@ impl Bench {
             device("target", Mode::Write { growth_limit_bytes: GROWTH }),
             device("empty", Mode::Read),
         ];
-        let layout = Layout::new(2, 0, 0, limits.guest_memory_bytes).expect("enough memory");
+        let layout = Layout::new(2, 0, 0, 0, limits.guest_memory_bytes).expect("enough memory");
         let memory = Shared::new(layout, Backing::Anonymous).expect("memory");
         let server = Server::new(devices, Policy::default(), limits, &Nobody, 2);
         Self { folder, memory, server }

@@ -25,6 +25,7 @@ VARIABLES = {
     "limits.output-growth": ("INSTAR_MAX_OUTPUT_GROWTH", "7M"),
     "limits.results": ("INSTAR_MAX_RESULTS", "7M"),
     "limits.messages": ("INSTAR_MAX_MESSAGES", "7K"),
+    "workers": ("INSTAR_WORKERS", "7"),
     "extensions": ("INSTAR_EXTENSIONS", "true"),
 }
 

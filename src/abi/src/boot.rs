@@ -17,7 +17,7 @@ pub const DOORBELL_PORT: u16 = 0x510;
 pub const DOORBELL_FD: u32 = 0;
 
 /// Most workers (vCPUs or processes) that a sandbox may have.
-pub const MAX_WORKERS: u32 = 16;
+pub const MAX_WORKERS: u32 = 64;
 
 /// CPU features the guest may use beyond its build's baseline; a bit set in [`BootInfo::cpu`].
 pub const CPU_AVX2: u64 = 1;

@@ -85,10 +85,7 @@ fn argon2(
     let count = params.block_count();
     blocks.try_reserve_exact(count).map_err(|_| {
         let needed = (count as u64 * KIB).div_ceil(KIB * KIB);
-        Error::limit(format!(
-            "a key slot asks for {needed} MiB of memory; --max-guest-memory (64M unless said otherwise) gives the \
-             sandbox more"
-        ))
+        Error::limit(format!("a key slot asks for {needed} MiB of memory; --max-guest-memory gives the sandbox more"))
     })?;
     blocks.resize(count, Block::default());
     let mut key = Zeroizing::new(alloc::vec![0; len]);

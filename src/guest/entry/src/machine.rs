@@ -39,6 +39,8 @@ pub struct RingMachine {
     stacks: u64,
     stack_stride: u64,
     workers: Workers,
+    /// How many take part in what is done by all: so many have the memory for it.
+    taking_part: usize,
     reported: AtomicU64,
     now: u64,
     /// The only source of randomness: ChaCha20, seeded with what the host took from its kernel.
@@ -65,6 +67,9 @@ const fn request(op: Op) -> Request {
     }
 }
 
+/// What a worker needs at a time, in bytes: a job's data read and decompressed, looked at, compressed.
+const MEMORY_EACH: u64 = 16 << 20;
+
 impl RingMachine {
     /// The machine that `boot` describes.
     ///
@@ -80,6 +85,7 @@ impl RingMachine {
             stacks: boot.stacks,
             stack_stride: boot.stack_stride.max(1),
             workers: Workers::new(),
+            taking_part: usize::try_from(boot.heap_len / MEMORY_EACH).unwrap_or(usize::MAX).clamp(1, count),
             reported: AtomicU64::new(0),
             now: boot.now_seconds,
             random: Mutex::new(ChaCha20Rng::from_seed(boot.entropy)),
@@ -394,11 +400,11 @@ impl machine::Opener for RingMachine {
 
 impl machine::Workers for RingMachine {
     fn workers(&self) -> usize {
-        self.clients.len()
+        self.taking_part
     }
 
     fn broadcast(&self, body: &(dyn Fn(usize) + Sync)) {
-        let others = self.clients.len() - 1;
+        let others = self.taking_part - 1;
         if others == 0 {
             return body(0);
         }
@@ -417,11 +423,16 @@ impl machine::Workers for RingMachine {
     fn relax(&self, spins: &mut u32) {
         const SPINS: u32 = 2000;
         const NAP_MICROSECONDS: u64 = 50;
+        // Where there are more workers than processors, those that wait must not take them from those that work.
+        const LONGER_AFTER: u32 = 4;
+        const DOUBLED_MAX: u32 = 5;
         *spins += 1;
-        if *spins < SPINS {
-            core::hint::spin_loop();
-        } else {
-            self.client().one(Request { len: NAP_MICROSECONDS, ..request(Op::Wait) });
+        match spins.checked_sub(SPINS) {
+            None => core::hint::spin_loop(),
+            Some(naps) => {
+                let len = NAP_MICROSECONDS << (naps / LONGER_AFTER).min(DOUBLED_MAX);
+                self.client().one(Request { len, ..request(Op::Wait) });
+            }
         }
     }
 }

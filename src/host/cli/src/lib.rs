@@ -22,6 +22,7 @@ mod running;
 mod secrets;
 mod sizes;
 mod streams;
+mod workers;
 
 use std::cell::RefCell;
 use std::ffi::OsString;

@@ -15,6 +15,7 @@ use crate::program::{Exit, Program};
 use crate::refusal;
 use crate::room::Room;
 use crate::secrets;
+use crate::workers::guest_memory;
 
 /// How long a command may take and how much it may ask for, unless said otherwise: far beyond what any legitimate
 /// image needs.
@@ -44,7 +45,6 @@ impl Defaults {
     pub const MAP: Self = Self { shown: 1 << 30, ..Self::DATA };
 }
 
-const GUEST_MEMORY: u64 = 64 << 20;
 const RESULT_BYTES: u64 = 8 << 20;
 const MESSAGE_BYTES: u64 = 1 << 20;
 
@@ -92,7 +92,10 @@ impl Program {
         subject: &str,
         observer: &dyn Observer,
     ) -> Result<(Outcome, Entries), Exit> {
-        let limits = self.limits(defaults).map_err(|e| self.fail(&e))?;
+        // A key is derived by all of them together.
+        let workers = if self.secrets.borrow().is_empty() { workers } else { self.workers() };
+        let workers = self.worth_starting(workers, &call.devices);
+        let limits = self.limits(defaults, workers).map_err(|e| self.fail(&e))?;
         self.room.set(Room::new(&limits));
         let isolation = self.config.isolation().map_err(|e| self.fail(&e))?;
         let Call { devices, force_share, .. } = call;
@@ -108,8 +111,6 @@ impl Program {
         let mut params = ops::stream(&request);
         let stock = self.is_stock() && !self.config.flag("extensions").unwrap_or(false);
         let secrets = self.secrets.borrow_mut().hand_over();
-        // A key is derived by all of them together.
-        let workers = if secrets.is_empty() { workers } else { self::workers() };
         let mut kept = Environment { stock, secrets }.into_entries();
         params.extend(ops::stream(&kept));
         kept.iter_mut().for_each(|(_, value)| secrets::wipe(value));
@@ -209,24 +210,18 @@ impl Program {
         })
     }
 
-    fn limits(&self, defaults: &Defaults) -> Result<Limits, String> {
+    fn limits(&self, defaults: &Defaults, workers: u32) -> Result<Limits, String> {
         let results = self.config.size("limits.results")?;
         Ok(Limits {
             cpu: Some(self.config.seconds("limits.cpu-seconds")?.unwrap_or(defaults.cpu)),
             wall: Some(self.config.seconds("limits.seconds")?.unwrap_or(defaults.wall)),
-            guest_memory_bytes: self.config.size("limits.guest-memory")?.unwrap_or(GUEST_MEMORY),
+            guest_memory_bytes: self.config.size("limits.guest-memory")?.unwrap_or_else(|| guest_memory(workers)),
             requests: Some(self.config.number("limits.requests")?.unwrap_or(defaults.requests)),
             result_bytes: results.unwrap_or(RESULT_BYTES),
             shown_bytes: results.unwrap_or(defaults.shown),
             message_bytes: self.config.size("limits.messages")?.unwrap_or(MESSAGE_BYTES),
         })
     }
-}
-
-/// How many workers move data: more do not pay.
-pub fn workers() -> u32 {
-    const MOST: usize = 8;
-    std::thread::available_parallelism().map_or(1, usize::from).min(MOST) as u32
 }
 
 /// Nobody is told.

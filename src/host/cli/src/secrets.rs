@@ -135,6 +135,11 @@ impl Secrets {
         decrypt(&Zeroizing::new(key), iv, stored)
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// As a parameter of the guest; what is here is wiped.
     pub fn hand_over(&mut self) -> Vec<ops::Secret> {
         self.entries.drain(..).map(|(id, data)| ops::Secret { id, data: data.to_vec() }).collect()

@@ -95,7 +95,7 @@ pub fn run(
             compressed: Vec::new(),
         };
         loop {
-            let jobs = planner.next();
+            let jobs = planner.next(machine);
             let (Some(first), Some(last)) = (jobs.first(), jobs.last()) else { break };
             match worker.work(&jobs, first, last) {
                 Ok(()) => progress.add(jobs.iter().map(|job| job.advance).sum()),

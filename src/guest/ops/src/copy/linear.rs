@@ -129,7 +129,7 @@ pub fn run(
             buf: Vec::new(),
         };
         loop {
-            let jobs = planner.next();
+            let jobs = planner.next(machine);
             let Some(first) = jobs.first() else { break };
             match worker.work(&jobs, first.at) {
                 Ok(()) => progress.add(jobs.iter().map(|job| job.advance).sum()),

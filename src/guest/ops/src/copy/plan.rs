@@ -232,8 +232,15 @@ impl<'a> Planner<'a> {
     }
 
     /// The next jobs, as many as are worth a crossing to the host; none when there are no more, or after an error.
-    pub fn next(&self) -> Vec<Job> {
-        let mut position = self.position.lock();
+    pub fn next(&self, machine: &dyn Machine) -> Vec<Job> {
+        // Tables may be read for it, which takes a while: who waits does not keep a processor.
+        let mut spins = 0;
+        let mut position = loop {
+            match self.position.try_lock() {
+                Some(position) => break position,
+                None => machine.relax(&mut spins),
+            }
+        };
         let mut jobs = Vec::new();
         for _ in 0..self.groups {
             self.group(&mut position, &mut jobs);

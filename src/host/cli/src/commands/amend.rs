@@ -10,7 +10,7 @@ use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Exit, Program};
 use crate::progress::Progress;
-use crate::running::{Defaults, Silent, workers};
+use crate::running::{Defaults, Silent};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -61,7 +61,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         help,
     };
     let subject = operand.to_string_lossy();
-    let (status, results) = program.run(params, call, workers(), &Defaults::DATA, &subject, &Silent)?;
+    let (status, results) = program.run(params, call, program.workers(), &Defaults::DATA, &subject, &Silent)?;
     if results.began {
         progress.show(0.0);
         progress.end();

@@ -16,7 +16,7 @@ use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Exit, Program};
 use crate::progress::show_lines;
-use crate::running::{Defaults, workers};
+use crate::running::Defaults;
 use crate::streams;
 
 /// The command.
@@ -151,7 +151,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let clock = Clock { begun: Mutex::new(None), text: told };
     let subject = image.path.to_string_lossy();
     // A request that waits for a disk keeps its worker, but no processor: there as many as can be.
-    let most = if cache.direct { MAX_WORKERS } else { workers() };
+    let most = if cache.direct { MAX_WORKERS } else { program.workers() };
     let workers = u32::try_from(depth.min(count)).unwrap_or(u32::MAX).min(most);
     let mut call = Call::of(&image, device, parsed.has("force-share"));
     let image = call.described(program)?.image();

@@ -10,7 +10,7 @@ use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Exit, Program};
 use crate::progress::show_lines;
-use crate::running::{Defaults, workers};
+use crate::running::Defaults;
 
 /// Bytes of a file that one worker checks.
 const SHORT: u64 = 16 << 20;
@@ -80,7 +80,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let subject = image.path.to_string_lossy();
     // The tables of a short file are looked through before a second worker has begun.
     let is_short = device.file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() < SHORT);
-    let workers = if is_short { 1 } else { workers() };
+    let workers = if is_short { 1 } else { program.workers() };
     let mut call = Call::of(&image, device, share);
     let params = Check { image: call.described(program)?.image(), repair };
     let (status, results) = program.run(params, call, workers, &Defaults::DATA, &subject, &Lines)?;

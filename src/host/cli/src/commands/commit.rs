@@ -10,7 +10,7 @@ use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Exit, Program};
 use crate::progress::Progress;
-use crate::running::{Defaults, workers};
+use crate::running::Defaults;
 use crate::sizes;
 
 /// The command.
@@ -69,7 +69,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         base: base.map(|base| base.as_encoded_bytes().to_vec()),
         drop: parsed.has("drop"),
     };
-    let (status, ()) = program.run(params, call, workers(), &Defaults::DATA, &subject, &progress)?;
+    let (status, ()) = program.run(params, call, program.workers(), &Defaults::DATA, &subject, &progress)?;
     if status == 0 {
         progress.end();
         if !quiet {

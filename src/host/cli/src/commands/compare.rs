@@ -10,7 +10,7 @@ use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::program::{Exit, Program};
 use crate::progress::Progress;
-use crate::running::{Defaults, workers};
+use crate::running::Defaults;
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -69,7 +69,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let subject = format!("{}, {}", one.to_string_lossy(), other.to_string_lossy());
     let images = call.described(program).map_err(|_| TROUBLE)?.images(2);
     let params = Compare { images, strict: parsed.has("strict"), steps: progress.is_shown() };
-    let ran = program.run(params, call, workers(), &Defaults::DATA, &subject, &progress);
+    let ran = program.run(params, call, program.workers(), &Defaults::DATA, &subject, &progress);
     // 1 would say that they differ.
     let (status, results) = ran.map_err(|_| TROUBLE)?;
     let text = results.found.as_ref().map(instar_render::compare::text).unwrap_or_default();

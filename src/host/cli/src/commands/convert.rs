@@ -19,7 +19,7 @@ use crate::image_name::ImageName;
 use crate::image_params::number;
 use crate::program::{Exit, Program, plain};
 use crate::progress::Progress;
-use crate::running::{Defaults, workers};
+use crate::running::Defaults;
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -78,7 +78,7 @@ struct Request {
 }
 
 fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
-    let (mut sparse, mut rate, mut most) = (SPARSE_DEFAULT, 0, workers());
+    let (mut sparse, mut rate, mut most) = (SPARSE_DEFAULT, 0, program.workers());
     // What is wrong with an argument is told in the order in which they were given, and before all else.
     for (key, value) in parsed.each() {
         let text = value.to_string_lossy();
@@ -90,7 +90,7 @@ fn check(program: &Program, parsed: &Parsed) -> Result<Request, Exit> {
             "parallel" => {
                 let number: Option<i64> = text.parse().ok();
                 // Each does one thing at a time.
-                most = number.and_then(|n| u32::try_from(n).ok()).map_or(most, |n| n.min(workers()));
+                most = number.and_then(|n| u32::try_from(n).ok()).map_or(most, |n| n.min(program.workers()));
                 if !number.is_some_and(|n| (1..=16).contains(&n)) {
                     return Err(program.fail(&program.version.bad_parallel(&text, number.is_some())));
                 }

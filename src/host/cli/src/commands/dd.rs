@@ -13,7 +13,7 @@ use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::program::{Exit, Program, plain};
 use crate::progress::Progress;
-use crate::running::{Defaults, workers};
+use crate::running::Defaults;
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -119,7 +119,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         ..Convert::default()
     };
     let progress = Progress::new(false, 0);
-    let (status, results) = program.run(params, call, workers(), &Defaults::DATA, &shown_input, &progress)?;
+    let (status, results) = program.run(params, call, program.workers(), &Defaults::DATA, &shown_input, &progress)?;
     if status != 0 {
         return Ok(status);
     }

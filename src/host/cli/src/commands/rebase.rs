@@ -10,7 +10,7 @@ use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::program::{Exit, Program};
 use crate::progress::Progress;
-use crate::running::{Defaults, workers};
+use crate::running::Defaults;
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -65,7 +65,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         );
     }
     let subject = operand.to_string_lossy();
-    let workers = if only_name { 1 } else { workers() };
+    let workers = if only_name { 1 } else { program.workers() };
     let mut images = call.described(program)?;
     let params = Rebase {
         image: images.image(),

@@ -12,7 +12,7 @@ use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::program::{Exit, Program};
-use crate::running::{Defaults, Silent, workers};
+use crate::running::{Defaults, Silent};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -91,7 +91,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
         // To the microsecond, as the stock tool.
         date_nsec: u64::from(now.subsec_micros()) * 1000,
     };
-    let workers = if lists { 1 } else { workers() };
+    let workers = if lists { 1 } else { program.workers() };
     let subject = operand.to_string_lossy();
     let (status, results) = program.run(params, call, workers, &Defaults::DATA, &subject, &Silent)?;
     if status == 0 && !results.snapshots.is_empty() {

@@ -7,7 +7,7 @@ use instar_vmm::Isolation;
 use instar_vmm::limits::GUEST_MEMORY_MIN;
 
 use crate::getopt::Opt;
-use crate::sizes;
+use crate::{sizes, workers};
 
 /// What a setting's value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +73,11 @@ impl Setting {
     pub fn check(&self, value: &OsStr) -> Result<(), String> {
         let rank = self.kind.rank(value)?;
         if rank < self.least {
-            let least = self.least >> 20;
-            return Err(format!("with {} nothing can run; the least is {least}M", value.to_string_lossy()));
+            let least = match self.kind {
+                Kind::Size => format!("{}M", self.least >> 20),
+                _ => self.least.to_string(),
+            };
+            return Err(format!("with {} nothing can run; the least is {least}", value.to_string_lossy()));
         }
         Ok(())
     }
@@ -137,7 +140,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "limits.guest-memory",
         "INSTAR_MAX_GUEST_MEMORY",
-        "64M",
+        "32M and 16M for each worker, 64M at least",
         Kind::Size,
         Opt::value("max-guest-memory", "SIZE", "memory of the sandbox"),
     )
@@ -175,6 +178,15 @@ pub const SETTINGS: &[Setting] = &[
         Opt::value("max-output-growth", "SIZE", "bytes by which the files that are written may grow, all together"),
     )
     .stricter(Stricter::Lower),
+    setting(
+        workers::SETTING,
+        "INSTAR_WORKERS",
+        "the processors that may be used, 64 at most; for small images 8",
+        Kind::Number,
+        Opt::value("workers", "N", "how many workers move data at the same time"),
+    )
+    .stricter(Stricter::Lower)
+    .at_least(1),
     setting(
         "extensions",
         "INSTAR_EXTENSIONS",

@@ -13,7 +13,7 @@ VENV := .venv
 export INSTAR_BINARY_PATH := $(abspath $(BINARY))
 
 .DEFAULT_GOAL := instar
-.PHONY: help instar demo test quick test-rust test-integration bench lint adversarial fuzz install clean bootstrap
+.PHONY: help instar demo test quick test-rust test-integration bench bench-smoke lint adversarial fuzz install clean bootstrap
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1\t\2/' | expand -t 20
@@ -47,6 +47,11 @@ bench: ## measure next to qemu-img; writes docs/benchmarks.md. `make bench AGAIN
 	@scripts/bootstrap demo
 	scripts/build
 	python3 benches/bench.py $(if $(AGAINST),--against $(AGAINST))
+
+bench-smoke: ## a few rows in two minutes, for every change. `make bench-smoke AGAINST=PATH` as above
+	@scripts/bootstrap demo
+	scripts/build
+	python3 benches/bench.py --smoke $(if $(AGAINST),--against $(AGAINST))
 
 lint: ## rustfmt, clippy, ruff, shellcheck
 	@scripts/bootstrap test

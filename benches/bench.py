@@ -17,21 +17,24 @@ import time
 from pathlib import Path
 
 import images
+import memory
+import plot
 import stores
-from cases import CASES
+from cases import CASES, SMOKE
 from images import MIB
+from report import NOISE, Row, report, told
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTAR = os.environ.get("INSTAR_BINARY_PATH", str(ROOT / "target/release/instar"))
 ROUNDS = 5
 # Between two builds a row is looked at again when it differs by more than this, so many times at most.
-NOISE, AGAIN = 0.04, 4
+AGAIN = 4
 # Pairs of builds that are measured at first take about so long, in seconds, and are so many at the least and most.
 BUDGET, FEWEST, MOST = 1.5, 3, 25
 
 
-def run_once(program, case, store, env):
-    """Seconds, and the bytes on disk of the output if there is one."""
+def prepare(program, case, store):
+    """What is run, and its output: names are put in, and what it changes is made."""
     folder = store.folder
     inside = store.images if "MEMORY" in case.argv else folder
     out, work = inside / "out.img", folder / "work.img"
@@ -39,12 +42,17 @@ def run_once(program, case, store, env):
     if case.work:
         subprocess.run(["cp", "--sparse=always", folder / case.work, work], check=True)
     names = {"OUT": str(out), "MEMORY": str(out), "WORK": str(work)}
-    argv = [program] + [names.get(a, a) for a in case.argv]
     store.before_run()
+    return [program] + [names.get(a, a) for a in case.argv], out
+
+
+def run_once(program, case, store, env):
+    """Seconds, and the bytes on disk of the output if there is one."""
+    argv, out = prepare(program, case, store)
     begin = time.perf_counter()
     # What a repair tells would fill the screen.
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    done = subprocess.run(argv, cwd=folder, env={**os.environ, **env}, check=False, **quiet)
+    done = subprocess.run(argv, cwd=store.folder, env={**os.environ, **env}, check=False, **quiet)
     seconds = time.perf_counter() - begin
     if done.returncode not in case.statuses:
         said = done.stderr[-500:].decode(errors="replace")
@@ -59,7 +67,7 @@ def clear(store):
 
 
 def measure(store, case, isolation, rounds):
-    """Medians of both tools in turn: (ours, theirs, our size / their size)."""
+    """A row: medians of both tools in turn, and a run of each to see what memory it holds."""
     env = {"INSTAR_ISOLATION": isolation}
     ours, theirs, sizes = [], [], (0, 0)
     rounds = min(rounds, case.rounds)
@@ -72,8 +80,14 @@ def measure(store, case, isolation, rounds):
             ours.append(mine)
             theirs.append(stock)
             sizes = (my_size, stock_size)
+    size = sizes[0] / sizes[1] if sizes[1] else None
+    held = []
+    for program in (INSTAR, "qemu-img"):
+        argv, _ = prepare(program, case, store)
+        held.append(memory.peak(argv, store.folder, {**os.environ, **env}))
     clear(store)
-    return statistics.median(ours), statistics.median(theirs), sizes[0] / sizes[1] if sizes[1] else None
+    times = statistics.median(ours), statistics.median(theirs)
+    return Row(case.title, isolation, *times, case.goal, size, tuple(held))
 
 
 def shortest(store, case, env, other, pairs):
@@ -125,42 +139,6 @@ def machine():
     ]
 
 
-def report(rows, about, size, rounds):
-    lines = [
-        "# Benchmarks",
-        "",
-        "Written by `make bench`. instar and the stock qemu-img run in turn on the same files, warm ones in memory where no store",
-        f"is named; medians of {rounds} pairs (of fewer, where a pair takes long). The image: {size // MIB} MiB, a third holes, a third programs",
-        "and libraries, a third random. `3 ms`, `20 ms`: each read and write takes so long, and the page cache is empty (an eighth of",
-        "the image at most); `direct`: past the page cache, on the machine's own disk; `xfs`, `btrfs`: in memory, blocks can be shared. A ratio below 1 means that instar is faster; `goal` is the most that it should be.",
-        "",
-        *about,
-        "",
-        "| what | isolation | instar | qemu-img | ratio | goal | size of output |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, isolation, ours, theirs, goal, sizes in rows:
-        unit = (lambda s: f"{s * 1000:.1f} ms") if theirs < 0.1 else (lambda s: f"{s:.2f} s")
-        share = f"{sizes:.3f}" if sizes else ""
-        lines.append(
-            f"| {name} | {isolation} | {unit(ours)} | {unit(theirs)} | {ours / theirs:.2f} | {goal:g} | {share} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def told(rows):
-    """What a comparison of two builds comes to."""
-    ratios = [ours / theirs for _, _, ours, theirs in rows]
-    slower = [f"{name}, {isolation}: {a / b:.2f}" for name, isolation, a, b in rows if a / b >= 1 + NOISE]
-    return "\n".join(
-        [
-            f"{len(rows)} rows, geometric mean {statistics.geometric_mean(ratios):.3f}, "
-            f"least {min(ratios):.2f}, most {max(ratios):.2f}; slower by more than {NOISE:.0%}: {len(slower)}",
-            *slower,
-        ]
-    )
-
-
 def is_wanted(case, only):
     return not only or any(name in case.title for name in only)
 
@@ -178,8 +156,8 @@ def measured(store, cases, size, rounds, against):
             ours, theirs = both
             rows.append((case.title, isolation, ours, theirs))
         else:
-            ours, theirs, sizes = measure(store, case, isolation, rounds)
-            rows.append((case.title, isolation, ours, theirs, case.goal, sizes))
+            rows.append(measure(store, case, isolation, rounds))
+            ours, theirs = rows[-1].ours, rows[-1].theirs
         print(f"{case.title:<34} {isolation:<8} {ours:8.4f} s {theirs:8.4f} s {ours / theirs:6.2f}", flush=True)
     return rows
 
@@ -187,16 +165,22 @@ def measured(store, cases, size, rounds, against):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--against", metavar="OTHER", help="another build of instar, in place of qemu-img")
+    parser.add_argument("--smoke", action="store_true", help="two minutes: a few rows in memory; nothing is written")
     parser.add_argument("--quick", action="store_true", help="a small image and 3 pairs; nothing is written")
     parser.add_argument(
-        "--only", metavar="NAME", action="append", help="cases whose name has NAME in it (or another NAME); nothing is written"
+        "--only",
+        metavar="NAME",
+        action="append",
+        help="cases whose name has NAME in it (or another NAME); nothing is written",
     )
     parser.add_argument("--output", type=Path, default=ROOT / "docs/benchmarks.md")
     wanted = parser.parse_args()
+    wanted.quick |= wanted.smoke
     size, rounds = (96 * MIB, 3) if wanted.quick else (768 * MIB, ROUNDS)
     about, rows = machine(), []
     for name, why in stores.usable():
         cases = [case for case in CASES if case.store == name and is_wanted(case, wanted.only)]
+        cases = [case for case in cases if not wanted.smoke or case.title in SMOKE]
         if why and cases:
             print(f"{name}: left out, {why}", flush=True)
         elif cases:
@@ -206,11 +190,12 @@ def main():
     if wanted.against:
         print(told(rows))
         return 0
-    text = report(rows, about, size, rounds)
     if wanted.quick or wanted.only:
-        print(text)
+        print(report(rows, about, size, rounds, ""))
     else:
-        wanted.output.write_text(text)
+        picture = wanted.output.with_suffix(".svg")
+        picture.write_text(plot.svg([(row.title, row.isolation, row.ratio) for row in rows]))
+        wanted.output.write_text(report(rows, about, size, rounds, picture.name))
     return 0
 
 

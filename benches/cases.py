@@ -97,7 +97,9 @@ def late(store):
         ("raw -> qcow2", "plain.raw", [*RAW, "-O", "qcow2"]),
         ("qcow2 zlib -> raw", "zlib.qcow2", ["-O", "raw"]),
     ):
-        yield Case(f"{name}, into memory", ["convert", *options, source, "MEMORY"], 0.5, [source], rounds=3, store=store)
+        yield Case(
+            f"{name}, into memory", ["convert", *options, source, "MEMORY"], 0.5, [source], rounds=3, store=store
+        )
         yield convert(name, source, 0.8, *options, rounds=3, store=store)
     both = ["plain.raw", "plain.qcow2"]
     yield Case("compare raw, qcow2", ["compare", *both], 0.5, both, rounds=3, store=store)
@@ -164,8 +166,7 @@ CASES = [
     Case("rebase, shared base", ["rebase", "-b", "share.qcow2", "-F", "qcow2", "WORK"], 0.2, REBASED, "over.qcow2"),
     Case("commit", ["commit", "-q", "-d", "WORK"], 0.7, REBASED, "over.qcow2"),
     Case("measure, 1 TiB scattered", ["measure", "-O", "qcow2", "scattered.qcow2"], 0.9, ["scattered.qcow2"]),
-    Case("compare, 1 TiB scattered", ["compare", "scattered.qcow2", "again.qcow2"], 0.9, ["again.qcow2"],
-         rounds=1),
+    Case("compare, 1 TiB scattered", ["compare", "scattered.qcow2", "again.qcow2"], 0.9, ["again.qcow2"], rounds=1),
     *kept(),
     *other_formats(),
     *written(),
@@ -176,3 +177,19 @@ CASES = [
     *shared("xfs"),
     *shared("btrfs"),
 ]
+
+# What is looked at after each change: a row of each kind of work.
+SMOKE = (
+    "info",
+    "info, chain of 3",
+    "qcow2 -> raw",
+    "raw -> qcow2",
+    "raw -> qcow2 -c zlib",
+    "qcow2 zlib -> raw",
+    "qcow2 zstd -> raw",
+    "check, qcow2",
+    "map, qcow2",
+    "create 100 GiB",
+    "compare raw, qcow2",
+    "commit",
+)

@@ -57,6 +57,9 @@ record! {
         pub format_specific: Option<FormatSpecific> = "format-specific",
         /// What it is in; not in every release.
         pub children: Option<Vec<ChildInfo>> = "children",
+        /// Its backing files where they are shown as its children, the next first: a chain may be longer than what is told
+        /// may be deep.
+        pub behind: Vec<ImageInfo> = "behind" or Vec::new(),
         /// What the disk begins with (`--extra-detail`).
         pub content: Option<String> = "content",
         /// What the block driver is limited to (`--limits`).

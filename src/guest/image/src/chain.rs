@@ -42,6 +42,8 @@ impl Layer<'_> {
 pub struct Node<'a> {
     /// The image, without its backing files.
     pub layer: &'a Layer<'a>,
+    /// Those, the next first.
+    pub behind: &'a [Layer<'a>],
     /// The name that is shown for it.
     pub name: &'a [u8],
 }

@@ -142,9 +142,10 @@ fn clusters(source: &dyn Source, mut device: DeviceId) -> Option<u64> {
 }
 
 /// The child node: an image that is a device for the one above. As deep as the user's own words go.
-fn node_info(source: &dyn Source, Node { layer, name }: Node<'_>) -> Result<ImageInfo> {
+fn node_info(source: &dyn Source, Node { layer, behind, name }: Node<'_>) -> Result<ImageInfo> {
     let info = image_info(source, layer, &layer.name)?;
-    Ok(ImageInfo { filename: name.to_vec(), ..info })
+    let behind = behind.iter().map(|layer| image_info(source, layer, &layer.name)).collect::<Result<_>>()?;
+    Ok(ImageInfo { filename: name.to_vec(), behind, ..info })
 }
 
 /// A file, as QEMU's protocol layer sees it (its length in sectors): what an image is in, or an image by itself.

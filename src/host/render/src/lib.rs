@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod behind;
 mod bounded;
 mod check;
 pub mod compare;
@@ -15,6 +16,7 @@ pub mod size;
 mod snapshots;
 pub mod version;
 
+pub use behind::unfold;
 pub use bounded::{Bounded, Over, Pieces};
 pub use check::{check as check_human, repaired};
 pub use human::{LocalTime, info as info_human};

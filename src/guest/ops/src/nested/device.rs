@@ -172,7 +172,7 @@ impl Source for Nested<'_> {
         if device != self.id {
             return self.below.node(device);
         }
-        self.chain.layers.first().map(|layer| Node { layer, name: &self.name })
+        self.chain.layers.split_first().map(|(layer, behind)| Node { layer, behind, name: &self.name })
     }
 
     fn equal_prefixes(&self, pairs: &[RangePair], equal: &mut [u64]) -> Result<()> {

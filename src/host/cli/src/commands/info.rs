@@ -101,7 +101,7 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let subject = image.path.to_string_lossy();
     let call = Call::of(&image, device, parsed.has("force-share"));
     let (status, results) = program.run(params, call, 1, &Defaults::METADATA, &subject, &Silent)?;
-    let mut images = results.images;
+    let mut images: Vec<_> = results.images.into_iter().map(instar_render::unfold).collect();
     if let Some(first) = images.first_mut()
         && let Some(name) = image.with_options(&first.format)
     {

@@ -129,16 +129,6 @@ class TestNested(InstarTestBase):
                 self.both("compare", *OBJECT, "--image-opts", plain, NAMES[name])
                 self.both("compare", *OBJECT, "--image-opts", NAMES[name], NAMES[name])
 
-    def test_nothing_is_written_through(self):
-        for argv in (
-            ["resize", "--image-opts", NAMES["qcow2 in raw"], "5M"],
-            ["commit", "--image-opts", NAMES["qcow2 in raw"]],
-        ):
-            with self.subTest(argv=argv):
-                out, err, status = self.run_instar(*argv, cwd=fixtures())
-                self.assertEqual((out, status), ("", 1))
-                self.assertIn("instar cannot write through one driver into another", err)
-
     def test_json_names(self):
         lower = {"driver": "luks", "key-secret": "s0", "file": {"driver": "file", "filename": "disk.luks"}}
         for tree in (

@@ -64,7 +64,7 @@ pub struct Identity {
 }
 
 /// An open image. It is changed by its [`Editor`] alone, which it has only if it was opened to be written to.
-pub trait Image: Sync {
+pub trait Image: Send + Sync {
     /// Virtual size in bytes.
     fn virtual_size(&self) -> u64;
 

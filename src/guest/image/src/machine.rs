@@ -125,6 +125,10 @@ pub trait Source: Parallel {
     fn node(&self, _device: DeviceId) -> Option<Node<'_>> {
         None
     }
+    /// Why a device that is no file but what a lower image shows cannot be as long as that, if it cannot.
+    fn keeps_length(&self, _device: DeviceId, _to: u64) -> Option<Error> {
+        None
+    }
     /// The lengths of the pairs' equal beginnings. Past the end of a device is zeroes. The host compares; nothing is read
     /// into the guest.
     fn equal_prefixes(&self, pairs: &[RangePair], equal: &mut [u64]) -> Result<()>;

@@ -1,6 +1,6 @@
 //! Changing the size of an image in place: what an image that can do so implements.
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// What `resize` asks for. Offsets and sizes are in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -61,4 +61,9 @@ pub trait Resizing {
     /// Plans and carries out the steps. Every change is a [`crate::Step`]; what must be stable before something else is divided
     /// from it by [`crate::Step::Barrier`], so that a run that is cut anywhere leaves the old or the new image.
     fn resize(&self, to: &NewSize) -> Result<()>;
+
+    /// Why it cannot have that size, where this is known before: the user may say how large it is, or it cannot be smaller.
+    fn keeps_size(&self, _to: u64) -> Option<Error> {
+        None
+    }
 }

@@ -4,7 +4,7 @@
 //! only when that is stable.
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use instar_abi::ops::commit::Commit;
@@ -12,9 +12,7 @@ use instar_image::chain::Chain;
 use instar_image::machine::display_name;
 use instar_image::names::{combine, without_file};
 use instar_image::write::Target;
-use instar_image::{
-    Ability, Changes, Editor, Error, Image, Kind, Machine, NewSize, Preallocation, Purpose, Result, Version, allowed,
-};
+use instar_image::{Changes, Editor, Error, Image, Kind, Machine, Purpose, Result, Version};
 
 use crate::copy::plan::Planner;
 use crate::copy::progress::Progress;
@@ -94,30 +92,12 @@ fn grow<'a>(
     options: &[(String, String)],
 ) -> Result<()> {
     resize::own_end(opening.machine, chain, depth, size)?;
-    let backing_len = chain.layers.get(depth + 1).map(|l| l.image.virtual_size());
-    let layer = chain.layers.get(depth).ok_or_else(|| Error::corrupt("no such layer"))?;
-    let may = allowed(layer.format, Ability::Resize, opening.machine.source());
-    let resizing = layer.image.resizing().filter(|_| may).ok_or_else(|| {
-        let name = layer.format.name();
-        Error::unsupported("Block job failed: Operation not supported")
-            .with_hint(format!("images of the format {name} keep their size"))
-    })?;
-    let to = NewSize { size, at_least: true, preallocation: Preallocation::Off, backing_len };
-    let resized = resizing.resize(&to);
-    resized.map_err(|error| match error.kind {
+    resize::to_size(opening, chain, depth, size, options).map_err(|error| match error.kind {
         Kind::Unsupported => {
             Error::new(error.kind, "Block job failed: Operation not supported").with_hint(error.message)
         }
         _ => error.context("Block job failed"),
-    })?;
-    let format = Some(layer.format.name().to_string());
-    let opened = ImageSpec::opened(layer.device, layer.name.clone(), layer.name.clone(), format);
-    let spec = ImageSpec { options: options.to_vec(), ..opened };
-    let opened = opening.image(&spec, Purpose::Write(opening.machine))?;
-    if let Some(layer) = chain.layers.get_mut(depth) {
-        layer.image = opened.image;
-    }
-    Ok(())
+    })
 }
 
 fn copy_down(machine: &dyn Machine, chain: &Chain<'_>, depth: usize) -> Result<()> {

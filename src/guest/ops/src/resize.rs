@@ -1,6 +1,7 @@
 //! `resize`: another size for the disk, in place.
 
 use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -93,4 +94,37 @@ pub fn own_end(machine: &dyn Machine, chain: &mut Chain<'_>, depth: usize, size:
     editor.place(start, Piece::Data(&bytes), &mut steps)?;
     sealed::submit(machine, steps, editor.encrypter())?;
     editor.settle()
+}
+
+/// Gives the image of layer `depth` that size, and opens it anew. `options`: the user's, of that image.
+pub fn to_size<'a>(
+    opening: Opening<'a>,
+    chain: &mut Chain<'a>,
+    depth: usize,
+    size: u64,
+    options: &[(String, String)],
+) -> Result<()> {
+    let backing_len = chain.layers.get(depth + 1).map(|l| l.image.virtual_size());
+    let layer = chain.layers.get(depth).ok_or_else(|| Error::corrupt("no such layer"))?;
+    let may = allowed(layer.format, Ability::Resize, opening.machine.source());
+    let resizing = layer.image.resizing().filter(|_| may);
+    let resizing = resizing
+        .ok_or_else(|| Error::unsupported(format!("images of the format {} keep their size", layer.format.name())))?;
+    resizing.resize(&NewSize { size, at_least: true, preallocation: Preallocation::Off, backing_len })?;
+    open_anew(opening, chain, depth, options)
+}
+
+/// Opens the image of layer `depth` anew, to be written to.
+pub fn open_anew<'a>(
+    opening: Opening<'a>,
+    chain: &mut Chain<'a>,
+    depth: usize,
+    options: &[(String, String)],
+) -> Result<()> {
+    let layer = chain.layers.get_mut(depth).ok_or_else(|| Error::corrupt("no such layer"))?;
+    let format = Some(layer.format.name().to_string());
+    let opened = ImageSpec::opened(layer.device, layer.name.clone(), layer.name.clone(), format);
+    let spec = ImageSpec { options: options.to_vec(), ..opened };
+    layer.image = opening.image(&spec, Purpose::Write(opening.machine))?.image;
+    Ok(())
 }

@@ -128,20 +128,15 @@ impl Program {
             Err(text) => Err(text),
         };
         let mut device = opened.map_err(|text| self.fail(&format!("Could not open '{written}': {text}")))?;
-        device.parts = Parts::of_format(image.format.as_deref());
+        device.parts = parts_of(image, image.format.as_deref());
         Ok(device)
     }
 
-    /// Refuses to change an image that lies in another image.
+    /// Refuses to change an image that is said not to be changed.
     pub fn check_writable(&self, image: &ImageName) -> Result<(), Exit> {
+        let Some(text) = image.ways.not_written() else { return Ok(()) };
         let written = escape::terminal(image.written.as_encoded_bytes());
-        if let Some(text) = image.ways.not_written() {
-            return Err(self.fail(&format!("Could not open '{written}': {text}")));
-        }
-        if image.below.is_empty() {
-            return Ok(());
-        }
-        Err(self.fail(&format!("Could not open '{written}': instar cannot write through one driver into another")))
+        Err(self.fail(&format!("Could not open '{written}': {text}")))
     }
 
     fn warn_of_empty_backing(&self, image: &ImageName) {
@@ -162,6 +157,12 @@ impl Program {
             Err(target::Error::ReadOnlyDevice) => Err(READ_ONLY.to_string()),
         })
     }
+}
+
+/// The parts that an image which is changed may have, and those that it lies in. `format`: its own.
+pub fn parts_of(image: &ImageName, format: Option<&str>) -> Parts {
+    let below = image.below.iter().map(|below| Parts::of_format(Some(&below.format)));
+    below.fold(Parts::of_format(format), Parts::and)
 }
 
 /// A device for a file opened by the name `path`.

@@ -210,12 +210,16 @@ impl Resizing for QedImage<'_> {
         if !to.size.is_multiple_of(SECTOR) || to.size > size_max(header.cluster, header.table) {
             return Err(Error::usage("Invalid image size specified"));
         }
-        if to.size < header.size {
-            return Err(Error::unsupported("Shrinking images is currently not supported"));
+        if let Some(error) = self.keeps_size(to.size) {
+            return Err(error);
         }
         let mut head = Head::read(machine, self.device)?;
         head.put(field::IMAGE_SIZE, &to.size.to_le_bytes());
         head.set_features(0, feature::NEED_CHECK);
         head.write(machine)
+    }
+
+    fn keeps_size(&self, to: u64) -> Option<Error> {
+        (to < self.header.size).then(|| Error::unsupported("Shrinking images is currently not supported"))
     }
 }

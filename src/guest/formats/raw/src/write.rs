@@ -77,8 +77,8 @@ impl Creator for RawCreator {
 impl Resizing for RawImage<'_> {
     fn resize(&self, to: &NewSize) -> Result<()> {
         let (machine, device) = (self.purpose.machine()?, self.device);
-        if self.is_cut {
-            return Err(Error::unsupported("Cannot resize fixed-size raw disks"));
+        if let Some(error) = self.keeps_size(to.size) {
+            return Err(error);
         }
         let stat = machine.stat(device)?;
         // What lies before the disk stays.
@@ -92,6 +92,10 @@ impl Resizing for RawImage<'_> {
         };
         if stat.block_device && end == stat.end() {
             return Ok(());
+        }
+        // It is not always a device.
+        if let Some(error) = machine.keeps_length(device, end.get()) {
+            return Err(error);
         }
         if stat.block_device {
             return Err(Error::unsupported(if to.at_least && end > stat.end() {
@@ -115,6 +119,10 @@ impl Resizing for RawImage<'_> {
         let resize = Step::SetLength { device, len: end.get() };
         machine.submit(&[resize]).map_err(|error| error.context("Could not resize file"))?;
         machine.submit(&[Step::Barrier { device }])
+    }
+
+    fn keeps_size(&self, _to: u64) -> Option<Error> {
+        self.is_cut.then(|| Error::unsupported("Cannot resize fixed-size raw disks"))
     }
 }
 

@@ -14,6 +14,7 @@ use instar_image::{
     Step, Value,
 };
 
+use super::through::Through;
 use crate::copy::fill::{read_at, reason};
 
 /// Bytes that are read through the image at a time.
@@ -32,24 +33,51 @@ pub struct Nested<'m> {
     /// The device that the image is in.
     pub file: DeviceId,
     /// The image, with its backing files.
-    pub chain: Chain<'m>,
+    pub image: Shown<'m>,
+}
+
+/// The image that is a device.
+pub enum Shown<'m> {
+    /// Is only read.
+    Read(Chain<'m>),
+    /// Is written to as well.
+    Written(Through<'m>),
 }
 
 impl Nested<'_> {
     fn read_image(&self, offset: FileOffset, buf: &mut [u8]) -> Result<()> {
         let mut at = in_disk(offset);
         for piece in buf.chunks_mut(PIECE) {
-            read_at(self.below.source(), &self.chain, 0, at, piece).map_err(|e| reason(&e))?;
+            let read = match &self.image {
+                Shown::Read(chain) => read_at(self.below.source(), chain, 0, at, piece),
+                Shown::Written(through) => through.read(at, piece),
+            };
+            read.map_err(|e| reason(&e))?;
             at = at.saturating_add(piece.len() as u64);
         }
         Ok(())
     }
 
-    /// A copy out of the image: read, and written. `number`: of the step that it is.
+    /// Writes what is left.
+    pub fn finish(&self) -> Result<()> {
+        match &self.image {
+            Shown::Read(_) => Ok(()),
+            Shown::Written(through) => through.finish(),
+        }
+    }
+
+    fn len(&self) -> u64 {
+        match &self.image {
+            Shown::Read(chain) => chain.virtual_size(),
+            Shown::Written(through) => through.end(),
+        }
+    }
+
+    /// A copy out of the image or into it: read, and written. `number`: of the step that it is.
     fn copy(
         &self,
         number: usize,
-        from: FileOffset,
+        from: (DeviceId, FileOffset),
         to: (DeviceId, FileOffset),
         len: u64,
         zeroes: Zeroes,
@@ -60,7 +88,7 @@ impl Nested<'_> {
         while done < len {
             let piece = (len - done).min(buf.len() as u64);
             let buf = buf.get_mut(..piece as usize).unwrap_or_default();
-            let read = self.read_image(from.saturating_add(done), buf);
+            let read = self.read(from.0, from.1.saturating_add(done), buf);
             read.map_err(|e| Error { scope: Some(Scope::Source(number, done)), ..e })?;
             let mut steps = Vec::new();
             for (i, data) in buf.chunks(unit).enumerate() {
@@ -73,7 +101,7 @@ impl Nested<'_> {
                     _ => steps.push(Step::Zero { device, offset, len: data.len() as u64, unmap: true }),
                 }
             }
-            let written = self.below.submit(&steps);
+            let written = self.submit(&steps);
             written.map_err(|e| Error { scope: Some(Scope::Target(number, done)), ..e })?;
             done += piece;
         }
@@ -111,9 +139,10 @@ impl Source for Nested<'_> {
         }
         let file = self.below.stat(self.file)?;
         Ok(Stat {
-            len: self.chain.virtual_size(),
-            block_device: false,
-            writable: false,
+            len: self.len(),
+            // What has the length that it has is treated as a device is.
+            block_device: matches!(&self.image, Shown::Written(through) if through.is_fixed()),
+            writable: matches!(self.image, Shown::Written(_)),
             fresh: false,
             same_file: self.id,
             shares: false,
@@ -137,23 +166,13 @@ impl Source for Nested<'_> {
         if device != self.id {
             return self.below.runs(device, offset, len, runs);
         }
-        let start = in_disk(offset);
-        let end = start.saturating_add(len).min(self.chain.virtual_size());
-        let mut at = start;
-        for found in walk(start..end, |at, max| self.chain.extent(at, max)).take(RUNS) {
-            let extent = match found {
-                // It is an error when it is asked for by itself.
-                Err(_) if at > start => break,
-                other => other?.1,
-            };
-            let data = !matches!(extent.place, Place::Zero { .. } | Place::Unallocated);
-            match runs.last_mut().filter(|last| at > start && last.data == data) {
-                Some(last) => last.len += extent.len,
-                None => runs.push(Run { len: extent.len, data }),
+        match &self.image {
+            Shown::Read(chain) => image_runs(chain, offset, len, runs),
+            Shown::Written(through) => {
+                let len = len.min(through.end().saturating_sub(in_disk(offset)));
+                through.look(|chain| image_runs(chain, offset, len, runs))
             }
-            at += extent.len;
         }
-        Ok(FileOffset::new(at))
     }
 
     fn is_stock(&self) -> bool {
@@ -172,7 +191,17 @@ impl Source for Nested<'_> {
         if device != self.id {
             return self.below.node(device);
         }
-        self.chain.layers.split_first().map(|(layer, behind)| Node { layer, behind, name: &self.name })
+        // Only what is not changed meanwhile is told of.
+        let Shown::Read(chain) = &self.image else { return None };
+        chain.layers.split_first().map(|(layer, behind)| Node { layer, behind, name: &self.name })
+    }
+
+    fn keeps_length(&self, device: DeviceId, to: u64) -> Option<Error> {
+        match &self.image {
+            _ if device != self.id => self.below.keeps_length(device, to),
+            Shown::Written(through) => through.keeps_length(to),
+            Shown::Read(_) => None,
+        }
     }
 
     fn equal_prefixes(&self, pairs: &[RangePair], equal: &mut [u64]) -> Result<()> {
@@ -207,22 +236,60 @@ impl Nested<'_> {
 
 impl Sink for Nested<'_> {
     fn submit(&self, steps: &[Step<'_>]) -> Result<()> {
-        if steps.iter().any(|step| target(step) == self.id) {
-            return Err(Error::unsupported("instar cannot write through one driver into another"));
-        }
-        let through = |step: &Step<'_>| matches!(*step, Step::Copy { from, .. } if from == self.id);
+        let mine =
+            |step: &Step<'_>| target(step) == self.id || matches!(*step, Step::Copy { from, .. } if from == self.id);
         let mut first = 0;
-        for run in steps.chunk_by(|a, b| !through(a) && !through(b)) {
-            match *run {
-                [Step::Copy { from, from_offset, to, to_offset, len, zeroes }] if from == self.id => {
-                    self.copy(first, from_offset, (to, to_offset), len, zeroes)?;
-                }
+        for run in steps.chunk_by(|a, b| !mine(a) && !mine(b)) {
+            match run {
+                [step] if mine(step) => self.carry_out(first, step)?,
                 _ => self.below.submit(run).map_err(|e| e.of_steps_behind(first))?,
             }
             first += run.len();
         }
         Ok(())
     }
+}
+
+impl Nested<'_> {
+    /// Carries out a step that has to do with the image. `number`: which one of those submitted it is.
+    fn carry_out(&self, number: usize, step: &Step<'_>) -> Result<()> {
+        let through = match &self.image {
+            Shown::Written(through) => Some(through),
+            Shown::Read(_) if target(step) == self.id => return Err(Error::unsupported("Block node is read-only")),
+            Shown::Read(_) => None,
+        };
+        match (*step, through) {
+            (Step::Copy { from, .. }, Some(through)) if from != self.id && through.is_linear() => {
+                through.carry_out(step).map_err(|e| e.of_steps_behind(number))
+            }
+            (Step::Copy { from, from_offset, to, to_offset, len, zeroes }, _) => {
+                self.copy(number, (from, from_offset), (to, to_offset), len, zeroes)
+            }
+            (_, Some(through)) => through.carry_out(step),
+            (_, None) => Err(Error::corrupt("a step for another device")),
+        }
+    }
+}
+
+/// The runs of data that an image shows, and of nothing.
+fn image_runs(chain: &Chain<'_>, offset: FileOffset, len: u64, runs: &mut Vec<Run>) -> Result<FileOffset> {
+    let start = in_disk(offset);
+    let end = start.saturating_add(len).min(chain.virtual_size());
+    let mut at = start;
+    for found in walk(start..end, |at, max| chain.extent(at, max)).take(RUNS) {
+        let extent = match found {
+            // It is an error when it is asked for by itself.
+            Err(_) if at > start => break,
+            other => other?.1,
+        };
+        let data = !matches!(extent.place, Place::Zero { .. } | Place::Unallocated);
+        match runs.last_mut().filter(|last| at > start && last.data == data) {
+            Some(last) => last.len += extent.len,
+            None => runs.push(Run { len: extent.len, data }),
+        }
+        at += extent.len;
+    }
+    Ok(FileOffset::new(at))
 }
 
 impl Opener for Nested<'_> {

@@ -2,9 +2,12 @@
 //! what another image shows.
 //!
 //! The lower image becomes a device of its own, which is read through its chain; everything above goes on as if it were a
-//! file. The user's words alone say how deep it goes, never an image.
+//! file. It is written to where its file may be: that follows from the command alone. The user's words alone say how deep it
+//! goes, never an image.
 
 mod device;
+mod shared;
+mod through;
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -13,7 +16,8 @@ use instar_abi::ops::ImageParams;
 use instar_image::machine::display_name;
 use instar_image::{DeviceId, Error, Machine, Purpose, Result, Version};
 
-use self::device::Nested;
+use self::device::{Nested, Shown};
+use self::through::Through;
 use crate::open::{ImageSpec, Opening};
 
 /// Drivers below each other that are opened: the stock tool's own limit is its stack.
@@ -65,11 +69,21 @@ fn open(
     body: &dyn Fn(&dyn Machine) -> Result<u8>,
 ) -> Result<u8> {
     let Some((node, rest)) = nodes.split_first() else { return body(machine) };
-    let chain = Opening { machine, version }
-        .chain(&node.spec, &|_, _| Purpose::Read)
-        .map_err(|error| error.context(format!("Could not open '{}'", display_name(&node.written))))?;
-    let nested = Nested { below: machine, id: node.id, name: node.name.clone(), file: node.spec.device, chain };
-    open(&nested, version, rest, body)
+    let could_not_open = |error: Error| error.context(format!("Could not open '{}'", display_name(&node.written)));
+    let opening = Opening { machine, version };
+    let is_written = machine.stat(node.spec.device)?.writable;
+    let purpose = |depth, _: &[u8]| if depth == 0 && is_written { Purpose::Write(machine) } else { Purpose::Read };
+    let chain = opening.chain(&node.spec, &purpose).map_err(could_not_open)?;
+    let image = if is_written {
+        Shown::Written(Through::new(opening, node.spec.clone(), chain).map_err(could_not_open)?)
+    } else {
+        Shown::Read(chain)
+    };
+    let nested = Nested { below: machine, id: node.id, name: node.name.clone(), file: node.spec.device, image };
+    let done = open(&nested, version, rest, body);
+    // What was written before something failed is kept, as in a file.
+    let finished = nested.finish();
+    done.and_then(|status| finished.map(|()| status))
 }
 
 /// A device and, if an image is it, those that the image lies on: each with the name that is shown for it. `file` is the

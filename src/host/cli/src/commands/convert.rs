@@ -6,14 +6,14 @@ use std::path::Path;
 use instar_abi::ops::ImageParams;
 use instar_abi::ops::convert::{Convert, TargetParams};
 use instar_render::escape::terminal;
+use instar_vmm::Device;
 use instar_vmm::target::{Cache, Target};
-use instar_vmm::{Device, Parts};
 
 use super::Command;
 use super::option_list::{self, asks_for_help, file_option, keeps_data_file};
 use super::options::{NEW_STYLE, OBJECT, PROGRESS, QUIET};
 use crate::call::Call;
-use crate::files::allocated;
+use crate::files::{allocated, parts_of};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::image_params::number;
@@ -210,6 +210,9 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     }
     let format = target.format.as_deref().unwrap_or(&request.format);
     make(program, parsed, &target.path, format, &request, &mut outputs)?;
+    if let Some(existing) = outputs.devices.last_mut().filter(|_| parsed.has("no-create")) {
+        existing.parts = parts_of(&target, Some(format));
+    }
     call.devices.append(&mut outputs.devices);
     call.image(&target, call.devices.len() - 1);
     let mut described = call.described(program)?;
@@ -305,9 +308,7 @@ fn make(
         return Ok(());
     }
     let existing = program.existing_file(path, request.target_cache)?;
-    let mut existing = existing.map_err(|text| program.fail(&format!("Could not open '{shown}': {text}")))?;
-    existing.parts = Parts::of_format(Some(format));
-    outputs.devices.push(existing);
+    outputs.devices.push(existing.map_err(|text| program.fail(&format!("Could not open '{shown}': {text}")))?);
     Ok(())
 }
 

@@ -42,6 +42,16 @@ impl Parts {
         Self { data_files: 1, extents: self.extents, bases: 0 }
     }
 
+    /// Those, and what another image may have besides that lies on the same device.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            data_files: self.data_files.saturating_add(other.data_files),
+            extents: self.extents.saturating_add(other.extents),
+            bases: self.bases.saturating_add(other.bases),
+        }
+    }
+
     /// How many are left of that kind.
     pub const fn left(&mut self, role: Role) -> &mut u32 {
         match role {

@@ -24,6 +24,9 @@ pub use faults::Counts;
 /// What a disk writes as a whole, in bytes.
 const SECTOR: usize = 512;
 
+/// The device of an image's that lies in another one: so far behind that one's.
+const FIRST_NEST: u64 = 1 << 16;
+
 /// What follows the number of errors.
 const FOUND: &str = " errors were found on the image.";
 
@@ -75,7 +78,15 @@ impl Folder {
 
     /// Gives the stock tool an image, whose password that driver option names.
     fn try_on(&self, command: &[&str], image: &Image, key: Option<&str>, more: &[&str]) -> Output {
-        let options = key.map(|key| format!("driver={},{key}={},file.filename={}", image.format, SECRET.0, image.name));
+        let key = |depth: &str| key.map_or(String::new(), |key| format!("{depth}{key}={},", SECRET.0));
+        let options = match image.nest() {
+            Some((inner, outer)) => {
+                let key = key("file.");
+                Some(format!("driver={inner},file.driver={outer},{key}file.file.filename={}", image.name))
+            }
+            None if key("").is_empty() => None,
+            None => Some(format!("driver={},{}file.filename={}", image.format, key(""), image.name)),
+        };
         let object = format!("secret,id={},data={}", SECRET.0, SECRET.1);
         let given = match &options {
             Some(options) => vec!["--object", &object, "--image-opts", options],
@@ -143,10 +154,17 @@ impl Drop for Folder {
 pub struct Image {
     /// Its name in the folder.
     pub name: &'static str,
-    /// Its format.
+    /// Its format; `A in B` is an image of format A in one of format B.
     pub format: &'static str,
     /// What a crash may leave of it.
     pub watch: Watch,
+}
+
+impl Image {
+    /// The formats of an image in another, and of that.
+    fn nest(&self) -> Option<(&'static str, &'static str)> {
+        self.format.split_once(" in ")
+    }
 }
 
 /// What a crash may leave of an image.
@@ -269,13 +287,27 @@ impl Scenario {
 
     /// An image as the parameters have it.
     fn described(&self, image: &Image, device: DeviceId) -> Value {
-        let mut map = Value::map();
-        map.set("device", u64::from(device.0)).set("filename", image.name).set("format", image.format);
-        if let Some(key) = self.key_of(image) {
-            let mut option = Value::map();
-            option.set("key", key).set("value", SECRET.0);
-            map.set("options", vec![option]);
-        }
+        let named = |device: u64, format: &str| {
+            let mut map = Value::map();
+            map.set("device", device).set("filename", image.name).set("format", format);
+            map
+        };
+        let with_key = |mut map: Value| {
+            let option = self.key_of(image).map(|key| {
+                let mut option = Value::map();
+                option.set("key", key).set("value", SECRET.0);
+                option
+            });
+            map.set("options", option.into_iter().collect::<Vec<_>>());
+            map
+        };
+        let device = u64::from(device.0);
+        let Some((inner, outer)) = image.nest() else { return with_key(named(device, image.format)) };
+        let id = device + FIRST_NEST;
+        let mut below = with_key(named(device, outer));
+        below.set("id", id).set("shown", image.name);
+        let mut map = named(id, inner);
+        map.set("options", Vec::<Value>::new()).set("below", vec![below]);
         map
     }
 
@@ -341,9 +373,19 @@ impl Scenario {
         if self.own {
             return self.own_check(&self.disks(folder), image);
         }
-        let checked = folder.try_on(&["check"], image, self.key_of(image), &[]);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (checked.status.code(), text(&checked.stdout), text(&checked.stderr))
+        let check = |image: &Image| {
+            let checked = folder.try_on(&["check"], image, self.key_of(image), &[]);
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            (checked.status.code(), text(&checked.stdout), text(&checked.stderr))
+        };
+        // What the image lies in has to be sound, too.
+        if let Some((_, outer)) = image.nest().filter(|_| self.key_of(image).is_none()) {
+            let checked = check(&Image { format: outer, ..*image });
+            if !matches!(checked.0, Some(0 | 63)) {
+                return checked;
+            }
+        }
+        check(image)
     }
 
     fn contents(&self, folder: &Folder) -> Vec<Vec<u8>> {

@@ -26,7 +26,7 @@ TREES = {
     "src/host/cli/src/commands/config.rs": "the host's own JSON",
     "src/host/cli/src/commands/doctor.rs": "the host's own JSON",
     "src/host/cli/src/commands/policy.rs": "the host's own JSON",
-    "src/host/cli/src/image_name.rs": "the host's own JSON",
+    "src/host/cli/src/node_name.rs": "the host's own JSON",
     "src/host/cli/src/secrets.rs": "wiped",
     "src/host/render/src/human.rs": "shown",
     "src/host/render/src/json.rs": "shown",

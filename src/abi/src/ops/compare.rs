@@ -43,6 +43,7 @@ record! {
 impl Operation for Compare {
     const NAME: &'static str = "compare";
     type Results = CompareResults;
+    const UNOPENED: u8 = 2;
 
     fn images(&self) -> Vec<&ImageParams> {
         self.images.iter().collect()

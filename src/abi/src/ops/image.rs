@@ -30,6 +30,8 @@ record! {
         pub format: String = "format",
         /// Its options.
         pub options: Vec<Pair> = "options",
+        /// Backing files of its own that the user named.
+        pub given: Vec<GivenParams> = "given" or Vec::new(),
     }
 
     /// A backing file that the user named, whatever the image above it says.
@@ -41,6 +43,10 @@ record! {
         pub device: u32 = "device",
         /// Its name.
         pub filename: Vec<u8> = "filename",
+        /// The name that is shown for it, where that is another.
+        pub shown: Option<Vec<u8>> = "shown",
+        /// Drivers between its own and the file, the lowest first.
+        pub below: Vec<BelowParams> = "below" or Vec::new(),
     }
 
     /// An image that the user named.

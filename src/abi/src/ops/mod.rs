@@ -40,6 +40,8 @@ pub trait Operation: Record {
     const NAME: &'static str;
     /// What it tells. A run that fails tells less.
     type Results: Record + Default;
+    /// The exit status where an image cannot be opened.
+    const UNOPENED: u8 = 1;
 
     /// The images that are named.
     fn images(&self) -> Vec<&ImageParams>;

@@ -19,6 +19,8 @@ pub struct Layer<'a> {
     /// Its name: the user's own for the first, else the name in the image above, combined with that image's
     /// directory as QEMU does.
     pub name: Vec<u8>,
+    /// The name that is shown for it, where the user named it and that is another.
+    pub shown: Option<Vec<u8>>,
     /// Another program had its file open to write when it was opened.
     pub contended: bool,
 }

@@ -137,7 +137,7 @@ pub trait Image: Send + Sync {
         Ok(false)
     }
 
-    /// The files beside its own that data may lie in: device, and full name.
+    /// The files beside its own that it needs, as those that data may lie in: device, and full name.
     fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {
         Vec::new()
     }

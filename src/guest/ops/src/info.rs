@@ -76,13 +76,13 @@ fn image_info(source: &dyn Source, layer: &Layer<'_>, name: &[u8]) -> Result<Ima
     let files = image.data_files();
     for (node, device) in children.into_iter().chain([("file".into(), own)]) {
         let stat = source.stat(device)?;
-        actual_size = actual_size.saturating_add(stat.allocated);
         let file = files.iter().find(|(other, _)| *other == device && device != own);
         let file = file.map_or(name, |(_, name)| name.as_slice());
         let info = match source.node(device) {
             Some(node) => node_info(source, node)?,
             None => protocol_info(&stat, file, if stat.block_device { "host_device" } else { "file" })?,
         };
+        actual_size = actual_size.saturating_add(info.actual_size);
         inner.push(ChildInfo { name: node, info });
     }
     let below = if has(format, Quirk::ClusterSizeOfFile) { clusters(source, own) } else { None };
@@ -144,7 +144,11 @@ fn clusters(source: &dyn Source, mut device: DeviceId) -> Option<u64> {
 /// The child node: an image that is a device for the one above. As deep as the user's own words go.
 fn node_info(source: &dyn Source, Node { layer, behind, name }: Node<'_>) -> Result<ImageInfo> {
     let info = image_info(source, layer, &layer.name)?;
-    let behind = behind.iter().map(|layer| image_info(source, layer, &layer.name)).collect::<Result<_>>()?;
+    let named = |layer: &Layer<'_>| {
+        let info = image_info(source, layer, &layer.name)?;
+        Ok(ImageInfo { filename: layer.shown.as_ref().unwrap_or(&layer.name).clone(), ..info })
+    };
+    let behind = behind.iter().map(named).collect::<Result<_>>()?;
     Ok(ImageInfo { filename: name.to_vec(), behind, ..info })
 }
 

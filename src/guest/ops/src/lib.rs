@@ -93,7 +93,10 @@ fn start<O: Operation>(
     };
     let params = O::from_entries(entries)
         .map_err(|wrong| Error::usage(format!("the parameters of '{}' do not fit: {wrong}", O::NAME)))?;
-    nested::with(machine, &params.images(), version, &|machine| body(machine, &params, version))
+    nested::with(machine, &params.images(), version, &|machine| body(machine, &params, version)).or_else(|error| {
+        told::fail(machine, error)?;
+        Ok(O::UNOPENED)
+    })
 }
 
 /// The name that the program was called by.

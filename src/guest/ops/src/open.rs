@@ -43,6 +43,24 @@ pub struct Given {
     place: usize,
     device: DeviceId,
     name: Vec<u8>,
+    shown: Option<Vec<u8>>,
+    /// It lies in another image.
+    is_below: bool,
+}
+
+impl Given {
+    fn all(files: &[GivenParams]) -> Vec<Self> {
+        let given = |file: &GivenParams| {
+            Some(Self {
+                place: usize::try_from(file.place).ok()?,
+                device: DeviceId(file.device),
+                name: file.filename.clone(),
+                shown: file.shown.clone(),
+                is_below: !file.below.is_empty(),
+            })
+        };
+        files.iter().filter_map(given).collect()
+    }
 }
 
 impl ImageSpec {
@@ -54,25 +72,18 @@ impl ImageSpec {
     /// The user's options for the image at that place of the chain.
     pub fn options_at(&self, place: usize) -> DriverOptions {
         let options = (0..place).fold(self.options.clone(), |options, _| apart(&options).below);
-        apart(&options).own.into_iter().filter(|(key, _)| key != "driver" && key != FILE).collect()
+        apart(&options).own.into_iter().filter(|(key, _)| key != "driver" && !key.starts_with(FILE)).collect()
     }
 
     /// As a parameter has it.
     pub fn of(image: &ImageParams) -> Self {
-        let given = |file: &GivenParams| {
-            Some(Given {
-                place: usize::try_from(file.place).ok()?,
-                device: DeviceId(file.device),
-                name: file.filename.clone(),
-            })
-        };
         Self {
             device: DeviceId(image.device),
             name: image.filename.clone(),
             written: image.written.as_ref().unwrap_or(&image.filename).clone(),
             format: image.format.clone(),
             options: pairs(&image.options),
-            given: image.given.iter().filter_map(given).collect(),
+            given: Given::all(&image.given),
         }
     }
 
@@ -80,7 +91,7 @@ impl ImageSpec {
     pub fn below(below: &BelowParams) -> Self {
         let name = below.filename.clone();
         let opened = Self::opened(DeviceId(below.device), name.clone(), name, Some(below.format.clone()));
-        Self { options: pairs(&below.options), ..opened }
+        Self { options: pairs(&below.options), given: Given::all(&below.given), ..opened }
     }
 
     /// `Could not open 'name': ` before the error's text.
@@ -158,7 +169,7 @@ impl<'a> Opening<'a> {
         if purpose.writes() && !purpose.looks_at_metadata() {
             format.recover(self.machine, &cx, lower)?;
         }
-        Ok(Layer { image: format.open(cx)?, format, device, name, contended })
+        Ok(Layer { image: format.open(cx)?, format, device, name, shown: None, contended })
     }
 
     /// Opens an image and all that it stands on. The error has no `Could not open`.
@@ -240,12 +251,15 @@ impl<'a> Opening<'a> {
         purpose: Purposes<'a, '_>,
     ) -> Result<Option<Layer<'a>>> {
         let (driver, mut own): (Vec<_>, Vec<_>) = options.iter().cloned().partition(|(key, _)| key == "driver");
-        own.retain(|(key, _)| key != FILE);
+        own.retain(|(key, _)| !key.starts_with(FILE));
         let driver = driver.last().map(|(_, name)| name.as_str());
         let backing = layer.image.backing();
         let format = driver.or(backing.as_ref().and_then(|backing| backing.format.as_deref()));
         if depth >= CHAIN_DEPTH_MAX && (given.is_some() || backing.is_some()) {
             return Err(Error::limit(format!("the backing chain has more than {CHAIN_DEPTH_MAX} images")));
+        }
+        if given.is_some_and(|file| file.is_below) && backing.is_some() {
+            return Err(Error::usage("Can't specify 'file' and 'filename' options at the same time"));
         }
         let (device, name, purpose) = match (given, &backing) {
             (Some(file), _) => (file.device, file.name.clone(), purpose(depth, &file.name)),
@@ -259,7 +273,9 @@ impl<'a> Opening<'a> {
             (None, None) if driver.is_none() => return Err(Error::usage("Must specify either driver or file")),
             (None, None) => return Err(Error::usage("A block device must be specified for \"file\"")),
         };
-        self.layer_at(device, name, format, &own, (purpose, true)).map(Some)
+        let shown = given.and_then(|file| file.shown.clone());
+        let layer = self.layer_at(device, name, format, &own, (purpose, true))?;
+        Ok(Some(Layer { shown, ..layer }))
     }
 }
 
@@ -288,8 +304,8 @@ fn apart(options: &[(String, String)]) -> Apart {
 
 const BACKING: &str = "backing.";
 const ALONE: &str = "backing";
-/// A backing file's own file: see [`Given`].
-const FILE: &str = "file.filename";
+/// Options of a backing file's own file begin so: see [`Given`].
+const FILE: &str = "file.";
 
 /// The option says that no backing file is wanted: it is no driver's.
 fn is_alone(key: &str, value: &str) -> bool {

@@ -77,7 +77,7 @@ impl<'a> Stored<'a> {
             }
             let inner = node.layer.extent(at, extent.len.min(left))?;
             extent = Extent { at: extent.at, ..inner };
-            hidden = node.layer.image.backing().is_some();
+            hidden = !node.behind.is_empty();
             if !has(node.layer.format, Quirk::StatusOfFile) {
                 break;
             }

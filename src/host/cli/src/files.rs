@@ -119,11 +119,7 @@ impl Program {
         self.check_writable(image)?;
         self.warn_of_empty_backing(image);
         let written = escape::terminal(image.written.as_encoded_bytes());
-        let cache = match &image.wrong {
-            Some(text) => Err(text.clone()),
-            None => image.ways.cache(cache),
-        };
-        let opened = match cache {
+        let opened = match image.ways.cache(cache) {
             Ok(cache) => self.existing_file(&image.path, cache)?,
             Err(text) => Err(text),
         };
@@ -132,9 +128,9 @@ impl Program {
         Ok(device)
     }
 
-    /// Refuses to change an image that is said not to be changed.
+    /// Refuses to change an image that is said not to be changed, or of which something wrong is said.
     pub fn check_writable(&self, image: &ImageName) -> Result<(), Exit> {
-        let Some(text) = image.ways.not_written() else { return Ok(()) };
+        let Some(text) = image.ways.not_written().or(image.wrong.as_deref()) else { return Ok(()) };
         let written = escape::terminal(image.written.as_encoded_bytes());
         Err(self.fail(&format!("Could not open '{written}': {text}")))
     }

@@ -5,7 +5,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use instar_abi::drivers::{FORMATS, PROTOCOLS};
-use instar_abi::record::Value;
 use instar_render::QemuVersion;
 
 use crate::file_options::Ways;
@@ -35,7 +34,7 @@ pub struct ImageName {
     /// "No backing file" was said by an empty word, which is deprecated.
     pub empty_backing: bool,
     /// Options (in full: `file.offset`) that were said as numbers, and are shown so.
-    numbers: Vec<String>,
+    pub numbers: Vec<String>,
 }
 
 /// A driver below another: what is above it lies in the image that this one shows.
@@ -45,6 +44,8 @@ pub struct Below {
     pub format: String,
     /// Its options.
     pub options: Vec<(String, String)>,
+    /// Files that are not (or other than) what its image names.
+    pub given: Vec<Given>,
 }
 
 impl ImageName {
@@ -76,9 +77,7 @@ impl ImageName {
             return Err("The 'file' block driver requires a file name".to_string());
         }
         if let Some(text) = bytes.strip_prefix(b"json:") {
-            let mut image = from_json(name, &String::from_utf8_lossy(text), version)?;
-            image.format = image.format.or(format);
-            return Ok(image);
+            return from_json(name, &String::from_utf8_lossy(text), format, version);
         }
         let path = match (bytes.strip_prefix(b"file:"), protocol(bytes)) {
             (Some(b""), _) => return Err("The 'file' block driver requires a file name".to_string()),
@@ -125,59 +124,6 @@ fn protocol(name: &[u8]) -> Option<&[u8]> {
     (name[at] == b':').then(|| &name[..at])
 }
 
-/// Options that change what an image holds: one opened with them is not the file alone, and is shown so.
-const TELLING: [&str; 5] = ["offset", "size", "key-secret", "encrypt.key-secret", "force_size_calc"];
-
-impl ImageName {
-    /// The name under which `info` shows the image, if the file's own name does not say all: `json:{..}`.
-    #[must_use]
-    pub fn with_options(&self, format: &str) -> Option<String> {
-        let (lower, plain) = self.tree(self.below.len());
-        let all = self.with_driver(format, &self.options, lower, 0);
-        (!plain || is_telling(&self.options)).then(|| json(&all))
-    }
-
-    /// The name of the driver below at that place, as `map` and `info` show it.
-    #[must_use]
-    pub fn below_name(&self, place: usize) -> Vec<u8> {
-        let (tree, _) = self.tree(place + 1);
-        let plain = place == 0 && self.below.first().is_some_and(|below| !is_telling(&below.options));
-        if plain { self.path.as_os_str().as_encoded_bytes().to_vec() } else { json(&tree).into_bytes() }
-    }
-
-    /// The file and the lowest `count` drivers over it, and whether that is the file alone.
-    fn tree(&self, count: usize) -> (Value, bool) {
-        let mut tree = Value::map();
-        tree.set("driver", "file").set("filename", self.path.as_os_str().as_encoded_bytes());
-        for (place, below) in self.below.iter().enumerate().take(count) {
-            tree = self.with_driver(&below.format, &below.options, tree, self.below.len() - place);
-        }
-        (tree, count == 0)
-    }
-
-    /// `depth`: how many drivers are above.
-    fn with_driver(&self, format: &str, options: &[(String, String)], file: Value, depth: usize) -> Value {
-        let mut all = Value::map();
-        all.set("driver", format).set("file", file);
-        for (key, value) in options.iter().filter(|(key, _)| TELLING.contains(&key.as_str())) {
-            let is_number = self.numbers.contains(&format!("{}{key}", "file.".repeat(depth)));
-            match value.parse::<u64>() {
-                Ok(number) if is_number => all.set(key, number),
-                _ => all.set(key, value.as_str()),
-            };
-        }
-        all
-    }
-}
-
-fn is_telling(options: &[(String, String)]) -> bool {
-    options.iter().any(|(key, _)| TELLING.contains(&key.as_str()))
-}
-
-fn json(tree: &Value) -> String {
-    format!("json:{}", instar_render::json_line(tree))
-}
-
 /// Splits at single commas; two are one in a value.
 fn split(text: &str) -> Vec<(String, Option<String>)> {
     text.replace(",,", "\0")
@@ -193,7 +139,8 @@ fn split(text: &str) -> Vec<(String, Option<String>)> {
         .collect()
 }
 
-fn from_json(name: &OsStr, text: &str, version: QemuVersion) -> Result<ImageName, String> {
+/// `format`: what `-f` says, which counts more than what the name says.
+fn from_json(name: &OsStr, text: &str, format: Option<String>, version: QemuVersion) -> Result<ImageName, String> {
     let value: serde_json::Value = serde_json::from_str(&double_quoted(text)).map_err(|e| {
         let what = version.json_error(e.is_eof(), e.line(), e.column() + 1);
         format!("Could not parse the JSON options: {what}")
@@ -203,7 +150,11 @@ fn from_json(name: &OsStr, text: &str, version: QemuVersion) -> Result<ImageName
     }
     let mut said = Said::default();
     said.flatten("", &value);
-    let Said { pairs, empty_backing, numbers } = said;
+    let Said { mut pairs, empty_backing, numbers } = said;
+    if let Some(format) = format {
+        pairs.retain(|(key, _)| key != "driver");
+        pairs.push(("driver".to_string(), format));
+    }
     Ok(ImageName { empty_backing, numbers, ..from_pairs(name, pairs, version)? })
 }
 
@@ -273,7 +224,6 @@ impl Said {
 }
 
 fn from_pairs(written: &OsStr, pairs: Pairs, version: QemuVersion) -> Result<ImageName, String> {
-    const NO_FILE: &str = "A block device must be specified for \"file\"";
     let mut image = ImageName { written: written.to_os_string(), ..ImageName::file(PathBuf::new(), None) };
     let mut named = None;
     let driver = pairs.iter().any(|(key, value)| key == "driver" && value.parse::<f64>().is_err());
@@ -284,21 +234,10 @@ fn from_pairs(written: &OsStr, pairs: Pairs, version: QemuVersion) -> Result<Ima
     let (mut here, mut lower) = parted(pairs);
     match given::take(&mut here, version) {
         Ok(given) => image.given = given,
-        Err(text) => image.wrong = Some(text),
+        Err(wrong) if wrong.always => return Err(wrong.text),
+        Err(wrong) => image.wrong = Some(wrong.text),
     }
-    // The uppermost comes first, and the file's own options are what is left in the end.
-    while let Some(format) = option(&lower, "driver").filter(|name| FORMATS.contains(&name.as_str())) {
-        let (mut options, rest) = parted(std::mem::take(&mut lower));
-        options.retain(|(key, _)| key != "driver");
-        image.below.insert(0, Below { format, options });
-        if rest.is_empty() {
-            return Err(NO_FILE.to_string());
-        }
-        lower = rest;
-    }
-    if let Some(name) = option(&lower, "driver").filter(|name| !PROTOCOLS.contains(&name.as_str())) {
-        return Err(format!("Unknown driver '{name}'"));
-    }
+    image.below = drivers_below(&mut lower, version)?;
     image.protocol = option(&lower, "driver");
     image.ways = Ways::read(&here, &lower, image.protocol.as_deref().unwrap_or("file"))?;
     if image.below.is_empty() {
@@ -313,6 +252,28 @@ fn from_pairs(written: &OsStr, pairs: Pairs, version: QemuVersion) -> Result<Ima
     }
     image.path = option(&lower, "filename").or(named).ok_or(NO_FILE)?.into();
     Ok(image)
+}
+
+/// What is said of a driver without a file.
+pub const NO_FILE: &str = "A block device must be specified for \"file\"";
+
+/// Takes the drivers out of the options of a file; what is left is the file's own. The lowest driver comes first.
+pub fn drivers_below(lower: &mut Pairs, version: QemuVersion) -> Result<Vec<Below>, String> {
+    let mut below = Vec::new();
+    while let Some(format) = option(lower, "driver").filter(|name| FORMATS.contains(&name.as_str())) {
+        let (mut options, rest) = parted(std::mem::take(lower));
+        let given = given::take(&mut options, version).map_err(|wrong| wrong.text)?;
+        options.retain(|(key, _)| key != "driver");
+        below.insert(0, Below { format, options, given });
+        if rest.is_empty() {
+            return Err(NO_FILE.to_string());
+        }
+        *lower = rest;
+    }
+    match option(lower, "driver").filter(|name| !PROTOCOLS.contains(&name.as_str())) {
+        Some(name) => Err(format!("Unknown driver '{name}'")),
+        None => Ok(below),
+    }
 }
 
 /// Options: key and value.

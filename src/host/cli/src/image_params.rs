@@ -17,6 +17,7 @@ pub fn image_params(image: &ImageName, device: usize) -> ImageParams {
         filename: filename.to_vec(),
         format: node.format.clone(),
         options: pairs(&node.options),
+        given: Vec::new(),
     });
     ImageParams {
         device: on(image.below.len()),

@@ -14,6 +14,7 @@ mod help;
 mod image_name;
 mod image_params;
 mod limit;
+mod node_name;
 mod program;
 mod progress;
 mod refusal;

@@ -6,6 +6,7 @@
 mod judge;
 mod walk;
 
+use instar_abi::ops::Operation;
 use instar_abi::ops::compare::{Compare, CompareResults, Found};
 use instar_image::{Error, Machine, Result, Version};
 
@@ -16,8 +17,6 @@ use crate::told::{self, tell};
 use judge::Judge;
 use walk::Walk;
 
-/// The images cannot be opened.
-const CANNOT_OPEN: u8 = 2;
 /// A table cannot be read.
 const NO_STATUS: u8 = 3;
 /// Data cannot be read.
@@ -38,7 +37,7 @@ pub fn run(machine: &dyn Machine, params: &Compare, version: Version) -> Result<
     for image in &params.images {
         match opening.to_read(&ImageSpec::of(image)) {
             Ok(chain) => chains.push(chain),
-            Err(error) => return fail(error, CANNOT_OPEN),
+            Err(error) => return fail(error, Compare::UNOPENED),
         }
     }
     machine.seal()?;

@@ -12,7 +12,8 @@ mod through;
 use alloc::format;
 use alloc::vec::Vec;
 
-use instar_abi::ops::ImageParams;
+use instar_abi::ops::{BelowParams, GivenParams, ImageParams};
+use instar_image::limits::CHAIN_DEPTH_MAX;
 use instar_image::machine::display_name;
 use instar_image::{DeviceId, Error, Machine, Purpose, Result, Version};
 
@@ -20,8 +21,8 @@ use self::device::{Nested, Shown};
 use self::through::Through;
 use crate::open::{ImageSpec, Opening};
 
-/// Drivers below each other that are opened: the stock tool's own limit is its stack.
-const DEPTH_MAX: usize = 16;
+/// Drivers below others that are opened in one command: the stock tool's own limit is its stack.
+const NODES_MAX: usize = 16;
 
 /// An image that becomes the device `id`.
 struct Node {
@@ -31,6 +32,8 @@ struct Node {
     name: Vec<u8>,
     /// As the user wrote the image on top.
     written: Vec<u8>,
+    /// How many images are above that it is a backing file of.
+    depth: u64,
 }
 
 /// Runs `body` with all devices that the images are in.
@@ -42,23 +45,40 @@ pub fn with(
 ) -> Result<u8> {
     let mut nodes = Vec::new();
     for image in images {
-        collect(image, &mut nodes)?;
+        let mut found = Collected { written: image.written.as_deref().unwrap_or_default(), nodes: &mut nodes };
+        found.below(&image.below, 0)?;
+        found.given(&image.given, 0)?;
     }
     open(machine, version, &nodes, body)
 }
 
-/// The nodes below an image, the lowest first.
-fn collect(image: &ImageParams, nodes: &mut Vec<Node>) -> Result<()> {
-    if image.below.len() > DEPTH_MAX {
-        return Err(Error::limit(format!("more than {DEPTH_MAX} drivers below each other")));
+/// The nodes below an image, each behind those that it lies in or stands on. As deep as the user's words go.
+struct Collected<'n> {
+    written: &'n [u8],
+    nodes: &'n mut Vec<Node>,
+}
+
+impl Collected<'_> {
+    fn below(&mut self, below: &[BelowParams], depth: u64) -> Result<()> {
+        for below in below {
+            self.given(&below.given, depth)?;
+            if self.nodes.len() >= NODES_MAX {
+                return Err(Error::limit(format!("more than {NODES_MAX} drivers below others")));
+            }
+            self.nodes.push(Node {
+                id: DeviceId(below.id),
+                spec: ImageSpec::below(below),
+                name: below.shown.clone(),
+                written: self.written.to_vec(),
+                depth,
+            });
+        }
+        Ok(())
     }
-    nodes.extend(image.below.iter().map(|below| Node {
-        id: DeviceId(below.id),
-        spec: ImageSpec::below(below),
-        name: below.shown.clone(),
-        written: image.written.clone().unwrap_or_default(),
-    }));
-    Ok(())
+
+    fn given(&mut self, given: &[GivenParams], depth: u64) -> Result<()> {
+        given.iter().try_for_each(|file| self.below(&file.below, depth.saturating_add(file.place)))
+    }
 }
 
 /// One device after the other, each with those before it. As deep as the user's words go.
@@ -69,7 +89,11 @@ fn open(
     body: &dyn Fn(&dyn Machine) -> Result<u8>,
 ) -> Result<u8> {
     let Some((node, rest)) = nodes.split_first() else { return body(machine) };
-    let could_not_open = |error: Error| error.context(format!("Could not open '{}'", display_name(&node.written)));
+    let could_not_open = |error: Error| {
+        let error =
+            (0..node.depth.min(CHAIN_DEPTH_MAX as u64)).fold(error, |e, _| e.context("Could not open backing file"));
+        error.context(format!("Could not open '{}'", display_name(&node.written)))
+    };
     let opening = Opening { machine, version };
     let is_written = machine.stat(node.spec.device)?.writable;
     let purpose = |depth, _: &[u8]| if depth == 0 && is_written { Purpose::Write(machine) } else { Purpose::Read };

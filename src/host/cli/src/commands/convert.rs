@@ -257,6 +257,11 @@ fn open_backing(
     call: &mut Call,
 ) -> Result<(), Exit> {
     let format = parsed.text("backing-format").or_else(|| file_option(parsed, "backing_fmt"));
+    if format.is_none() && program.version.needs_backing_format() {
+        // That is told before anything is opened.
+        params.backing = Some(name.as_bytes().to_vec());
+        return Ok(());
+    }
     let not_opened = |text: String| {
         let shown = terminal(target.as_os_str().as_encoded_bytes());
         program.fail(&format!("Could not open '{shown}': Could not open backing file: {text}"))

@@ -8,8 +8,8 @@ use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
+use crate::given::Role;
 use crate::image_name::ImageName;
-use crate::image_params::image_params;
 use crate::program::{Exit, Program};
 use crate::running::{Defaults, Silent};
 
@@ -77,6 +77,12 @@ pub fn check_objects(program: &Program) -> Result<(), Exit> {
     program.secrets.borrow_mut().read(program.version).map_err(|text| program.fail(&text))
 }
 
+/// The image as it is opened to be described: without what shows no more than its data.
+fn opened_alone(image: &ImageName) -> ImageName {
+    let given = image.given.iter().filter(|given| given.role == Role::Header).cloned().collect();
+    ImageName { given, ..image.clone() }
+}
+
 fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let json = wants_json(program, parsed)?;
     check_objects(program)?;
@@ -91,15 +97,14 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     let image = named(program, operand, parsed)?;
     let device = program.open_source(&image, cache, parsed.has("force-share"))?;
     let chain = parsed.has("backing-chain");
+    let mut call = Call::of(&opened_alone(&image), device, parsed.has("force-share"));
     let params = Info {
-        // It opens no files but those that images name.
-        image: image_params(&image, 0),
+        image: call.described(program)?.image(),
         backing_chain: chain,
         limits: parsed.has("limits"),
         extra_detail: parsed.has("extra-detail"),
     };
     let subject = image.path.to_string_lossy();
-    let call = Call::of(&image, device, parsed.has("force-share"));
     let (status, results) = program.run(params, call, 1, &Defaults::METADATA, &subject, &Silent)?;
     let mut images: Vec<_> = results.images.into_iter().map(instar_render::unfold).collect();
     if let Some(first) = images.first_mut()

@@ -93,6 +93,8 @@ pub struct Header {
     rounds: u32,
     uuid: String,
     slots: Vec<Slot>,
+    /// The data lies in another file.
+    detached: bool,
 }
 
 /// What the key encrypts with: a password is a secret that is text.
@@ -122,10 +124,20 @@ impl Header {
     pub fn read(source: &dyn Source, device: DeviceId, offset: FileOffset, version: Version) -> Result<Self> {
         let mut bytes = [0; HEADER];
         source.read(device, offset, &mut bytes)?;
-        Self::parse(&bytes, version)
+        Self::parse(&bytes, false, version)
     }
 
-    fn parse(bytes: &[u8], version: Version) -> Result<Self> {
+    /// The same of a header that is a file by itself.
+    ///
+    /// # Errors
+    /// What is wrong with it, in qemu-img's words.
+    pub fn read_detached(source: &dyn Source, device: DeviceId, version: Version) -> Result<Self> {
+        let mut bytes = [0; HEADER];
+        source.read(device, FileOffset::ZERO, &mut bytes)?;
+        Self::parse(&bytes, true, version)
+    }
+
+    fn parse(bytes: &[u8], detached: bool, version: Version) -> Result<Self> {
         let r = Reader::new(bytes);
         if r.array::<6>(0)? != MAGIC {
             return Err(Error::malformed("Volume is not in LUKS format"));
@@ -146,7 +158,7 @@ impl Header {
         let slots = (0..SLOTS).map(|i| slot(&Reader::new(r.bytes(SLOTS_AT + i * SLOT, SLOT)?)));
         let slots = slots.collect::<Result<Vec<_>>>()?;
         if !old {
-            check_places(&slots, payload, key_bytes, rounds)?;
+            check_places(&slots, (!detached).then_some(payload), key_bytes, rounds)?;
         }
         let none = |what: &str, name: &str| {
             let quote = if old { "" } else { "'" };
@@ -191,6 +203,7 @@ impl Header {
             rounds,
             uuid: string(168, 40)?,
             slots,
+            detached,
         })
     }
 
@@ -221,7 +234,7 @@ impl Header {
             .set("master-key-iters", u64::from(self.rounds))
             .set("uuid", self.uuid.as_str());
         if version >= Version::V10_0 {
-            map.set("detached-header", false);
+            map.set("detached-header", self.detached);
         }
         map.set("slots", self.slots.iter().map(Slot::describe).collect::<Vec<_>>());
         map
@@ -339,9 +352,9 @@ impl Slot {
     }
 }
 
-/// Header, key material and data lie side by side.
-fn check_places(slots: &[Slot], payload: u64, key_bytes: u32, rounds: u32) -> Result<()> {
-    if payload < HEADER_ROOM {
+/// Header, key material and data lie side by side. `payload`: where the data is, if it is in the same file.
+fn check_places(slots: &[Slot], payload: Option<u64>, key_bytes: u32, rounds: u32) -> Result<()> {
+    if payload.is_some_and(|payload| payload < HEADER_ROOM) {
         return Err(Error::malformed("LUKS payload is overlapping with the header"));
     }
     if rounds == 0 {
@@ -358,7 +371,7 @@ fn check_places(slots: &[Slot], payload: u64, key_bytes: u32, rounds: u32) -> Re
             Some("iteration count is zero".into())
         } else if slot.offset < HEADER_ROOM {
             Some("is overlapping with the LUKS header".into())
-        } else if end > payload {
+        } else if payload.is_some_and(|payload| end > payload) {
             Some("is overlapping with the encrypted payload".into())
         } else {
             None

@@ -111,7 +111,7 @@ impl Header {
         wanted: &SlotChange<'_>,
     ) -> Result<()> {
         // Old releases do not look when they open it; here something is written there.
-        check_places(&self.slots, self.payload, self.key_bytes as u32, self.rounds)?;
+        check_places(&self.slots, (!self.detached).then_some(self.payload), self.key_bytes as u32, self.rounds)?;
         let slots = Slots { header: self, machine, device, offset };
         if wanted.active { slots.activate(opening, wanted) } else { slots.erase(wanted) }
     }

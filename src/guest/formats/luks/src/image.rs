@@ -1,7 +1,9 @@
 //! An open image: one encrypted range of the file.
 
 use alloc::boxed::Box;
+use alloc::string::ToString;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use instar_crypto::Crypter;
 use instar_crypto::luks::Header;
@@ -27,6 +29,8 @@ pub struct Sectors {
 pub struct LuksImage<'a> {
     /// The device.
     pub device: DeviceId,
+    /// The one that the header is on, if that is another, and its name.
+    pub detached: Option<(DeviceId, Vec<u8>)>,
     /// Where in the device the disk begins.
     pub data: FileOffset,
     /// Bytes of the disk.
@@ -43,6 +47,12 @@ pub struct LuksImage<'a> {
     pub slots: Option<(Header, Opener)>,
     /// What `info` shows.
     pub specific: Value,
+}
+
+impl LuksImage<'_> {
+    fn header_device(&self) -> DeviceId {
+        self.detached.as_ref().map_or(self.device, |(device, _)| *device)
+    }
 }
 
 impl Image for LuksImage<'_> {
@@ -73,13 +83,19 @@ impl Image for LuksImage<'_> {
         let change = || {
             let (machine, wanted) = (purpose.machine()?, SlotChange::read(what.options, "", what.force)?);
             let opening = opener.password(machine.source(), KEY_SECRET)?;
-            header.change_slots(machine, (self.device, FileOffset::ZERO), opening, &wanted)
+            header.change_slots(machine, (self.header_device(), FileOffset::ZERO), opening, &wanted)
         };
         Some(change())
     }
 
     fn describe(&self) -> Result<Description> {
-        Ok(Description { encrypted: true, specific: Some(self.specific.clone()), ..Description::default() })
+        let children = self.detached.iter().map(|(device, _)| ("header".to_string(), *device)).collect();
+        let specific = Some(self.specific.clone());
+        Ok(Description { encrypted: true, specific, children, ..Description::default() })
+    }
+
+    fn data_files(&self) -> Vec<(DeviceId, Vec<u8>)> {
+        self.detached.iter().cloned().collect()
     }
 
     fn decoder(&self) -> Option<Box<dyn Decoder + '_>> {

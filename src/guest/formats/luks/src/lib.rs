@@ -13,7 +13,9 @@ mod v2;
 mod write;
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use instar_crypto::Crypter;
 use instar_crypto::luks::slots::{self, Opener};
@@ -21,22 +23,40 @@ use instar_crypto::luks::{Header, MAGIC, password};
 use instar_image::options::{OptionSpec, check_driver_options};
 use instar_image::reader::Reader;
 use instar_image::{
-    Creator, Error, FileOffset, Format, Image, OpenContext, Probe, Quirk, Result, SafetyCheck, Version,
+    Creator, DeviceId, Error, FileOffset, Format, Image, OpenContext, Probe, Quirk, Result, SafetyCheck, Version,
 };
 
 use crate::image::{LuksImage, Sectors};
 
 const VERSION_1: u16 = 1;
 const KEY_SECRET: &str = "key-secret";
+/// The option that says on which device the header is, where it is not on the image's, and the one with its name.
+const HEADER: &str = "header";
+const HEADER_NAME: &str = "header.filename";
 const SECTOR: u64 = 512;
 
 /// The format.
 pub struct Luks;
 
-/// The name of the secret, the only option that there is.
+/// The name of the secret.
 fn secret<'o>(cx: &OpenContext<'_, 'o>) -> Result<Option<&'o str>> {
-    check_driver_options("luks", cx.options, &[KEY_SECRET])?;
-    Ok(cx.options.iter().rev().find(|(key, _)| key == KEY_SECRET).map(|(_, id)| id.as_str()))
+    let known: &[&str] = if cx.version >= Version::V10_0 { &[KEY_SECRET, HEADER, HEADER_NAME] } else { &[KEY_SECRET] };
+    check_driver_options("luks", cx.options, known)?;
+    Ok(said(cx, KEY_SECRET))
+}
+
+/// What the last driver option of that name says.
+fn said<'o>(cx: &OpenContext<'_, 'o>, name: &str) -> Option<&'o str> {
+    cx.options.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
+/// The device that the header is on, if it is a file by itself, and its name: the user has named it, and the host has opened
+/// it.
+fn detached(cx: &OpenContext<'_, '_>) -> Result<Option<(DeviceId, Vec<u8>)>> {
+    let Some(device) = said(cx, HEADER) else { return Ok(None) };
+    let number = device.parse();
+    let number = number.map_err(|_| Error::usage(format!("Cannot find device='{device}' nor node-name='{device}'")))?;
+    Ok(Some((DeviceId(number), said(cx, HEADER_NAME).unwrap_or_default().into())))
 }
 
 impl Luks {
@@ -44,8 +64,11 @@ impl Luks {
     fn read(cx: &OpenContext<'_, '_>) -> Result<(Header, u64, Option<Crypter>)> {
         let secret = secret(cx)?;
         let password = cx.purpose.wants_data().then(|| password(cx.source, secret, KEY_SECRET)).transpose()?;
-        let header = Header::read(cx.source, cx.device, FileOffset::ZERO, cx.version)?;
-        let crypter = password.map(|p| header.unlock(cx.source, cx.device, FileOffset::ZERO, p)).transpose()?;
+        let (device, header) = match detached(cx)? {
+            Some((device, _)) => (device, Header::read_detached(cx.source, device, cx.version)?),
+            None => (cx.device, Header::read(cx.source, cx.device, FileOffset::ZERO, cx.version)?),
+        };
+        let crypter = password.map(|p| header.unlock(cx.source, device, FileOffset::ZERO, p)).transpose()?;
         let len = cx.source.stat(cx.device)?.len.next_multiple_of(SECTOR);
         let size = len
             .checked_sub(header.payload())
@@ -65,7 +88,8 @@ impl Format for Luks {
     }
 
     fn open<'a>(&self, cx: OpenContext<'a, '_>) -> Result<Box<dyn Image + 'a>> {
-        if !cx.source.is_stock() && v2::is_there(cx.source, cx.device)? {
+        let detached = detached(&cx)?;
+        if detached.is_none() && !cx.source.is_stock() && v2::is_there(cx.source, cx.device)? {
             return v2::open(&cx, secret(&cx)?);
         }
         let (header, size, crypter) = Self::read(&cx)?;
@@ -73,7 +97,9 @@ impl Format for Luks {
         let sectors = Sectors { unit: SECTOR as u32, first: 0 };
         let (device, writing, crypter) = (cx.device, Some(cx.purpose), crypter.map(Arc::new));
         let slots = Some((header, Opener::of(secret(&cx)?)));
-        Ok(Box::new(LuksImage { device, writing, data, size, sectors, crypter, slots, specific, editor: None }))
+        let image =
+            LuksImage { device, detached, writing, data, size, sectors, crypter, slots, specific, editor: None };
+        Ok(Box::new(image))
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {

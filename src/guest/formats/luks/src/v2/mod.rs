@@ -51,7 +51,8 @@ pub fn open<'a>(cx: &OpenContext<'a, '_>, secret: Option<&str>) -> Result<Box<dy
     let sectors = Sectors { unit: segment.sector_size, first: segment.iv_tweak };
     let specific = describe(&header, &metadata, segment);
     let (device, data, crypter) = (cx.device, segment.offset, crypter.map(Arc::new));
-    Ok(Box::new(LuksImage { device, writing: None, data, size, sectors, crypter, slots: None, specific, editor: None }))
+    let (detached, writing, slots, editor) = (None, None, None, None);
+    Ok(Box::new(LuksImage { device, detached, writing, data, size, sectors, crypter, slots, specific, editor }))
 }
 
 /// The places of the key slots: behind both headers, inside the file, none in another's. Returns where their part of the

@@ -82,6 +82,13 @@ def fixtures():
     case.create("qcow2", "base.qcow2", "9M")
     case.io("qcow2", "base.qcow2", "write -P 11 0 9M")
     case.create("qcow2", "over.qcow2", None, "-b", "base.qcow2", "-F", "qcow2")
+    case.create("qcow2", "top.qcow2", None, "-b", "base.qcow2", "-F", "qcow2")
+    case.io("qcow2", "top.qcow2", "write -P 9 128k 256k")
+    case.img("bitmap", "--add", "top.qcow2", "old")
+    case.create("qcow2", "top-in.qcow2", "12M")
+    case.img(
+        "convert", "-n", "-f", "raw", "--target-image-opts", "top.qcow2", "driver=qcow2,file.filename=top-in.qcow2"
+    )
     case.create("qcow2", "in-qcow2.qcow2", "9M", "-o", "cluster_size=4k")
     for fmt in ("vdi", "vmdk", "vhdx", "vpc", "parallels", "qed"):
         case.create(fmt, f"in.{fmt}", "9M")
@@ -191,6 +198,36 @@ class TestNestedWrite(InstarTestBase):
                     places = self.run_both(what, nest[0], (*argv, "--image-opts", "NAME"))
                     self.sound(what, places[0], nest)
                     self.same_content(what, places, nest[0])
+
+    def test_overlays(self):
+        """An overlay that lies in another image, on a backing file that does not."""
+        plain = "driver=qcow2,file.filename=base.qcow2"
+        for below in ("raw,file.file.filename=top.qcow2", "qcow2,file.file.filename=top-in.qcow2"):
+            name = f"{QCOW2}={below}"
+            for command in (
+                ("commit", "--image-opts", "NAME"),
+                ("commit", "-d", "--image-opts", "NAME"),
+                ("rebase", "-b", "", "--image-opts", "NAME"),
+                ("rebase", "-u", "-b", "source.raw", "-F", "raw", "--image-opts", "NAME"),
+                ("amend", "-o", "refcount_bits=64", "--image-opts", "NAME"),
+                ("bitmap", "--add", "--merge", "old", "--image-opts", "NAME", "new"),
+                ("bitmap", "--add", "--merge", "old", "-b", "top.qcow2", "-F", "qcow2", "--image-opts", "NAME", "new"),
+                (
+                    "convert",
+                    "-n",
+                    "-c",
+                    "--image-opts",
+                    "--target-image-opts",
+                    "driver=raw,file.filename=source.raw",
+                    "NAME",
+                ),
+                ("check", "-r", "leaks", "--image-opts", "NAME"),
+            ):
+                with self.subTest(below=below, command=command):
+                    places = self.run_both(below, name, command)
+                    self.sound(below, places[0], (name, plain))
+                    self.same_content(below, places, name)
+                    self.same_content(below, places, plain)
 
     def test_images_that_are_too_short(self):
         """They are made longer, or there is no room; the stock tool goes on, and loses what is behind the end."""

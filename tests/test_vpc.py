@@ -477,5 +477,36 @@ class TestChildren(InstarTestBase):
         self.assertEqual(self.run_as_qemu_img(*argv, cwd=self.tmp), self.run_qemu_img(*argv, cwd=self.tmp))
 
 
+class TestPreallocation(InstarTestBase):
+    """The option is one of the file: the driver makes the file as long as it is going to be, whatever was reserved."""
+
+    def made(self, tool, argv, name):
+        """What the tool says, and of the file: its length, what it occupies, and what the disk shows."""
+        out, err, status = tool(*argv, name, *(["4M"] if argv[0] == "create" else []), cwd=self.tmp)
+        said = (out.replace(name, "NAME"), err.replace(name, "NAME"), status)
+        if status:
+            return said
+        stat = os.stat(self.path(name))
+        self.make("qemu-img", "convert", "-f", "vpc", "-O", "raw", name, "shown")
+        with open(self.path("shown"), "rb") as file:
+            return said, stat.st_size, stat.st_blocks, file.read()
+
+    def test_as_the_stock_tool(self):
+        Maker(self.tmp, "vpc").raw("source.raw", 3 << 20)
+        for subformat in ("dynamic", "fixed"):
+            for mode in ("off", "metadata", "falloc", "full", "all"):
+                option = f"subformat={subformat},preallocation={mode}"
+                for argv in (
+                    ["create", "-f", "vpc", "-o", option],
+                    ["convert", "-f", "raw", "-O", "vpc", "-o", option, "source.raw"],
+                ):
+                    with self.subTest(option=option, command=argv[0]):
+                        ours = self.made(self.run_as_qemu_img, argv, "ours.vpc")
+                        theirs = self.made(self.run_qemu_img, argv, "theirs.vpc")
+                        self.assertEqual(ours[:3], theirs[:3])
+                        if len(ours) > 3:
+                            self.assert_same_bytes(ours[3], theirs[3], option)
+
+
 if __name__ == "__main__":
     unittest.main()

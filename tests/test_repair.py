@@ -14,7 +14,8 @@ from tests.helpers import damage
 from tests.helpers.fixtures import by_id
 
 # Damaged images of each format; more for a thorough look: INSTAR_REPAIRS=200.
-SEEDS = int(os.environ.get("INSTAR_REPAIRS", "10"))
+FIRST = int(os.environ.get("INSTAR_REPAIRS_FIRST", "0"))
+SEEDS = range(FIRST, FIRST + int(os.environ.get("INSTAR_REPAIRS", "10")))
 MIB = 1 << 20
 # Where something of the stock tool's own is in the way, and what it says then; docs/differences.md has the reasons.
 OTHERWISE = (
@@ -93,7 +94,7 @@ class RepairTest(InstarTestBase):
 
     def test_qcow2(self):
         kinds = {"same": 0, "rebuilt": 0, "otherwise": 0, "bitmaps": 0}
-        for seed in range(SEEDS):
+        for seed in SEEDS:
             options = self.random_image("image", seed % 36)
             # Opened to be repaired, an image with bitmaps loses all its snapshots to the stock tool.
             loses = damage.Image(self.path("image")).snapshots > 0
@@ -105,7 +106,9 @@ class RepairTest(InstarTestBase):
                     text = theirs[0] + theirs[1]
                     if bitmaps and (loses or "snapshot" in what or ours != theirs):
                         kinds["bitmaps"] += 1
-                        self.check_ours(repair, what)
+                        # With no table of snapshots its header is taken for one: how much of that is wrong means nothing.
+                        if loses or "snapshot_count" not in what:
+                            self.check_ours(repair, what)
                         continue
                     if any(word in text for word in OTHERWISE) or "the cluster cannot be read" in ours[1]:
                         kinds["otherwise"] += 1
@@ -178,7 +181,7 @@ class RepairTest(InstarTestBase):
                 self.assert_nothing_lost(fmt)
 
     def test_qed(self):
-        for seed in range(SEEDS):
+        for seed in SEEDS:
             rng = random.Random(seed)
             data = self.small("qed", f"cluster_size={rng.choice((4096, 65536))}")
             tables = [struct.unpack_from("<Q", data, 40)[0]]
@@ -197,7 +200,7 @@ class RepairTest(InstarTestBase):
             self.clear()
 
     def test_parallels(self):
-        for seed in range(SEEDS):
+        for seed in SEEDS:
             rng = random.Random(seed)
             data = self.small("parallels", f"cluster_size={rng.choice(('64k', '1M'))}")
             entries = struct.unpack_from("<I", data, 32)[0]

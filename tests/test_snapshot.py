@@ -9,6 +9,7 @@ import unittest
 from tests.helpers.twins import TwinTest
 
 SEEDS = int(os.environ.get("INSTAR_SNAPSHOT_SEEDS", "4"))
+FIRST_SEED = int(os.environ.get("INSTAR_SNAPSHOT_FIRST_SEED", "0"))
 KIB, MIB = 1 << 10, 1 << 20
 SECRET = ("--object", "secret,id=s,data=swordfish")
 # Options of creation, with the clusters that data is written in.
@@ -427,7 +428,7 @@ def _random(seed):
     return lambda self: self.history(seed)
 
 
-for _seed in range(SEEDS):
+for _seed in range(FIRST_SEED, FIRST_SEED + SEEDS):
     setattr(TestRandomHistories, f"test_history_{_seed}", _random(_seed))
 
 

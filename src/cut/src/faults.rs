@@ -71,6 +71,13 @@ impl Scenario {
         counts
     }
 
+    /// Whether it works on these images at all, when nothing fails; of damage at random not all can be repaired.
+    #[must_use]
+    pub fn works(&self) -> bool {
+        let ((status, machine), _) = self.carried_out(&self.disks(&self.folder), None);
+        status == 0 && !machine.journal().is_empty()
+    }
+
     fn right(&self) -> Right {
         let disks = self.disks(&self.folder);
         let (machine, after) = self.carried_out(&disks, None);
@@ -95,6 +102,8 @@ impl Scenario {
     fn own_contents(&self, disks: &[Disk]) -> Vec<Vec<u8>> {
         let content = |(image, disk): (&Image, &Disk)| match self.own_content(disks, image) {
             Err(_) if image.watch == Watch::New && disk.is_empty() => Vec::new(),
+            // So damaged that nothing can be read of it.
+            Err(_) if self.worst.is_some() => Vec::new(),
             content => content.unwrap_or_else(|e| panic!("{image:?}: {e}")),
         };
         self.images.iter().zip(disks).map(content).collect()
@@ -104,18 +113,21 @@ impl Scenario {
         let when = format!("{injection:?}");
         let ((status, machine), disks) = self.carried_out(&right.disks, Some(injection));
         assert!(machine.hits() > 0, "{when}: nothing was hit");
-        assert!(status <= 1, "{when}: status {status}");
+        assert!(status <= 1 || self.worst.is_some(), "{when}: status {status}");
         if status == 0 {
             assert_eq!(injection.fault, Fault::Read, "{when}: nobody has noticed it");
             self.judge_own(&format!("{when}, unnoticed"), &disks, (&right.after, &right.after), true, counts);
             return;
         }
         let told = |key: &str| key == "error" || key == "late-error";
-        assert!(machine.emitted().iter().any(|(key, _)| told(key)), "{when}: nothing is told of it");
+        // A repair goes on after what cannot be read, and says so.
+        let is_said = self.worst.is_some() && !machine.said().is_empty();
+        assert!(is_said || machine.emitted().iter().any(|(key, _)| told(key)), "{when}: nothing is told of it");
         counts.faults[injection.fault as usize] += 1;
         let both = (right.before.as_slice(), right.after.as_slice());
         self.judge_own(&when, &disks, both, false, counts);
-        if injection.seed.is_multiple_of(STOCK) && !self.own {
+        // Damaged ones it is shown when they have been repaired: before, not all that we can read is there for it.
+        if injection.seed.is_multiple_of(STOCK) && !self.own && self.worst.is_none() {
             let devices = self.machine(&disks).1;
             self.write(place, &devices, &disks);
             self.judge(place, &format!("{when}, by the stock tool"), both.0, both.1, false);
@@ -124,14 +136,16 @@ impl Scenario {
         machine.journal().ends(PARTS, injection.seed, |crash, left| {
             self.judge_own(&format!("{when}, {crash}"), &left[..self.images.len()], both, false, counts);
         });
-        self.again(&when, right, &disks, counts);
+        self.again(&when, right, &disks, (place, injection.seed), counts);
     }
 
     /// The fault is gone, and the operation is called again.
-    fn again(&self, when: &str, right: &Right, disks: &[Disk], counts: &mut Counts) {
+    fn again(&self, when: &str, right: &Right, disks: &[Disk], (place, seed): (&Folder, u64), counts: &mut Counts) {
         let watched = |image: &&Image| matches!(image.watch, Watch::Whole | Watch::Sectors);
         let mut shown = self.images.iter().zip(&right.after).filter(|(image, _)| watched(image));
-        if self.once || shown.all(|(image, after)| self.own_content(disks, image).as_ref() == Ok(after)) {
+        let is_done =
+            self.worst.is_none() && shown.all(|(image, after)| self.own_content(disks, image).as_ref() == Ok(after));
+        if self.once || is_done {
             return;
         }
         // A new file begins empty.
@@ -139,8 +153,19 @@ impl Scenario {
             .map(|(image, disk)| if image.watch == Watch::New { Disk::default() } else { disk.clone() })
             .collect();
         let ((status, machine), disks) = self.carried_out(&start, None);
-        assert_eq!(status, 0, "{when}, done again: {:?}", machine.emitted());
-        self.judge_own(&format!("{when}, done again"), &disks, (&right.after, &right.after), false, counts);
+        assert_eq!(status, 0, "{when}, done again: {}{:?}", machine.said(), machine.emitted());
+        let when = format!("{when}, done again");
+        if self.worst.is_some() {
+            // What was readable before the first run is, after the second.
+            self.judge_own(&when, &disks, (&right.before, &right.after), true, counts);
+            if seed.is_multiple_of(STOCK) && !self.own {
+                self.write(place, &self.machine(&disks).1, &disks);
+                self.judge(place, &format!("{when}, by the stock tool"), &right.before, &right.after, true);
+                counts.judged += 1;
+            }
+            return;
+        }
+        self.judge_own(&when, &disks, (&right.after, &right.after), false, counts);
     }
 
     fn judge_own(&self, when: &str, disks: &[Disk], both: (&[Vec<u8>], &[Vec<u8>]), clean: bool, counts: &mut Counts) {

@@ -51,6 +51,10 @@ impl Scenario {
         let mut target = Value::map();
         target.set("device", u64::from(out.0)).set("filename", "out").set("format", "raw").set("zeroed", true);
         params.set("target", target).set("sources", vec![self.described(image, device)]).set("sparse", 4096u64);
+        if self.worst.is_some() {
+            // What cannot be read of a damaged image shows as zeroes, and all else as what it is.
+            params.set("salvage", true);
+        }
         if let Some(name) = snapshot {
             params.set("snapshot", format!("snapshot.name={name}"));
         }

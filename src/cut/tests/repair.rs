@@ -1,82 +1,36 @@
 //! Damaged images are repaired, cut at every step: at each of them the image shows what it showed, no more is wrong with it than
 //! was, and the stock tool can still repair it; in the end nothing is wrong.
 
-use std::fs;
+use instar_cut::{Damage, Watch};
 
-use instar_cut::{Folder, Image, Scenario, Watch};
-
-/// An image, and what is in it.
-struct Damaged {
-    folder: Folder,
-    bytes: Vec<u8>,
-}
-
-impl Damaged {
-    fn new(format: &str, options: &str, snapshot: bool) -> Self {
-        let folder = Folder::new();
-        folder.stock("qemu-img", &["create", "-q", "-f", format, "-o", options, "top", "3M"]);
-        let write = |commands: &[&str]| {
-            let mut arguments = vec!["-f", format];
-            arguments.extend(commands.iter().flat_map(|command| ["-c", command]));
-            folder.stock("qemu-io", &[&arguments[..], &["top"]].concat());
-        };
-        write(&["write -P 9 100k 300k", "write -P 8 2500k 100k", "write -P 6 1M 300k"]);
-        if snapshot {
-            folder.stock("qemu-img", &["snapshot", "-c", "before", "top"]);
-            write(&["write -P 5 200k 300k"]);
-        }
-        let bytes = fs::read(folder.path("top")).expect("it was made");
-        Self { folder, bytes }
-    }
-
-    fn number(&self, at: u64) -> u64 {
-        let at = usize::try_from(at).expect("it is short");
-        u64::from_be_bytes(self.bytes[at..at + 8].try_into().expect("eight bytes"))
-    }
-
-    fn put(&mut self, at: u64, bytes: &[u8]) {
-        let at = usize::try_from(at).expect("it is short");
-        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
-    }
-
-    /// Where a qcow2 has its L1 table, its first L2 table, its refcount table and its first refcount block.
-    fn tables(&self) -> [u64; 4] {
-        let (l1, table) = (self.number(40), self.number(48));
-        let l2 = (l1..).step_by(8).map(|at| self.number(at)).find(|entry| *entry != 0).expect("there is data");
-        [l1, l2 & 0x00ff_ffff_ffff_fe00, table, self.number(table)]
-    }
-
-    /// How many states there are on the way to a sound one.
-    fn repaired(self, format: &'static str, what: &str, worst: u64) -> usize {
-        fs::write(self.folder.path("top"), &self.bytes).expect("there is room");
-        let mut scenario = Scenario::new("check", self.folder, &[Image { name: "top", format, watch: Watch::Whole }]);
-        scenario.params.set("repair", what);
-        scenario.worst = Some(worst);
-        scenario.run()
-    }
+/// How many states there are on the way to a sound one.
+fn repaired(image: Damage, what: &str, worst: u64) -> usize {
+    let mut scenario = image.repair(what, Watch::Whole);
+    scenario.worst = Some(worst);
+    scenario.run()
 }
 
 const COUNTED: [&str; 4] =
     ["cluster_size=64k", "cluster_size=4k", "cluster_size=512,refcount_bits=64", "compat=0.10,cluster_size=4k"];
 
-fn qcow2(snapshot: bool, worst: u64, damage: impl Fn(&mut Damaged)) {
+fn qcow2(snapshot: bool, worst: u64, damage: impl Fn(&mut Damage)) {
     for options in COUNTED {
-        let mut image = Damaged::new("qcow2", options, snapshot);
+        let mut image = Damage::new("qcow2", options, snapshot);
         damage(&mut image);
-        assert!(image.repaired("qcow2", "all", worst) > 0, "{options}");
+        assert!(repaired(image, "all", worst) > 0, "{options}");
     }
 }
 
 #[test]
 fn leaked_clusters() {
     for options in ["cluster_size=64k", "refcount_bits=8,cluster_size=4k"] {
-        let mut image = Damaged::new("qcow2", options, true);
+        let mut image = Damage::new("qcow2", options, true);
         let [.., block] = image.tables();
         let wide = if options.contains("bits") { 1 } else { 2 };
         for cluster in [3, 5, 7] {
             image.put(block + cluster * wide, if wide == 1 { &[9] } else { &[0, 9] });
         }
-        assert!(image.repaired("qcow2", "leaks", 9) > 0, "{options}");
+        assert!(repaired(image, "leaks", 9) > 0, "{options}");
     }
 }
 
@@ -129,45 +83,45 @@ fn a_block_of_nowhere() {
 #[test]
 fn marks() {
     for mark in 1..4u8 {
-        let mut image = Damaged::new("qcow2", "cluster_size=4k", true);
+        let mut image = Damage::new("qcow2", "cluster_size=4k", true);
         let [.., block] = image.tables();
         image.put(79, &[mark]);
         image.put(block + 20, &[0, 7]);
-        assert!(image.repaired("qcow2", "all", 9) > 0, "{mark}");
+        assert!(repaired(image, "all", 9) > 0, "{mark}");
     }
 }
 
 #[test]
 fn an_entry_of_the_snapshot_table() {
-    let mut image = Damaged::new("qcow2", "cluster_size=4k", true);
+    let mut image = Damage::new("qcow2", "cluster_size=4k", true);
     let table = image.number(64);
     // It has no extra data; names and identifier are where those were.
     image.put(table + 36, &[0; 4]);
     image.put(table + 12, &[0, 1, 0, 6]);
     image.put(table + 40, b"1before");
-    assert!(image.repaired("qcow2", "all", 9) > 0);
+    assert!(repaired(image, "all", 9) > 0);
 }
 
 #[test]
 fn qed() {
-    let mut image = Damaged::new("qed", "cluster_size=4k", false);
-    let number = |image: &Damaged, at| image.number(at).swap_bytes();
+    let mut image = Damage::new("qed", "cluster_size=4k", false);
+    let number = |image: &Damage, at| image.number(at).swap_bytes();
     let l1 = number(&image, 40);
     let l2 = number(&image, l1);
     // It is behind the disk's end: else nothing could be read.
     image.put(l2 + 8000, &(1u64 << 40).to_le_bytes());
     image.put(16, &[2]);
-    assert!(image.repaired("qed", "all", 1) > 0);
+    assert!(repaired(image, "all", 1) > 0);
 }
 
 #[test]
 fn parallels() {
-    let mut image = Damaged::new("parallels", "cluster_size=64k", false);
+    let mut image = Damage::new("parallels", "cluster_size=64k", false);
     let first = (64..).step_by(4).find(|at| image.bytes[*at] != 0).expect("there is data");
     let entry = image.bytes[first..first + 4].to_vec();
     image.put(first as u64 + 4, &entry);
     image.put(44, &0x746f_6e59_u32.to_le_bytes());
     image.put(48, &77u32.to_le_bytes());
     image.bytes.extend([7; 100_000]);
-    assert!(image.repaired("parallels", "all", 9) > 2);
+    assert!(repaired(image, "all", 9) > 2);
 }

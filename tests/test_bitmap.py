@@ -299,6 +299,33 @@ class TestActions(BitmapTest):
                 self.mark("image", "b", entry=entry)
                 self.done("--remove", "image", "b")
 
+    def test_bits_that_are_something_else_too(self):
+        """What a repair has counted twice is not written over: neither another bitmap's bits, nor a table."""
+        for other in ("bitmap", "l1"):
+            self.create(options="cluster_size=4k")
+            for name in "ab":
+                self.add(name, writes=[(0, 100 * KIB)])
+            self.make("qemu-img", "bitmap", "--disable", "image", "b")
+            data = bytearray(Path(self.path("image")).read_bytes())
+            (_, a, *_), (_, b, *_) = directory(data)
+            struct.pack_into(">Q", data, a, struct.unpack_from(">Q", data, b if other == "bitmap" else 40)[0])
+            Path(self.path("image")).write_bytes(data)
+            repaired = self.run_as_qemu_img("check", "-r", "all", "image", cwd=self.tmp)
+            self.assertEqual(repaired[2], 0, repaired)
+            disk, bits = self.path("image"), bitmap_bits(self.path("image"), "b")
+            self.make("qemu-img", "convert", "-O", "raw", "image", "before")
+            # From the beginning on, so that bits are set that are clear in either.
+            words = ("-c", "40", "-s", "64k", "-S", "256k", "-w", "--pattern", "9", "image")
+            self.assertEqual(self.run_as_qemu_img("bench", *words, cwd=self.tmp)[2], 0)
+            with self.subTest(other=other):
+                self.assert_check_clean(disk)
+                self.assertEqual(bitmap_bits(disk, "b"), bits)
+                self.make("qemu-img", "convert", "-O", "raw", "image", "after")
+                before, after = (bytearray(Path(self.path(name)).read_bytes()) for name in ("before", "after"))
+                for at in range(0, 40 * 256 * KIB, 256 * KIB):
+                    before[at : at + 64 * KIB] = bytes([9]) * (64 * KIB)
+                self.assertTrue(before == after)
+
     def test_stale_ones(self):
         self.create()
         self.add("a")

@@ -245,6 +245,21 @@ class ResizeTest(InstarTestBase):
                 for who in ("ours", "theirs"):
                     shutil.rmtree(self.path(who))
 
+    def test_bitmaps_hold_where_it_is_refused(self):
+        """No part of a compressed cluster can be made zeroes, where a longer backing file would show."""
+        for who in ("ours", "theirs"):
+            folder = self.path(who)
+            os.mkdir(folder)
+            self.make("img", "create", "-q", "-f", "raw", "base", "3M", cwd=folder)
+            options = ("-o", "extended_l2=on,cluster_size=16k", "-b", "base", "-F", "raw")
+            self.make("img", "create", "-q", "-f", "qcow2", *options, "a.qcow2", "54784", cwd=folder)
+            self.make("qemu-io", "-c", "write -c -P 5 49152 5632", "a.qcow2", cwd=folder)
+            self.make("img", "bitmap", "--add", "a.qcow2", "b", cwd=folder)
+        ours = self.run_as_qemu_img("resize", "a.qcow2", "1593344", cwd=self.path("ours"))
+        self.assertEqual(ours, self.run_qemu_img("resize", "a.qcow2", "1593344", cwd=self.path("theirs")))
+        self.assertEqual(ours[2], 1)
+        self.assertNotIn("in-use", self.make("img", "info", "a.qcow2", cwd=self.path("ours")))
+
     def test_raw_preallocation_is_what_it_says(self):
         for mode, least in (("falloc", 4 * MIB), ("full", 4 * MIB), ("off", 0)):
             path = self.path("a.raw")

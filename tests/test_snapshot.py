@@ -413,8 +413,11 @@ class TestRandomHistories(SnapshotTest):
                 else:
                     name = rng.choice([*names, *names, "1", "2", "nosuch"])
                 step = f"{action} {name}"
-                self.same(action, name, "a.q")
+                before, refused = size, self.same(action, name, "a.q")
                 size = int(re.search(r'"virtual-size": (\d+),\n    "filename"', self.shown("theirs")).group(1))
+                if refused and size != before:
+                    # The stock tool has changed the size of the disk before it found that counts have no room.
+                    break
             said.append(step)
             with self.subTest("; ".join(said)):
                 # What the stock tool leaves behind the end of a disk shows when it grows.

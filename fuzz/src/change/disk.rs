@@ -5,6 +5,7 @@ use instar_ops::disk::WriteDisk;
 use instar_ops::open::{ImageSpec, Opening};
 use instar_sim::Machine;
 
+use super::bitmaps::Touched;
 use super::numbers::Numbers;
 use super::world::{TOP, World};
 
@@ -15,6 +16,7 @@ impl World {
     /// Uses the image's disk for a while.
     pub fn requests(&mut self, numbers: &mut Numbers<'_>) {
         let machine = self.machine();
+        self.touched = Touched::Within(Vec::new());
         let used = self.requests_on(&machine, numbers);
         self.take_back(&machine);
         if let (Err(error), Some(_)) = (used, &self.shows) {
@@ -50,7 +52,11 @@ impl World {
         let bits = [8, 13, 18][numbers.or_zero(3) as usize];
         let len = (1 + numbers.or_zero(1 << bits)).next_multiple_of(unit).min(size - start);
         let range = start as usize..(start + len) as usize;
-        match numbers.or_zero(8) {
+        let what = numbers.or_zero(8);
+        if let (1 | 2 | 5.., Touched::Within(ranges)) = (what, &mut self.touched) {
+            ranges.push(start..start + len);
+        }
+        match what {
             0 => disk.flush()?,
             1 => {
                 disk.zero(start, len)?;

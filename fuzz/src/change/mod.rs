@@ -5,6 +5,7 @@
 //! plain array of bytes says, and its check finds nothing. Where the first number says so, the image is damaged
 //! in between: then whatever is refused, nothing panics, and nothing takes too long.
 
+mod bitmaps;
 mod disk;
 mod kinds;
 mod numbers;
@@ -31,7 +32,8 @@ pub fn target(format: Option<&str>, data: &[u8]) {
     let damaged = numbers.below(4) == Some(0);
     let Some(mut world) = World::new(kind, &mut numbers) else { return };
     for _ in 0..OPERATIONS {
-        let Some(operation) = numbers.below(13) else { break };
+        let Some(operation) = numbers.below(16) else { break };
+        let before = world.shows.clone();
         match operation {
             0 | 1 => world.write(&mut numbers),
             2 | 3 => world.convert(&mut numbers),
@@ -41,10 +43,17 @@ pub fn target(format: Option<&str>, data: &[u8]) {
             7 | 8 => world.requests(&mut numbers),
             9 | 10 => world.snapshot(&mut numbers),
             11 => world.amend(&mut numbers),
+            12..=14 => {
+                // It looks at them itself.
+                world.bitmap(&mut numbers);
+                world.look();
+                continue;
+            }
             _ if damaged => world.damage(&mut numbers),
             _ => {}
         }
         world.look();
+        world.look_at_bitmaps(before.as_deref());
     }
 }
 

@@ -3,6 +3,7 @@
 use instar_image::{FileOffset, Value};
 use instar_sim::{Disk, Machine};
 
+use super::bitmaps::{Bitmap, Touched};
 use super::kinds::{Kind, Rebases};
 use super::numbers::Numbers;
 use crate::{HEAP, cpu_milliseconds};
@@ -45,6 +46,10 @@ pub struct World {
     taken: Vec<(String, Option<Vec<u8>>)>,
     /// Counts may be too narrow for snapshots.
     amended: bool,
+    /// Its bitmaps as they are to be, in the order of their names.
+    pub(super) marks: Vec<Bitmap>,
+    /// What the operation that runs changes.
+    pub(super) touched: Touched,
 }
 
 /// Runs of bytes of one value each, a third of them zero.
@@ -71,8 +76,17 @@ impl World {
     /// Makes an image. `None`: the numbers have ended.
     pub fn new(kind: &'static Kind, numbers: &mut Numbers<'_>) -> Option<Self> {
         let sectors = 1 + numbers.below(SECTORS)?;
-        let mut world =
-            Self { kind, files: Vec::new(), below: None, shows: None, made: 0, taken: Vec::new(), amended: false };
+        let mut world = Self {
+            kind,
+            files: Vec::new(),
+            below: None,
+            shows: None,
+            made: 0,
+            taken: Vec::new(),
+            amended: false,
+            marks: Vec::new(),
+            touched: Touched::Nothing,
+        };
         world.files.push(File { name: TOP.into(), disk: Disk::default() });
         if kind.options.contains("data_file=") {
             world.files.push(File { name: "data".into(), disk: Disk::default() });
@@ -102,7 +116,7 @@ impl World {
         Some(world)
     }
 
-    fn params(&self, op: &str) -> Value {
+    pub(super) fn params(&self, op: &str) -> Value {
         let mut params = Value::map();
         params.set("op", op).set("version-major", 10u64).set("version-minor", 0u64);
         params
@@ -123,8 +137,13 @@ impl World {
         map
     }
 
-    fn top(&self) -> Value {
+    pub(super) fn top(&self) -> Value {
         self.described(TOP, self.kind.format)
+    }
+
+    /// What is in the image's file.
+    pub(super) fn top_bytes(&self) -> Vec<u8> {
+        self.files.first().map(|file| file.disk.to_bytes()).unwrap_or_default()
     }
 
     /// A new file.
@@ -159,7 +178,7 @@ impl World {
     }
 
     /// Runs an operation on all files.
-    fn run(&mut self, params: &Value) -> (u8, Machine) {
+    pub(super) fn run(&mut self, params: &Value) -> (u8, Machine) {
         let machine = self.machine();
         // Tests run beside one another.
         if self.shows.is_none() && !cfg!(test) {
@@ -232,7 +251,9 @@ impl World {
         if self.must(&params, false)
             && let Some(shows) = &mut self.shows
         {
-            (0..count).for_each(|index| shows[at(index) as usize..(at(index) + len) as usize].fill(pattern as u8));
+            let ranges: Vec<_> = (0..count).map(|index| at(index)..at(index) + len).collect();
+            ranges.iter().for_each(|range| shows[range.start as usize..range.end as usize].fill(pattern as u8));
+            self.touched = Touched::Written(ranges);
         }
     }
 
@@ -345,6 +366,9 @@ impl World {
         // Counts of a bit have no room for a second reference, and what is in a data file has no snapshots.
         let options = self.kind.options;
         let unable = self.amended || options.contains("refcount_bits=1") || options.contains("data_file=");
+        self.touched = Touched::Nothing;
+        // Bitmaps would not say what has changed then: going back is refused.
+        let unable = unable || (action == "apply" && !self.marks.is_empty());
         let done = if unable { self.run(&params).0 == 0 } else { self.must(&params, false) };
         match (action, done) {
             (_, false) => {}
@@ -376,6 +400,7 @@ impl World {
         let mut params = self.params("amend");
         params.set("image", self.top()).set("options", vec![Value::from(option.into_bytes())]);
         params.set("force", false).set("help", false);
+        self.touched = Touched::Nothing;
         self.amended |= self.run(&params).0 == 0;
     }
 

@@ -10,13 +10,15 @@ use alloc::vec::Vec;
 
 use instar_image::reader::Reader;
 use instar_image::write::Piece;
-use instar_image::{Changes, Error, FileOffset, NewSize, Preallocation, Resizing, Result, Step};
+use instar_image::{Changes, Error, FileOffset, Kind, NewSize, Preallocation, Resizing, Result, Step};
 
 use super::{Qcow2Editor, State};
 use crate::Qcow2Image;
 use crate::bitmaps;
 use crate::cluster::ClusterNumber;
-use crate::layout::{AUTOCLEAR_DATA_FILE_RAW, L1_BYTES_MAX, L1_ENTRY, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS, field};
+use crate::layout::{
+    AUTOCLEAR_DATA_FILE_RAW, L1_BYTES_MAX, L1_ENTRY, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, SUBCLUSTERS, field,
+};
 
 /// The disk is counted in sectors of so many bytes.
 const SECTOR: u64 = 512;
@@ -40,7 +42,7 @@ impl Resizing for Qcow2Image<'_> {
             state.bitmaps.begin()?;
         }
         if to.size > old {
-            editor.grow(to)?;
+            editor.grow(to).map_err(|error| editor.refused(error))?;
         } else {
             editor.shrink(to.size)?;
         }
@@ -55,6 +57,12 @@ impl Resizing for Qcow2Image<'_> {
 }
 
 impl<'a> Qcow2Editor<'a> {
+    /// What cannot be has changed nothing that the disk shows: the bitmaps hold as before. After a failure they do not.
+    fn refused(&self, error: Error) -> Error {
+        let state = &mut *self.state.lock();
+        if matches!(error.kind, Kind::Io(_)) { error } else { state.bitmaps.end().err().unwrap_or(error) }
+    }
+
     fn grow(&self, to: &NewSize) -> Result<()> {
         let (old, size) = (self.header.size, to.size);
         let state = &mut *self.state.lock();
@@ -102,6 +110,11 @@ impl<'a> Qcow2Editor<'a> {
         // The unit that the end is in is the image's own (see `NewSize::backing_len`).
         let unit = self.geometry.unit_size();
         let from = old.next_multiple_of(unit);
+        let inside = from % self.geometry.cluster_size();
+        if inside != 0 && from < end && self.slot(state, old)?.entry & OFLAG_COMPRESSED != 0 {
+            // A part of such a cluster cannot become zeroes.
+            return Err(Error::unsupported("Failed to zero out new clusters: Operation not supported"));
+        }
         if from < end && self.header.version >= 3 {
             let len = end.next_multiple_of(unit).min(size) - from;
             let mut steps = Vec::new();

@@ -126,9 +126,15 @@ impl<'a> Tracker<'a> {
                     self.machine.read(self.device, offset, &mut bytes)?;
                 }
                 bitmaps::fill(&mut bytes, at % bits..at % bits + (stop - at), set);
+                let old = ClusterNumber::of(offset, self.cluster_bits);
                 let place = match offset {
                     FileOffset::ZERO => counts.allocate(1)?.offset(self.cluster_bits),
-                    offset => offset,
+                    offset if counts.get(old)? == 1 => offset,
+                    // What a repair has counted twice is something else's as well.
+                    _ => {
+                        counts.release(old, 1);
+                        counts.allocate(1)?.offset(self.cluster_bits)
+                    }
                 };
                 self.write(place, &bytes)?;
                 tracked.changed |= place != offset;

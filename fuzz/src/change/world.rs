@@ -85,7 +85,7 @@ impl World {
             taken: Vec::new(),
             amended: false,
             marks: Vec::new(),
-            touched: Touched::Nothing,
+            touched: Touched::Something,
         };
         world.files.push(File { name: TOP.into(), disk: Disk::default() });
         if kind.options.contains("data_file=") {

@@ -108,8 +108,7 @@ impl Damage {
                 "qcow2" => self.qcow2(numbers),
                 "qed" => self.qed(numbers),
                 "parallels" => self.parallels(numbers),
-                // The number of blocks that the header tells.
-                "vdi" => self.put(388, &(numbers.below(5) as u32).to_le_bytes()),
+                "vdi" => self.vdi(numbers),
                 "vpc" => self.vpc(numbers),
                 _ => {}
             }
@@ -166,6 +165,17 @@ impl Damage {
             2 => self.put(44, &0x746f_6e59_u32.to_le_bytes()),
             3 => self.put(48, &numbers.of(&[77u32, 1, 1 << 30]).to_le_bytes()),
             _ => self.bytes.resize(self.bytes.len() + numbers.of(&[512, 65536, 100_000]), 7),
+        }
+    }
+
+    fn vdi(&mut self, numbers: &mut Numbers) {
+        let map = u64::from(self.little(340));
+        let (one, other) = (map + 4 * numbers.below(3), map + 4 * numbers.below(3));
+        match numbers.below(3) {
+            // The number of blocks that the header tells.
+            0 => self.put(388, &(numbers.below(5) as u32).to_le_bytes()),
+            1 => self.put(one, &self.little(other).to_le_bytes()),
+            _ => self.put(one, &(3 + numbers.below(9) as u32).to_le_bytes()),
         }
     }
 

@@ -74,3 +74,11 @@ class BitmapDirectoryTest(InstarTestBase):
                     image, damaged = (damage.Image(self.path(name)) for name in ("ours", "damaged"))
                     for place in (self.directory, *self.tables):
                         self.assertEqual(image.read(place, 512), damaged.read(place, 512))
+
+    def test_what_leads_behind_the_file_can_be_removed(self):
+        for at in (self.directory, self.tables[0]):
+            with self.subTest(at=at):
+                self.outcomes(at, ">Q", FAR, ("-r", "all"))
+                out = self.run_as_qemu_img("bitmap", "--remove", "ours", "one", cwd=self.tmp)
+                self.assertEqual(out, ("", "", 0))
+                self.assertEqual(self.run_qemu_img("check", "ours", cwd=self.tmp)[2], 0)

@@ -115,14 +115,19 @@ impl BitmapEditor for Qcow2Editor<'_> {
         self.put_bits(state, work)?;
         let (offset, entries) = work.list.remove(index).table;
         let (bits, size, counts) = (self.header.cluster_bits, self.header.cluster_size(), &mut state.counts);
-        // What has no meaning, in one that is inconsistent, refers to nothing.
+        // What has no meaning, in one that is inconsistent, refers to nothing, and what is not in the file was never counted.
+        let behind = ClusterNumber::behind(self.machine.stat(self.device)?.end(), bits);
         numbers(self.machine.source(), self.device, offset, entries, &mut |_, table| {
             let places =
                 table.iter().filter_map(|entry| cluster(*entry, size).filter(|place| *place != FileOffset::ZERO));
-            places.for_each(|place| counts.release(ClusterNumber::of(place, bits), 1));
+            let clusters = places.map(|place| ClusterNumber::of(place, bits)).filter(|cluster| *cluster < behind);
+            clusters.for_each(|cluster| counts.release(cluster, 1));
             Ok(())
         })?;
-        counts.release(ClusterNumber::of(offset, bits), (entries * 8).div_ceil(size));
+        let first = ClusterNumber::of(offset, bits);
+        if first < behind {
+            counts.release(first, (entries * 8).div_ceil(size).min(behind - first));
+        }
         (work.changed, work.broken) = (true, false);
         Ok(())
     }

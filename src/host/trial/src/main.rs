@@ -106,7 +106,8 @@ fn main() -> ExitCode {
         limits: Limits {
             cpu: Some(Duration::from_secs(1)),
             wall: Some(wall),
-            guest_memory_bytes: 16 << 20,
+            // Enough for both workers to take part in what is done by all.
+            guest_memory_bytes: 64 << 20,
             requests: Some(100_000),
             result_bytes: 1 << 20,
             shown_bytes: 1 << 20,

@@ -87,7 +87,8 @@ class RepairTest(InstarTestBase):
             self.assertTrue(shown == self.shown("ours", fmt), "a byte of the disk is lost")
         if fmt != "qcow2" or theirs_lost_snapshots:
             return
-        for snapshot in self.snapshots("theirs"):
+        # Where a snapshot table is no table, thousands may have one name.
+        for snapshot in dict.fromkeys(self.snapshots("theirs")):
             shown = self.shown("theirs", fmt, "-l", f"snapshot.id={snapshot}")
             if shown is not None:
                 ours = self.shown("ours", fmt, "-l", f"snapshot.id={snapshot}")

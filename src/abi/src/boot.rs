@@ -18,6 +18,8 @@ pub const DOORBELL_FD: u32 = 0;
 
 /// Most workers (vCPUs or processes) that a sandbox may have.
 pub const MAX_WORKERS: u32 = 64;
+/// What a worker needs of the guest's memory at a time, in bytes: a job's data read and decompressed, looked at, compressed.
+pub const WORKER_MEMORY: u64 = 16 << 20;
 
 /// CPU features the guest may use beyond its build's baseline; a bit set in [`BootInfo::cpu`].
 pub const CPU_AVX2: u64 = 1;

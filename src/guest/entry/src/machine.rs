@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
-use instar_abi::boot::{BootInfo, MAX_WORKERS};
+use instar_abi::boot::{BootInfo, MAX_WORKERS, WORKER_MEMORY};
 use instar_abi::ops::Secret;
 use instar_abi::record;
 use instar_abi::ring::{
@@ -67,9 +67,6 @@ const fn request(op: Op) -> Request {
     }
 }
 
-/// What a worker needs at a time, in bytes: a job's data read and decompressed, looked at, compressed.
-const MEMORY_EACH: u64 = 16 << 20;
-
 impl RingMachine {
     /// The machine that `boot` describes.
     ///
@@ -85,7 +82,7 @@ impl RingMachine {
             stacks: boot.stacks,
             stack_stride: boot.stack_stride.max(1),
             workers: Workers::new(),
-            taking_part: usize::try_from(boot.heap_len / MEMORY_EACH).unwrap_or(usize::MAX).clamp(1, count),
+            taking_part: usize::try_from(boot.heap_len / WORKER_MEMORY).unwrap_or(usize::MAX).clamp(1, count),
             reported: AtomicU64::new(0),
             now: boot.now_seconds,
             random: Mutex::new(ChaCha20Rng::from_seed(boot.entropy)),

@@ -58,7 +58,7 @@ pub use extent::{Compressed, Extent, Place};
 pub use format::{Format, OpenContext, Probe, SafetyCheck};
 pub use image::{Backing, Decoder, Description, Identity, Image, Snapshot};
 pub use instar_abi::record::Value;
-pub use machine::{Beside, DeviceId, Machine, RangePair, Read, Role, Run, Sink, Source, Stat, Step, Zeroes};
+pub use machine::{Beside, DeviceId, Machine, RangePair, Read, Role, Run, Sink, Source, Stat, Step, Zeroes, until};
 pub use offset::FileOffset;
 pub use purpose::Purpose;
 pub use quirk::Quirk;

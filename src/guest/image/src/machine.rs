@@ -238,6 +238,18 @@ pub trait Workers: Sync {
     fn relax(&self, spins: &mut u32);
 }
 
+/// Waits for what another worker does: tries until `attempt` has a value. Who waits gives the processor away, since the other one
+/// may wait for a disk.
+pub fn until<T>(workers: &(impl Workers + ?Sized), mut attempt: impl FnMut() -> Option<T>) -> T {
+    let mut spins = 0;
+    loop {
+        if let Some(value) = attempt() {
+            return value;
+        }
+        workers.relax(&mut spins);
+    }
+}
+
 /// What is told while a command runs, and when it is done.
 pub trait Report: Sync {
     /// `done` of `total` bytes of work are done. Cheap: rate-limited by the implementation.

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use instar_image::chain::{Chain, Layer};
 use instar_image::sealed::{self, Placed};
 use instar_image::write::{Piece, Target};
-use instar_image::{Editor, Error, Image, Machine, Result, Spot, Step};
+use instar_image::{Editor, Error, Image, Machine, Result, Spot, Step, until};
 use spin::Mutex;
 
 use crate::copy::fill::read_at;
@@ -231,19 +231,16 @@ impl Drop for Pass<'_> {
 
 impl Gate<'_> {
     fn enter(&self) -> Pass<'_> {
-        let mut spins = 0;
-        while self.inside.fetch_add(1, Ordering::Acquire) >= ALONE {
-            self.inside.fetch_sub(1, Ordering::Release);
-            self.machine.relax(&mut spins);
-        }
-        Pass(&self.inside, 1)
+        until(self.machine, || {
+            let is_open = self.inside.fetch_add(1, Ordering::Acquire) < ALONE;
+            // Made before it is looked at: dropped, it takes this one out again.
+            let pass = Pass(&self.inside, 1);
+            is_open.then_some(pass)
+        })
     }
 
     fn alone(&self) -> Pass<'_> {
-        let mut spins = 0;
-        while self.inside.compare_exchange(0, ALONE, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            self.machine.relax(&mut spins);
-        }
+        until(self.machine, || self.inside.compare_exchange(0, ALONE, Ordering::Acquire, Ordering::Relaxed).ok());
         Pass(&self.inside, ALONE)
     }
 }

@@ -1,6 +1,6 @@
 //! How many workers a command has, and the memory that they need.
 
-use instar_abi::boot::MAX_WORKERS;
+use instar_abi::boot::{MAX_WORKERS, WORKER_MEMORY};
 use instar_vmm::Device;
 
 use crate::program::Program;
@@ -18,8 +18,7 @@ const BYTES_EACH: u64 = 64 << 20;
 pub const fn guest_memory(workers: u32) -> u64 {
     const LEAST: u64 = 64 << 20;
     const TABLES: u64 = 32 << 20;
-    const EACH: u64 = 16 << 20;
-    let wanted = TABLES + EACH * workers as u64;
+    let wanted = TABLES + WORKER_MEMORY * workers as u64;
     if wanted < LEAST { LEAST } else { wanted }
 }
 

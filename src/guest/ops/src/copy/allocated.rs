@@ -13,7 +13,7 @@ use instar_image::error::Stage;
 use instar_image::reader::is_zero;
 use instar_image::sealed::{self, Placed};
 use instar_image::write::{Compressor, Piece, Target, Writer};
-use instar_image::{DeviceId, Error, FileOffset, Machine, Place, Result};
+use instar_image::{DeviceId, Error, FileOffset, Machine, Place, Result, until};
 
 use super::fill::{Area, Filler};
 use super::plan::{Job, Part, Planner};
@@ -182,10 +182,10 @@ impl Worker<'_> {
             .collect();
         let prepared = self.prepare(&tasks, units * unit);
         // The turn must come and go even after an error: the others wait for it.
-        let mut spins = 0;
-        while shared.turn.load(Ordering::Acquire) != first.ticket && !shared.planner.has_failed() {
-            shared.machine.relax(&mut spins);
-        }
+        until(shared.machine, || {
+            let has_come = shared.turn.load(Ordering::Acquire) == first.ticket;
+            (has_come || shared.planner.has_failed()).then_some(())
+        });
         if let Err(error) = prepared {
             shared.planner.fail(first.at, error);
             shared.turn.store(last.ticket + 1, Ordering::Release);
@@ -368,10 +368,7 @@ impl Shared<'_> {
         if !self.writer.is_full() {
             return Ok(());
         }
-        let mut spins = 0;
-        while self.writing.load(Ordering::Acquire) != 0 {
-            self.machine.relax(&mut spins);
-        }
+        until(self.machine, || (self.writing.load(Ordering::Acquire) == 0).then_some(()));
         // After a failed write nothing may be made to refer to it.
         if self.planner.has_failed() { Ok(()) } else { self.writer.settle() }
     }

@@ -8,7 +8,7 @@ use instar_image::damage::SECTOR;
 use instar_image::error::Stage;
 use instar_image::walk::{Stretch, walk};
 use instar_image::write::Target;
-use instar_image::{Error, Extent, Kind, Machine, Place, Result, Scope};
+use instar_image::{Error, Extent, Kind, Machine, Place, Result, Scope, until};
 use spin::Mutex;
 
 use super::files::Files;
@@ -234,13 +234,7 @@ impl<'a> Planner<'a> {
     /// The next jobs, as many as are worth a crossing to the host; none when there are no more, or after an error.
     pub fn next(&self, machine: &dyn Machine) -> Vec<Job> {
         // Tables may be read for it, which takes a while: who waits does not keep a processor.
-        let mut spins = 0;
-        let mut position = loop {
-            match self.position.try_lock() {
-                Some(position) => break position,
-                None => machine.relax(&mut spins),
-            }
-        };
+        let mut position = until(machine, || self.position.try_lock());
         let mut jobs = Vec::new();
         for _ in 0..self.groups {
             self.group(&mut position, &mut jobs);

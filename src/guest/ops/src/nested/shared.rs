@@ -1,6 +1,6 @@
 //! What many read at a time, or one changes.
 
-use instar_image::Machine;
+use instar_image::{Machine, until};
 use spin::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A value that workers share. Who waits gives the processor away: what is done under the lock may wait for a disk.
@@ -19,15 +19,5 @@ impl<T> Shared<T> {
     /// To be changed, alone.
     pub fn alone(&self, machine: &dyn Machine) -> RwLockWriteGuard<'_, T> {
         until(machine, || self.0.try_write())
-    }
-}
-
-fn until<G>(machine: &dyn Machine, mut attempt: impl FnMut() -> Option<G>) -> G {
-    let mut spins = 0;
-    loop {
-        if let Some(guard) = attempt() {
-            return guard;
-        }
-        machine.relax(&mut spins);
     }
 }

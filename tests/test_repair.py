@@ -113,6 +113,10 @@ class RepairTest(InstarTestBase):
                         continue
                     if any(word in text for word in OTHERWISE) or "the cluster cannot be read" in ours[1]:
                         kinds["otherwise"] += 1
+                    elif self.snapshot_table("theirs") != self.snapshot_table("image") == self.snapshot_table("ours"):
+                        # Said to reach behind the file, it is a leak to the stock tool, which fills it with zeroes.
+                        kinds["otherwise"] += 1
+                        self.check_ours(repair, what)
                     elif "Rebuilding" in theirs[1] and "snapshot_count" not in what:
                         kinds["rebuilt"] += 1
                         self.assertEqual(counts(ours), counts(theirs))
@@ -126,6 +130,10 @@ class RepairTest(InstarTestBase):
                     self.assert_nothing_lost("qcow2")
             self.clear()
         print(f"qcow2: {kinds}")
+
+    def snapshot_table(self, name):
+        image = damage.Image(self.path(name))
+        return image.read(image.snapshot_table, 8)
 
     def check_ours(self, repair, what, counts=True):
         """Judged without the stock tool's repair: nothing is lost and, where it `counts`, no more is wrong than was."""

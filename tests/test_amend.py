@@ -176,6 +176,22 @@ class TestAmendImages(AmendTest):
                 self.same("-o", step, "a.q")
                 self.assert_same_amended()
 
+    def test_snapshots_with_the_state_of_a_machine(self):
+        """Version 2 has 32 bits for its size. What else is in the way is told after it."""
+        for options in ("cluster_size=16k", "cluster_size=16k,extended_l2=on"):
+            for size in (4096, (1 << 32) - 1, 1 << 32):
+                with self.subTest(options=options, size=size):
+                    self.prepare("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, "a.q", "1M")
+                    self.make("qemu-img", "snapshot", "-c", "a", "a.q", cwd=self.path("ours"))
+                    with open(self.path("ours/a.q"), "r+b") as file:
+                        table = struct.unpack(">Q", file.read(72)[64:])[0]
+                        for at, kind, value in ((32, ">I", size & 0xFFFFFFFF), (40, ">Q", size)):
+                            file.seek(table + at)
+                            file.write(struct.pack(kind, value))
+                    self.copy()
+                    self.same("-o", "compat=0.10", "a.q")
+                    self.assert_same_amended()
+
     def test_snapshots_without_extra_data(self):
         """Version 3 asks for it of each snapshot; old programs wrote none of it, or only the size of the machine's state."""
         for extra in (0, 8):
@@ -412,6 +428,18 @@ class TestRandomHistories(AmendTest):
         names = rng.choices(list(kinds), weights, k=rng.choice((1, 1, 2, 3)))
         return ",".join(f"{name}={rng.choice(kinds[name])}" for name in names)
 
+    def has_fewer_clusters(self):
+        """A count of one bit has room for a snapshot in our image, and in the stock tool's none."""
+        if '"refcount-bits": 1,' not in self.told("theirs"):
+            return False
+        tables = []
+        for who in ("ours", "theirs"):
+            with open(os.path.join(self.path(who), "a.q"), "rb") as file:
+                head = struct.unpack(">IQ", file.read(48)[36:])
+                file.seek(head[1])
+                tables.append(any(file.read(8 * head[0])))
+        return tables == [False, True]
+
     def history(self, seed):
         rng = random.Random(seed)
         options, size = rng.choice(OPTIONS), rng.choice((1, 3, 8)) * MIB
@@ -434,6 +462,9 @@ class TestRandomHistories(AmendTest):
             if kind < 0.5:
                 action = (rng.choice(("-c", "-c", "-a", "-d")), rng.choice("ab"))
                 said.append(" ".join(action))
+                if action[0] == "-c" and self.has_fewer_clusters():
+                    # Counts of one bit: the stock tool has clusters that a snapshot cannot share.
+                    break
                 self.same(*action, "a.q", command="snapshot")
             else:
                 step = self.change(rng)

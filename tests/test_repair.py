@@ -133,7 +133,8 @@ class RepairTest(InstarTestBase):
 
     def snapshot_table(self, name):
         image = damage.Image(self.path(name))
-        return image.read(image.snapshot_table, 8)
+        # A damaged place may be no offset at all.
+        return image.read(image.snapshot_table, 8) if image.snapshot_table < image.size else b""
 
     def check_ours(self, repair, what, counts=True):
         """Judged without the stock tool's repair: nothing is lost and, where it `counts`, no more is wrong than was."""

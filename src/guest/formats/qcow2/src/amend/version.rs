@@ -14,6 +14,7 @@ use crate::edit::head::Head;
 use crate::header::Header;
 use crate::layout::{OFLAG_COMPRESSED, REFCOUNT_ORDER_V2, SNAPSHOT_EXTRA_WHOLE, incompatible};
 use crate::repair::snapshots;
+use crate::snapshots::Entry;
 
 /// To version 3: all that it adds is as if it were not there. Snapshots tell more of themselves there.
 pub fn upgrade(image: &mut Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
@@ -34,6 +35,12 @@ fn check(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
     if header.has(incompatible::DATA_FILE) {
         return Err(Error::usage("Cannot downgrade an image with a data file"));
     }
+    // Only what version 3 adds to an entry tells a size of more than 32 bits, or a disk's own.
+    let fits = |size: Option<u64>| size.is_none_or(|size| size == header.size);
+    let has_large_state = |entry: &Entry| entry.shown.vm_state_size > u64::from(u32::MAX);
+    if image.snapshots.iter().any(|entry| has_large_state(entry) || !fits(entry.disk_size)) {
+        return Err(Error::usage("Internal snapshots prevent downgrade of image"));
+    }
     // Of compressed clusters there is one kind only.
     let features = header.incompatible & !incompatible::DIRTY;
     if features == incompatible::COMPRESSION && has_compressed(image, machine)? {
@@ -43,10 +50,6 @@ fn check(image: &Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
     let features = features & !incompatible::COMPRESSION;
     if features != 0 {
         return Err(Error::usage(format!("Cannot downgrade an image with incompatible features {features:#x} set")));
-    }
-    let fits = |size: Option<u64>| size.is_none_or(|size| size == header.size);
-    if image.snapshots.iter().any(|entry| entry.shown.vm_state_size != 0 || !fits(entry.disk_size)) {
-        return Err(Error::usage("Internal snapshots prevent downgrade of image"));
     }
     Ok(())
 }

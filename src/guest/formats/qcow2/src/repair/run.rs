@@ -25,7 +25,7 @@ use crate::refcount::stored::Stored;
 pub fn run(image: &mut Qcow2Image<'_>, what: Repairs, mut cx: CheckContext<'_>) -> Result<Repaired> {
     let (machine, all) = (cx.machine, what == Repairs::All);
     let barrier = [Step::Barrier { device: image.device }];
-    let table = snapshots::look(image, what, &mut cx)?;
+    let mut table = snapshots::look(image, what, &mut cx)?;
     let mut extent = FileExtent::of(image, machine)?;
     let mut stored = Stored::open(machine, image.device, &image.header)?;
     let outside = if all { forget_outside(image, &mut stored, &extent, &mut cx)? } else { 0 };
@@ -43,6 +43,7 @@ pub fn run(image: &mut Qcow2Image<'_>, what: Repairs, mut cx: CheckContext<'_>) 
     if rebuilt {
         pass.counted = None;
         cx.findings.line("Rebuilding refcount structure")?;
+        snapshots::forget_in_header(image, &mut table, &mut cx)?;
         image.header.refcount_table = super::rebuild(image, machine, true)?;
         extent = FileExtent::of(image, machine)?;
         stored = Stored::open(machine, image.device, &image.header)?;

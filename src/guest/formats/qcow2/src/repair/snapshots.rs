@@ -83,6 +83,20 @@ pub fn look(image: &mut Qcow2Image<'_>, what: Repairs, cx: &mut CheckContext<'_>
     Ok(Found { wrong: 0, fixed, must_be_written: fixed > 0 })
 }
 
+/// A table in the header's cluster is none: what a rebuild writes into the header would be read as snapshots.
+pub fn forget_in_header(image: &mut Qcow2Image<'_>, found: &mut Found, cx: &mut CheckContext<'_>) -> Result<()> {
+    let header = &mut image.header;
+    let count = u64::from(header.snapshot_count);
+    if count == 0 || header.snapshot_offset.get() >= header.cluster_size() {
+        return Ok(());
+    }
+    cx.findings.line(&format!("Discarding {count} snapshots: their table would be in the header"))?;
+    header.snapshot_count = 0;
+    image.snapshots.clear();
+    *found = Found { wrong: 0, fixed: found.fixed.max(count), must_be_written: true };
+    Ok(())
+}
+
 /// Writes the table anew, has the header tell of it, and gives the old one up.
 pub fn write(image: &mut Qcow2Image<'_>, machine: &dyn Machine) -> Result<()> {
     let (header, device) = (&image.header, image.device);

@@ -40,6 +40,16 @@ def counts(outcome):
     return re.sub(r"Image end offset: \d+\n", "", outcome[0]), errors, outcome[2]
 
 
+def gives_up(outcome):
+    """The stock tool does, at the second block that a parallels image uses twice."""
+    return "Check failed: Device or resource busy" in outcome[1]
+
+
+def is_far(path):
+    """The stock tool made the file as long as its wrong entries say."""
+    return os.path.getsize(path) > 1 << 38
+
+
 class RepairTest(InstarTestBase):
     """Both tools on copies of the same image."""
 
@@ -188,6 +198,11 @@ class RepairTest(InstarTestBase):
             if theirs[2] < 0:
                 # The stock tool gives up by an assertion.
                 self.assertGreaterEqual(ours[2], 0)
+                continue
+            if fmt == "parallels" and repair == "all" and (gives_up(theirs) or is_far(self.path("theirs"))):
+                self.assertEqual(ours[2], 0, ours)
+                self.assertEqual(self.run_qemu_img("check", "-f", fmt, "ours", cwd=self.tmp)[2], 0)
+                self.assert_nothing_lost(fmt)
                 continue
             self.assertEqual(self.unplaced(ours), self.unplaced(theirs))
             check = [self.run_qemu_img("check", "-f", fmt, name, cwd=self.tmp)[2] for name in ("ours", "theirs")]

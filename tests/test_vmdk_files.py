@@ -117,7 +117,7 @@ class TestCreate(CreateTestBase):
     def test_too_many_files(self):
         """An image of which no more than a part could be opened is not made."""
         out, err, status = self.run_instar("create", "-f", "vmdk", "-o", f"subformat={SPLIT}", "x", "64T", cwd=self.tmp)
-        says = "instar: x: The image size is too large for file format 'vmdk'\ninstar: a disk is split into 10000 files of 2 GiB"
+        says = "instar: x: The image size is too large for file format 'vmdk'\ninstar: hint: a disk is split into 10000 files of 2 GiB"
         self.assertTrue(err.startswith(says), err)
         self.assertEqual(status, 1, out)
         self.assertEqual(os.listdir(self.tmp), [])

@@ -119,7 +119,9 @@ impl Options {
         let mut entries = Vec::new();
         for (name, value) in texts.iter().flat_map(|t| split(t)) {
             let Some(spec) = specs.iter().find(|s| s.name == name) else {
-                return Err(Error::usage(alloc::format!("Invalid parameter '{name}'{}", more(&name))));
+                let names: Vec<&str> = specs.iter().map(|spec| spec.name).collect();
+                return Err(Error::usage(alloc::format!("Invalid parameter '{name}'{}", more(&name)))
+                    .with_hint(alloc::format!("the options here: {}", names.join(", "))));
             };
             match spec.kind {
                 OptionKind::Size => drop(size(&name, &value)?),

@@ -11,6 +11,7 @@ mod files;
 mod getopt;
 mod given;
 mod help;
+mod hints;
 mod image_name;
 mod image_params;
 mod limit;
@@ -99,6 +100,11 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
         asked: Default::default(),
         outgrown: Default::default(),
         way_out: Default::default(),
+        named: Vec::new(),
+        values: Vec::new(),
+        user: rustix::process::geteuid().as_raw(),
+        hinted: Default::default(),
+        full: Default::default(),
     };
     let global = getopt::parse(before, &standard, false);
     let named = rest.first().map(|w| w.to_string_lossy().into_owned());
@@ -131,6 +137,7 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
         program.misconfigured = Some(text);
     }
     program.version = program.config.version().unwrap_or_default();
+    program.advise_of_release(program.version);
     let release = (program.version.major, program.version.minor);
     let known: Vec<Opt> = options.iter().filter_map(|option| option.of_release(release)).collect();
     if !known.iter().eq(options.iter().copied()) {
@@ -159,12 +166,24 @@ fn asks_only(parsed: &Parsed, global: Option<&Parsed>) -> bool {
     parsed.has("help") || global.is_some_and(|before| before.has("help") || before.has("version"))
 }
 
+/// What the user named, and what the options are given that take no name.
+fn words(command: &Command, parsed: &Parsed) -> (Vec<OsString>, Vec<OsString>) {
+    let all = commands::generate::options_of(command);
+    let option = |key: &str| all.iter().find(|option| option.key() == key && option.argument.is_some());
+    let given =
+        parsed.each().filter_map(|(key, value)| Some((option(key)?.argument == Some("FILE"), value.to_os_string())));
+    let (files, values): (Vec<_>, Vec<_>) = given.partition(|(is_file, _)| *is_file);
+    let words = |list: Vec<(bool, OsString)>| list.into_iter().map(|(_, value)| value);
+    (words(files).chain(parsed.operands.iter().cloned()).collect(), words(values).collect())
+}
+
 fn perform(mut program: Program, command: &'static Command, parsed: Result<Parsed, getopt::Wrong>) -> Result<u8, Exit> {
     program.command = command.name;
     let mut parsed = parsed.map_err(|wrong| program.wrong(&wrong))?;
     let objects = parsed.take(commands::options::OBJECT.long);
     program.secrets = RefCell::new(Secrets::given(objects).map_err(|text| program.fail(&text))?);
     program.verbose = parsed.has("verbose");
+    (program.named, program.values) = words(command, &parsed);
     if parsed.has("help") {
         program.print(&help::command(&program, command))?;
         return Ok(0);

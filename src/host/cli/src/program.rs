@@ -1,6 +1,7 @@
 //! What every command shares: the name it was called by, and the messages.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::OsString;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -49,6 +50,16 @@ pub struct Program {
     pub outgrown: Cell<Option<u64>>,
     /// What the user can do about a name that was refused.
     pub way_out: RefCell<Option<String>>,
+    /// What the user named: operands, and files that options take.
+    pub named: Vec<OsString>,
+    /// What the user gave options that take something else; no secrets.
+    pub values: Vec<OsString>,
+    /// Whose rights it has: afterwards the lock-down forbids to ask.
+    pub user: u32,
+    /// A hint was given: one is enough.
+    pub hinted: Cell<bool>,
+    /// What is free, and what was needed, where a file system was full.
+    pub full: RefCell<Option<String>>,
 }
 
 impl Program {
@@ -65,11 +76,12 @@ impl Program {
     /// A message, and exit status 1.
     pub fn fail(&self, message: &str) -> Exit {
         self.say(message);
+        self.advise(message, None);
         Exit(1)
     }
 
     /// The line that says where help is to be had; `command` empty before there is one.
-    fn hint(&self) {
+    fn say_where_help_is(&self) {
         let target = match self.version.usage() {
             UsageStyle::General => self.name.to_string(),
             _ if self.command.is_empty() => self.name.to_string(),
@@ -82,7 +94,8 @@ impl Program {
     /// Arguments that make no sense.
     pub fn usage(&self, message: &str) -> Exit {
         self.say(message);
-        self.hint();
+        self.say_where_help_is();
+        self.advise(message, None);
         Exit(1)
     }
 
@@ -113,7 +126,8 @@ impl Program {
             "" => self.say(&text),
             command => streams::tell(&format!("{} {command}: {text}\n", self.name)),
         }
-        self.hint();
+        self.say_where_help_is();
+        self.advise(&text, None);
         Exit(1)
     }
 

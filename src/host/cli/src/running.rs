@@ -10,6 +10,7 @@ use instar_vmm::{Failure, Isolation, Job, Limits, Observer, Outcome, Policy};
 
 use crate::call::Call;
 use crate::config::settings::by_key;
+use crate::hints;
 use crate::limit;
 use crate::program::{Exit, Program};
 use crate::refusal;
@@ -59,13 +60,14 @@ impl Program {
         subject: &str,
         observer: &dyn Observer,
     ) -> Result<(u8, O::Results), Exit> {
+        let own = call.devices.len();
         let (outcome, mut results) =
             self.run_guest(self.request(params), call, workers, defaults, subject, observer)?;
         let status = outcome.status;
         let read = Told::take(&mut results).and_then(|told| Ok((told, O::Results::from_entries(results)?)));
         let (told, results) =
             read.map_err(|wrong| self.failed(&Failure::Guest(format!("its results do not fit: {wrong}")), subject))?;
-        self.show_told(&told, outcome, subject)?;
+        self.show_told(&told, outcome, own, subject)?;
         // Whatever it says besides: what has failed is not published.
         Ok((if told.error.is_some() { status.max(1) } else { status }, results))
     }
@@ -136,7 +138,7 @@ impl Program {
     }
 
     /// What every operation may tell, before its results are shown.
-    fn show_told(&self, told: &Told, outcome: Outcome, subject: &str) -> Result<(), Exit> {
+    fn show_told(&self, told: &Told, outcome: Outcome, own: usize, subject: &str) -> Result<(), Exit> {
         self.room.set(self.room.get().after_messages(outcome.message_bytes));
         for name in &told.guessed_raw {
             let name = self.fit(name, escape::terminal, subject)?;
@@ -151,6 +153,7 @@ impl Program {
             self.tell(&format!("{}: warning: {}\n", self.name, self.fit(warning, escape::lines, subject)?), subject)?;
         }
         self.outgrown.set(outcome.growth_refused);
+        *self.full.borrow_mut() = told.error.as_ref().and_then(|_| hints::full(&outcome.devices, own));
         *self.way_out.borrow_mut() = refusal::way_out(&outcome.asked, &self.config);
         *self.asked.borrow_mut() = outcome.asked;
         told.error.as_ref().map_or(Ok(()), |error| self.report(error, subject))
@@ -183,10 +186,13 @@ impl Program {
         let way_out = self.way_out.borrow();
         match (&error.hint, way_out.as_deref()) {
             (Some(_), Some(way_out)) if error.kind == FailureKind::Refused => {
-                self.tell(&format!("{}: {way_out}\n", self.name), subject)?;
+                self.tell(&format!("{}: hint: {way_out}\n", self.name), subject)?;
             }
-            (Some(hint), _) if !self.is_stock() => {
-                self.tell(&format!("{}: {}\n", self.name, self.fit(hint, escape::lines, subject)?), subject)?;
+            (theirs, _) if !self.is_stock() => {
+                let theirs = theirs.as_ref().map(|hint| self.fit(hint, escape::lines, subject)).transpose()?;
+                if let (false, Some(hint)) = (self.advise(&text, theirs.as_deref()), theirs) {
+                    self.tell(&format!("{}: hint: {hint}\n", self.name), subject)?;
+                }
             }
             _ => {}
         }

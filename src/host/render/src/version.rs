@@ -64,7 +64,20 @@ pub enum UsageStyle {
     CommandInformation,
 }
 
+/// The releases that are known: the first number, and which second numbers there are.
+const SERIES: [(u32, std::ops::RangeInclusive<u32>); 7] =
+    [(5, 2..=2), (6, 0..=2), (7, 0..=2), (8, 0..=2), (9, 0..=2), (10, 0..=2), (11, 0..=1)];
+
 impl QemuVersion {
+    /// The known release that this one is imitated as: the last one before it, or else the first.
+    #[must_use]
+    pub fn imitated_as(self) -> Self {
+        let known = SERIES.into_iter().flat_map(|(major, minors)| minors.map(move |minor| (major, minor)));
+        let before = known.take_while(|release| *release <= (self.major, self.minor)).last();
+        let (major, minor) = before.unwrap_or((SERIES[0].0, *SERIES[0].1.start()));
+        Self { major, minor, ..self }
+    }
+
     const fn at_least(self, major: u32, minor: u32) -> bool {
         self.major > major || (self.major == major && self.minor >= minor)
     }
@@ -293,6 +306,24 @@ impl QemuVersion {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_release_that_is_not_known_is_the_one_before() {
+        for (given, known) in [
+            ("9.9", (9, 2)),
+            ("10.2.7", (10, 2)),
+            ("11.1.3", (11, 1)),
+            ("50.1", (11, 1)),
+            ("4.1", (5, 2)),
+            ("6.3", (6, 2)),
+        ] {
+            let found: QemuVersion = given.parse().expect("two numbers");
+            let found = found.imitated_as();
+            assert_eq!((found.major, found.minor), known, "{given}");
+        }
+        let newest = QemuVersion::default();
+        assert_eq!(newest.imitated_as(), newest);
+    }
 
     #[test]
     fn versions_are_two_or_three_numbers() {

@@ -122,7 +122,10 @@ fn foreseen(program: &Program, parsed: &Parsed, name: &OsStr) -> Result<Option<S
     let refused = policy::would_refuse(program.policy()?, &path, file.as_bytes());
     Ok(refused.map(|refused| {
         let way_out = refusal::advice(refused.leads_to.as_deref(), &program.config);
-        format!("warning: '{}' will be refused when this image is read\n{way_out}", escape::terminal(file.as_bytes()))
+        format!(
+            "warning: '{}' will be refused when this image is read\ninstar: hint: {way_out}",
+            escape::terminal(file.as_bytes())
+        )
     }))
 }
 

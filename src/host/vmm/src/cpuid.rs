@@ -118,6 +118,20 @@ pub fn has_all_of_v3() -> bool {
     has_avx2() && has(answer(1).ecx, &[12, 22, 29]) && has(answer(7).ebx, &[3, 8]) && has(answer(0x8000_0001).ecx, &[5])
 }
 
+/// The kernel's module for this processor's virtualisation, if it shows any.
+pub fn kvm_module() -> Option<&'static str> {
+    match () {
+        () if has(answer(1).ecx, &[5]) => Some("kvm_intel"),
+        () if has(answer(0x8000_0001).ecx, &[2]) => Some("kvm_amd"),
+        () => None,
+    }
+}
+
+/// A hypervisor says that it is there.
+pub fn is_virtual() -> bool {
+    has(answer(1).ecx, &[31])
+}
+
 /// What the guest is told.
 pub fn short_list() -> Option<CpuId> {
     let found = LEAVES.iter().zip(ANSWERS.iter()).filter_map(|(leaf, answer)| Some((leaf, answer.as_ref()?)));

@@ -33,14 +33,7 @@ pub struct Unavailable(pub String);
 pub fn open() -> Result<Kvm, Unavailable> {
     Kvm::new().map_err(|error| {
         let errno = error.errno();
-        let advice = match errno {
-            libc::ENOENT => {
-                "load the module kvm_intel or kvm_amd, and enable virtualisation in the firmware".to_string()
-            }
-            libc::EACCES | libc::EPERM => super::access::advice(),
-            _ => "see the kernel log".to_string(),
-        };
-        Unavailable(format!("/dev/kvm: {}: {advice}", words(errno)))
+        Unavailable(format!("/dev/kvm: {}: {}", words(errno), super::access::advice(errno)))
     })
 }
 

@@ -10,6 +10,8 @@ pub const DOORBELL_PORT_IO: u32 = 0;
 /// How the guest asks for service: `write` of one byte to, then `read` of one byte from, file
 /// descriptor [`DOORBELL_FD`] (process backend).
 pub const DOORBELL_SYSCALL: u32 = 1;
+/// The exit status of a process that may not use that one.
+pub const DOORBELL_DENIED: u32 = 109;
 
 /// The only I/O port that the guest's TSS lets through.
 pub const DOORBELL_PORT: u16 = 0x510;

@@ -88,6 +88,7 @@ fn strerror(errno: u32) -> String {
         30 => "Read-only file system",
         32 => "Broken pipe",
         36 => "File name too long",
+        38 => "Function not implemented",
         40 => "Too many levels of symbolic links",
         61 => "No data available",
         75 => "Value too large for defined data type",

@@ -72,11 +72,17 @@ unsafe fn doorbell(kind: u32) {
     if kind == DOORBELL_SYSCALL {
         let byte = 0u8;
         // SAFETY: write(0, &byte, 1), then read(0, &byte, 1): the two calls that the filter allows. The byte is
-        // on this stack, which the kernel may write.
+        // on this stack, which the kernel may write. Where one of them is denied by somebody else's filter, nobody would ever
+        // answer, or what was there before would be taken for an answer: exit_group then.
         unsafe {
             core::arch::asm!(
                 "mov eax, 1", "xor edi, edi", "mov edx, 1", "syscall",
+                "cmp rax, 1", "jne 2f",
                 "xor eax, eax", "xor edi, edi", "mov edx, 1", "syscall",
+                "cmp rax, 1", "je 3f",
+                "2:", "mov eax, 231", "mov edi, {denied}", "syscall", "ud2",
+                "3:",
+                denied = const instar_abi::boot::DOORBELL_DENIED,
                 in("rsi") &raw const byte,
                 out("rax") _, out("rdi") _, out("rdx") _, out("rcx") _, out("r11") _,
                 options(nostack)

@@ -53,24 +53,38 @@ impl Observer for Silent {
 /// process of its own. Must be called while this process has one thread.
 #[must_use]
 pub fn attempt(isolation: Isolation, params: Vec<u8>) -> Trial {
+    let started = Instant::now();
     let in_child = || -> std::io::Result<Vec<u8>> {
         let (mut reader, mut writer) = pipe()?;
         // SAFETY: there is one thread; the child ends in `_exit` and comes back nowhere, not even by a panic.
         match unsafe { libc::fork() } {
             -1 => Err(std::io::Error::last_os_error()),
             0 => {
+                // Whatever holds it, whoever asks gets an answer.
+                // SAFETY: a signal later on, which ends this process.
+                unsafe { libc::alarm(SECONDS) };
                 let told = std::panic::catch_unwind(|| told(&run(isolation, params)));
-                let _ = writer.write_all(&told.unwrap_or_else(|_| vec![FAILS]));
+                let told = told.unwrap_or_else(|_| vec![FAILS]);
+                let _ = writer.write_all(&told);
                 // SAFETY: ends this process at once.
-                unsafe { libc::_exit(0) }
+                unsafe { libc::_exit(told.first().map_or(FAILS, |kind| *kind).into()) }
             }
             child => {
                 drop(writer);
-                let mut answer = Vec::new();
-                let read = reader.read_to_end(&mut answer);
+                let mut status = 0;
                 // SAFETY: our own child, not waited for yet.
-                unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
-                read.map(|_| answer)
+                let waited = unsafe { libc::waitpid(child, &raw mut status, 0) } == child;
+                // All that it has said is there, in one piece that the pipe has room for: its end, which may not come where
+                // nothing may be closed, is not waited for.
+                let mut answer = vec![0; ANSWER_MAX];
+                let ended = !waited || libc::WIFEXITED(status);
+                match if ended { reader.read(&mut answer) } else { Ok(0) } {
+                    Ok(len) => answer.truncate(len),
+                    Err(error) if !waited => return Err(error),
+                    // Its exit status says the same.
+                    Err(_) => answer = unread(libc::WEXITSTATUS(status), started.elapsed()),
+                }
+                Ok(answer)
             }
         }
     };
@@ -79,6 +93,11 @@ pub fn attempt(isolation: Isolation, params: Vec<u8>) -> Trial {
         Err(error) => Trial::Fails(format!("it cannot be tried: {}", plain(&error))),
     }
 }
+
+/// A trial takes some milliseconds.
+const SECONDS: u32 = 30;
+/// Bytes of what is said of it.
+const ANSWER_MAX: usize = 2048;
 
 const WORKS: u8 = 0;
 const ABSENT: u8 = 1;
@@ -90,7 +109,19 @@ fn told(trial: &Trial) -> Vec<u8> {
         Trial::Absent(why) => (ABSENT, why.clone()),
         Trial::Fails(why) => (FAILS, why.clone()),
     };
-    [&[kind], text.as_bytes()].concat()
+    let mut answer = [&[kind], text.as_bytes()].concat();
+    answer.truncate(ANSWER_MAX);
+    answer
+}
+
+/// What it would have said.
+fn unread(status: i32, took: Duration) -> Vec<u8> {
+    let why = "what it says of it cannot be read here".to_string();
+    told(&match u8::try_from(status) {
+        Ok(WORKS) => Trial::Works(took),
+        Ok(ABSENT) => Trial::Absent(why),
+        _ => Trial::Fails(why),
+    })
 }
 
 fn understood(answer: &[u8]) -> Trial {
@@ -106,11 +137,14 @@ fn understood(answer: &[u8]) -> Trial {
 fn run(isolation: Isolation, params: Vec<u8>) -> Trial {
     const EMPTY: u64 = 1 << 20;
     let started = Instant::now();
-    let file = match crate::memory::memory_file(c"instar-doctor", EMPTY) {
-        Ok(file) => file.into(),
-        Err(error) => return Trial::Fails(format!("no file in memory: {}", plain(&error))),
+    let file = match rustix::fs::memfd_create(c"instar-doctor", rustix::fs::MemfdFlags::CLOEXEC) {
+        Ok(file) => std::fs::File::from(file),
+        Err(error) => return Trial::Fails(format!("no file in memory: {}", plain(&error.into()))),
     };
-    let device = Device::new(file, "/".into(), Mode::Read);
+    // Where that is denied, an empty one is looked at.
+    let _ = file.set_len(EMPTY);
+    // It has a folder, as images have, which Landlock is told of.
+    let device = Device::new(file, "/instar-doctor".into(), Mode::Read);
     let seconds = Some(Duration::from_secs(10));
     let outcome = crate::run(Job {
         guest: None,
@@ -118,7 +152,7 @@ fn run(isolation: Isolation, params: Vec<u8>) -> Trial {
         workers: 2,
         devices: vec![device],
         params,
-        policy: Policy { deny_all: true, ..Policy::default() },
+        policy: Policy::default(),
         limits: Limits {
             cpu: seconds,
             wall: seconds,

@@ -74,8 +74,8 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
 
 /// Has the guest look at an empty file.
 fn try_out(program: &Program, isolation: Isolation) -> Result<Trial, Exit> {
-    let image = ImageName::plain(OsStr::new("empty"), Some("raw".to_string()), program.version)
-        .map_err(|e| program.fail(&e.to_string()))?;
+    let image =
+        ImageName::plain(OsStr::new("empty"), None, program.version).map_err(|e| program.fail(&e.to_string()))?;
     let image = image_params(&image, 0);
     let params = Info { image, backing_chain: false, limits: false, extra_detail: false };
     Ok(instar_vmm::attempt(isolation, ops::stream(&program.request(params))))

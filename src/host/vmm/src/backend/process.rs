@@ -33,11 +33,13 @@ pub enum Step {
     Unmap,
     /// The system call filter.
     Filter,
+    /// It runs, and may not use its doorbell.
+    Doorbell = instar_abi::boot::DOORBELL_DENIED as isize,
 }
 
 /// In words.
 const STEPS: &[(Step, &str)] = &[
-    (Step::Orphan, "this program ended"),
+    (Step::Orphan, "this program ended, or is not its parent as far as it may ask (getpid, getppid)"),
     (Step::Signals, "its signals cannot be masked"),
     (Step::Memory, "its memory cannot be mapped"),
     (Step::Descriptors, "descriptors of this program cannot be closed in it"),
@@ -45,6 +47,7 @@ const STEPS: &[(Step, &str)] = &[
     (Step::Rights, "its rights cannot be dropped"),
     (Step::Unmap, "memory of this program cannot be unmapped in it"),
     (Step::Filter, "its system call filter is refused"),
+    (Step::Doorbell, "its doorbell is denied to it (read, write)"),
 ];
 
 /// A child with its doorbell.
@@ -283,7 +286,18 @@ impl Child {
                         return Stop::Ended;
                     }
                 }
-                Err(_) => return self.epitaph(),
+                Err(error) => return self.unreachable(&error),
+            }
+        }
+    }
+
+    /// It cannot be reached: because it is gone, or because the calls for it are denied here, which it knows nothing of.
+    fn unreachable(&mut self, error: &io::Error) -> Stop {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.epitaph(),
+            _ => {
+                let why = super::words(error.raw_os_error().unwrap_or(libc::EIO));
+                Stop::Unready(format!("no sandbox process: its doorbell cannot be used: {why}"))
             }
         }
     }
@@ -299,7 +313,8 @@ impl Child {
                         return Some(Stop::Ended);
                     }
                 }
-                Ok(0) | Err(_) => return Some(self.epitaph()),
+                Ok(0) => return Some(self.epitaph()),
+                Err(error) => return Some(self.unreachable(&error)),
             }
         }
     }
@@ -346,8 +361,11 @@ impl Drop for Child {
     fn drop(&mut self) {
         if !self.gone {
             // SAFETY: our own child, not waited for yet.
-            unsafe { libc::kill(self.pid, libc::SIGKILL) };
-            self.bury();
+            let ended = unsafe { libc::kill(self.pid, libc::SIGKILL) } == 0;
+            // Where that is denied, it ends with this process.
+            if ended {
+                self.bury();
+            }
         }
     }
 }

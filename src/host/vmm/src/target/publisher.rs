@@ -76,8 +76,10 @@ impl Publisher {
         // SAFETY: the caller has one thread still; the child goes on with a copy of everything and ends in `_exit`.
         match unsafe { libc::fork() } {
             -1 => {
+                let error = io::Error::last_os_error();
                 made.forget();
-                Err(io::Error::last_os_error())
+                let why = crate::backend::words(error.raw_os_error().unwrap_or(libc::EAGAIN));
+                Err(io::Error::new(error.kind(), format!("no process that publishes it: {why}")))
             }
             0 => {
                 drop(ours);

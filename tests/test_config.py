@@ -27,6 +27,8 @@ VARIABLES = {
     "limits.messages": ("INSTAR_MAX_MESSAGES", "7K"),
     "workers": ("INSTAR_WORKERS", "7"),
     "extensions": ("INSTAR_EXTENSIONS", "true"),
+    "report.file": ("INSTAR_REPORT", "/dev/null"),
+    "report.format": ("INSTAR_REPORT_FORMAT", "rfc5424"),
 }
 
 

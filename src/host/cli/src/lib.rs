@@ -19,6 +19,7 @@ mod node_name;
 mod program;
 mod progress;
 mod refusal;
+mod report;
 mod room;
 mod running;
 mod secrets;
@@ -30,11 +31,13 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use commands::{COMMANDS, Command};
 use config::Config;
 use getopt::{Opt, Parsed};
-use program::{Exit, Program};
+use program::{Exit, Program, plain};
+use report::Report;
 use secrets::Secrets;
 
 #[global_allocator]
@@ -102,6 +105,7 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
         way_out: Default::default(),
         named: Vec::new(),
         values: Vec::new(),
+        report: None,
         user: rustix::process::geteuid().as_raw(),
         hinted: Default::default(),
         full: Default::default(),
@@ -177,8 +181,35 @@ fn words(command: &Command, parsed: &Parsed) -> (Vec<OsString>, Vec<OsString>) {
     (words(files).chain(parsed.operands.iter().cloned()).collect(), words(values).collect())
 }
 
+/// Does it, and tells of it where that is asked for.
 fn perform(mut program: Program, command: &'static Command, parsed: Result<Parsed, getopt::Wrong>) -> Result<u8, Exit> {
     program.command = command.name;
+    let wanted = !parsed.as_ref().is_ok_and(|parsed| parsed.has("help"));
+    let (called, none) = ((program.name, program.version), Parsed::default());
+    let report = Report::configured(&program.config, called, command, parsed.as_ref().unwrap_or(&none));
+    let report = match report {
+        Ok(report) => report.filter(|_| wanted).map(Arc::new),
+        // It is for that command to mend.
+        Err(text) if command.name == commands::config::COMMAND.name => {
+            program.misconfigured.get_or_insert(text);
+            None
+        }
+        Err(text) => return Err(program.fail(&text)),
+    };
+    program.report.clone_from(&report);
+    let name = program.name;
+    let Exit(status) = carry_out(program, command, parsed).map_or_else(|exit| exit, Exit);
+    let status = if status == 0 && streams::failed() { 1 } else { status };
+    let Some(Err(error)) = report.map(|report| report.write(status)) else { return Ok(status) };
+    streams::tell(&format!("{name}: the report was not written: {}\n", plain(&error)));
+    Ok(status.max(1))
+}
+
+fn carry_out(
+    mut program: Program,
+    command: &'static Command,
+    parsed: Result<Parsed, getopt::Wrong>,
+) -> Result<u8, Exit> {
     let mut parsed = parsed.map_err(|wrong| program.wrong(&wrong))?;
     let objects = parsed.take(commands::options::OBJECT.long);
     program.secrets = RefCell::new(Secrets::given(objects).map_err(|text| program.fail(&text))?);

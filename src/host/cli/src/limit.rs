@@ -25,13 +25,19 @@ pub fn words(subject: &str, (name, flag, value): (&str, &str, &str), config: &Co
 /// For a command that ends in the middle of it.
 pub fn last_words(program: &Program, subject: &str) -> LastWords {
     let (name, config, subject) = (program.name, program.config.clone(), terminal(subject.as_bytes()));
+    // 1 would say of images that they differ.
+    let status = if program.command == commands::compare::COMMAND.name { 2 } else { 1 };
+    let report = program.report.clone();
     let tell = move |failure: &Failure| {
         if let Failure::Limit { name: limit, flag, value } = failure {
             streams::tell(&format!("{name}: {}\n", words(&subject, (limit, flag, value), &config)));
+            // That there is no report is told by nobody any more: this is the end.
+            if let Some(report) = &report {
+                report.limit(limit, flag, value);
+                let _ = report.write(status);
+            }
         }
     };
-    // 1 would say of images that they differ.
-    let status = if program.command == commands::compare::COMMAND.name { 2 } else { 1 };
     LastWords { tell: Arc::new(tell), status }
 }
 

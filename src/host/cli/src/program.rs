@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use instar_render::version::{QemuVersion, UsageStyle};
 use instar_vmm::policy::Asked;
@@ -12,6 +13,7 @@ use instar_vmm::target::Cache;
 
 use crate::config::Config;
 use crate::getopt::{Parsed, Wrong};
+use crate::report::Report;
 use crate::room::Room;
 use crate::secrets::Secrets;
 use crate::{sizes, streams};
@@ -56,6 +58,8 @@ pub struct Program {
     pub values: Vec<OsString>,
     /// Whose rights it has: afterwards the lock-down forbids to ask.
     pub user: u32,
+    /// What is told of the run besides.
+    pub report: Option<Arc<Report>>,
     /// A hint was given: one is enough.
     pub hinted: Cell<bool>,
     /// What is free, and what was needed, where a file system was full.

@@ -202,6 +202,9 @@ impl Program {
     /// The guest did not finish, or has told too much.
     pub fn failed(&self, failure: &Failure, subject: &str) -> Exit {
         let subject = escape::terminal(subject.as_bytes());
+        if let (Failure::Limit { name, flag, value }, Some(report)) = (failure, &self.report) {
+            report.limit(name, flag, value);
+        }
         self.fail(&match failure {
             Failure::NoKvm(why) => {
                 let source = by_key("isolation").map(|setting| limit::source(setting, "kvm", &self.config));

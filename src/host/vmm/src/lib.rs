@@ -26,6 +26,7 @@ mod run;
 mod secret;
 mod server;
 pub mod standard;
+pub mod tally;
 pub mod target;
 
 pub use device::{Device, Mode};

@@ -88,6 +88,7 @@ pub fn run(mut job: Job<'_>) -> Result<Outcome, Failure> {
     // The guest has them; there may be secrets among them.
     job.params.zeroize();
     let isolation = if matches!(sandbox, Sandbox::Kvm(_)) { Isolation::Kvm } else { Isolation::Process };
+    crate::tally::runs(isolation);
     // Afterwards the filter forbids to ask.
     let landlock = crate::lockdown::landlock_version() > 0;
     let server = Server::new(job.devices, job.policy, job.limits.clone(), job.observer, workers);
@@ -129,7 +130,22 @@ fn no_process(error: &io::Error) -> String {
         Some(libc::EFBIG) => ": the limit on the length of files (ulimit -f) is less than the guest's memory",
         _ => "",
     };
-    format!("no sandbox process: {error}{hint}")
+    format!("no sandbox process: {}{hint}", plain(error))
+}
+
+/// In the system's words, and in those that were put before them.
+fn plain(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), words)
+}
+
+/// The same error, which says what could not be done.
+fn during(what: &str) -> impl Fn(io::Error) -> io::Error {
+    let what = what.to_string();
+    // That one has words of its own.
+    move |error| match error.raw_os_error() {
+        Some(libc::EFBIG) => error,
+        _ => io::Error::new(error.kind(), format!("{what}: {}", plain(&error))),
+    }
 }
 
 fn limit(name: &'static str, flag: &'static str, value: u64, unit: &str) -> Failure {
@@ -138,18 +154,19 @@ fn limit(name: &'static str, flag: &'static str, value: u64, unit: &str) -> Fail
 
 fn build_kvm(program: &Program<'_>, layout: &Layout, job: &Job<'_>) -> Result<(Machine, Shared), String> {
     let kvm = kvm::open().map_err(|e| e.0)?;
-    let memory = Shared::new(layout.clone(), Backing::Anonymous).map_err(|e| format!("no memory: {e}"))?;
+    let memory = Shared::new(layout.clone(), Backing::Anonymous).map_err(|e| format!("no memory: {}", plain(&e)))?;
     memory.prepare();
-    fill(&memory, program, job, DOORBELL_PORT_IO).map_err(|e| format!("no random bytes: {e}"))?;
+    fill(&memory, program, job, DOORBELL_PORT_IO).map_err(|e| format!("no random bytes: {}", plain(&e)))?;
     memory.fill(layout.often, program.often_bytes());
     let machine = Machine::new(&kvm, program, &memory).map_err(|e| e.0)?;
     Ok((machine, memory))
 }
 
 fn build_process(program: &Program<'_>, layout: &Layout, job: &Job<'_>) -> io::Result<(Sandbox, Shared)> {
-    let memory = Shared::new(layout.clone(), Backing::File)?;
-    fill(&memory, program, job, DOORBELL_SYSCALL)?;
-    let children = process::spawn(program, &memory, job.limits.cpu.map(|d| d.as_secs()))?;
+    let memory = Shared::new(layout.clone(), Backing::File).map_err(during("its memory"))?;
+    fill(&memory, program, job, DOORBELL_SYSCALL).map_err(during("random bytes"))?;
+    let spawned = process::spawn(program, &memory, job.limits.cpu.map(|d| d.as_secs()));
+    let children = spawned.map_err(during("it cannot be made"))?;
     Ok((Sandbox::Process(children), memory))
 }
 

@@ -51,6 +51,10 @@ fn values(setting: &Setting, item: &Item) -> Result<Vec<OsString>, String> {
     let values = strings(key, item)?;
     for value in &values {
         setting.check(value).map_err(|e| format!("{key}: {e}"))?;
+        let is_elsewhere = |text: &str| text == "syslog" || text.starts_with("fd:") || text.starts_with('/');
+        if setting.kind == Kind::Report && !value.to_str().is_some_and(is_elsewhere) {
+            return Err(format!("{key}: '{}' is not an absolute path", value.display()));
+        }
         if setting.kind == Kind::Folders {
             check_folder(Path::new(value)).map_err(|e| format!("{key}: '{}' {e}", value.display()))?;
         }

@@ -87,7 +87,7 @@ fn single(key: &str, text: &str, is_list: bool) -> Result<Value, String> {
     Ok(match setting.kind {
         Kind::Switch => super::settings::switch(text)?.into(),
         Kind::Number => i64::try_from(super::settings::number(text)?).map_err(|_| format!("{key}: too large"))?.into(),
-        Kind::Isolation | Kind::Version | Kind::Folders | Kind::Size => text.into(),
+        Kind::Isolation | Kind::Version | Kind::Folders | Kind::Size | Kind::Report | Kind::ReportFormat => text.into(),
     })
 }
 

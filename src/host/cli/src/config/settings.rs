@@ -7,7 +7,7 @@ use instar_vmm::Isolation;
 use instar_vmm::limits::GUEST_MEMORY_MIN;
 
 use crate::getopt::Opt;
-use crate::{sizes, workers};
+use crate::{report, sizes, workers};
 
 /// What a setting's value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,10 @@ pub enum Kind {
     Number,
     /// Bytes.
     Size,
+    /// Where a report goes.
+    Report,
+    /// `json` or `rfc5424`.
+    ReportFormat,
 }
 
 /// In which direction a value is stricter: what may still be said of a pinned setting.
@@ -88,6 +92,12 @@ pub const ALLOW: &str = "backing.allow";
 
 /// The switch that allows none.
 pub const NONE: &str = "backing.none";
+
+/// Where a report of each run goes.
+pub const REPORT: &str = "report.file";
+
+/// How it is written.
+pub const REPORT_FORMAT: &str = "report.format";
 
 /// All settings.
 pub const SETTINGS: &[Setting] = &[
@@ -194,6 +204,20 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Switch,
         Opt::flag("extensions", "as qemu-img, too, do what only instar can"),
     ),
+    setting(
+        REPORT,
+        "INSTAR_REPORT",
+        "nowhere",
+        Kind::Report,
+        Opt::value("report", "FILE|fd:N|syslog", "a line of JSON about the run goes there"),
+    ),
+    setting(
+        REPORT_FORMAT,
+        "INSTAR_REPORT_FORMAT",
+        "json",
+        Kind::ReportFormat,
+        Opt::value("report-format", "json|rfc5424", "that line alone, or behind the header of RFC 5424"),
+    ),
 ];
 
 /// The setting of that key.
@@ -249,6 +273,9 @@ impl Kind {
             Self::Switch => switch(text).map(u64::from),
             Self::Number => number(text),
             Self::Size => size(text),
+            Self::Report => report::check(text).map(|()| 0),
+            Self::ReportFormat if matches!(text, "json" | "rfc5424") => Ok(0),
+            Self::ReportFormat => Err(format!("'{text}' is neither json nor rfc5424")),
         }
     }
 }

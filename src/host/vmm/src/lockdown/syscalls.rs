@@ -83,6 +83,7 @@ const TABLE: &[(i64, When, &str)] = &[
     (libc::SYS_recvfrom, When::Always, "the doorbell of a child"),
     (libc::SYS_sendto, When::Always, "the doorbell of a child; the committer's pipe"),
     (libc::SYS_clock_gettime, When::Always, "limits"),
+    (libc::SYS_getrusage, When::Always, "the report: time and memory"),
     (libc::SYS_clock_getres, When::Always, "limits: how the C library finds a process's clock"),
     (libc::SYS_clock_nanosleep, When::Always, "rate limits"),
     (libc::SYS_nanosleep, When::Always, "rate limits"),

@@ -40,6 +40,9 @@ pub struct Log(Mutex<Vec<Asked>>);
 impl Log {
     /// Keeps one.
     pub fn add(&self, asked: Asked) {
+        if asked.is_refused() {
+            crate::tally::refused(&asked.name);
+        }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < NAMES_MAX {
             kept.push(asked);

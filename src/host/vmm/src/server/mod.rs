@@ -191,7 +191,10 @@ impl<'a> Server<'a> {
         // Blocks are shared all at once.
         let (Op::Copy, Some(from), Some(to)) = (request.op, &request.slot, &request.slot2) else { return None };
         let shared = bulk::share((from, request.offset), (to, request.offset2), request.len);
-        shared.then(|| Reply { value: request.len, ..Reply::default() })
+        shared.then(|| {
+            crate::tally::carried_out(request.op, request.len);
+            Reply { value: request.len, ..Reply::default() }
+        })
     }
 
     /// Carries out what was put off, with all the threads there are.
@@ -241,6 +244,9 @@ impl<'a> Server<'a> {
     fn timed(&self, buffer: &mut bulk::Buffer, request: &Checked<'_>) -> exec::Outcome {
         let begun = Instant::now();
         let outcome = self.carry_out(buffer, request);
+        if outcome.is_ok() {
+            crate::tally::carried_out(request.op, request.len);
+        }
         if request.moves() {
             let took = begun.elapsed();
             request.slots().for_each(|slot| slot.pace.took(request.len, took));

@@ -143,7 +143,8 @@ class TestReport(ReportTest):
         self.assertGreater(report["seconds"], 0)
 
     def test_names_that_are_refused_are_counted(self):
-        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "/etc/x\x1b[2J\u202e", "-F", "raw", "top.qcow2", "1M")
+        base = ["-u", "-b", "/etc/x\x1b[2J\u202e", "-F", "raw"]
+        self.make("qemu-img", "create", "-q", "-f", "qcow2", *base, "top.qcow2", "1M")
         (_, _, status), report = self.reported("check", "top.qcow2")
         self.assertEqual((status, report["exit"]), (1, 1))
         self.assertEqual((report["refused"], report["refused_names"]), (1, ["/etc/x\x1b[2J\u202e"]))
@@ -174,7 +175,8 @@ class TestReport(ReportTest):
         env = {"INSTAR_REPORT": self.path("report")}
         for argv in (["info", "a.qcow2"], ["info", "nope"], ["convert", "-O", "raw", "a.qcow2", "x"]):
             self.assertEqual(self.run_as_qemu_img(*argv, cwd=self.tmp, env=env), self.run_qemu_img(*argv, cwd=self.tmp))
-        self.assertEqual([(line["program"], line["exit"]) for line in self.lines()], [("qemu-img", 0), ("qemu-img", 1), ("qemu-img", 0)])
+        said = [(line["program"], line["exit"]) for line in self.lines()]
+        self.assertEqual(said, [("qemu-img", 0), ("qemu-img", 1), ("qemu-img", 0)])
 
     def test_help_is_no_run(self):
         self.run_instar("info", "--help", "--report", "report", cwd=self.tmp)
@@ -203,8 +205,8 @@ class TestPlaces(ReportTest):
         if not strace:
             self.skipTest("strace is not there")
         trace = self.path("trace")
-        argv = ["strace", "-f", "-s", "4096", "-o", trace, "-e", "trace=write,writev", self.get_instar_binary(), "info", "a.qcow2", "--report", "report"]
-        self.run_tool(argv, cwd=self.tmp)
+        strace = ["strace", "-f", "-s", "4096", "-o", trace, "-e", "trace=write,writev"]
+        self.run_tool([*strace, self.get_instar_binary(), "info", "a.qcow2", "--report", "report"], cwd=self.tmp)
         with open(trace, encoding="utf-8", errors="replace") as file:
             calls = [line for line in file if "peak_memory_bytes" in line]
         self.assertEqual(len(calls), 1, calls)
@@ -281,9 +283,13 @@ class TestPlaces(ReportTest):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
             log.bind(place)
             log.settimeout(30)
-            script = 'mount -t tmpfs tmpfs /dev && ln -s "$1" /dev/log && exec "$0" info --isolation process a.qcow2 --report syslog $2'
+            script = 'mount -t tmpfs tmpfs /dev && ln -s "$1" /dev/log && '
+            script += 'exec "$0" info --isolation process a.qcow2 --report syslog $2'
             shell = ["unshare", "--mount", "sh", "-c", script, self.get_instar_binary(), place]
-            for more, head in (("", r"<14>instar\[([0-9]+)\]: "), ("--report-format=rfc5424", r"<14>1 \S+ - instar ([0-9]+) run - ")):
+            for more, head in (
+                ("", r"<14>instar\[([0-9]+)\]: "),
+                ("--report-format=rfc5424", r"<14>1 \S+ - instar ([0-9]+) run - "),
+            ):
                 _, err, status = self.run_tool([*shell, more], cwd=self.tmp)
                 self.assertEqual((err, status), ("", 0))
                 pid, line = re.fullmatch(head + r"(\{.*\})", log.recv(1 << 16).decode()).groups()

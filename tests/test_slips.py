@@ -1,6 +1,7 @@
 """Slips are answered: under the own name by a line below the stock tool's text; under the other one nothing is added."""
 
 import os
+import re
 import shutil
 
 from tests.base import InstarTestBase
@@ -109,8 +110,7 @@ class TestSlips(InstarTestBase):
     def own(self, outcome):
         """The stock tool's words by the own name."""
         out, err, status = outcome
-        lines = [line.replace("qemu-img", "instar") if line.startswith(("qemu-img", "Try ")) else line for line in err.split("\n")]
-        return out, "\n".join(lines), status
+        return out, re.sub(r"^(Try ')?qemu-img", r"\1instar", err, flags=re.MULTILINE), status
 
     def test_the_table(self):
         self.assertGreaterEqual(len(SLIPS), 45)
@@ -152,7 +152,11 @@ class TestSlips(InstarTestBase):
         shutil.copytree(self.path("made"), self.path("copy"))
         with self.held("copy/a.qcow2"):
             # Only what can be asked to read it all the same is told so.
-            for argv, told in ((["info", "a.qcow2"], hint), (["snapshot", "-d", "x", "a.qcow2"], hint), (["resize", "a.qcow2", "20M"], None)):
+            for argv, told in (
+                (["info", "a.qcow2"], hint),
+                (["snapshot", "-d", "x", "a.qcow2"], hint),
+                (["resize", "a.qcow2", "20M"], None),
+            ):
                 with self.subTest(argv[0]):
                     stock = self.run_qemu_img(*argv, cwd=self.path("copy"))
                     self.assertIn("Is another process using the image", stock[1])
@@ -199,17 +203,22 @@ class TestSlips(InstarTestBase):
             argv = ["convert", "-O", "qcow2", self.path("made/full.raw"), target]
             _, err, status = self.run_instar(*argv)
             self.assertEqual(status, 1)
-            said = f"instar: hint: the file system of '{target}' has 4.0 MiB free; about 12.0 MiB are needed (the sources occupy as much)"
+            said = f"instar: hint: the file system of '{target}' has 4.0 MiB free; about 12.0 MiB are needed (the sources"
+            said += " occupy as much)"
             self.assertEqual(err.splitlines()[-1], said)
             self.assertIn("No space left on device", err)
             _, err, status = self.run_as_qemu_img(*argv)
             self.assertEqual(status, 1)
             self.assertNotIn("hint", err)
+            _, err, status = self.run_instar("create", "-o", "preallocation=full", place / "new", "12M")
+            self.assertEqual(status, 1)
+            said = f"instar: hint: the file system of '{place}/new' has 4.0 MiB free; 12M was asked for"
+            self.assertEqual(err.splitlines()[-1], said)
 
     def test_an_image_s_words_are_not_taken_for_the_user_s(self):
         """A name in an image: whether its folder is there is not told, and nothing of it is repeated unescaped."""
-        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", f"{self.tmp}/nodir/x", "-F", "raw", "made/top.qcow2", "1M")
-        self.make("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "/etc/nodir\x1b[2J/x", "-F", "raw", "made/odd.qcow2", "1M")
+        for name, base in (("made/top.qcow2", f"{self.tmp}/nodir/x"), ("made/odd.qcow2", "/etc/nodir\x1b[2J/x")):
+            self.make("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", base, "-F", "raw", name, "1M")
         for argv in (["check", "top.qcow2", "--allow-backing", self.tmp], ["check", "odd.qcow2"], ["map", "odd.qcow2"]):
             _, err, status = self.fresh(self.run_instar, *argv)
             self.assertEqual(status, 1)

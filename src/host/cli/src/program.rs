@@ -13,6 +13,7 @@ use instar_vmm::target::Cache;
 
 use crate::config::Config;
 use crate::getopt::{Parsed, Wrong};
+use crate::hints::Full;
 use crate::report::Report;
 use crate::room::Room;
 use crate::secrets::Secrets;
@@ -63,7 +64,7 @@ pub struct Program {
     /// A hint was given: one is enough.
     pub hinted: Cell<bool>,
     /// What is free, and what was needed, where a file system was full.
-    pub full: RefCell<Option<String>>,
+    pub full: RefCell<Option<Full>>,
 }
 
 impl Program {

@@ -15,7 +15,7 @@ use crate::commands::Command;
 use crate::program::Program;
 use crate::streams;
 
-pub use space::full;
+pub use space::{Full, full};
 
 /// A message that is about to be helped with.
 struct Slip<'s> {

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import unittest
 
 from tests.base import ISOLATION, ROOT, InstarTestBase
@@ -14,12 +15,34 @@ from tests.helpers import confine, images, processes
 FILTER = ROOT / "src/host/vmm/src/lockdown/syscalls.rs"
 HEADERS = ("/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "/usr/include/asm/unistd_64.h")
 
-# Without these no program of the C library's begins, or ends a signal's handler: it never comes to say anything.
-NEEDED_BY_ANY = {"mmap", "mprotect", "rt_sigaction", "rt_sigreturn"}
+# Without these no program of the C library's begins, ends a signal's handler, or has threads: it never comes to say anything, or the
+# library ends it with words of its own.
+NEEDED_BY_ANY = {"arch_prctl", "futex", "mmap", "mprotect", "rt_sigaction", "rt_sigreturn"}
+# Bubblewrap's own first process waits under the same filter.
+NEEDED_BY_BUBBLEWRAP = {"wait4"}
 # Without these nothing can be said, and the exit status says it.
 NEEDED_TO_SPEAK = {"write"}
 # These are about the image's or the target's file, which the sentence names: `doctor` has none.
 OF_FILES = {"open", "openat", "pwrite64"}
+
+# What it calls before its own filter holds.
+SETTING_UP = {
+    "arch_prctl",
+    "close_range",
+    "dup2",
+    "fork",
+    "getppid",
+    "landlock_add_rule",
+    "landlock_create_ruleset",
+    "landlock_restrict_self",
+    "memfd_create",
+    "openat2",
+    "pipe2",
+    "prlimit64",
+    "setrlimit",
+    "socketpair",
+    "unshare",
+}
 
 SENTENCE = r"\A(instar: [^\n]+\n)+\Z"
 
@@ -39,6 +62,18 @@ def of_the_filter():
     return sorted(set(re.findall(r"libc::SYS_(\w+)", tables)))
 
 
+def clean(test, outcome, name):
+    """It worked, or says in a sentence why it did not."""
+    out, err, status = outcome
+    if name in NEEDED_BY_ANY:
+        test.assertNotEqual(err, "Timeout after 60s")
+        return
+    test.assertIn(status, (0, 1), err)
+    test.assertNotIn("panicked", err)
+    if status == 1 and name not in NEEDED_TO_SPEAK:
+        test.assertRegex(err, SENTENCE, out)
+
+
 class DeniedTest(InstarTestBase):
     def setUp(self):
         super().setUp()
@@ -53,17 +88,6 @@ class TestCalls(DeniedTest):
             os.unlink(self.path("x.raw"))
         return self.run_instar(*argv, cwd=self.tmp, timeout=60, before=lambda: confine.deny(number, error=error))
 
-    def clean(self, outcome, name):
-        """It worked, or says in a sentence why it did not."""
-        out, err, status = outcome
-        if name in NEEDED_BY_ANY:
-            self.assertNotEqual(err, "Timeout after 60s")
-            return
-        self.assertIn(status, (0, 1), err)
-        self.assertNotIn("panicked", err)
-        if status == 1 and name not in NEEDED_TO_SPEAK:
-            self.assertRegex(err, SENTENCE, out)
-
     def test_each_call_of_the_filter(self):
         known = numbers()
         if not known:
@@ -77,9 +101,9 @@ class TestCalls(DeniedTest):
                 with self.subTest(name, error=errno.errorcode[error]):
                     how = {"number": known[name], "error": error}
                     info = self.deny("info", "a.qcow2", **how)
-                    self.clean(info, name)
+                    clean(self, info, name)
                     convert = self.deny("convert", "-O", "raw", "a.qcow2", "x.raw", **how)
-                    self.clean(convert, name)
+                    clean(self, convert, name)
                     self.assertTrue(convert[2] != 0 or os.path.exists(self.path("x.raw")))
                     if convert[2] != 0:
                         failed.add(name)
@@ -125,11 +149,35 @@ class TestCalls(DeniedTest):
 class TestBubblewrap(DeniedTest):
     """A root of its own, without /proc and /dev/kvm, in which nothing can be written to."""
 
-    def inside(self, *argv, writable=False, before=confine.no_page_becomes_executable, kvm=False):
+    def inside(self, *argv, writable=False, before=confine.no_page_becomes_executable, kvm=False, denied=None):
+        """`denied`: a filter that is in force from the beginning of the program on."""
         bind = "--bind" if writable else "--ro-bind"
         places = ["--ro-bind", self.get_instar_binary(), "/instar", bind, self.tmp, "/w", "--chdir", "/w"]
         device = ["--dev-bind", "/dev/kvm", "/dev/kvm"] if kvm else []
-        return self.run_tool(["bwrap", "--unshare-all", *places, *device, "/instar", *argv], before=before)
+        bwrap = ["bwrap", "--unshare-all", *places, *device]
+        if denied is None:
+            return self.run_tool([*bwrap, "/instar", *argv], before=before)
+        with tempfile.TemporaryFile() as file:
+            file.write(denied)
+            file.seek(0)
+            filtered = [*bwrap, "--seccomp", str(file.fileno())]
+            return self.run_tool([*filtered, "/instar", *argv], before=before, pass_fds=(file.fileno(),))
+
+    def test_each_call_of_the_filter_and_of_the_way_there(self):
+        known = numbers()
+        if not known:
+            self.skipTest("the kernel's headers are not there: they have the numbers of system calls")
+        for name in sorted({*of_the_filter(), *SETTING_UP} - NEEDED_BY_ANY - NEEDED_BY_BUBBLEWRAP):
+            for error in (errno.EPERM, errno.ENOSYS):
+                with self.subTest(name, error=errno.errorcode[error]):
+                    denied = confine.filter_of(known[name], error=error)
+                    info = self.inside("info", "--isolation", "process", "a.qcow2", denied=denied)
+                    clean(self, info, name)
+                    out, err, status = self.inside("doctor", "--output=json", denied=denied)
+                    if name not in NEEDED_TO_SPEAK:
+                        self.assertIn(status, (0, 1), err)
+                        says = json.loads(out)["process"]["available"]
+                        self.assertTrue(name in OF_FILES or says == (info[2] == 0), out + info[1])
 
     def setUp(self):
         super().setUp()

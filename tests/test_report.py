@@ -15,6 +15,7 @@ import jsonschema
 
 from tests.base import ISOLATION, ROOT, InstarTestBase
 from tests.helpers import confine, images, processes
+from tests.helpers.faulty import Faulty
 
 SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text())
 MIB = 1 << 20
@@ -157,6 +158,25 @@ class TestReport(ReportTest):
         self.assertEqual(report["limits"], [{"name": "number of requests", "flag": "--max-requests", "value": "3"}])
         (_, err, status), report = self.reported("convert", "-O", "raw", "a.qcow2", "x", "--max-output-growth", "64k")
         self.assertEqual((status, [limit["flag"] for limit in report["limits"]]), (1, ["--max-output-growth"]), err)
+
+    def test_a_run_that_ends_in_the_middle_of_a_read(self):
+        """The kernel does not give the thread back: the program ends without it, and tells of the run before."""
+        if not (processes.is_root() and os.path.exists("/dev/fuse")):
+            self.skipTest("needs root and FUSE")
+        for folder in ("files", "mount"):
+            os.mkdir(self.path(folder))
+        images.random_disk(self.path("files/slow.raw"), MIB, 1)
+        faulty = Faulty(self.path("files"), self.path("mount"), cached=True)
+        try:
+            faulty.mute.add("slow.raw")
+            argv = ["compare", "--max-seconds", "1", "-f", "raw", "-F", "raw", "a.qcow2", self.path("mount/slow.raw")]
+            (_, err, status), report = self.reported(*argv, timeout=30)
+            self.assertEqual((status, report["exit"]), (2, 2), err)
+            limit = {"name": "wall-clock time", "flag": "--max-seconds", "value": "1 seconds"}
+            self.assertEqual((report["limits"], report["isolation"]), ([limit], ISOLATION))
+            self.assertGreaterEqual(report["seconds"], 1)
+        finally:
+            faulty.close()
 
     def test_no_secret_is_in_it(self):
         needle = "seventeen-dark-horses"

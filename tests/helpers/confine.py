@@ -22,8 +22,8 @@ def prctl(*arguments):
         raise OSError(ctypes.get_errno(), "prctl")
 
 
-def deny(*calls, error=errno.EPERM):
-    """Denies calls: each a number, or (number, argument, bits) where all of these bits are set in that argument."""
+def filter_of(*calls, error=errno.EPERM):
+    """A filter that denies calls: each a number, or (number, argument, bits) where all of these bits are set in that argument."""
     program = [(LOAD, 0, 0, 0)]
     answer = (RETURN, 0, 0, RET_ERRNO | error)
     for call in calls:
@@ -35,8 +35,14 @@ def deny(*calls, error=errno.EPERM):
             test = [(LOAD, 0, 0, 16 + 8 * argument), (AND, 0, 0, bits), (EQUAL, 0, 1, bits), answer, (LOAD, 0, 0, 0)]
             program += [(EQUAL, 0, len(test), number), *test]
     program.append((RETURN, 0, 0, RET_ALLOW))
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
-    header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code)))
+    return b"".join(struct.pack("HBBI", *step) for step in program)
+
+
+def deny(*calls, error=errno.EPERM):
+    """Denies calls, from now on."""
+    program = filter_of(*calls, error=error)
+    code = ctypes.create_string_buffer(program)
+    header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code)))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(header))
 

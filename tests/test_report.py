@@ -198,6 +198,11 @@ class TestReport(ReportTest):
         said = [(line["program"], line["exit"]) for line in self.lines()]
         self.assertEqual(said, [("qemu-img", 0), ("qemu-img", 1), ("qemu-img", 0)])
 
+    def test_the_release_is_the_one_that_is_imitated(self):
+        for given, imitated in (("7.2.18", "7.2.18"), ("9.9", "9.2.0")):
+            self.run_instar("--qemu-version", given, "info", "a.qcow2", "--report", "report", cwd=self.tmp)
+            self.assertEqual(self.lines()[-1]["release"], imitated)
+
     def test_help_is_no_run(self):
         self.run_instar("info", "--help", "--report", "report", cwd=self.tmp)
         self.assertEqual(self.lines(), [])
@@ -205,6 +210,24 @@ class TestReport(ReportTest):
 
 class TestPlaces(ReportTest):
     """Where it goes."""
+
+    def test_what_the_system_pins_stays(self):
+        """The system's file is one of the test's own, in a mount namespace of its own."""
+        if not processes.is_root():
+            self.skipTest("another /etc takes root")
+        os.makedirs(self.path("etc/instar"))
+        with open(self.path("etc/instar/config.toml"), "w", encoding="utf-8") as file:
+            file.write(f'pinned = ["report.file"]\n[report]\nfile = "{self.tmp}/report"\n')
+        script = 'mount --bind etc /etc && exec "$0" info a.qcow2 $1'
+        for more, said in (
+            ("", ""),
+            ("--report=other", "--report may not loosen it to other\n"),
+        ):
+            argv = ["unshare", "--mount", "sh", "-c", script, self.get_instar_binary(), more]
+            _, err, status = self.run_tool(argv, cwd=self.tmp)
+            self.assertEqual(status, 1 if said else 0, err)
+            self.assertTrue(err.endswith(said) and bool(err) == bool(said), err)
+        self.assertEqual(([line["exit"] for line in self.lines()], os.path.exists(self.path("other"))), ([0], False))
 
     def test_a_file_is_added_to_and_may_be_moved_away(self):
         for _ in range(2):

@@ -125,7 +125,7 @@ impl Report {
             "command": self.command,
             "images": self.images,
             "isolation": isolation,
-            "release": self.version.to_string(),
+            "release": self.version.imitated_as().to_string(),
             "refused": tally.refused,
             "refused_names": names,
             "limits": limits,

@@ -174,6 +174,25 @@ class TestSlips(InstarTestBase):
                 as_stock = self.fresh(self.run_as_qemu_img, "info", "r.raw", version=given)
                 self.assertEqual(as_stock, same)
 
+    def test_releases_with_other_words(self):
+        """What older and newer ones say is other text, and means the same."""
+        for line, hint in (
+            ("create x 10GB", UNITS + "10G"),
+            ("convert -S 4KB a.qcow2 x", UNITS + "4K"),
+            ("resize r.raw +1GB", UNITS + "+1G"),
+            ("info --outpt=json a.qcow2", "did you mean '--output'?"),
+            ("create -f qcow2 -b a.qcow2 -F qcw2 x", "did you mean 'qcow2'?"),
+            ("info dir", "'dir' is a folder: name the image that is in it"),
+        ):
+            for version in ("5.2.0", "7.2.18", "11.1.3"):
+                with self.subTest(line, version=version):
+                    argv = line.split()
+                    stock = self.fresh(self.run_as_qemu_img, *argv, version=version)
+                    self.assertEqual(stock[2], 1)
+                    ours = self.fresh(self.run_instar, "--qemu-version", version, *argv)
+                    self.assertEqual(ours[1].splitlines()[-1], f"instar: hint: {hint}")
+                    self.assertEqual(len(ours[1].splitlines()), len(stock[1].splitlines()) + 1)
+
     def test_no_permission_names_who_has_not(self):
         if not (processes.is_root() and shutil.which("setpriv")):
             self.skipTest("becoming another user takes root and setpriv")

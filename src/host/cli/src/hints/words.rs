@@ -154,9 +154,7 @@ pub fn size(slip: &Slip<'_>, found: &[&str]) -> Option<String> {
     {
         return Some("the file's name comes first, and its size behind it".to_string());
     }
-    let quoted = found.last()?.split('\'').nth(1);
-    let typed = quoted.or_else(|| slip.named().get(1)?.to_str().filter(|_| of_image))?;
-    value(slip, &["", "", typed])
+    value(slip, &[found.last()?.split('\'').nth(1).unwrap_or_default()])
 }
 
 /// The same where it is repeated at the end of what is said, is an option's, or stands behind the file's name.

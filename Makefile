@@ -10,10 +10,16 @@ TESTS ?= $(or $(NAMED),tests)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(TARGET_DIR)/release/instar
 VENV := .venv
+BIN := $(DESTDIR)$(PREFIX)/bin
+SHARE := $(DESTDIR)$(PREFIX)/share
+BASH_COMPLETIONS := $(SHARE)/bash-completion/completions
+ZSH_COMPLETIONS := $(SHARE)/zsh/site-functions
+FISH_COMPLETIONS := $(SHARE)/fish/vendor_completions.d
+QEMU_IMG_LINK ?=
 export INSTAR_BINARY_PATH := $(abspath $(BINARY))
 
 .DEFAULT_GOAL := instar
-.PHONY: help instar demo test quick test-rust test-integration bench bench-smoke lint adversarial fuzz install clean bootstrap
+.PHONY: help instar demo test quick test-rust test-integration bench bench-smoke lint adversarial fuzz install uninstall clean bootstrap
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1\t\2/' | expand -t 20
@@ -58,7 +64,7 @@ lint: ## rustfmt, clippy, ruff, shellcheck
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(VENV)/bin/ruff check tests benches scripts/summary
-	shellcheck scripts/bootstrap scripts/build scripts/demo scripts/test .ci/run
+	shellcheck src/host/cli/src/completion/completion.bash scripts/bootstrap scripts/build scripts/demo scripts/test .ci/run
 
 adversarial: ## the hostile images on both backends; what they cost goes into docs/security.md
 	@scripts/bootstrap test
@@ -71,15 +77,28 @@ fuzz: ## every format's reader, and the property tests of the request checker, f
 	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/test fuzz
 	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz
 
-install: ## binary, man page and completions below PREFIX (/usr/local)
+install: ## binary, manual and completions below PREFIX (/usr/local); QEMU_IMG_LINK=1: a link qemu-img, too
 	@test -x $(BINARY) || { echo "build first: make instar" >&2; exit 1; }
-	install -Dm755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/instar
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	$(BINARY) generate man > $(DESTDIR)$(PREFIX)/share/man/man1/instar.1
-	$(BINARY) generate bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/instar
-	$(BINARY) generate zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_instar
-	$(BINARY) generate fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/instar.fish
+	@test -z "$(QEMU_IMG_LINK)" -o -L $(BIN)/qemu-img -o ! -e $(BIN)/qemu-img || \
+	    { echo "$(BIN)/qemu-img is there and is no link: it is left alone, and nothing was installed" >&2; exit 1; }
+	install -Dm755 $(BINARY) $(BIN)/instar
+	install -d $(BASH_COMPLETIONS) $(ZSH_COMPLETIONS) $(FISH_COMPLETIONS)
+	$(BINARY) generate man --all $(SHARE)/man
+	$(BINARY) generate bash > $(BASH_COMPLETIONS)/instar
+	$(BINARY) generate zsh > $(ZSH_COMPLETIONS)/_instar
+	$(BINARY) generate fish > $(FISH_COMPLETIONS)/instar.fish
+ifneq ($(QEMU_IMG_LINK),)
+	ln -sfn instar $(BIN)/qemu-img
+	$(BINARY) generate bash --qemu-img > $(BASH_COMPLETIONS)/qemu-img
+	$(BINARY) generate zsh --qemu-img > $(ZSH_COMPLETIONS)/_qemu-img
+	$(BINARY) generate fish --qemu-img > $(FISH_COMPLETIONS)/qemu-img.fish
+endif
+
+uninstall: ## remove what `make install` put below PREFIX; configuration stays
+	if [ "$$(readlink $(BIN)/qemu-img)" = instar ]; then rm -f $(BIN)/qemu-img \
+	    $(BASH_COMPLETIONS)/qemu-img $(ZSH_COMPLETIONS)/_qemu-img $(FISH_COMPLETIONS)/qemu-img.fish; fi
+	rm -f $(BIN)/instar $(BASH_COMPLETIONS)/instar $(ZSH_COMPLETIONS)/_instar $(FISH_COMPLETIONS)/instar.fish
+	rm -f $(SHARE)/man/man1/instar.1 $(SHARE)/man/man1/instar-*.1 $(SHARE)/man/man5/instar.toml.5
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -115,7 +115,7 @@ class TestArguments(InstarTestBase):
         for argv in (["--help"], ["info", "--help"], ["convert", "-h"]):
             out, err, status = self.run_instar(*argv)
             self.assertEqual((err, status), ("", 0))
-            self.assertIn("Usage" if len(argv) > 1 else "usage", out)
+            self.assertIn("Usage: instar ", out)
 
     def test_help_offers_what_that_release_takes(self):
         cases = (
@@ -127,9 +127,10 @@ class TestArguments(InstarTestBase):
         for command, option, since in cases:
             offers = [option in self.run_as_qemu_img(command, "--help", version=version)[0] for version in ("10.0.2", since)]
             self.assertEqual(offers, [False, True], command)
-        for own in ("--dry-run", "--extra-detail"):
-            offers = [own in run("--help")[0] for run in (self.run_as_qemu_img, self.run_instar)]
+        for command, own in (("rebase", "--dry-run"), ("info", "--extra-detail")):
+            offers = [own in run(command, "--help")[0] for run in (self.run_as_qemu_img, self.run_instar)]
             self.assertEqual(offers, [False, True], own)
+            self.assertNotIn(own, self.run_as_qemu_img("--help")[0])
 
     def test_help_ends_with_the_formats(self):
         """Programs look for them there: on one line, or from 10.0 on in several."""
@@ -139,7 +140,6 @@ class TestArguments(InstarTestBase):
             self.assertEqual(named, sorted(named))
             self.assertLessEqual({"qcow2", "raw", "vmdk", "vpc", "file", "host_device"}, set(named))
             self.assertLess(max(map(len, out.split(words)[1].splitlines())), 200)
-        self.assertIn("Supported image formats:", self.run_instar("--help")[0])
 
     def test_letters_of_the_new_style(self):
         """`-B` of create and rebase, `-b` of convert: from 10.1 on, as the stock tool's help says."""
@@ -167,13 +167,6 @@ class TestArguments(InstarTestBase):
         for words in (("--rate-limit", "1M"), ("--rate=1M",), ("-r", "1M")):
             said = self.run_as_qemu_img("commit", *words, "top", cwd=self.tmp, version="11.1.3")
             self.assertEqual(said, ("Image committed.\n", "", 0), words)
-
-    def test_man_page_and_completions_name_every_option(self):
-        man = self.run_instar("generate", "man")[0]
-        for word in ("backing\\-chain", "target\\-is\\-zero", "isolation", "allow\\-backing"):
-            self.assertIn(word, man)
-        for shell in ("bash", "zsh", "fish"):
-            self.assertIn("target-is-zero", self.run_instar("generate", shell)[0])
 
 
 class TestConfiguration(InstarTestBase):

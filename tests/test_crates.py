@@ -97,7 +97,8 @@ class TestAddedFormat(unittest.TestCase):
         self.replace(f"{formats}/registry/src/lib.rs", listed, listed + self.renamed(listed))
         needed = f'instar-format-{OLD} = {{ path = "../{OLD}" }}\n'
         self.replace(f"{formats}/registry/Cargo.toml", needed, needed + self.renamed(needed))
-        self.replace("src/abi/src/drivers.rs", f'"{OLD}", ', f'"{OLD}", "{NEW}", ')
+        known = f'    Format::read("{OLD}"),\n'
+        self.replace("src/abi/src/drivers.rs", known, known + self.renamed(known))
         self.files[f"{formats}/registry/tests/added.rs"] = LISTED.encode()
         # Built once and hardly run: nothing is optimised. To share the folder of the tree itself would not do: cargo tells
         # crates of two trees apart by where they lie in them.

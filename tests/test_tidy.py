@@ -25,6 +25,7 @@ TREES = {
     "src/guest/ops/src/nested/device.rs": "goes through",
     "src/host/cli/src/commands/config.rs": "the host's own JSON",
     "src/host/cli/src/commands/doctor.rs": "the host's own JSON",
+    "src/host/cli/src/commands/formats.rs": "the host's own JSON",
     "src/host/cli/src/commands/policy.rs": "the host's own JSON",
     "src/host/cli/src/node_name.rs": "the host's own JSON",
     "src/host/cli/src/secrets.rs": "wiped",

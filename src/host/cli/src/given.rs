@@ -6,7 +6,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use instar_abi::drivers::{FORMATS, PROTOCOLS};
+use instar_abi::drivers::{is_format, is_protocol};
 use instar_abi::ops::{BelowParams, GivenParams, ImageParams, Pair};
 use instar_render::QemuVersion;
 use instar_render::escape::terminal;
@@ -157,7 +157,7 @@ fn file(mut own: Pairs, place: usize, role: Role, version: QemuVersion) -> Resul
     let is_alone = !is_beside && own.iter().all(|(key, _)| key == "driver");
     let below = if is_alone { Vec::new() } else { drivers_below(&mut own, version)? };
     let driver = option(&own, "driver");
-    if let Some(name) = driver.as_deref().filter(|name| !PROTOCOLS.contains(name) && !FORMATS.contains(name)) {
+    if let Some(name) = driver.as_deref().filter(|name| !is_protocol(name) && !is_format(name)) {
         return Err(format!("Unknown driver '{name}'"));
     }
     let name = option(&own, "filename");

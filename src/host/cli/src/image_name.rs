@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use instar_abi::drivers::{FORMATS, PROTOCOLS};
+use instar_abi::drivers::{is_format, is_protocol};
 use instar_render::QemuVersion;
 
 use crate::file_options::Ways;
@@ -260,7 +260,7 @@ pub const NO_FILE: &str = "A block device must be specified for \"file\"";
 /// Takes the drivers out of the options of a file; what is left is the file's own. The lowest driver comes first.
 pub fn drivers_below(lower: &mut Pairs, version: QemuVersion) -> Result<Vec<Below>, String> {
     let mut below = Vec::new();
-    while let Some(format) = option(lower, "driver").filter(|name| FORMATS.contains(&name.as_str())) {
+    while let Some(format) = option(lower, "driver").filter(|name| is_format(name)) {
         let (mut options, rest) = parted(std::mem::take(lower));
         let given = given::take(&mut options, version).map_err(|wrong| wrong.text)?;
         options.retain(|(key, _)| key != "driver");
@@ -270,7 +270,7 @@ pub fn drivers_below(lower: &mut Pairs, version: QemuVersion) -> Result<Vec<Belo
         }
         *lower = rest;
     }
-    match option(lower, "driver").filter(|name| !PROTOCOLS.contains(&name.as_str())) {
+    match option(lower, "driver").filter(|name| !is_protocol(name)) {
         Some(name) => Err(format!("Unknown driver '{name}'")),
         None => Ok(below),
     }

@@ -5,6 +5,7 @@
 
 mod call;
 mod commands;
+mod completion;
 mod config;
 mod file_options;
 mod files;
@@ -13,7 +14,9 @@ mod given;
 mod help;
 mod image_name;
 mod image_params;
+mod layout;
 mod limit;
+mod manual;
 mod node_name;
 mod program;
 mod progress;
@@ -30,7 +33,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use commands::{COMMANDS, Command};
+use commands::{Command, UNCONFIGURED};
 use config::Config;
 use getopt::{Opt, Parsed};
 use program::{Exit, Program};
@@ -101,11 +104,12 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
         way_out: Default::default(),
     };
     let global = getopt::parse(before, &standard, false);
+    let is_bare = arguments.is_empty() && !program.is_stock();
     let named = rest.first().map(|w| w.to_string_lossy().into_owned());
-    let command = COMMANDS.iter().copied().find(|c| Some(c.name) == named.as_deref() && (c.stock || name == "instar"));
+    let command = named.as_deref().and_then(|word| commands::by_name(word, program.is_stock()));
     let options: Vec<&Opt> = match command {
         Some(command) => {
-            let all = commands::generate::options_of(command).into_iter();
+            let all = commands::options_of(command).into_iter();
             all.filter(|option| !option.own || name == "instar").collect()
         }
         None => standard.clone(),
@@ -124,8 +128,8 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
     if let Err(text) = program.config.load(readable) {
         // What is wrong with the configuration can be looked at, and mended, by the command that is for it; and what reads no
         // image needs none.
-        let mends = command.is_some_and(|command| command.name == commands::config::COMMAND.name);
-        if !mends && !asks_only(readable, global.as_ref().ok()) {
+        let needs_none = command.is_some_and(|command| UNCONFIGURED.contains(&command.name));
+        if !needs_none && !is_bare && !asks_only(readable, global.as_ref().ok()) {
             return Err(program.fail(&text));
         }
         program.misconfigured = Some(text);
@@ -139,6 +143,10 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
     let global = global.map_err(|wrong| program.wrong(&wrong))?;
     if global.has("help") {
         program.print(&help::general(&program))?;
+        return Ok(0);
+    }
+    if is_bare {
+        program.print(&help::short())?;
         return Ok(0);
     }
     if global.has("version") {

@@ -45,7 +45,8 @@ impl Defaults {
     pub const MAP: Self = Self { shown: 1 << 30, ..Self::DATA };
 }
 
-const RESULT_BYTES: u64 = 8 << 20;
+/// What the guest may tell.
+pub const RESULT_BYTES: u64 = 8 << 20;
 const MESSAGE_BYTES: u64 = 1 << 20;
 
 impl Program {

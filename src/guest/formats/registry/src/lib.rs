@@ -77,12 +77,20 @@ mod tests {
     #[test]
     fn the_host_knows_the_same_names() {
         use instar_abi::drivers;
-        let same = |known: &[&str], ours: &[&'static dyn Format]| {
-            assert_eq!(known.len(), ours.len(), "{known:?}");
-            ours.iter().for_each(|format| assert!(known.contains(&format.name()), "{}", format.name()));
-        };
-        same(drivers::FORMATS, FORMATS);
-        same(drivers::PROTOCOLS, PROTOCOLS);
+        assert_eq!(drivers::FORMATS.len(), FORMATS.len());
+        FORMATS.iter().for_each(|format| assert!(drivers::is_format(format.name()), "{}", format.name()));
+        assert_eq!(drivers::PROTOCOLS.len(), PROTOCOLS.len());
+        PROTOCOLS.iter().for_each(|driver| assert!(drivers::is_protocol(driver.name()), "{}", driver.name()));
+    }
+
+    #[test]
+    fn the_host_knows_which_are_written() {
+        use instar_abi::drivers::{FORMATS, Reach};
+        for known in FORMATS {
+            let creator = by_name(known.name).and_then(Format::creator);
+            assert_eq!(creator.is_some(), known.written != Reach::None, "{}", known.name);
+            assert!(known.also.iter().all(|other| by_name(other).is_none()), "{}", known.name);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::option_list::{self, asks_for_help, show_amendable};
 use super::options::{FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 use crate::progress::Progress;
 use crate::running::{Defaults, Silent};
@@ -15,6 +16,7 @@ use crate::running::{Defaults, Silent};
 /// The command.
 pub const COMMAND: Command = Command {
     name: "amend",
+    group: Group::Change,
     about: "Update format-specific options of the image.",
     operands: "FILE",
     options: &[
@@ -28,6 +30,7 @@ pub const COMMAND: Command = Command {
         OBJECT,
     ],
     stock: true,
+    manual: &pages::AMEND,
     run,
 };
 

@@ -14,6 +14,7 @@ use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 use crate::progress::show_lines;
 use crate::running::Defaults;
@@ -22,6 +23,7 @@ use crate::streams;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "bench",
+    group: Group::Look,
     about: "Run a simple benchmark: many reads or writes of one size.",
     operands: "FILE",
     options: &[
@@ -44,6 +46,7 @@ pub const COMMAND: Command = Command {
         OBJECT,
     ],
     stock: true,
+    manual: &pages::BENCH,
     run,
 };
 

@@ -12,12 +12,14 @@ use super::options::{FORMAT, IMAGE_OPTS, OBJECT};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 use crate::running::{Defaults, Silent};
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "bitmap",
+    group: Group::Change,
     about: "Perform modifications of the persistent bitmap in the image.",
     operands: "FILE [BITMAP]",
     options: &[
@@ -36,6 +38,7 @@ pub const COMMAND: Command = Command {
         OBJECT,
     ],
     stock: true,
+    manual: &pages::BITMAP,
     run,
 };
 

@@ -8,6 +8,7 @@ use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 use crate::progress::show_lines;
 use crate::running::Defaults;
@@ -18,6 +19,7 @@ const SHORT: u64 = 16 << 20;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "check",
+    group: Group::Look,
     about: "Check basic image integrity.",
     operands: "FILE",
     options: &[
@@ -31,6 +33,7 @@ pub const COMMAND: Command = Command {
         OBJECT,
     ],
     stock: true,
+    manual: &pages::CHECK,
     run,
 };
 

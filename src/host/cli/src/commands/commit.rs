@@ -8,6 +8,7 @@ use super::Command;
 use super::options::{FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 use crate::progress::Progress;
 use crate::running::Defaults;
@@ -16,6 +17,7 @@ use crate::sizes;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "commit",
+    group: Group::Change,
     about: "Commit image to its backing file.",
     operands: "FILE",
     options: &[
@@ -32,6 +34,7 @@ pub const COMMAND: Command = Command {
         OBJECT,
     ],
     stock: true,
+    manual: &pages::COMMIT,
     run,
 };
 

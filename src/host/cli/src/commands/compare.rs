@@ -8,6 +8,7 @@ use super::options::{OBJECT, PROGRESS, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 use crate::progress::Progress;
 use crate::running::Defaults;
@@ -15,6 +16,7 @@ use crate::running::Defaults;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "compare",
+    group: Group::Look,
     about: "Check if two images show the same disk.",
     operands: "FILE1 FILE2",
     options: &[
@@ -31,6 +33,7 @@ pub const COMMAND: Command = Command {
         OBJECT,
     ],
     stock: true,
+    manual: &pages::COMPARE,
     run,
 };
 

@@ -8,15 +8,18 @@ use crate::config::edit::{self, Change};
 use crate::config::profiles::PROFILES;
 use crate::config::settings::{Kind, SETTINGS, Setting, Stricter, by_key};
 use crate::getopt::{Opt, Parsed};
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "config",
-    about: "Show every setting in force, and where it comes from; explain them; change a configuration file.",
+    group: Group::About,
+    about: "Show the settings in force; change a configuration file.",
     operands: "[explain [KEY] | set KEY VALUE | add KEY VALUE... | unset KEY | profile nova|libvirt|proxmox|incus|strict]",
     options: &[OUTPUT, Opt::flag("system", "change the system's file, /etc/instar/config.toml, instead of your own")],
     stock: false,
+    manual: &pages::CONFIG,
     run,
 };
 
@@ -93,7 +96,12 @@ fn explain(program: &Program, settings: &'static [Setting]) -> Result<u8, Exit> 
             (_, Stricter::Higher) => "the last of these holds; pinned: true is stricter",
             (_, Stricter::Lower) => "the last of these holds; pinned: less is stricter",
         };
-        text += &format!("{}: {}\n  rule: {rule}\n  default: {}\n", setting.key, setting.flag.help, setting.default);
+        text += &format!(
+            "{}: {}\n  rule: {rule}\n  default: {}\n",
+            setting.key,
+            setting.flag.help,
+            setting.unsaid_in_words()
+        );
         for said in program.config.of(setting.key) {
             let pinned = if said.pinned { " (pinned)" } else { "" };
             text += &format!("  {}: {}{pinned}\n", said.origin, said.shown());

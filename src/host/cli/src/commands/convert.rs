@@ -17,6 +17,7 @@ use crate::files::{allocated, parts_of};
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::image_params::number;
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program, plain};
 use crate::progress::Progress;
 use crate::running::Defaults;
@@ -24,6 +25,7 @@ use crate::running::Defaults;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "convert",
+    group: Group::Make,
     about: "Copy an image to another file, format or set of options.",
     operands: "FILE [FILE...] TARGET",
     options: &[
@@ -59,6 +61,7 @@ pub const COMMAND: Command = Command {
         OBJECT,
     ],
     stock: true,
+    manual: &pages::CONVERT,
     run,
 };
 

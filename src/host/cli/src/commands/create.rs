@@ -16,6 +16,7 @@ use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
 use crate::image_params::number;
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program, plain};
 use crate::refusal;
 use crate::running::{Defaults, Silent};
@@ -24,6 +25,7 @@ use crate::sizes;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "create",
+    group: Group::Make,
     about: "Create and format a new image file.",
     operands: "FILE [SIZE]",
     options: &[
@@ -38,6 +40,7 @@ pub const COMMAND: Command = Command {
         OBJECT,
     ],
     stock: true,
+    manual: &pages::CREATE,
     run,
 };
 

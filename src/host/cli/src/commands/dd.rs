@@ -11,6 +11,7 @@ use crate::call::Call;
 use crate::files::allocated;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program, plain};
 use crate::progress::Progress;
 use crate::running::Defaults;
@@ -18,6 +19,7 @@ use crate::running::Defaults;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "dd",
+    group: Group::Make,
     about: "Copy a disk image, or a part of it, into a new one.",
     operands: "[bs=SIZE] [count=BLOCKS] [skip=BLOCKS] if=FILE of=FILE",
     options: &[
@@ -28,6 +30,7 @@ pub const COMMAND: Command = Command {
         OBJECT,
     ],
     stock: true,
+    manual: &pages::DD,
     run,
 };
 

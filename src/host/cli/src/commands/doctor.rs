@@ -11,15 +11,18 @@ use super::options::OUTPUT;
 use crate::getopt::Parsed;
 use crate::image_name::ImageName;
 use crate::image_params::image_params;
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "doctor",
+    group: Group::About,
     about: "Try what isolation this machine offers, and say what is missing.",
     operands: "",
     options: &[OUTPUT],
     stock: false,
+    manual: &pages::DOCTOR,
     run,
 };
 

@@ -10,12 +10,14 @@ use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::given::Role;
 use crate::image_name::ImageName;
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 use crate::running::{Defaults, Silent};
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "info",
+    group: Group::Look,
     about: "Display information about the image.",
     operands: "FILE",
     options: &[
@@ -30,6 +32,7 @@ pub const COMMAND: Command = Command {
         Opt::flag("extra-detail", "show partition tables and the like, too").own(),
     ],
     stock: true,
+    manual: &pages::INFO,
     run,
 };
 

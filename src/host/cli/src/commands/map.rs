@@ -12,6 +12,7 @@ use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 use crate::progress::show_lines;
 use crate::running::Defaults;
@@ -20,6 +21,7 @@ use crate::streams;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "map",
+    group: Group::Look,
     about: "Dump image metadata.",
     operands: "FILE",
     options: &[
@@ -32,6 +34,7 @@ pub const COMMAND: Command = Command {
         OBJECT,
     ],
     stock: true,
+    manual: &pages::MAP,
     run,
 };
 

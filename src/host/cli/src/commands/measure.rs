@@ -11,12 +11,14 @@ use super::options::{NEW_STYLE, OBJECT, OUTPUT};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 use crate::running::{Defaults, Silent};
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "measure",
+    group: Group::Look,
     about: "Calculate the file size that a new image needs.",
     operands: "(--size SIZE | FILE)",
     options: &[
@@ -31,6 +33,7 @@ pub const COMMAND: Command = Command {
         OBJECT,
     ],
     stock: true,
+    manual: &pages::MEASURE,
     run,
 };
 

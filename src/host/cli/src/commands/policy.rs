@@ -16,6 +16,7 @@ use crate::call::Call;
 use crate::config::settings::{ALLOW, NONE};
 use crate::config::{Config, Said};
 use crate::getopt::Parsed;
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 use crate::refusal::{directories, none_from, not_opened, quoted};
 use crate::running::{Defaults, Silent};
@@ -23,10 +24,12 @@ use crate::running::{Defaults, Silent};
 /// The command.
 pub const COMMAND: Command = Command {
     name: "policy",
-    about: "Show which files an image's chain names, and which of them may be opened; exit status 2 if one may not.",
+    group: Group::Look,
+    about: "Show which files a chain of images names, and which may be opened.",
     operands: "FILE",
     options: &[FORMAT, IMAGE_OPTS, FORCE_SHARE, OUTPUT, OBJECT],
     stock: false,
+    manual: &pages::POLICY,
     run,
 };
 

@@ -8,6 +8,7 @@ use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, NEW_STYLE, OBJECT, PROGRES
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
 use crate::image_name::ImageName;
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 use crate::progress::Progress;
 use crate::running::Defaults;
@@ -15,6 +16,7 @@ use crate::running::Defaults;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "rebase",
+    group: Group::Change,
     about: "Change backing file of the image.",
     operands: "FILE",
     options: &[
@@ -33,6 +35,7 @@ pub const COMMAND: Command = Command {
         Opt::flag("dry-run", "change nothing; say what would be copied (instar only)").own(),
     ],
     stock: true,
+    manual: &pages::REBASE,
     run,
 };
 

@@ -6,6 +6,7 @@ use super::Command;
 use super::options::{FORMAT, IMAGE_OPTS, OBJECT, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 use crate::running::{Defaults, Silent};
 use crate::sizes;
@@ -13,6 +14,7 @@ use crate::sizes;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "resize",
+    group: Group::Change,
     about: "Resize the image to the new size.",
     operands: "FILE [+-]SIZE",
     options: &[
@@ -24,6 +26,7 @@ pub const COMMAND: Command = Command {
         OBJECT,
     ],
     stock: true,
+    manual: &pages::RESIZE,
     run,
 };
 

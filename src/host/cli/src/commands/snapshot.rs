@@ -11,12 +11,14 @@ use super::Command;
 use super::options::{FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, QUIET};
 use crate::call::Call;
 use crate::getopt::{Opt, Parsed};
+use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
 use crate::running::{Defaults, Silent};
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "snapshot",
+    group: Group::Change,
     about: "List or manipulate snapshots within image.",
     operands: "FILE",
     options: &[
@@ -31,6 +33,7 @@ pub const COMMAND: Command = Command {
         OBJECT,
     ],
     stock: true,
+    manual: &pages::SNAPSHOT,
     run,
 };
 

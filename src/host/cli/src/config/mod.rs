@@ -268,7 +268,7 @@ impl Config {
         let row = |setting: &'static Setting| {
             let holds = self.in_force(setting.key);
             let Some(last) = holds.last() else {
-                return (setting.key, vec![setting.default.to_string()], Origin::Default.to_string());
+                return (setting.key, vec![setting.unsaid_in_words()], Origin::Default.to_string());
             };
             let values = holds.iter().flat_map(|said| &said.values);
             let values = values.map(|value| value.to_string_lossy().into_owned()).collect();

@@ -1,4 +1,4 @@
-//! The settings: one row each. Files, variables, flags, help, man page and pins derive from this table.
+//! The settings: one row each. Files, variables, flags, help, manual, sample and pins derive from this table.
 
 use std::ffi::OsStr;
 
@@ -7,6 +7,7 @@ use instar_vmm::Isolation;
 use instar_vmm::limits::GUEST_MEMORY_MIN;
 
 use crate::getopt::Opt;
+use crate::running::{Defaults, RESULT_BYTES};
 use crate::{sizes, workers};
 
 /// What a setting's value is.
@@ -37,13 +38,26 @@ pub enum Stricter {
     Lower,
 }
 
+/// What holds where nothing is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsaid {
+    /// A value, as it would be said.
+    Fixed(&'static str),
+    /// Numbers, or bytes: each for what.
+    Parts(&'static [(&'static str, u64)]),
+    /// What it depends on.
+    Computed(&'static str),
+}
+
+use Unsaid::{Computed, Fixed, Parts};
+
 /// One setting.
 #[derive(Debug)]
 pub struct Setting {
     /// Key in the configuration file, with its table.
     pub key: &'static str,
-    /// What holds where nothing is said, in words.
-    pub default: &'static str,
+    /// What holds where nothing is said.
+    pub unsaid: Unsaid,
     /// Environment variable.
     pub variable: &'static str,
     /// Flag, accepted by every command.
@@ -56,8 +70,8 @@ pub struct Setting {
     pub least: u64,
 }
 
-const fn setting(key: &'static str, variable: &'static str, default: &'static str, kind: Kind, flag: Opt) -> Setting {
-    Setting { key, default, variable, flag, kind, stricter: Stricter::None, least: 0 }
+const fn setting(key: &'static str, variable: &'static str, unsaid: Unsaid, kind: Kind, flag: Opt) -> Setting {
+    Setting { key, unsaid, variable, flag, kind, stricter: Stricter::None, least: 0 }
 }
 
 impl Setting {
@@ -67,6 +81,22 @@ impl Setting {
 
     const fn at_least(self, least: u64) -> Self {
         Self { least, ..self }
+    }
+
+    /// What holds where nothing is said, in words.
+    pub fn unsaid_in_words(&self) -> String {
+        match self.unsaid {
+            Fixed(text) | Computed(text) => text.to_string(),
+            Parts(parts) => parts.iter().map(|(what, n)| self.part_in_words(what, *n)).collect::<Vec<_>>().join(", "),
+        }
+    }
+
+    /// One of the numbers that hold where nothing is said.
+    pub fn part_in_words(&self, what: &str, number: u64) -> String {
+        match self.kind {
+            Kind::Size => format!("{}M ({what})", number >> 20),
+            _ => format!("{number} ({what})"),
+        }
     }
 
     /// Whether a value makes sense.
@@ -94,7 +124,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "isolation",
         "INSTAR_ISOLATION",
-        "auto",
+        Fixed("auto"),
         Kind::Isolation,
         Opt::value("isolation", "auto|kvm|process", "where images are read: a virtual machine or a bare process"),
     )
@@ -102,21 +132,21 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "qemu-version",
         "INSTAR_QEMU_VERSION",
-        "11.1.3",
+        Fixed("11.1.3"),
         Kind::Version,
         Opt::value("qemu-version", "X.Y[.Z]", "the qemu-img release whose output is imitated"),
     ),
     setting(
         ALLOW,
         "INSTAR_ALLOW_BACKING",
-        "the directory of the image that names the file",
+        Computed("the directory of the image itself"),
         Kind::Folders,
         Opt::value("allow-backing", "DIR", "images may name files below DIR (repeatable)"),
     ),
     setting(
         NONE,
         "INSTAR_NO_BACKING",
-        "false",
+        Fixed("false"),
         Kind::Switch,
         Opt::flag("no-backing", "images may name no other file at all: for uploads"),
     )
@@ -124,7 +154,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "limits.cpu-seconds",
         "INSTAR_MAX_CPU_SECONDS",
-        "120 for what reads metadata, 2592000 for what moves data",
+        Parts(&[("metadata", Defaults::METADATA.cpu.as_secs()), ("data", Defaults::DATA.cpu.as_secs())]),
         Kind::Number,
         Opt::value("max-cpu-seconds", "N", "processor time the command may take"),
     )
@@ -132,7 +162,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "limits.seconds",
         "INSTAR_MAX_SECONDS",
-        "600 for what reads metadata, 2592000 for what moves data",
+        Parts(&[("metadata", Defaults::METADATA.wall.as_secs()), ("data", Defaults::DATA.wall.as_secs())]),
         Kind::Number,
         Opt::value("max-seconds", "N", "wall-clock time the command may take"),
     )
@@ -140,7 +170,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "limits.guest-memory",
         "INSTAR_MAX_GUEST_MEMORY",
-        "32M and 16M for each worker, 64M at least",
+        Computed("32M, and 16M a worker; 64M at least"),
         Kind::Size,
         Opt::value("max-guest-memory", "SIZE", "memory of the sandbox"),
     )
@@ -149,7 +179,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "limits.requests",
         "INSTAR_MAX_REQUESTS",
-        "10000000 for what reads metadata, 1099511627776 for what moves data",
+        Parts(&[("metadata", Defaults::METADATA.requests), ("data", Defaults::DATA.requests)]),
         Kind::Number,
         Opt::value("max-requests", "N", "requests the sandbox may make"),
     )
@@ -157,7 +187,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "limits.results",
         "INSTAR_MAX_RESULTS",
-        "8M, 32M as they are shown, 1G of map",
+        Parts(&[("told", RESULT_BYTES), ("shown", Defaults::DATA.shown), ("shown-map", Defaults::MAP.shown)]),
         Kind::Size,
         Opt::value("max-results", "SIZE", "results of the sandbox, as they come and as they are shown"),
     )
@@ -165,7 +195,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "limits.messages",
         "INSTAR_MAX_MESSAGES",
-        "1M",
+        Fixed("1M"),
         Kind::Size,
         Opt::value("max-messages", "SIZE", "what the sandbox may have said on standard error"),
     )
@@ -173,7 +203,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "limits.output-growth",
         "INSTAR_MAX_OUTPUT_GROWTH",
-        "8E",
+        Fixed("8E"),
         Kind::Size,
         Opt::value("max-output-growth", "SIZE", "bytes by which the files that are written may grow, all together"),
     )
@@ -181,7 +211,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         workers::SETTING,
         "INSTAR_WORKERS",
-        "the processors that may be used, 64 at most; for small images 8",
+        Computed("the processors, at most 64, or 8 for small images"),
         Kind::Number,
         Opt::value("workers", "N", "how many workers move data at the same time"),
     )
@@ -190,7 +220,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "extensions",
         "INSTAR_EXTENSIONS",
-        "false",
+        Fixed("false"),
         Kind::Switch,
         Opt::flag("extensions", "as qemu-img, too, do what only instar can"),
     ),

@@ -94,8 +94,8 @@ fn a_user_file_may_not_loosen_either_and_adds_no_folder_to_pinned_ones() {
 #[test]
 fn every_default_is_what_holds() {
     let none = Config::default();
-    let default = |key| by_key(key).map_or("", |s| s.default);
-    assert_eq!(none.version().map(|v| v.to_string()).as_deref(), Ok(default("qemu-version")));
+    let default = |key| by_key(key).map_or(String::new(), Setting::unsaid_in_words);
+    assert_eq!(none.version().map(|v| v.to_string()).as_deref(), Ok(default("qemu-version").as_str()));
     assert_eq!(none.isolation(), Ok(Isolation::Auto));
     assert_eq!(elements(Kind::Folders, "/a::/b".into()), ["/a", "/b"]);
     assert_eq!(elements(Kind::Isolation, "a:b".into()), ["a:b"]);

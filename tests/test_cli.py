@@ -177,7 +177,7 @@ class TestConfiguration(InstarTestBase):
             [self.get_instar_binary(), "config", "--output=json", *argv], env={"HOME": self.tmp, **(env or {})}
         )
         self.assertEqual(status, 0, err)
-        return json.loads(out)[key]
+        return json.loads(out)["settings"][key]
 
     def file(self, text):
         path = Path(self.tmp, "config.toml")
@@ -186,7 +186,7 @@ class TestConfiguration(InstarTestBase):
 
     def test_precedence(self):
         env = self.file('isolation = "process"\n[backing]\nallow = ["/etc", "/usr"]\n')
-        self.assertEqual(self.setting("isolation", env=env)["value"], ["process"])
+        self.assertEqual(self.setting("isolation", env=env)["value"], "process")
         self.assertIn("config.toml", self.setting("isolation", env=env)["from"])
         self.assertEqual(self.setting("backing.allow", env=env)["value"], ["/etc", "/usr"])
         env["INSTAR_ISOLATION"] = "auto"
@@ -197,5 +197,6 @@ class TestConfiguration(InstarTestBase):
         for text in ("isolation = ", "nosuch = 1", 'isolation = "moon"', "[limits]\nseconds = true"):
             env = self.file(text)
             out, err, status = self.run_tool([self.get_instar_binary(), "config"], env=env)
-            self.assertEqual((out, status), ("", 1), text)
+            self.assertEqual(status, 1, text)
+            self.assertRegex(out, r"config\.toml +there, and wrong\n")
             self.assertIn("config.toml", err)

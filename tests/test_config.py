@@ -28,6 +28,8 @@ VARIABLES = {
     "workers": ("INSTAR_WORKERS", "7"),
     "extensions": ("INSTAR_EXTENSIONS", "true"),
 }
+# Those as JSON has them.
+TYPED = {"true": True, "7": 7, "7K": 7 << 10, "7M": 7 << 20, "32M": 32 << 20, "/etc": ["/etc"]}
 
 
 class ConfigTest(InstarTestBase):
@@ -55,7 +57,7 @@ class ConfigTest(InstarTestBase):
     def setting(self, key, *argv, env=None):
         out, err, status = self.run_config("config", "--output=json", *argv, env=env)
         self.assertEqual((err, status), ("", 0))
-        return json.loads(out)[key]
+        return json.loads(out)["settings"][key]
 
     def refused(self, *says, argv=("check", "over.qcow2"), **kwargs):
         """The command ends before it looks at anything."""
@@ -96,7 +98,9 @@ class TestFailsClosed(ConfigTest):
             env = {"INSTAR_CONFIG": path}
             for argv in (("info", "over.qcow2"), ("config",), ("config", "set", "isolation", "process")):
                 out, err, status = self.run_config(*argv, env=env, timeout=10)
-                self.assertEqual((out, status), ("", 1))
+                shown = f"{path} +cannot be read\\n" if argv == ("config",) else r"\A\Z"
+                self.assertRegex(out, shown)
+                self.assertEqual(status, 1)
                 self.assertRegex(err, f"{path}.*(not a regular file|No such device)")
         self.refused("not a regular file", argv=("config", "unset", "isolation"), env={"INSTAR_CONFIG": "/dev/null"})
         self.assertTrue(stat.S_ISCHR(os.stat("/dev/null").st_mode))
@@ -166,7 +170,7 @@ class TestFailsClosed(ConfigTest):
             os.lchown(link, 1234, 1234)
             self.works()
             out, _, _ = self.run_config("config")
-            self.assertIn(f"{self.user}: it, or a link that leads to it, belongs to another user", out)
+            self.assertIn(f"{self.user}  it, or a link that leads to it, belongs to another user", out)
             link.unlink()
 
     def test_no_configuration_comes_from_the_current_directory(self):
@@ -193,9 +197,9 @@ class TestLayers(ConfigTest):
         for key, (name, value) in VARIABLES.items():
             self.assertEqual(self.setting(key)["from"], "default")
             found = self.setting(key, env={name: value})
-            self.assertEqual((found["value"], found["from"]), ([value], name))
+            self.assertEqual((found["value"], found["from"]), (TYPED.get(value, value), name))
         out, _, _ = self.run_config("config", "--output=json")
-        self.assertEqual(set(json.loads(out)), set(VARIABLES))
+        self.assertEqual(set(json.loads(out)["settings"]), set(VARIABLES))
 
     def test_variables_are_obeyed(self):
         self.refused("--no-backing", env={"INSTAR_NO_BACKING": "1"})
@@ -243,8 +247,11 @@ class TestLayers(ConfigTest):
         man = self.run_config("generate", "man")[0].replace("\\-", "-")
         for name, _ in VARIABLES.values():
             self.assertIn(name, man)
-        for text in ("INSTAR_CONFIG", "XDG_CONFIG_HOME", ".SH ENVIRONMENT", ".SH FILES", SYSTEM, "pinned"):
+        for text in ("INSTAR_CONFIG", "XDG_CONFIG_HOME", ".SH ENVIRONMENT", ".SH FILES", SYSTEM):
             self.assertIn(text, man)
+        page = self.run_config("generate", "man", "instar.toml")[0]
+        for text in (SYSTEM, "pinned", *VARIABLES):
+            self.assertIn(text, page.replace("\\-", "-"))
 
 
 class TestChanging(ConfigTest):
@@ -254,8 +261,8 @@ class TestChanging(ConfigTest):
         self.works("config", "set", "isolation", "process")
         self.works("config", "set", "limits.seconds", "9")
         self.works("config", "add", "backing.allow", "/usr", "/etc")
-        self.assertEqual(self.setting("isolation")["value"], ["process"])
-        self.assertEqual(self.setting("limits.seconds"), {"value": ["9"], "from": str(self.user)})
+        self.assertEqual(self.setting("isolation")["value"], "process")
+        self.assertEqual(self.setting("limits.seconds"), {"value": 9, "from": str(self.user)})
         self.assertEqual(self.setting("backing.allow")["value"], ["/usr", "/etc"])
         self.assertEqual(os.listdir(self.user.parent), ["config.toml"])
 
@@ -336,7 +343,7 @@ class TestChanging(ConfigTest):
         for name, key, value in (("incus", "backing.none", "true"), ("strict", "isolation", "kvm")):
             self.user.unlink(missing_ok=True)
             self.works("config", "profile", name)
-            self.assertEqual(self.setting(key)["value"], [value])
+            self.assertEqual(self.setting(key)["value"], TYPED.get(value, value))
         self.user.unlink()
         for name in ("nova", "libvirt", "proxmox"):
             _, err, status = self.run_config("config", "profile", name)
@@ -345,13 +352,87 @@ class TestChanging(ConfigTest):
     def test_explain_tells_what_each_place_says(self):
         self.user.write_text('isolation = "process"\n')
         out = self.works_with("config", "explain", "isolation", env={"INSTAR_ISOLATION": "kvm"})
-        for text in ("default: auto", f"{self.user}: process", "INSTAR_ISOLATION: kvm", "--isolation", f"{self.user}: read"):
+        for text in ("default: auto", f"{self.user}: process", "INSTAR_ISOLATION: kvm", "--isolation", f"{self.user}  read"):
             self.assertIn(text, out)
         whole = self.works_with("config", "explain")
         for key in VARIABLES:
             self.assertIn(f"{key}: ", whole)
         self.user.write_text("nosuch = 1\n")
         self.refused_but_shown("config", "explain")
+
+    def test_what_is_shown_is_a_table(self):
+        """A head, a value a line, each with its place; then the files."""
+        self.user.write_text('[backing]\nallow = ["/usr", "/etc"]\n')
+        out = self.works_with("config", env={"INSTAR_MAX_SECONDS": "7", "INSTAR_ALLOW_BACKING": "/var"})
+        settings, files = out.split("\n\n")
+        head, *rows = (re.split(r" {2,}", line) for line in settings.splitlines())
+        self.assertEqual(head, ["SETTING", "VALUE", "FROM"])
+        self.assertEqual({row[0] for row in rows} - {""}, set(VARIABLES))
+        for row in (
+            ["backing.allow", "/usr", str(self.user)],
+            ["", "/etc", str(self.user)],
+            ["", "/var", "INSTAR_ALLOW_BACKING"],
+            ["limits.seconds", "7", "INSTAR_MAX_SECONDS"],
+            ["limits.cpu-seconds", "120 (metadata)", "default"],
+            ["", "2592000 (data)", "default"],
+            ["extensions", "false", "default"],
+        ):
+            self.assertIn(row, rows)
+        column = settings.index("FROM")
+        for line in settings.splitlines():
+            self.assertEqual((line[column - 1], line[column:].count("  ")), (" ", 0), line)
+        self.assertEqual([re.split(r" {2,}", line) for line in files.splitlines()][0], ["FILE", "FOUND"])
+        self.assertRegex(files, rf"(?m)^{SYSTEM} +not there$")
+        self.assertRegex(files, rf"(?m)^{self.user} +read$")
+        usual = self.works_with("config", env={"INSTAR_CONFIG": ""}).splitlines()
+        self.assertLessEqual(max(map(len, usual)), 80)
+
+    def test_json_has_types(self):
+        self.user.write_text('[backing]\nallow = ["/usr"]\nnone = true\n')
+        said = json.loads(self.works_with("config", "--output=json", env={"INSTAR_MAX_RESULTS": "7M"}))
+        settings = said["settings"]
+        for key, value in (
+            ("isolation", "auto"),
+            ("backing.allow", ["/usr"]),
+            ("backing.none", True),
+            ("extensions", False),
+            ("limits.results", 7 << 20),
+            ("limits.messages", 1 << 20),
+            ("limits.seconds", {"metadata": 600, "data": 2592000}),
+            ("limits.requests", {"metadata": 10_000_000, "data": 1 << 40}),
+        ):
+            self.assertEqual(settings[key]["value"], value, key)
+        for key in ("workers", "limits.guest-memory"):
+            self.assertNotIn("value", settings[key])
+            self.assertTrue(settings[key]["default"])
+        self.assertEqual(said["files"], [{"path": SYSTEM, "found": "not there"}, {"path": str(self.user), "found": "read"}])
+        self.user.write_text("nosuch = 1\n")
+        out, err, status = self.run_config("config", "--output=json")
+        said = json.loads(out)
+        self.assertEqual((status, set(said)), (1, {"error", "files"}))
+        self.assertIn("nosuch", said["error"])
+        self.assertIn(said["error"], err)
+        self.assertEqual(said["files"][-1], {"path": str(self.user), "found": "there, and wrong"})
+
+    def test_the_sample_says_everything_and_changes_nothing(self):
+        sample = self.works_with("generate", "config")
+        before = json.loads(self.works_with("config", "--output=json"))["settings"]
+        env = self.file(sample)
+        after = json.loads(self.works_with("config", "--output=json", env=env))["settings"]
+        self.assertEqual(after, before)
+        self.assertLess(max(map(len, sample.splitlines())), 130)
+        # Each line is one that could be in force.
+        lines = re.findall(r"(?m)^#([a-z-]+ = .+)$", sample)
+        self.assertEqual(len(lines), len(VARIABLES) + 1)
+        env = self.file(re.sub(r"(?m)^#([a-z-]+ = .+)$", r"\1", sample))
+        after = json.loads(self.works_with("config", "--output=json", env=env))["settings"]
+        self.assertEqual({row["from"] for row in after.values()}, {env["INSTAR_CONFIG"]})
+        for key, row in before.items():
+            # What is written there is the default, where there is one.
+            if not isinstance(row.get("value", {}), dict):
+                self.assertEqual(after[key]["value"], row["value"], key)
+        for key in VARIABLES:
+            self.assertIn(f"\n#{key.split('.')[-1]} = ", sample)
 
     def works_with(self, *argv, **kwargs):
         out, err, status = self.run_config(*argv, **kwargs)

@@ -23,7 +23,7 @@ TREES = {
     "src/guest/ops/src/info.rs": "what only files have",
     "src/guest/ops/src/lib.rs": "goes through",
     "src/guest/ops/src/nested/device.rs": "goes through",
-    "src/host/cli/src/commands/config.rs": "the host's own JSON",
+    "src/host/cli/src/config/shown.rs": "the host's own JSON",
     "src/host/cli/src/commands/doctor.rs": "the host's own JSON",
     "src/host/cli/src/commands/formats.rs": "the host's own JSON",
     "src/host/cli/src/commands/policy.rs": "the host's own JSON",

@@ -4,6 +4,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use sha2::{Digest, Sha256};
+
 /// Set while one works on the guest: one program for all processors, less optimised, made in a fraction of the time.
 const QUICK: &str = "INSTAR_QUICK_GUEST";
 
@@ -27,7 +29,14 @@ fn main() {
     });
     for (level, elf) in ["V2", "V3"].into_iter().zip(elves.iter().cycle()) {
         println!("cargo:rustc-env=INSTAR_GUEST_{level}={}", elf.display());
+        println!("cargo:rustc-env=INSTAR_GUEST_{level}_SHA256={}", sha256(elf));
     }
+    println!("cargo:rustc-env=INSTAR_GUEST_QUICK={}", if quick { "1" } else { "" });
+}
+
+fn sha256(path: &Path) -> String {
+    let program = std::fs::read(path).expect("it was built");
+    Sha256::digest(program).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn build(root: &Path, target: &Path, level: &str, quick: bool) -> PathBuf {

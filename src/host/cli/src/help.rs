@@ -3,6 +3,7 @@
 use instar_abi::drivers::{self, FORMATS, Reach};
 
 use crate::STANDARD;
+use crate::built;
 use crate::commands::{COMMANDS, COMMON, Command, UNCONFIGURED, options_of};
 use crate::config::SETTINGS;
 use crate::getopt::Opt;
@@ -11,7 +12,7 @@ use crate::manual::{Example, Group};
 use crate::program::Program;
 
 /// `--version`. As `qemu-img` the first line begins as that tool's does: programs read it.
-pub fn version(program: &Program) -> String {
+pub fn version(program: &Program, verbose: bool) -> String {
     let (version, year) = (program.version, program.version.copyright_year());
     if program.is_stock() {
         return format!(
@@ -20,7 +21,8 @@ pub fn version(program: &Program) -> String {
             env!("CARGO_PKG_VERSION")
         );
     }
-    format!("instar {}\nimitates qemu-img {version}\n", env!("CARGO_PKG_VERSION"))
+    let built = if verbose { built::text() } else { String::new() };
+    format!("instar {}\nimitates qemu-img {version}\n{built}", env!("CARGO_PKG_VERSION"))
 }
 
 /// What is shown first of a command's examples.
@@ -146,7 +148,7 @@ fn general_as_stock(program: &Program) -> String {
         "{}usage: qemu-img COMMAND [OPTION...] [FILE...]\n\nCommands:\n{commands}\nOptions before the command:\n{}\n\
          Options of every command:\n{}\n\
          'qemu-img COMMAND --help' tells more.\n\n{}",
-        version(program),
+        version(program, false),
         list(program, STANDARD.iter()),
         list(program, common().filter(|option| option.long != "help")),
         stock_formats(program),

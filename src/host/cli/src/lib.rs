@@ -3,6 +3,7 @@
 // Their macros panic where there is no room or no reader: `streams` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod built;
 mod call;
 mod commands;
 mod completion;
@@ -150,7 +151,7 @@ fn run(name: &'static str, arguments: Vec<OsString>, guest: Option<&'static [u8]
         return Ok(0);
     }
     if global.has("version") {
-        program.print(&help::version(&program))?;
+        program.print(&help::version(&program, global.has("verbose")))?;
         return Ok(0);
     }
     // There may be secrets among them: what is kept of those is kept by `Program`.

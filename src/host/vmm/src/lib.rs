@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod backend;
+pub mod build;
 pub mod clock;
 mod cpuid;
 pub mod device;

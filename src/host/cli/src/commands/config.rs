@@ -1,12 +1,11 @@
 //! `config`
 
-use instar_abi::record::Value;
-
 use super::Command;
 use super::options::OUTPUT;
 use crate::config::edit::{self, Change};
 use crate::config::profiles::PROFILES;
 use crate::config::settings::{Kind, SETTINGS, Setting, Stricter, by_key};
+use crate::config::shown;
 use crate::getopt::{Opt, Parsed};
 use crate::manual::{Group, pages};
 use crate::program::{Exit, Program};
@@ -57,29 +56,15 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
 }
 
 fn show(program: &Program, json: bool) -> Result<u8, Exit> {
-    if let Some(text) = &program.misconfigured {
-        return Err(program.fail(text));
-    }
-    let rows = program.config.rows();
-    let text = if json {
-        let mut map = Value::map();
-        for (key, values, origin) in rows {
-            let mut entry = Value::map();
-            let values: Vec<Value> = values.iter().map(|v| Value::from(v.as_str())).collect();
-            entry.set("value", values).set("from", origin);
-            map.set(key, entry);
-        }
-        instar_render::json(&map) + "\n"
-    } else {
-        let shown = |values: &[String]| if values.is_empty() { "-".to_string() } else { values.join(":") };
-        let width = rows.iter().map(|(_, values, _)| shown(values).chars().count()).max().unwrap_or(0);
-        rows.iter()
-            .map(|(key, values, origin)| format!("{key:<20} {:<width$} {origin}\n", shown(values)))
-            .chain(program.config.looked_for.iter().map(|(path, state)| format!("{}: {state}\n", path.display())))
-            .collect()
+    let (config, wrong) = (&program.config, program.misconfigured.as_deref());
+    let text = match (json, wrong) {
+        (true, _) => instar_render::json(&shown::json(config, wrong)) + "\n",
+        (false, None) => shown::human(config),
+        // Nothing is in force then.
+        (false, Some(_)) => shown::files(config),
     };
     program.print(&text)?;
-    Ok(0)
+    wrong.map_or(Ok(0), |text| Err(program.fail(text)))
 }
 
 /// What each place says of a setting, and by which rule one of them holds. Works as far as the configuration could be read.
@@ -108,9 +93,8 @@ fn explain(program: &Program, settings: &'static [Setting]) -> Result<u8, Exit> 
         }
         text += &format!("  also: {} and --{}\n", setting.variable, setting.flag.long);
     }
-    for (path, state) in &program.config.looked_for {
-        text += &format!("{}: {state}\n", path.display());
-    }
+    text += "\n";
+    text += &shown::files(&program.config);
     program.print(&text)?;
     match &program.misconfigured {
         Some(text) => Err(program.fail(text)),

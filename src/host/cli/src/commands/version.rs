@@ -22,6 +22,6 @@ fn run(program: &Program, parsed: &Parsed) -> Result<u8, Exit> {
     if !parsed.operands.is_empty() {
         return Err(program.usage("version takes no file name"));
     }
-    program.print(&help::version(program))?;
+    program.print(&help::version(program, parsed.has("verbose")))?;
     Ok(0)
 }

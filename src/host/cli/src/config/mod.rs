@@ -7,6 +7,7 @@ pub mod edit;
 pub mod files;
 pub mod profiles;
 pub mod settings;
+pub mod shown;
 mod way;
 
 use std::ffi::{OsStr, OsString};
@@ -122,20 +123,33 @@ impl Config {
     fn read_files(&mut self, instead: Option<(&Path, &str)>) -> Result<(), String> {
         for place in files::places(|name| std::env::var_os(name)) {
             let found = match instead.filter(|(path, _)| *path == place.path) {
-                Some((_, text)) => Found::Text(text.to_string()),
-                None => place.read()?,
+                Some((_, text)) => Ok(Found::Text(text.to_string())),
+                None => place.read(),
             };
+            let mut wrong = None;
             let state = match found {
-                Found::Absent => "not there",
-                Found::Ignored(why) => why,
-                Found::Text(text) => {
-                    let mut said = document::read(&place.path, &text, place.role != Role::User)?;
-                    said.retain(|said| said.pinned || place.role != Role::Pins);
-                    self.said.append(&mut said);
-                    if place.role == Role::Pins { "read for what it pins" } else { "read" }
+                Ok(Found::Absent) => "not there",
+                Ok(Found::Ignored(why)) => why,
+                Ok(Found::Text(text)) => match document::read(&place.path, &text, place.role != Role::User) {
+                    Ok(mut said) => {
+                        said.retain(|said| said.pinned || place.role != Role::Pins);
+                        self.said.append(&mut said);
+                        if place.role == Role::Pins { "read for what it pins" } else { "read" }
+                    }
+                    Err(text) => {
+                        wrong = Some(text);
+                        "there, and wrong"
+                    }
+                },
+                Err(text) => {
+                    wrong = Some(text);
+                    "cannot be read"
                 }
             };
             self.looked_for.push((place.path, state));
+            if let Some(text) = wrong {
+                return Err(text);
+            }
         }
         Ok(())
     }
@@ -261,23 +275,6 @@ impl Config {
     /// The directories that images may refer to besides their own.
     pub fn allowed(&self) -> Vec<PathBuf> {
         self.in_force(ALLOW).iter().flat_map(|said| &said.values).map(|path| absolute(path)).collect()
-    }
-
-    /// Every setting with its value in force and where that comes from.
-    pub fn rows(&self) -> Vec<(&'static str, Vec<String>, String)> {
-        let row = |setting: &'static Setting| {
-            let holds = self.in_force(setting.key);
-            let Some(last) = holds.last() else {
-                return (setting.key, vec![setting.unsaid_in_words()], Origin::Default.to_string());
-            };
-            let values = holds.iter().flat_map(|said| &said.values);
-            let values = values.map(|value| value.to_string_lossy().into_owned()).collect();
-            let mut from: Vec<String> = holds.iter().map(|said| said.origin.to_string()).collect();
-            from.dedup();
-            let pinned = if last.pinned { " (pinned)" } else { "" };
-            (setting.key, values, from.join(", ") + pinned)
-        };
-        SETTINGS.iter().map(row).collect()
     }
 }
 

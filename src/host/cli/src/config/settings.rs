@@ -170,7 +170,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "limits.guest-memory",
         "INSTAR_MAX_GUEST_MEMORY",
-        Computed("32M, and 16M a worker; 64M at least"),
+        Computed("32M and 16M a worker, 64M at least"),
         Kind::Size,
         Opt::value("max-guest-memory", "SIZE", "memory of the sandbox"),
     )

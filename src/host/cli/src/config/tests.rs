@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn config(files: &[(&str, &str)], variables: &[(&str, &str)]) -> Result<Config, String> {
+pub fn config(files: &[(&str, &str)], variables: &[(&str, &str)]) -> Result<Config, String> {
     let mut config = Config::default();
     for (name, text) in files {
         config.said.append(&mut document::read(Path::new(name), text, *name == "system")?);
@@ -13,7 +13,8 @@ fn config(files: &[(&str, &str)], variables: &[(&str, &str)]) -> Result<Config, 
 }
 
 fn origin(config: &Config, key: &str) -> String {
-    config.rows().into_iter().find(|(k, ..)| *k == key).map_or(String::new(), |(.., origin)| origin)
+    let places: Vec<String> = config.in_force(key).iter().map(|said| said.origin.to_string()).collect();
+    if places.is_empty() { Origin::Default.to_string() } else { places.join(", ") }
 }
 
 #[test]

@@ -93,7 +93,9 @@ pub fn general(program: &Program) -> String {
     if program.is_stock() {
         return general_as_stock(program);
     }
-    let examples: String = EXAMPLES.iter().map(|(line, what)| entry(&format!("  {line}"), what, 49, width())).collect();
+    let column = EXAMPLES.iter().map(|(line, _)| line.len()).max().unwrap_or(0) + 4;
+    let examples = EXAMPLES.iter().map(|(line, what)| entry(&format!("  {line}"), what, column, width()));
+    let examples: String = examples.collect();
     let names = |kept: fn(Reach) -> bool| FORMATS.iter().filter(move |f| kept(f.written)).map(|f| f.name);
     let formats = |head: &str, names: Vec<&str>| entry(head, &names.join(" "), 11, width());
     let before = STANDARD.iter().filter(|option| option.long != "help");

@@ -17,7 +17,7 @@ use crate::running::{Defaults, Silent};
 pub const COMMAND: Command = Command {
     name: "amend",
     group: Group::Change,
-    about: "Update format-specific options of the image.",
+    about: "Change what an image was made with: version, keys, data file.",
     operands: "FILE",
     options: &[
         Opt::value("options", "OPTS", "what is to be different; `help` lists what can be").letter('o'),

@@ -24,7 +24,7 @@ use crate::streams;
 pub const COMMAND: Command = Command {
     name: "bench",
     group: Group::Look,
-    about: "Run a simple benchmark: many reads or writes of one size.",
+    about: "Measure many reads or writes of one size.",
     operands: "FILE",
     options: &[
         FORMAT,

@@ -20,7 +20,7 @@ use crate::running::{Defaults, Silent};
 pub const COMMAND: Command = Command {
     name: "bitmap",
     group: Group::Change,
-    about: "Perform modifications of the persistent bitmap in the image.",
+    about: "Add, remove, switch and merge dirty bitmaps.",
     operands: "FILE [BITMAP]",
     options: &[
         FORMAT,

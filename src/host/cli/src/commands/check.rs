@@ -20,7 +20,7 @@ const SHORT: u64 = 16 << 20;
 pub const COMMAND: Command = Command {
     name: "check",
     group: Group::Look,
-    about: "Check basic image integrity.",
+    about: "Look for errors in an image, and repair them.",
     operands: "FILE",
     options: &[
         FORMAT,

@@ -18,7 +18,7 @@ use crate::sizes;
 pub const COMMAND: Command = Command {
     name: "commit",
     group: Group::Change,
-    about: "Commit image to its backing file.",
+    about: "Write what an image holds into its backing file.",
     operands: "FILE",
     options: &[
         FORMAT,

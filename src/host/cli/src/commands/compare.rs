@@ -17,7 +17,7 @@ use crate::running::Defaults;
 pub const COMMAND: Command = Command {
     name: "compare",
     group: Group::Look,
-    about: "Check if two images show the same disk.",
+    about: "Say whether two images show the same disk.",
     operands: "FILE1 FILE2",
     options: &[
         Opt::value("a-format", "FMT", "the format of FILE1").letter('f'),

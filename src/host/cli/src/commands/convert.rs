@@ -26,7 +26,7 @@ use crate::running::Defaults;
 pub const COMMAND: Command = Command {
     name: "convert",
     group: Group::Make,
-    about: "Copy an image to another file, format or set of options.",
+    about: "Copy an image into a new one, of another format or the same.",
     operands: "FILE [FILE...] TARGET",
     options: &[
         Opt::value("source-format", "FMT", "the sources' format; found out if not given").letter('f'),
@@ -50,7 +50,7 @@ pub const COMMAND: Command = Command {
             .also(&["target-format-options", "target-options"]),
         Opt::flag("no-create", "write into the existing target").letter('n'),
         Opt::value("sparse-size", "SIZE", "shortest run of zeroes that becomes a hole; 0: none").letter('S'),
-        Opt::flag("compress", "compress").letter('c'),
+        Opt::flag("compress", "compress what is written, if the format can").letter('c'),
         Opt::flag("copy-range-offloading", "let the file system copy").letter('C'),
         Opt::flag("oob-writes", "write in any order").letter('W'),
         Opt::value("parallel", "N", "at most so many requests at once").letter('m'),

@@ -26,7 +26,7 @@ use crate::sizes;
 pub const COMMAND: Command = Command {
     name: "create",
     group: Group::Make,
-    about: "Create and format a new image file.",
+    about: "Make a new image.",
     operands: "FILE [SIZE]",
     options: &[
         Opt::value("format", "FMT", "its format: raw if not given").letter('f'),

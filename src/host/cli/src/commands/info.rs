@@ -18,7 +18,7 @@ use crate::running::{Defaults, Silent};
 pub const COMMAND: Command = Command {
     name: "info",
     group: Group::Look,
-    about: "Display information about the image.",
+    about: "Show what an image is: its format, its size, what it stands on.",
     operands: "FILE",
     options: &[
         FORMAT,

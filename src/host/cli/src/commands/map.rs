@@ -22,7 +22,7 @@ use crate::streams;
 pub const COMMAND: Command = Command {
     name: "map",
     group: Group::Look,
-    about: "Dump image metadata.",
+    about: "Show which parts of a disk hold data, and where it is.",
     operands: "FILE",
     options: &[
         FORMAT,

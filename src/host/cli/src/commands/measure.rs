@@ -19,7 +19,7 @@ use crate::running::{Defaults, Silent};
 pub const COMMAND: Command = Command {
     name: "measure",
     group: Group::Look,
-    about: "Calculate the file size that a new image needs.",
+    about: "Say how much room an image would need.",
     operands: "(--size SIZE | FILE)",
     options: &[
         Opt::value("target-format", "FMT", "the new image's format: raw if not given").letter('O'),

@@ -9,7 +9,7 @@ pub const FORMAT: Opt = Opt::value("format", "FMT", "the image's format; found o
 /// The operand is a list of options.
 pub const IMAGE_OPTS: Opt = Opt::flag("image-opts", "FILE is a list of options: driver=..,file.filename=..");
 /// Keys.
-pub const OBJECT: Opt = Opt::value("object", "OBJECT", "a secret").bytes();
+pub const OBJECT: Opt = Opt::value("object", "OBJECT", "a secret: secret,id=NAME,file=FILE").bytes();
 /// Text or JSON.
 pub const OUTPUT: Opt = Opt::value("output", "human|json", "how it is shown");
 /// Progress.

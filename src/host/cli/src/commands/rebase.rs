@@ -17,7 +17,7 @@ use crate::running::Defaults;
 pub const COMMAND: Command = Command {
     name: "rebase",
     group: Group::Change,
-    about: "Change backing file of the image.",
+    about: "Put an image on another backing file, or on none.",
     operands: "FILE",
     options: &[
         FORMAT,

@@ -15,7 +15,7 @@ use crate::sizes;
 pub const COMMAND: Command = Command {
     name: "resize",
     group: Group::Change,
-    about: "Resize the image to the new size.",
+    about: "Make the disk of an image longer or shorter.",
     operands: "FILE [+-]SIZE",
     options: &[
         FORMAT,

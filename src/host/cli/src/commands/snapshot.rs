@@ -19,7 +19,7 @@ use crate::running::{Defaults, Silent};
 pub const COMMAND: Command = Command {
     name: "snapshot",
     group: Group::Change,
-    about: "List or manipulate snapshots within image.",
+    about: "List, take, apply and delete snapshots inside of an image.",
     operands: "FILE",
     options: &[
         FORMAT.since((10, 0)),

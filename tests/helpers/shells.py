@@ -11,6 +11,7 @@ import time
 ALL, SHOW = b"\x1b*", b"\x07"
 
 BASH = """
+set -u
 bind 'set enable-bracketed-paste off'
 bind -x '"\\C-g": printf "<<%s>>\\n" "$READLINE_LINE"; READLINE_LINE='
 """

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Completion of @NAME@ for bash. What may come, the program itself is asked.
 _@NAME@() {
-    local line=${COMP_LINE:0:COMP_POINT} words=() word value kind stem found cut breaks i
+    local line=${COMP_LINE:0:COMP_POINT} words=() found=() word="" value="" kind="" stem="" cut="" breaks="" i
     # What readline parts (at = and :) is one word to the program.
     for ((i = 0; i <= COMP_CWORD; i++)); do
         if [[ $i -eq 0 || $line == [[:space:]]* ]]; then

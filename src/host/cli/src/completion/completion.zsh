@@ -2,7 +2,7 @@
 # Completion of @NAME@ for zsh. What may come, the program itself is asked.
 _@NAME@() {
     local -a lines closed open
-    local line value done=1
+    local line value about item done=1
     lines=("${(@f)$("@ASK@" generate words -- "${(@Q)words[1,CURRENT-1]}" "${(Q)PREFIX}" 2>/dev/null)}")
     [[ -n $lines[2] ]] && compset -P "${(b)lines[2]}"
     case $lines[1] in
@@ -11,11 +11,13 @@ _@NAME@() {
         words)
             for line in "${(@)lines[3,-1]}"; do
                 value=${line%%$'\t'*}
+                about=${line#*$'\t'}
+                item=${value//:/\\:}${about:+:$about}
                 # A key is nothing without its value, which follows at once.
                 if [[ $value == *= ]]; then
-                    open+=("${value//:/\\:}:${line#*$'\t'}")
+                    open+=("$item")
                 else
-                    closed+=("${value//:/\\:}:${line#*$'\t'}")
+                    closed+=("$item")
                 fi
             done
             (( $#closed )) && _describe -t words word closed && done=0

@@ -4,7 +4,7 @@ use instar_abi::drivers::{self, FORMATS, Reach};
 
 use crate::STANDARD;
 use crate::built;
-use crate::commands::{COMMANDS, COMMON, Command, UNCONFIGURED, options_of};
+use crate::commands::{COMMANDS, COMMON, Command, UNCONFIGURED, config, options_of};
 use crate::config::SETTINGS;
 use crate::getopt::Opt;
 use crate::layout::{entry, paragraph, width, wrap};
@@ -177,8 +177,9 @@ pub fn command(program: &Program, command: &Command) -> String {
         [] => String::new(),
         options => format!("\nOptions:\n{}", list(program, options.iter())),
     };
-    let needs_none = UNCONFIGURED.contains(&command.name) && command.options.is_empty();
-    let everywhere = common().take(if needs_none { 1 } else { usize::MAX });
+    // Settings are taken by these, too, but of no use to them.
+    let needs_none = UNCONFIGURED.contains(&command.name) && command.name != config::COMMAND.name;
+    let everywhere = common().take(if needs_none { COMMON.len() } else { usize::MAX });
     let shown = &command.manual.examples[..command.manual.examples.len().min(EXAMPLES_SHOWN)];
     let examples: String = shown.iter().map(|(line, what)| format!("  # {what}\n  {line}\n")).collect();
     format!(

@@ -79,7 +79,7 @@ pub const COMMANDS: &[&Command] = &[
 /// Options of every command.
 pub const COMMON: &[Opt] = &[
     Opt::flag("help", "print this help and exit").letter('h'),
-    Opt::flag("verbose", "say on standard error where the image was read"),
+    Opt::flag("verbose", "say more: where the image was read, how instar was built"),
 ];
 
 /// Those that read no image, and need no configuration.

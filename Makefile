@@ -10,10 +10,11 @@ TESTS ?= $(or $(NAMED),tests)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(TARGET_DIR)/release/instar
 VENV := .venv
+PACKAGING = $(shell grep -rlI '^\#!/bin/sh' packaging)
 export INSTAR_BINARY_PATH := $(abspath $(BINARY))
 
 .DEFAULT_GOAL := instar
-.PHONY: help instar demo test quick test-rust test-integration bench bench-smoke lint adversarial fuzz install clean bootstrap
+.PHONY: help instar demo test quick test-rust test-integration bench bench-smoke lint adversarial fuzz install package test-packages reproduce source-package clean bootstrap
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1\t\2/' | expand -t 20
@@ -57,8 +58,8 @@ lint: ## rustfmt, clippy, ruff, shellcheck
 	@scripts/bootstrap test
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(VENV)/bin/ruff check tests benches scripts/summary
-	shellcheck scripts/bootstrap scripts/build scripts/demo scripts/test .ci/run
+	$(VENV)/bin/ruff check tests benches packaging scripts/summary
+	shellcheck scripts/bootstrap scripts/build scripts/demo scripts/test .ci/run $(PACKAGING)
 
 adversarial: ## the hostile images on both backends; what they cost goes into docs/security.md
 	@scripts/bootstrap test
@@ -80,6 +81,23 @@ install: ## binary, man page and completions below PREFIX (/usr/local)
 	$(BINARY) generate bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/instar
 	$(BINARY) generate zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_instar
 	$(BINARY) generate fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/instar.fish
+
+package: ## deb, rpm, archive and container image of what was built, in target/packages (packaging/README.md)
+	@scripts/bootstrap package
+	scripts/build
+	packaging/build
+
+test-packages: ## install and use the packages in Debian bookworm, trixie and sid; QUICK=1: without Debian, in a minute
+	@scripts/bootstrap package
+	@test -x $(BINARY) || { echo "build first: make instar" >&2; exit 1; }
+	packaging/test $(if $(QUICK),quick,$(SUITES))
+
+reproduce: ## build the commit in two folders for two homes: the program and all packages must be the same bytes
+	@scripts/bootstrap package
+	packaging/reproduce
+
+source-package: ## an archive of the sources and of all crates, to be built without a network
+	packaging/source
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -2,7 +2,8 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+mod guest;
 
 /// Set while one works on the guest: one program for all processors, less optimised, made in a fraction of the time.
 const QUICK: &str = "INSTAR_QUICK_GUEST";
@@ -17,6 +18,7 @@ fn main() {
     // target/<profile>/build/<crate>/out: one guest build serves every profile.
     let target = &out.ancestors().nth(4).expect("cargo's layout").join("guest");
     println!("cargo:rerun-if-env-changed={QUICK}");
+    println!("cargo:rerun-if-changed=guest.rs");
     let quick = env::var_os(QUICK).is_some();
     let programs: &[(&str, &str)] = if quick { &[("quick", "v2")] } else { &[("v2", "v2"), ("v3", "v3")] };
     // Each is linked by one thread: side by side they take half of the time.
@@ -31,28 +33,11 @@ fn main() {
 }
 
 fn build(root: &Path, target: &Path, level: &str, quick: bool) -> PathBuf {
-    const TRIPLE: &str = "x86_64-unknown-linux-gnu";
-    let mut command = Command::new(env::var_os("CARGO").expect("cargo sets it"));
-    command
-        .current_dir(root)
-        .args(["build", "--locked", "-p", "instar-entry", "--features", "elf", "--profile", "guest"])
-        .args(["--target", TRIPLE, "--target-dir"])
-        .arg(target)
-        .env("CARGO_ENCODED_RUSTFLAGS", format!("-Crelocation-model=static\x1f-Ctarget-cpu=x86-64-{level}"))
-        .env(
-            "CFLAGS",
-            format!("-march=x86-64-{level} -O3 -fno-stack-protector -U_FORTIFY_SOURCE -fno-pic -fcf-protection=none"),
-        )
-        // clippy and the like wrap the compiler; the guest is built by the plain one.
-        .env_remove("RUSTC_WRAPPER")
-        .env_remove("RUSTC_WORKSPACE_WRAPPER")
-        .env_remove("CARGO_MAKEFLAGS");
+    let mut command = guest::command(root, "instar-entry", level, target);
     if quick {
         for (key, value) in [("LTO", "thin"), ("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "1"), ("INCREMENTAL", "true")] {
             command.env(format!("CARGO_PROFILE_GUEST_{key}"), value);
         }
     }
-    let status = command.status().expect("cargo runs");
-    assert!(status.success(), "the guest does not build");
-    target.join(TRIPLE).join("guest").join("instar-guest")
+    guest::built(command, target, "instar-guest")
 }

@@ -10,11 +10,19 @@ const QUICK: &str = "INSTAR_QUICK_GUEST";
 
 fn main() {
     let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
-    let root = here.ancestors().nth(3).expect("the crate lies three folders below the root");
-    for folder in ["src/abi", "src/guest", "Cargo.toml", "Cargo.lock"] {
-        println!("cargo:rerun-if-changed={}", root.join(folder).display());
-    }
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
+    let (packed, unpacked) = (here.join("guest"), out.join("guest"));
+    let root = if packed.is_dir() {
+        println!("cargo:rerun-if-changed=guest");
+        guest::unpack(&packed, &unpacked).expect("the guest's sources are unpacked");
+        &unpacked
+    } else {
+        let root = here.ancestors().nth(3).expect("the crate lies three folders below the root");
+        for folder in ["src/abi", "src/guest", "Cargo.toml", "Cargo.lock"] {
+            println!("cargo:rerun-if-changed={}", root.join(folder).display());
+        }
+        root
+    };
     // target/<profile>/build/<crate>/out: one guest build serves every profile.
     let target = &out.ancestors().nth(4).expect("cargo's layout").join("guest");
     println!("cargo:rerun-if-env-changed={QUICK}");

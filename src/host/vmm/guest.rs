@@ -1,6 +1,9 @@
 //! How a guest program is built. A part of the build scripts of this crate and of the trial's.
 
 use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -44,6 +47,23 @@ pub fn built(mut command: Command, target: &Path, name: &str) -> PathBuf {
     let status = command.status().expect("cargo runs");
     assert!(status.success(), "the guest does not build");
     target.join(TRIPLE).join("guest").join(name)
+}
+
+/// The sources as a published crate brings them (packaging/crates.py): cargo packs no folder that has a manifest of its own,
+/// so that of each has another ending there.
+pub fn unpack(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        let name = if path.extension() == Some(OsStr::new("packed")) { path.file_stem() } else { path.file_name() };
+        let target = to.join(name.unwrap_or_default());
+        if path.is_dir() {
+            unpack(&path, &target)?;
+        } else {
+            fs::copy(&path, target)?;
+        }
+    }
+    Ok(())
 }
 
 fn cargo_home() -> PathBuf {

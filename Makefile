@@ -14,7 +14,7 @@ PACKAGING = $(shell grep -rlI '^\#!/bin/sh' packaging)
 export INSTAR_BINARY_PATH := $(abspath $(BINARY))
 
 .DEFAULT_GOAL := instar
-.PHONY: help instar demo test quick test-rust test-integration bench bench-smoke lint adversarial fuzz install package test-packages reproduce source-package clean bootstrap
+.PHONY: help instar demo test quick test-rust test-integration bench bench-smoke lint adversarial fuzz install package test-packages reproduce crates source-package clean bootstrap
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1\t\2/' | expand -t 20
@@ -91,12 +91,16 @@ test-packages: ## install and use the packages in Debian bookworm, trixie and si
 	@scripts/bootstrap package
 	@test -x $(BINARY) || { echo "build first: make instar" >&2; exit 1; }
 	packaging/test $(if $(QUICK),quick,$(SUITES))
+	$(if $(QUICK)$(SUITES),,packaging/test crates)
 
 reproduce: ## build the commit in two folders for two homes: the program and all packages must be the same bytes
 	@scripts/bootstrap package
 	packaging/reproduce
 
-source-package: ## an archive of the sources and of all crates, to be built without a network
+crates: ## the program as crates, in target/crates; nothing is published
+	packaging/crates.py $(TARGET_DIR)/crates
+
+source-package: ## an archive of the sources and of all crates, in target/source, to be built without a network
 	packaging/source
 
 clean: ## remove what was built

@@ -218,8 +218,7 @@ class TestDpkg(PackageTest):
     def check_ours(self, stock):
         """Ours has the names; the stock's files are beside, if it is there."""
         self.assertEqual(os.readlink(self.root / BINARY), "instar")
-        self.assertEqual(os.readlink(self.root / PAGE), "instar.1.gz")
-        self.assertTrue((self.root / PAGE).exists())
+        self.assertNotEqual((self.root / PAGE).read_bytes(), STOCK_PAGE)
         self.assertEqual(len(self.diversions()), 2)
         for name, content in ((BINARY, STOCK), (PAGE, STOCK_PAGE)):
             away = self.root / AWAY[name]

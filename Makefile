@@ -9,11 +9,13 @@ NAMED := $(filter tests/%,$(MAKECMDGOALS))
 TESTS ?= $(or $(NAMED),tests)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(TARGET_DIR)/release/instar
+# `make package PACKAGE_BINARY=PATH` packs a program that is built already.
+PACKAGE_BINARY ?=
 VENV := .venv
 export INSTAR_BINARY_PATH := $(abspath $(BINARY))
 
 .DEFAULT_GOAL := instar
-.PHONY: help instar demo test quick test-rust test-integration bench bench-smoke lint adversarial fuzz install clean bootstrap
+.PHONY: help instar demo test quick test-rust test-integration bench bench-smoke lint adversarial fuzz install uninstall package test-packages clean bootstrap
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1\t\2/' | expand -t 20
@@ -57,8 +59,9 @@ lint: ## rustfmt, clippy, ruff, shellcheck
 	@scripts/bootstrap test
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(VENV)/bin/ruff check tests benches scripts/summary
-	shellcheck scripts/bootstrap scripts/build scripts/demo scripts/test .ci/run
+	$(VENV)/bin/ruff check tests benches packaging scripts/summary
+	shellcheck scripts/bootstrap scripts/build scripts/demo scripts/test .ci/run \
+		packaging/package packaging/root packaging/instar-qemu-img/*
 
 adversarial: ## the hostile images on both backends; what they cost goes into docs/security.md
 	@scripts/bootstrap test
@@ -80,6 +83,17 @@ install: ## binary, man page and completions below PREFIX (/usr/local)
 	$(BINARY) generate bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/instar
 	$(BINARY) generate zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_instar
 	$(BINARY) generate fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/instar.fish
+
+uninstall: ## remove what `make install` put below PREFIX
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/instar share/man/man1/instar.1 share/bash-completion/completions/instar \
+		share/zsh/site-functions/_instar share/fish/vendor_completions.d/instar.fish)
+
+package: $(if $(PACKAGE_BINARY),,instar) ## deb, tarball and container image, in target/package; PACKAGE_BINARY=PATH: of that program
+	packaging/package $(or $(PACKAGE_BINARY),$(BINARY))
+
+test-packages: ## what is in target/package, and in bare Debian roots. SUITES="bookworm trixie sid"
+	@test -e $(TARGET_DIR)/package/SHA256SUMS || { echo "package first: make package" >&2; exit 1; }
+	PACKAGE_BINARY=$(abspath $(or $(PACKAGE_BINARY),$(BINARY))) python3 -m unittest -v packaging/test_packages.py
 
 clean: ## remove what was built
 	$(CARGO) clean

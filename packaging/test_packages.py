@@ -76,6 +76,14 @@ def newer(package, out):
     return deb(f"newer-{package.name.split('_')[0]}", folder, out, control)
 
 
+def clashing(package, out):
+    """The same package with a file that the stock tool's package has: its installation fails half way."""
+    folder = out / "clashing"
+    run("dpkg-deb", "-R", str(package), str(folder))
+    (folder / "usr/bin/qemu-io").write_text(STOCK)
+    return deb("clashing", folder, out, (folder / "DEBIAN/control").read_text())
+
+
 def packages():
     return sorted(PACKAGES.glob("*.deb"), key=lambda path: len(path.name))
 
@@ -150,6 +158,13 @@ class Contents(unittest.TestCase):
             run(str(ROOT / "packaging/package"), str(BINARY), env=os.environ | {"PACKAGE_DIR": f"{folder}/again", "TMPDIR": folder})
             sums = [(where / "SHA256SUMS").read_text() for where in (PACKAGES, Path(folder) / "again")]
         self.assertEqual(*sums)
+
+
+    def test_uninstall_takes_what_install_puts(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for goal, files in (("install", 5), ("uninstall", 0)):
+                run("make", "-s", goal, f"BINARY={BINARY}", f"DESTDIR={folder}", "PREFIX=/opt/x", cwd=ROOT)
+                self.assertEqual(sum(path.is_file() for path in Path(folder).rglob("*")), files)
 
 
 class Rooted(unittest.TestCase):
@@ -232,6 +247,7 @@ class Installed(Rooted):
             shutil.copy(package, here / f"{package.name.split('_')[0]}.deb")
             scratch = Path(tempfile.mkdtemp(dir=self.folder))
             shutil.copy(newer(package, scratch), here)
+        shutil.copy(clashing(packages()[1], Path(tempfile.mkdtemp(dir=self.folder))), here)
         if os.environ.get("REAL_QEMU_UTILS"):
             shutil.copy("/etc/resolv.conf", self.root / "etc/resolv.conf")
             self.inside("apt-get", "update", "-qq")
@@ -279,6 +295,8 @@ class Installed(Rooted):
             self.install("stock")
             stock = self.files()
             self.assertIn("usr/bin/qemu-img", stock)
+            self.inside("dpkg", "-i", "/packages/clashing.deb", status=1)
+            self.same(self.files(), stock)
             if order[0] != "stock":
                 self.inside("dpkg", "--purge", "qemu-utils")
         for what in order:

@@ -40,7 +40,7 @@ UNSAFE_CODE = re.compile(r"\bunsafe\s*(\{|extern\b|fn\b|impl\b|trait\b)|\bunsafe
 
 def sources(*endings):
     """Files of the project, relative to its root."""
-    roots = [ROOT / name for name in ("src", "tests", "benches", "scripts")]
+    roots = [ROOT / name for name in ("src", "tests", "benches", "scripts", "packaging")]
     for root in roots:
         for path in sorted(root.rglob("*")):
             if path.is_file() and path.suffix in endings and "__pycache__" not in path.parts:

@@ -47,15 +47,6 @@ SETTING_UP = {
 SENTENCE = r"\A(instar: [^\n]+\n)+\Z"
 
 
-def numbers():
-    """System calls by their names, as this machine's headers have them."""
-    for header in HEADERS:
-        if os.path.exists(header):
-            with open(header, encoding="ascii") as file:
-                return {name: int(number) for name, number in re.findall(r"#define __NR_(\w+) (\d+)", file.read())}
-    return {}
-
-
 def of_the_filter():
     """The names of those that the filters let through."""
     tables = FILTER.read_text().split("#[cfg(test)]")[0]
@@ -81,6 +72,14 @@ class DeniedTest(InstarTestBase):
         images.write("a.qcow2", (1, 0, "1M"), cwd=self.tmp)
         self.make("qemu-img", "convert", "-O", "raw", "a.qcow2", "stock.raw")
 
+    def numbers(self):
+        """System calls by their names, as this machine's headers have them."""
+        for header in HEADERS:
+            if os.path.exists(header):
+                with open(header, encoding="ascii") as file:
+                    return {name: int(number) for name, number in re.findall(r"#define __NR_(\w+) (\d+)", file.read())}
+        self.skipTest("the kernel's headers are not there: they have the numbers of system calls")
+
 
 class TestCalls(DeniedTest):
     def deny(self, *argv, number, error):
@@ -89,9 +88,7 @@ class TestCalls(DeniedTest):
         return self.run_instar(*argv, cwd=self.tmp, timeout=60, before=lambda: confine.deny(number, error=error))
 
     def test_each_call_of_the_filter(self):
-        known = numbers()
-        if not known:
-            self.skipTest("the kernel's headers are not there: they have the numbers of system calls")
+        known = self.numbers()
         names = of_the_filter()
         self.assertGreater(len(names), 80)
         self.assertEqual(set(names) - set(known), set())
@@ -122,9 +119,7 @@ class TestCalls(DeniedTest):
         self.assertLessEqual({"capset", "seccomp", "clone", "linkat", "pwrite64"}, failed)
 
     def test_the_cause_is_named(self):
-        known = numbers()
-        if not known:
-            self.skipTest("the kernel's headers are not there: they have the numbers of system calls")
+        known = self.numbers()
         process = {
             "sendto": "no sandbox process: its doorbell cannot be used: Operation not permitted",
             "recvfrom": "no sandbox process: its doorbell cannot be used: Operation not permitted",
@@ -164,9 +159,7 @@ class TestBubblewrap(DeniedTest):
             return self.run_tool([*filtered, "/instar", *argv], before=before, pass_fds=(file.fileno(),))
 
     def test_each_call_of_the_filter_and_of_the_way_there(self):
-        known = numbers()
-        if not known:
-            self.skipTest("the kernel's headers are not there: they have the numbers of system calls")
+        known = self.numbers()
         for name in sorted({*of_the_filter(), *SETTING_UP} - NEEDED_BY_ANY - NEEDED_BY_BUBBLEWRAP):
             for error in (errno.EPERM, errno.ENOSYS):
                 with self.subTest(name, error=errno.errorcode[error]):

@@ -153,7 +153,8 @@ impl Program {
             self.tell(&format!("{}: warning: {}\n", self.name, self.fit(warning, escape::lines, subject)?), subject)?;
         }
         self.outgrown.set(outcome.growth_refused);
-        *self.full.borrow_mut() = hints::full(&outcome.devices, own).filter(|_| outcome.status != 0);
+        // The file systems are asked only where something failed.
+        *self.full.borrow_mut() = (outcome.status != 0).then(|| hints::full(&outcome.devices, own)).flatten();
         *self.way_out.borrow_mut() = refusal::way_out(&outcome.asked, &self.config);
         *self.asked.borrow_mut() = outcome.asked;
         told.error.as_ref().map_or(Ok(()), |error| self.report(error, subject))

@@ -3,6 +3,7 @@
 use std::io::{Read, Write, pipe};
 use std::time::{Duration, Instant};
 
+use crate::backend::plain;
 use crate::{Device, Failure, Isolation, Job, Limits, Mode, Observer, Policy};
 
 /// The findings.
@@ -180,10 +181,6 @@ fn run(isolation: Isolation, params: Vec<u8>) -> Trial {
         Err(Failure::Host(why) | Failure::Guest(why)) => Trial::Fails(why),
         Err(Failure::Limit { name, value, .. }) => Trial::Fails(format!("the limit on {name} was reached ({value})")),
     }
-}
-
-fn plain(error: &std::io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), crate::backend::words)
 }
 
 fn has_seccomp() -> bool {

@@ -13,7 +13,7 @@ use zeroize::Zeroize;
 
 use crate::backend::kvm::Machine;
 use crate::backend::process::Child;
-use crate::backend::{Attend, Stop, kvm, process, words};
+use crate::backend::{Attend, Stop, kvm, plain, process, words};
 use crate::elf::Program;
 use crate::job::ASKED;
 use crate::layout::{Layout, PAGE};
@@ -131,11 +131,6 @@ fn no_process(error: &io::Error) -> String {
         _ => "",
     };
     format!("no sandbox process: {}{hint}", plain(error))
-}
-
-/// In the system's words, and in those that were put before them.
-fn plain(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), words)
 }
 
 /// The same error, which says what could not be done.

@@ -34,3 +34,8 @@ pub fn words(errno: i32) -> String {
     let text = std::io::Error::from_raw_os_error(errno).to_string();
     text.split(" (os error").next().unwrap_or_default().to_string()
 }
+
+/// An error in the system's words, or in those that were put before them.
+pub fn plain(error: &std::io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), words)
+}

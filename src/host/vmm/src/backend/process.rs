@@ -295,10 +295,7 @@ impl Child {
     fn unreachable(&mut self, error: &io::Error) -> Stop {
         match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.epitaph(),
-            _ => {
-                let why = super::words(error.raw_os_error().unwrap_or(libc::EIO));
-                Stop::Unready(format!("no sandbox process: its doorbell cannot be used: {why}"))
-            }
+            _ => Stop::Unready(format!("no sandbox process: its doorbell cannot be used: {}", super::plain(error))),
         }
     }
 

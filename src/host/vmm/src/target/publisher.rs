@@ -78,7 +78,7 @@ impl Publisher {
             -1 => {
                 let error = io::Error::last_os_error();
                 made.forget();
-                let why = crate::backend::words(error.raw_os_error().unwrap_or(libc::EAGAIN));
+                let why = crate::backend::plain(&error);
                 Err(io::Error::new(error.kind(), format!("no process that publishes it: {why}")))
             }
             0 => {

@@ -326,7 +326,9 @@ class TestPlaces(ReportTest):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
             log.bind(place)
             log.settimeout(30)
-            script = 'mount -t tmpfs tmpfs /dev && ln -s "$1" /dev/log && '
+            # The test's own files may be below /dev/shm, which stays.
+            script = 'mount --bind /dev/shm /mnt && mount -t tmpfs tmpfs /dev && mkdir /dev/shm && mount --bind /mnt /dev/shm && '
+            script += 'ln -s "$1" /dev/log && '
             script += 'exec "$0" info --isolation process a.qcow2 --report syslog $2'
             shell = ["unshare", "--mount", "sh", "-c", script, self.get_instar_binary(), place]
             for more, head in (
